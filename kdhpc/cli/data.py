@@ -1,0 +1,174 @@
+"""``kdhpc data``: prepare, list and check packed data sets."""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kdhpc.config.paths import data_root, packed_dir
+from kdhpc.errors import DataError
+
+# Spelt out, because importing the readers would slow down every command; a test compares.
+READER_NAMES = ("cifar10", "cifar100", "cub200", "fashion_mnist", "folder", "stanford_cars", "stanford_dogs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One line of ``kdhpc data list``."""
+
+    name: str
+    """As given to ``prepare``."""
+    reader: str | None = None
+    """What it was made with; none of a damaged data set is known."""
+    classes: int | None = None
+    """Number of classes."""
+    train: int | None = None
+    """Training images."""
+    test: int | None = None
+    """Test images."""
+    shape: tuple[int, int, int] | None = None
+    """Stored height, width, channels."""
+    skipped: int | None = None
+    """Images that could not be decoded and were left out."""
+    megabytes: float | None = None
+    """On disk."""
+    checksum: str | None = None
+    """Identifies the content."""
+    problem: str | None = None
+    """Why it cannot be used."""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds ``data`` and its three subcommands."""
+    parser = subparsers.add_parser("data", help="prepare, list and check data sets", description=__doc__)
+    commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
+    _add_prepare(commands)
+    listing = commands.add_parser("list", help="show what is prepared")
+    listing.add_argument("--format", choices=("table", "json"), default="table", help="default: %(default)s")
+    listing.set_defaults(func=list_datasets)
+    check = commands.add_parser("check", help="compare every byte of a data set with its checksums")
+    check.add_argument("name", metavar="NAME", help="a prepared data set")
+    check.set_defaults(func=check_dataset)
+
+
+def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="turn downloaded images into the packed form that training reads",
+        description="Packs a data set into $KDHPC_DATA (./data). May be interrupted and run again.",
+    )
+    parser.add_argument("reader", metavar="READER", help=f"format of the source: {', '.join(READER_NAMES)}")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="official archive, or folder of files or archives")
+    parser.add_argument("--name", help="name of the data set (default: the reader's, or the source folder's)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="side of the square to resize to (default: 256, or none where all images have one size of at most 256)",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=None, help="decoding processes (default: as many as there are cores)"
+    )
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave out images that cannot be decoded, and list them"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a data set that is prepared already")
+    parser.set_defaults(func=prepare_dataset)
+
+
+def prepare_dataset(args: argparse.Namespace) -> int:
+    """``kdhpc data prepare``: prints the folder of the packed form."""
+    from kdhpc.data.prepare import Order, prepare
+    from kdhpc.data.progress import Progress
+    from kdhpc.data.readers.registry import reader_of
+
+    source: Path = args.source
+    order = Order(
+        reader=reader_of(args.reader),
+        reader_name=args.reader,
+        source=source,
+        folder=packed_dir(args.name or (source.resolve().name if args.reader == "folder" else args.reader)),
+        size=args.size,
+        num_jobs=_cores() if args.jobs is None else args.jobs,
+        skip_broken=args.skip_broken,
+        force=args.force,
+    )
+    progress = Progress(sys.stderr)
+    outcome = prepare(order, progress)
+    manifest = outcome.manifest
+    height, width, channels = manifest.image_shape
+    progress.say(
+        f"{manifest.name} {'is prepared' if outcome.made else 'was prepared already, nothing to do (see --force)'}: "
+        f"{manifest.train:,} training and {manifest.test:,} test images of {height}x{width}x{channels} "
+        f"in {len(manifest.classes):,} classes"
+    )
+    for image in manifest.skipped:
+        progress.say(f"left out of {image.half}: {image.name} ({image.reason})")
+    print(order.folder)
+    return 0
+
+
+def list_datasets(args: argparse.Namespace) -> int:
+    """``kdhpc data list``."""
+    from kdhpc.data.packed import prepared_names
+
+    rows = [_listed(name) for name in prepared_names(data_root())]
+    if args.format == "json":
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return 0
+    if not rows:
+        print(f"nothing is prepared in {data_root()}: see kdhpc data prepare --help", file=sys.stderr)
+    else:
+        _print_table(rows)
+    return 0
+
+
+def check_dataset(args: argparse.Namespace) -> int:
+    """``kdhpc data check``: prints the checksum when every byte is as it was written."""
+    from kdhpc.data.packed import check_content, check_dataset_name
+    from kdhpc.data.progress import Progress
+
+    print(check_content(packed_dir(check_dataset_name(args.name)), Progress(sys.stderr)).checksum)
+    return 0
+
+
+def _listed(name: str) -> Listed:
+    from kdhpc.data.packed import PackedDataset
+
+    try:
+        manifest = PackedDataset.open(packed_dir(name)).manifest
+    except DataError as exc:
+        return Listed(name=name, problem=str(exc))
+    return Listed(
+        name=name,
+        reader=manifest.reader,
+        classes=len(manifest.classes),
+        train=manifest.train,
+        test=manifest.test,
+        shape=manifest.image_shape,
+        skipped=len(manifest.skipped),
+        megabytes=round(sum(record.bytes for record in manifest.files) / 1e6, 1),
+        checksum=manifest.checksum,
+    )
+
+
+def _print_table(rows: list[Listed]) -> None:
+    lines = [("NAME", "READER", "CLASSES", "TRAIN", "TEST", "SHAPE", "MB")]
+    for row in rows:
+        if row.problem is None and row.shape is not None:
+            shape = "x".join(map(str, row.shape))
+            lines.append(
+                (row.name, str(row.reader), str(row.classes), str(row.train), str(row.test), shape, str(row.megabytes))
+            )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for row in rows:
+        if row.problem is not None:
+            print(f"{row.name}: {row.problem}", file=sys.stderr)
+
+
+def _cores() -> int:
+    """Cores that this process may use, which on a cluster are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,112 @@
+"""``kdhpc db``: the embedded PostgreSQL, for those who have no database server."""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from kdhpc.config.paths import server_dir
+from kdhpc.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``db`` and its four commands."""
+    parser = subparsers.add_parser(
+        "db",
+        help="the embedded PostgreSQL: start, stop, status, url",
+        description="The embedded PostgreSQL, in $KDHPC_RUNS/db. $KDHPC_STORAGE, if set, is used instead.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_start(commands)
+    stop = commands.add_parser("stop", help="write a dump, then shut the server down")
+    stop.set_defaults(func=_stop)
+    status = commands.add_parser("status", help="exit 0 if the server answers, else 1")
+    status.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    status.set_defaults(func=_status)
+    url = commands.add_parser("url", help="the server's URL for Optuna and its tools; it holds no password")
+    url.set_defaults(func=_url)
+
+
+def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
+    start = commands.add_parser("start", help="make sure that the server runs")
+    start.add_argument(
+        "--listen",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="this machine's name or address for the workers, or `all` interfaces; default: this machine only",
+    )
+    start.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NETWORK",
+        help="with --listen: a network that may connect, such as 10.0.0.0/8; can be repeated; default: this machine's",
+    )
+    start.add_argument("--port", type=int, help="default: the last one, or any free one")
+    start.add_argument("--workers", type=int, default=100, help="that may be connected at once; default: 100")
+    start.add_argument(
+        "--take-over",
+        action="store_true",
+        help="start here although another machine, which is down for certain, did not stop the server",
+    )
+    start.set_defaults(func=_start)
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    from kdhpc.study.server import ServerOptions, start
+
+    options = ServerOptions(
+        listen=arguments.listen, allow=tuple(arguments.allow), port=arguments.port, workers=arguments.workers
+    )
+    started = start(server_dir(), options, take_over=arguments.take_over)
+    where = f"PostgreSQL at {started.endpoint.host}:{started.endpoint.port} (process {started.endpoint.pid})"
+    already = f"{where} was running already, with the options of its start"
+    print(already if started.already else f"{where} started", file=sys.stderr)
+    if os.environ.get("KDHPC_STORAGE"):
+        print("warning: KDHPC_STORAGE is set, so kdhpc uses the server named there and not this one", file=sys.stderr)
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from kdhpc.study.server import stop
+
+    stopped = stop(server_dir())
+    if stopped.warning:
+        print(f"warning: no dump was written: {stopped.warning}", file=sys.stderr)
+    if stopped.dump:
+        print(f"dump: {stopped.dump}", file=sys.stderr)
+    print("PostgreSQL stopped" if stopped.was_running else "PostgreSQL was not running", file=sys.stderr)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from kdhpc.study.server import running
+
+    folder = server_dir()
+    endpoint = running(folder)
+    if arguments.format == "json":
+        found = asdict(endpoint) if endpoint else {}
+        print(json.dumps({"running": endpoint is not None, "folder": str(folder), **found}))
+    elif endpoint:
+        print(f"running  {endpoint.host}:{endpoint.port}")
+        print(f"process  {endpoint.pid} on {endpoint.node}, since {endpoint.started}")
+        print(f"folder   {folder}")
+    else:
+        print(f"not running  {folder}")
+    return 0 if endpoint else 1
+
+
+def _url(arguments: argparse.Namespace) -> int:
+    from kdhpc.study.endpoint import read_endpoint
+
+    folder = server_dir()
+    endpoint = read_endpoint(folder)
+    if endpoint is None or endpoint.pid is None:
+        raise DatabaseError(f"no server runs in {folder}: start it with `kdhpc db start`")
+    print(endpoint.url(folder).render_as_string(hide_password=False))
+    return 0

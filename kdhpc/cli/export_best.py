@@ -1,0 +1,68 @@
+"""``kdhpc export-best``: the best graphs of a study as files."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdhpc.cli.study_argument import add_study_argument, chosen_study
+
+if TYPE_CHECKING:
+    from kdhpc.study.storage import Storage
+
+_DESCRIPTION = """\
+Writes, for each of the best complete trials, the graph as JSON (with where it comes from) and drawn as SVG and PNG, and
+one CSV with a row each. Prints the paths. The JSON can be trained and searched with on any network and data set.
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "export-best",
+        help="write the best graphs: JSON, drawings, CSV",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_study_argument(parser)
+    parser.add_argument("--top", type=positive, default=1, metavar="K", help="how many graphs (default: 1)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: runs/<study>/export)")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and print the paths."""
+    from kdhpc.study.storage import Storage
+
+    storage = Storage.connect()
+    export_best(storage, chosen_study(args, storage), args.top, args.out)
+    return 0
+
+
+def export_best(storage: "Storage", name: str, top: int, folder: Path | None = None) -> None:
+    """Export a study's best graphs, and print the paths.
+
+    Raises:
+        StudyError: no trial is complete yet.
+    """
+    from kdhpc.config.paths import StudyPaths
+    from kdhpc.errors import StudyError
+    from kdhpc.export.best import export_trials
+    from kdhpc.study.study import SharedStudy
+    from kdhpc.study.summary import top_trials
+
+    study = SharedStudy.open(storage, name)
+    trials = top_trials(storage, name, top)
+    if not trials:
+        raise StudyError(f"study {name!r} has no complete trial yet: nothing to export (see `kdhpc status`)")
+    exported, table = export_trials(study.definition, trials, folder or StudyPaths.of(name).export)
+    for files in exported:
+        print(files.graph, files.svg, files.png, sep="\n")
+    print(table)
+
+
+def positive(text: str) -> int:
+    """argparse type: a whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value

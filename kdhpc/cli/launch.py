@@ -1,0 +1,152 @@
+"""``kdhpc launch``: search with workers on a Slurm cluster."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdhpc.cli.progress import Progress
+from kdhpc.errors import DatabaseError, UsageError
+
+if TYPE_CHECKING:
+    from kdhpc.cluster.signals import StopSignals
+    from kdhpc.config.schema import SearchConfig
+
+_DESCRIPTION = """\
+Makes the study (or goes on with it) and submits its workers as one job array; workers that run or wait already count.
+Run it on a login node, or as a small job: `sbatch slurm/search_array.sh` passes its arguments on to it.
+
+With a database (KDHPC_STORAGE, or `kdhpc db start --listen all`) it returns at once. Without one it hosts PostgreSQL
+itself, and stays until the budget is done: it replaces lost workers, exports the best graph, and, as a job, requeues
+itself at its time limit while the workers wait.
+"""
+_EPILOG = """\
+examples:
+  sbatch slurm/search_array.sh study=quickstart            all of it, in one line
+  kdhpc launch --study dogs4 --workers 16 cluster.partition=gpu cluster.account=me
+  kdhpc launch --study dogs4 --workers 16 --dry-run        what would be given to sbatch
+  kdhpc launch --study dogs4 --workers 32                  16 more
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "launch",
+        help="search for the best graph, with workers on a Slurm cluster",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--study", metavar="NAME", help="the study; also its config, unless study=CONFIG")
+    parser.add_argument("--workers", type=int, metavar="K", help="workers at once, in all (cluster.workers)")
+    parser.add_argument(
+        "--trials", type=int, metavar="N", help="the budget, complete, pruned and failed together (study.trials)"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
+    )
+    parser.add_argument("--wait", action="store_true", help="stay until the budget is done, in any case")
+    parser.add_argument("--dry-run", action="store_true", help="print the workers' sbatch script and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as cluster.time_min=600")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Launch.
+
+    Returns:
+        0 launched, or done where it stayed; 1 done, but trials failed; 130 stopped before it was done.
+    """
+    from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
+    from kdhpc.cluster.launch import continued_launch
+    from kdhpc.cluster.signals import StopSignals
+    from kdhpc.config.schema import check_study_name
+    from kdhpc.networks.names import check_network
+
+    name = check_study_name(_study_name(args))
+    log_to_stderr()
+    with StopSignals() as stop:
+        before = continued_launch(name)
+        config = before[1] if before else _config(name, args)
+        check_network(config.network, config.dataset.image_size)
+        if args.dry_run:
+            return _print_script(name, config)
+        try:
+            code = _launch(name, config, stop, stays=args.wait)
+        except DatabaseError:
+            # Calls are given up when a signal comes.
+            if not stop.requested:
+                raise
+            code = 130
+        requeue_if_out_of_time(stop)
+    return code
+
+
+def _launch(name: str, config: "SearchConfig", stop: "StopSignals", *, stays: bool) -> int:
+    from kdhpc.cli.export_best import export_best
+    from kdhpc.cluster.hosting import Hosting
+    from kdhpc.cluster.launch import Launch, continued_launch
+    from kdhpc.study.storage import Storage
+    from kdhpc.study.study import SharedStudy
+    from kdhpc.study.summary import read_status
+
+    with Hosting(config.cluster, stop) as hosting:
+        storage = Storage.connect(first_contact_s=60, patience_s=20, should_stop=lambda: stop.requested)
+        before = continued_launch(name)
+        if before:
+            launch = Launch(storage, SharedStudy.open(storage, name), *before)
+        else:
+            launch = Launch.begin(storage, name, config)
+        count = launch.top_up()
+        _tell(f"study {name}: {count} workers submitted, up to {config.cluster.workers} at once")
+        if not stays and not hosting.is_bound:
+            _tell(f"`kdhpc status --study {name}` tells how far it is")
+            return 0
+        if not launch.watch(hosting, stop, Progress()):
+            _tell(f"stopped before the budget was done; `kdhpc launch --study {name}` goes on")
+            return 130 if stop.requested else 0
+        trials = read_status(storage, name).trials
+        if trials.complete:
+            export_best(storage, name, top=1)
+        if trials.failed:
+            _tell(f"{trials.failed} trials failed, see `kdhpc status --study {name}` and the workers' logs")
+        return 1 if trials.failed else 0
+
+
+def _study_name(args: argparse.Namespace) -> str:
+    """``--study``, else the ``study=CONFIG`` override, else ``$KDHPC_STUDY``."""
+    chosen = [override.partition("=")[2] for override in args.overrides if override.startswith("study=")]
+    named: str | None = args.study or next(iter(chosen), None) or os.environ.get("KDHPC_STUDY")
+    if not named:
+        raise UsageError("no study is named: give --study NAME, or study=CONFIG")
+    return named
+
+
+def _config(name: str, args: argparse.Namespace) -> "SearchConfig":
+    from kdhpc.cli.study_config import study_config
+
+    overrides: list[str] = list(args.overrides)
+    if args.workers is not None:
+        overrides.append(f"cluster.workers={args.workers}")
+    if args.trials is not None:
+        overrides.append(f"study.trials={args.trials}")
+    config = study_config(name, overrides, args.config_dir, cluster="slurm")
+    if config.cluster.executor != "slurm":
+        raise UsageError(
+            f"cluster.executor={config.cluster.executor} is not allowed here: launch takes slurm, `kdhpc search` local"
+        )
+    return config
+
+
+def _print_script(name: str, config: "SearchConfig") -> int:
+    from kdhpc.cluster.manifest import launch_name
+    from kdhpc.cluster.submission import submission_script
+
+    print(submission_script(name, launch_name(), config.cluster, config.cluster.workers))
+    return 0
+
+
+def _tell(text: str) -> None:
+    print(f"kdhpc: {text}", file=sys.stderr, flush=True)

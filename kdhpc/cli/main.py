@@ -1,0 +1,72 @@
+"""The ``kdhpc`` command. Every subcommand is one file beside this one and imports what it needs only when it runs."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+
+from kdhpc import __version__
+from kdhpc.cli import data, db, export_best, launch, results, search, status, stop, train, worker
+from kdhpc.errors import KdhpcError
+
+_EPILOG = """\
+a search, from nothing:
+  kdhpc data prepare fashion_mnist /usr/share/datasets/fashion-mnist
+  kdhpc db start
+  kdhpc search --study quickstart
+  kdhpc status
+  kdhpc export-best
+
+environment:
+  KDHPC_STUDY       study that commands mean without --study
+  KDHPC_STORAGE     an existing PostgreSQL server (postgresql://...), instead of `kdhpc db start`
+  KDHPC_RUNS        what searches write (default: ./runs)
+  KDHPC_DATA        packed data sets (default: ./data)
+  KDHPC_CONFIG_DIR  your own configs, searched before the shipped ones (default: ./configs)
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="kdhpc",
+        description="Search for how a group of networks should teach each other so that their ensemble is accurate.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kdhpc {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (search, launch, status, stop, export_best, train, results, worker, db, data):
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, 1 failed, 2 used wrongly (also argparse's own exit code), 130 interrupted.
+    """
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes overrides only where they stand together; people also write some after an option.
+    if rest and not (hasattr(args, "overrides") and all(re.match(r"[^-].*=", word) for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    try:
+        return int(args.func(args))
+    except KdhpcError as exc:
+        if args.debug:
+            raise
+        # A library's words, quoted in a message, may have many lines.
+        print(f"kdhpc: {' '.join(str(exc).split())}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        print("kdhpc: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""One final training as a command shows it: here, or in a job of a sweep."""
+
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdhpc.config.schema import TrainConfig
+    from kdhpc.training.loop import EpochReport
+
+
+def train_one(config: "TrainConfig") -> bool:
+    """Train one config, with progress on stderr and the accuracies on stdout. False: it was stopped."""
+    from kdhpc.cluster.job import log_to_stderr
+    from kdhpc.cluster.signals import StopSignals
+
+    log_to_stderr()
+
+    def show(report: "EpochReport") -> None:
+        print(progress_line(report, config.training.epochs), file=sys.stderr, flush=True)
+
+    # Before the imports, which take seconds.
+    with StopSignals() as stop:
+        from kdhpc.experiments.final import train_final
+
+        result = train_final(config, show=show, should_stop=lambda: stop.requested)
+    if result is None:
+        if stop.out_of_time:
+            _pass_on(signal.SIGUSR2)
+        print("kdhpc: stopped; the same command goes on", file=sys.stderr)
+        return False
+    nodes = " ".join(f"{accuracy:.2f}" for accuracy in result.node_accuracies)
+    print(
+        f"{result.name} seed {result.seed}: ensemble {result.ensemble_accuracy:.2f} %, nodes {nodes} %"
+        f" ({result.scored_on} images)"
+    )
+    return True
+
+
+def _pass_on(number: signal.Signals) -> None:
+    """Give a signal, now that there is a checkpoint, to whom it was meant for: submitit requeues its job."""
+    if callable(signal.getsignal(number)):
+        signal.raise_signal(number)
+
+
+def progress_line(report: "EpochReport", epochs: int) -> str:
+    """One epoch in a line."""
+    losses = " ".join(f"{loss:.3f}" for loss in report.train_losses)
+    line = f"epoch {report.epoch}/{epochs}: loss {losses}"
+    if report.ensemble_accuracy is not None and report.node_accuracies is not None:
+        nodes = " ".join(f"{accuracy:.2f}" for accuracy in report.node_accuracies)
+        line += f", ensemble {report.ensemble_accuracy:.2f} %, nodes {nodes} %"
+    return f"{line} ({report.seconds:.1f} s)"

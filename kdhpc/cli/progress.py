@@ -1,0 +1,54 @@
+"""How far a study is, in one line."""
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdhpc.study.summary import StudyStatus
+
+
+class Progress:
+    """The line on stderr: one that is rewritten on a terminal; in a file, a line whenever something changed."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, status: "StudyStatus") -> None:
+        """Show it."""
+        line = progress_line(status)
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            if status.trials.waiting + status.trials.running == 0:
+                print(file=sys.stderr)
+        elif _steady(line) != _steady(self._last):
+            print(line, file=sys.stderr, flush=True)
+        self._last = line
+
+
+def _steady(line: str) -> str:
+    """The line without its guess of the time to go, which changes all the time."""
+    return line.split(", about")[0]
+
+
+def progress_line(status: "StudyStatus") -> str:
+    """One line: ``quickstart: 5/16 trials (3 complete, 2 pruned), 2 running, best 71.20 % (trial 3), 1 min to go``."""
+    trials = status.trials
+    parts = [
+        f"{status.study}: {trials.complete + trials.pruned}/{status.target} trials "
+        f"({trials.complete} complete, {trials.pruned} pruned)",
+        f"{trials.running} running",
+    ]
+    if trials.failed:
+        parts.append(f"{trials.failed} FAILED")
+    if status.best is not None:
+        parts.append(f"best {status.best.value:.2f} % (trial {status.best.number})")
+    if status.seconds_to_go:
+        parts.append(f"about {duration(status.seconds_to_go)} to go")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

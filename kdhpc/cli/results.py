@@ -1,0 +1,95 @@
+"""``kdhpc results``: final trainings in a table, averaged over seeds."""
+
+import argparse
+import csv
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdhpc.cli.table import aligned
+
+if TYPE_CHECKING:
+    from kdhpc.experiments.summary import Spread, Summary
+
+_DESCRIPTION = """\
+Mean and standard deviation over seeds of the nodes' mean accuracy and of the ensemble's, on the test images, after the
+last epoch. A row for each data set, network, graph and set of settings.
+"""
+
+
+_COLUMNS = (
+    *("training", "dataset", "network", "graph", "nodes", "epochs", "training_images", "scored_on", "seeds"),
+    *("node_mean", "node_std", "ensemble_mean", "ensemble_std", "ddof", "parameters"),
+)
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "results",
+        help="final trainings in a table, averaged over seeds",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where to look (default: runs/train)")
+    parser.add_argument("--ddof", type=int, choices=(0, 1), default=1, help="of +-: 1 sample (default), 0 population")
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table.
+
+    Raises:
+        DataError: there is no such folder, or no result in it.
+    """
+    from kdhpc.config.paths import final_root
+    from kdhpc.errors import DataError
+    from kdhpc.experiments.result import read_results
+    from kdhpc.experiments.summary import summarise
+
+    folder = args.folder or final_root()
+    summaries = summarise(read_results(folder), ddof=args.ddof)
+    if not summaries:
+        raise DataError(f"no result of a final training in {folder}: make one with `kdhpc train`")
+    if args.format == "json":
+        print(json.dumps([{**dataclasses.asdict(summary), "ddof": args.ddof} for summary in summaries], indent=2))
+    elif args.format == "csv":
+        _print_csv(summaries, args.ddof)
+    else:
+        print(_table(summaries, args.ddof))
+    return 0
+
+
+def _table(summaries: "tuple[Summary, ...]", ddof: int) -> str:
+    head = ("training", "nodes", "epochs", "seeds", "node", "ensemble", "parameters")
+    rows = [
+        (
+            s.name if s.scored_on == "test" else f"{s.name} ({s.scored_on})",
+            str(s.num_nodes),
+            str(s.epochs),
+            str(len(s.seeds)),
+            _shown(s.node),
+            _shown(s.ensemble),
+            f"{s.num_parameters:,}",
+        )
+        for s in summaries
+    ]
+    return "\n".join(
+        [*aligned([head, *rows]), "", f"top-1 in percent, mean ± standard deviation (ddof {ddof}) over seeds"]
+    )
+
+
+def _shown(spread: "Spread") -> str:
+    return f"{spread.mean:.2f}" if spread.std is None else f"{spread.mean:.2f} ± {spread.std:.2f}"
+
+
+def _print_csv(summaries: "tuple[Summary, ...]", ddof: int) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for s in summaries:
+        spreads = (s.node.mean, s.node.std, s.ensemble.mean, s.ensemble.std)
+        what = (s.name, s.dataset, s.network, s.graph, s.num_nodes, s.epochs, s.training_images, s.scored_on)
+        writer.writerow([*what, " ".join(map(str, s.seeds)), *spreads, ddof, s.num_parameters])

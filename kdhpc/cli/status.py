@@ -1,0 +1,123 @@
+"""``kdhpc status``: how far a study is. Reads only."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from kdhpc.cli.progress import duration
+from kdhpc.cli.study_argument import add_study_argument, chosen_study
+from kdhpc.cli.table import aligned
+
+if TYPE_CHECKING:
+    from kdhpc.cluster.slurm import QueuedJob
+    from kdhpc.study.summary import StudyStatus
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "status",
+        help="how far a study is",
+        description="Target, trials by state, best trial, rungs, workers, jobs, speed. Reads, and changes nothing.",
+    )
+    add_study_argument(parser)
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the status.
+
+    Raises:
+        DatabaseError: the database is away; the message says whether the job that hosts it waits in the queue.
+    """
+    from kdhpc.cluster.jobs import mark_lost
+    from kdhpc.errors import DatabaseError
+    from kdhpc.study.storage import Storage
+    from kdhpc.study.summary import read_status
+
+    try:
+        storage = Storage.connect()
+    except DatabaseError as exc:
+        raise DatabaseError(f"{exc}{_waiting_launcher(args.study)}") from exc
+    status = read_status(storage, chosen_study(args, storage))
+    jobs = _jobs(status)
+    if jobs is not None:
+        status = mark_lost(status, jobs)
+    if args.format == "json":
+        listed = None if jobs is None else [_document(job) for job in jobs]
+        print(json.dumps({**dataclasses.asdict(status), "jobs": listed}, indent=2))
+    else:
+        print(_table(status, jobs or ()))
+    return 0
+
+
+def _jobs(status: "StudyStatus") -> "tuple[QueuedJob, ...] | None":
+    """The study's jobs; none where there is no Slurm, or it does not answer."""
+    from kdhpc.cluster import slurm
+    from kdhpc.cluster.jobs import study_jobs
+    from kdhpc.errors import ClusterError
+
+    if not slurm.is_available():
+        return None
+    try:
+        return study_jobs(status.study, (worker.job for worker in status.workers if worker.job))
+    except ClusterError as exc:
+        print(f"kdhpc: no jobs shown: {exc}", file=sys.stderr)
+        return None
+
+
+def _waiting_launcher(study: str | None) -> str:
+    """That the launching job of a study, which may host the database, waits in the queue; empty: it does not."""
+    from kdhpc.cluster import slurm
+    from kdhpc.cluster.jobs import launching_jobs
+    from kdhpc.errors import ClusterError
+
+    if study is None or not slurm.is_available():
+        return ""
+    try:
+        return "".join(f"; its launching job {job.job} is {job.condition}" for job in launching_jobs(study))
+    except ClusterError as exc:
+        return f"; and {exc}"
+
+
+def _document(job: "QueuedJob") -> dict[str, str]:
+    return {
+        "job": job.job,
+        "state": job.state,
+        "condition": job.condition,
+        "node": job.node,
+        "time_left": job.time_left,
+        "reason": job.reason,
+    }
+
+
+def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
+    trials = status.trials
+    counts = ", ".join(f"{count} {state}" for state, count in dataclasses.asdict(trials).items())
+    best = "none yet" if status.best is None else f"{status.best.value:.2f} % (trial {status.best.number})"
+    speed = f"{status.trials_per_hour:.1f} trials per hour" if status.trials_per_hour else "-"
+    to_go = f", about {duration(status.seconds_to_go)} to go" if status.seconds_to_go else ""
+    lines = [
+        f"study    {status.study}{' (stopped: no trial is started)' if status.draining else ''}",
+        f"target   {status.target} trials",
+        f"trials   {counts}",
+        f"best     {best}",
+        f"speed    {speed}{to_go}",
+    ]
+    if status.rungs:
+        rungs = [(str(r.epoch), str(r.reached), str(r.survived), f"{r.median:.2f} %") for r in status.rungs]
+        lines += ["", *aligned([("epoch", "reached", "survived", "median"), *rungs])]
+    if status.workers:
+        workers = [
+            (w.host, str(w.pid), w.job or "-", str(w.trial), f"{w.lease_age_s:.0f} s", "lost" if w.lost else "running")
+            for w in status.workers
+        ]
+        lines += ["", *aligned([("worker", "pid", "job", "trial", "lease age", "state"), *workers])]
+    if jobs:
+        trial_of = {worker.job: str(worker.trial) for worker in status.workers if not worker.lost}
+        rows = [(job.job, job.node or "-", trial_of.get(job.job, "-"), job.time_left, job.condition) for job in jobs]
+        lines += ["", *aligned([("job", "node", "trial", "time left", "state"), *rows])]
+    return "\n".join(lines)

@@ -1,0 +1,102 @@
+"""``kdhpc train``: train one graph to the end, on the original training and test images."""
+
+import argparse
+import re
+from pathlib import Path
+
+from kdhpc.cli.one_training import train_one
+from kdhpc.errors import UsageError
+
+_DESCRIPTION = """\
+Trains a graph from scratch on all training images and scores it on the test images: per-node and ensemble accuracy of
+the last epoch. A run that was interrupted goes on where it stopped, one that is done is not repeated. Results lie in
+runs/train/<data set>-<network>-<graph>/seed<k>; `kdhpc results` puts them in a table.
+"""
+_EPILOG = """\
+examples:
+  kdhpc train --graph dml --nodes 2 dataset=fashion_mnist network=resnet8 training=short
+  kdhpc train --graph one --nodes 3 --seeds 0..4 dataset=cifar100 network=resnet20 training=paper_cifar
+  kdhpc train --graph runs/dogs4/export/dogs4-trial17.json dataset=cub200 network=resnet18
+a sweep (commas choose values; --launcher makes a job of each training, hydra.launcher.* says what it asks for):
+  kdhpc train --graph dml,independent --nodes 2 --seeds 0..4 --launcher submitit_local dataset=cub200 network=resnet18
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "train",
+        help="train a graph to the end, score it on the test images",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--graph", required=True, metavar="FILE|NAME", help="a graph's JSON, or independent, dml, one")
+    parser.add_argument("--nodes", metavar="M", help="networks of a preset, branches of one")
+    parser.add_argument("--seeds", default="0", metavar="SEEDS", help="such as 3, 0..4 or 0,2,5 (default: 0)")
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "submitit_local", "submitit_slurm"),
+        default="none",
+        help="none: one after the other, here (default); else a job for each seed, graph, ...",
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="config overrides; dataset and network are needed"
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train every combination of graphs, seeds, data sets, ...
+
+    Returns:
+        0 done, 130 stopped before it was done.
+
+    Raises:
+        ClusterError: jobs failed; the message names the first.
+    """
+    from kdhpc.config.compose import compose_train
+    from kdhpc.config.sweep import combinations
+
+    overrides = _overrides(args)
+    strange = [word for word in args.overrides if word.startswith("hydra")]
+    if strange and args.launcher == "none":
+        raise UsageError(f"{strange[0]} has no meaning without jobs: give --launcher submitit_local or submitit_slurm")
+    here = [word for word in overrides if not word.startswith("hydra")]
+    # Also for jobs: what is wrong with any of them is said before the first one starts.
+    configs = [compose_train(choice, config_dir=args.config_dir) for choice in combinations(here)]
+    if args.launcher == "none":
+        return 0 if all(train_one(config) for config in configs) else 130
+
+    from kdhpc.cli.train_jobs import train_as_jobs
+
+    train_as_jobs(configs, overrides, launcher=args.launcher, config_dir=args.config_dir)
+    return 0
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    graphs = ",".join(f"'{graph}'" for graph in args.graph.split(","))
+    overrides = [f"run.graph={graphs}", *args.overrides]
+    if args.nodes is not None:
+        overrides.append(f"run.num_nodes={args.nodes}")
+    return [*overrides, f"run.seed={','.join(map(str, parse_seeds(args.seeds)))}"]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``3``, ``0..4`` (both ends included) or ``0,2,5``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if found := re.fullmatch(r"(\d+)\.\.(\d+)", text):
+        seeds = tuple(range(int(found[1]), int(found[2]) + 1))
+    elif re.fullmatch(r"\d+(,\d+)*", text):
+        seeds = tuple(int(seed) for seed in text.split(","))
+    else:
+        seeds = ()
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {text} is not allowed: give a number, a range such as 0..4, or a list such as 0,2,5")
+    return seeds

@@ -1,0 +1,96 @@
+"""Final trainings as jobs: processes of this machine, or Slurm's."""
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
+
+from kdhpc.cli.one_training import train_one
+from kdhpc.cluster.slurm import clean_environment
+from kdhpc.config.paths import sweep_dir
+from kdhpc.config.schema import TrainConfig
+from kdhpc.config.sweep import launch_sweep
+from kdhpc.errors import ClusterError
+
+_LOG = logging.getLogger(__name__)
+# Of configs/hydra/launcher. Not called as the plugin's own: Hydra would check ours against those, which lack keys.
+_LAUNCHERS = {"submitit_local": "kdhpc_local", "submitit_slurm": "kdhpc_slurm"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """Does one training of a sweep, in a job of its own."""
+
+    gpus: tuple[str, ...] = ()
+    """GPUs of this machine, which its jobs take in turn; none: the job has those that its environment shows."""
+    threads: int | None = None
+    """CPU threads, where the config leaves them open; none: the cores that Slurm gave, else torch's own choice."""
+
+    def __call__(self, config: TrainConfig, number: int) -> str | None:
+        """Train. Returns what went wrong, in one line."""
+        if self.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        try:
+            done = train_one(self._with_threads(config))
+        except Exception as exc:  # The other jobs of a sweep go on.
+            _LOG.exception("the training failed")
+            return f"{_named(config)}: {' '.join(str(exc).split()) or type(exc).__name__}"
+        return None if done else f"{_named(config)}: stopped"
+
+    def _with_threads(self, config: TrainConfig) -> TrainConfig:
+        given = os.environ.get("SLURM_CPUS_PER_TASK")
+        threads = config.device.threads or self.threads or (int(given) if given else None)
+        return dataclasses.replace(config, device=dataclasses.replace(config.device, threads=threads))
+
+
+def train_as_jobs(
+    configs: Sequence[TrainConfig], overrides: Sequence[str], *, launcher: str, config_dir: Path | None
+) -> None:
+    """Submit a job for each training and wait for all.
+
+    Args:
+        configs: What is trained, one for each combination.
+        overrides: What they were composed from; also ``hydra.launcher.*``.
+        launcher: ``submitit_local`` or ``submitit_slurm``.
+        config_dir: The user's own configs.
+
+    Raises:
+        ClusterError: a job failed or could not be submitted; the message names the first.
+    """
+    folder = sweep_dir(f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    (folder / "jobs").mkdir(parents=True)
+    at_once, job = _local_plan(len(configs)) if launcher == "submitit_local" else (None, TrainJob())
+    try:
+        with clean_environment():
+            outcomes = launch_sweep(
+                job, overrides, launcher=_LAUNCHERS[launcher], at_once=at_once, folder=folder, config_dir=config_dir
+            )
+    except (FailedJobError, FailedSubmissionError, UncompletedJobError) as exc:
+        # submitit's own words: the job, and the end of its log over many lines.
+        raise ClusterError(f"{' '.join(str(exc).split())[:300]} (logs: {folder / 'jobs'})") from exc
+    failed = [outcome for outcome in outcomes if outcome is not None]
+    if failed:
+        raise ClusterError(
+            f"{len(failed)} of {len(outcomes)} trainings failed, the first: {failed[0]} (logs: {folder / 'jobs'})"
+        )
+
+
+def _local_plan(num_jobs: int) -> tuple[int, TrainJob]:
+    """How many jobs run on this machine at once, and what each may use."""
+    import torch
+
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    gpus = tuple(map(str, range(count))) if shown is None else tuple(shown.split(",")[:count])
+    cores = len(os.sched_getaffinity(0))
+    at_once = min(num_jobs, len(gpus) or cores)
+    return at_once, TrainJob(gpus=gpus, threads=max(1, cores // at_once))
+
+
+def _named(config: TrainConfig) -> str:
+    return f"{config.run.graph} on {config.dataset.name} with {config.network.name}, seed {config.run.seed}"

@@ -1,0 +1,47 @@
+"""``kdhpc worker``: one worker in the foreground."""
+
+import argparse
+
+from kdhpc.cli.study_argument import add_study_argument, chosen_study
+
+_DESCRIPTION = """\
+Joins a study that exists (see `kdhpc search`): claims trials, trains them, and ends when nothing is left to claim.
+Any number of workers can join, on any machine that reaches the database and the packed data. On SIGINT, SIGTERM or
+SIGUSR2 the trial is checkpointed and given back.
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "worker",
+        help="run one worker of a study in the foreground",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_study_argument(parser)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="how to run here, as device.threads=4")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Work until nothing is left to claim."""
+    from kdhpc.cluster.job import connect, log_to_stderr, requeue_if_out_of_time
+    from kdhpc.cluster.signals import StopSignals
+
+    log_to_stderr()
+    # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
+    with StopSignals() as stop:
+        from kdhpc.cluster.search import check_same_study, stored_config
+        from kdhpc.cluster.worker import run_worker
+        from kdhpc.config.compose import override_config
+        from kdhpc.study.study import SharedStudy
+
+        storage = connect(stop)
+        study = SharedStudy.open(storage, chosen_study(args, storage))
+        config = override_config(stored_config(study), args.overrides)
+        check_same_study(study, config)
+        finished = run_worker(study, config, stop)
+        requeued = requeue_if_out_of_time(stop)
+    print(f"{finished} trials finished")
+    return 130 if stop.requested and not requeued else 0

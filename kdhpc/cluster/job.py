@@ -1,0 +1,90 @@
+"""What a launched job calls. Imports nothing heavy: a launcher names :func:`work` without importing torch."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdhpc.cluster import slurm
+from kdhpc.cluster.signals import StopSignals
+from kdhpc.errors import ClusterError
+
+if TYPE_CHECKING:
+    from kdhpc.study.storage import Storage
+
+_LOG = logging.getLogger(__name__)
+# A launching job that hosts the database may itself wait in the queue for a while after it was requeued.
+_FIRST_CONTACT_S = 1800.0
+_PATIENCE_S = 3600.0
+_TERM_PATIENCE_S = 60.0
+
+
+def work(study: str, config_path: str) -> int:
+    """Run one worker on a frozen config, in a job of its own. Takes and returns primitives only: submitit pickles them.
+
+    Returns:
+        Trials that this worker finished.
+    """
+    log_to_stderr()
+    logging.getLogger("submitit").propagate = False  # It writes its lines itself.
+    # Before the imports, which take seconds: submitit's own handlers would ignore a SIGTERM meanwhile.
+    with StopSignals() as stop:
+        from kdhpc.cluster.worker import run_worker
+        from kdhpc.config.document import read_config
+        from kdhpc.config.schema import SearchConfig
+        from kdhpc.study.study import SharedStudy
+
+        storage = connect(stop)
+        config = read_config(SearchConfig, Path(config_path))
+        finished = run_worker(SharedStudy.open(storage, study), config, stop)
+        requeue_if_out_of_time(stop)
+    return finished
+
+
+def connect(stop: StopSignals) -> "Storage":
+    """Reach the database: with much patience in a Slurm job, as the server may just be moving.
+
+    Raises:
+        DatabaseError: it cannot be reached.
+    """
+    from kdhpc.study.storage import Storage
+
+    if slurm.own_job() is None:
+        return Storage.connect(should_stop=lambda: stop.requested)
+    return Storage.connect(first_contact_s=_FIRST_CONTACT_S, patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
+
+
+def requeue_if_out_of_time(stop: StopSignals) -> bool:
+    """Put this job back into Slurm's queue if the announcement of its time limit is why it stops.
+
+    Returns:
+        Whether it was requeued.
+    """
+    if not stop.out_of_time or slurm.own_job() is None:
+        return False
+    try:
+        slurm.requeue_own_job()
+    except ClusterError as exc:
+        _LOG.error("not requeued: %s", exc)
+        return False
+    _LOG.info("requeued job %s, which goes on later", slurm.own_job())
+    # Slurm ends this process in a moment; a job that ends before would count as completed.
+    deadline = time.monotonic() + _TERM_PATIENCE_S
+    while not stop.terminated and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return True
+
+
+def log_to_stderr() -> None:
+    """Log lines of a worker: when, how grave, what."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+
+
+def job_id() -> str | None:
+    """What this process is part of: a Slurm job (see :func:`kdhpc.cluster.slurm.own_job`), or ``local-<id>``."""
+    local = os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+    return slurm.own_job() or (f"local-{local}" if local else None)

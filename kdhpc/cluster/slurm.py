@@ -1,0 +1,170 @@
+"""What Slurm is asked and told: by its commands, each with a time limit, because a controller that is away hangs them.
+
+Accounting (``sacct``) is never asked: many sites have none.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kdhpc.errors import ClusterError
+
+_FORMAT = "%i|%F|%T|%L|%N|%r"
+_ENDED = frozenset({"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
+# What a job inherits from another: read by a nested sbatch or srun, they make jobs die, hang or read the wrong pickle.
+_FOREIGN = re.compile(r"(SLURM|SBATCH|SRUN|SLURMD|SUBMITIT|SPANK)_.*")
+# And what is of one node or one job.
+_LOCAL = frozenset(
+    {
+        *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
+        *("ZE_AFFINITY_MASK", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR"),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedJob:
+    """A job, or a task of a job array, that Slurm has in its queue."""
+
+    job: str
+    """``<job>`` or ``<array job>_<task>``."""
+    array: str
+    """The job, or its array."""
+    state: str
+    """Slurm's word: RUNNING, PENDING, COMPLETING, ..."""
+    time_left: str
+    """Until its time limit, as Slurm writes it: ``1-02:00:00``, ``59:10``."""
+    node: str
+    """Where it runs; empty: nowhere."""
+    reason: str
+    """Why it waits, in Slurm's words."""
+
+    @property
+    def condition(self) -> str:
+        """In words: running, ending, waiting (and for what), waiting for requeue."""
+        if self.state == "PENDING":
+            # What was requeued may not start again before a moment that Slurm has set (two minutes, by default).
+            return "waiting for requeue" if self.reason == "BeginTime" else f"waiting ({self.reason})"
+        return {"RUNNING": "running", "COMPLETING": "ending"}.get(self.state, self.state.lower())
+
+
+def is_available() -> bool:
+    """Whether this machine has Slurm's commands."""
+    return shutil.which("squeue") is not None
+
+
+def queue(*, timeout_s: float = 5.0) -> tuple[QueuedJob, ...]:
+    """This user's jobs that wait or run, array tasks one by one.
+
+    Raises:
+        ClusterError: there is no Slurm here, or it does not answer in time.
+    """
+    # By name: the reason may hold blanks and commas.
+    answer = _ask("squeue", "-h", "-r", "-u", str(os.geteuid()), "-o", _FORMAT, timeout_s=timeout_s)
+    rows = (line.split("|", 5) for line in answer.splitlines())
+    jobs = (
+        QueuedJob(job=job, array=array, state=state, time_left=left, node=node, reason=reason)
+        for job, array, state, left, node, reason in rows
+    )
+    return tuple(job for job in jobs if job.state not in _ENDED)
+
+
+def own_job() -> str | None:
+    """The Slurm job that this process is part of: array tasks as ``<array job>_<task>``; none outside of one."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def num_restarts() -> int:
+    """How often Slurm started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def requeue_own_job(*, patience_s: float = 30.0) -> None:
+    """Put this job, or this array task alone, back into the queue. Slurm then ends this process by SIGTERM.
+
+    Raises:
+        ClusterError: Slurm refuses, or does not answer.
+    """
+    job = own_job()
+    if job is None:
+        raise ClusterError("this process is not part of a Slurm job: there is nothing to requeue")
+    # Never by SLURM_JOB_ID: that of an array's last task means the whole array.
+    _ask("scontrol", "requeue", job, timeout_s=patience_s)
+
+
+def seconds_left() -> float | None:
+    """Until this job's time limit; none: it has none, or that cannot be found out."""
+    job = own_job()
+    end = os.environ.get("SLURM_JOB_END_TIME")
+    if end:
+        return int(end) - time.time()
+    if job is None:
+        return None
+    with contextlib.suppress(ClusterError):
+        answer = _ask("squeue", "-h", "-r", "-j", job, "-o", "%i|%L", timeout_s=10.0)
+        lefts = dict(line.split("|") for line in answer.splitlines())
+        return parse_duration(lefts.get(job, ""))
+    return None
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds of Slurm's ``[days-][hours:]minutes:seconds``; none of anything else (``UNLIMITED``, ``INVALID``)."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((24 * days + hours) * 60 + minutes) * 60 + seconds)
+
+
+def largest_array() -> int | None:
+    """How many tasks a job array may have; none: Slurm does not say."""
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config", timeout_s=10.0))
+    # The size is the first index that is not allowed.
+    return int(match[1]) if match else None
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs; those that have ended do not matter.
+
+    Raises:
+        ClusterError: Slurm does not answer.
+    """
+    given = tuple(jobs)
+    if given:
+        _ask("scancel", "--quiet", *given, timeout_s=30.0)
+
+
+@contextlib.contextmanager
+def clean_environment() -> Iterator[None]:
+    """While entered, this process has nothing in its environment that another job must not inherit from this one."""
+    dropped = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "SLURM_CONF" and (_FOREIGN.fullmatch(name) or (name in _LOCAL and own_job() is not None))
+    }
+    for name in dropped:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(dropped)
+
+
+def _ask(program: str, *arguments: str, timeout_s: float) -> str:
+    """What a Slurm command prints."""
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+    except FileNotFoundError as exc:
+        raise ClusterError(f"{program} is not installed here: this must run on a machine of a Slurm cluster") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise ClusterError(f"{program} did not answer within {timeout_s:.0f} s: is Slurm's controller up?") from exc
+    if done.returncode != 0:
+        words = " ".join((done.stderr or done.stdout).split())
+        raise ClusterError(f"`{program} {' '.join(arguments)}` failed: {words}")
+    return done.stdout

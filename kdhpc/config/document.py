@@ -1,0 +1,161 @@
+"""Configs as plain documents (JSON and YAML values), and back, checked field by field."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TypeVar
+
+import dacite
+import yaml
+
+from kdhpc.errors import ConfigError, nearest
+
+Group = TypeVar("Group")
+Config = TypeVar("Config")
+
+
+def to_document(config: object) -> dict[str, object]:
+    """A config (or one of its groups) as JSON values: enums as their values, tuples as lists."""
+    fields = dataclasses.fields(config)  # type: ignore[arg-type]  # any of the dataclasses of schema.py
+    return {field.name: _plain(getattr(config, field.name)) for field in fields}
+
+
+def parse_config(kind: type[Config], document: object) -> Config:
+    """The config (such as ``SearchConfig``) that a document holds.
+
+    Raises:
+        ConfigError: a group or key is missing or unknown, or a value is not allowed; the message names it.
+    """
+    groups = typing.get_type_hints(kind)
+    given = _mapping("the config", document)
+    _check_names("config group", given, groups)
+    return kind(**{name: parse_group(name, group, given[name]) for name, group in groups.items()})
+
+
+def parse_group(name: str, group: type[Group], document: object) -> Group:
+    """One group of the config; ``name`` is what messages call it.
+
+    Raises:
+        ConfigError: as :func:`parse_config`.
+    """
+    given = _mapping(f"config group {name!r}", document)
+    hints = typing.get_type_hints(group)
+    _check_names("config key", given, hints, prefix=f"{name}.", required=_required(group))
+    return group(**{key: _parse_value(f"{name}.{key}", hints[key], value) for key, value in given.items()})
+
+
+def defaults(kind: type) -> dict[str, dict[str, object]]:
+    """Every group and key of a config with its default; ``???`` (OmegaConf's word for it) where there is none."""
+    return {
+        name: {
+            field.name: "???" if field.default is dataclasses.MISSING else _plain(field.default)
+            for field in dataclasses.fields(group)
+        }
+        for name, group in typing.get_type_hints(kind).items()
+    }
+
+
+def write_config(config: object, path: Path) -> None:
+    """Freeze a config to a YAML file (written beside it and renamed)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(yaml.safe_dump(to_document(config), sort_keys=False))
+    partial.replace(path)
+
+
+def read_config(kind: type[Config], path: Path) -> Config:
+    """The config that :func:`write_config` froze.
+
+    Raises:
+        ConfigError: the file is missing or not a whole config.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as exc:
+        raise ConfigError(f"config file {str(path)!r} cannot be read: {' '.join(str(exc).split())}") from exc
+    return parse_config(kind, document)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return to_document(value) if dataclasses.is_dataclass(value) else value
+
+
+def _mapping(what: str, document: object) -> Mapping[str, object]:
+    if not isinstance(document, Mapping) or not all(isinstance(key, str) for key in document):
+        raise ConfigError(f"{what} is {document!r}: it must be a mapping of keys to values")
+    return document
+
+
+def _required(group: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(group) if field.default is dataclasses.MISSING]
+
+
+def _check_names(
+    what: str,
+    given: Mapping[str, object],
+    known: Mapping[str, object],
+    *,
+    prefix: str = "",
+    required: list[str] | None = None,
+) -> None:
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"unknown {what} {prefix + key!r}: {nearest(key, known)}")
+    for key in known if required is None else required:
+        if key not in given:
+            raise ConfigError(f"{what} {prefix + key!r} is missing: every config must have it")
+
+
+def _parse_value(key: str, hint: object, value: object) -> object:
+    """One value as its declared type. The synthetic one-field dataclass makes dacite's verdict that of one key."""
+    holder = dataclasses.make_dataclass("Holder", [("value", hint)])
+    rules = dacite.Config(cast=[Enum, tuple], type_hooks={float: _number, int: _whole, bool: _truth})
+    try:
+        return dacite.from_dict(holder, {"value": value}, rules).value
+    except (dacite.DaciteError, ValueError, TypeError) as exc:
+        raise ConfigError(f"{key}={_shown(value)} is not allowed: {_allowed(hint)}") from exc
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(value)
+    return float(value)
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(value)
+    return value
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(value)
+    return value
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+
+
+def _allowed(hint: object) -> str:
+    """What a type admits, in words."""
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return ", ".join(str(arg) for arg in args)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_allowed(arg) for arg in args)
+    if origin is tuple:
+        kind = _allowed(args[0])
+        return f"a list, each {kind}" if args[-1] is Ellipsis else f"a list of {len(args)}, each {kind}"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return ", ".join(str(member.value) for member in hint)
+    return names.get(hint, str(hint))  # type: ignore[call-overload, no-any-return]

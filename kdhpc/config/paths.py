@@ -1,0 +1,138 @@
+"""Where everything lies: the one place that names a path.
+
+Two folders, both below the working directory unless an environment variable says otherwise:
+``$KDHPC_RUNS`` (``./runs``) for what a search writes, ``$KDHPC_DATA`` (``./data``) for packed data sets.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def runs_root() -> Path:
+    """``$KDHPC_RUNS`` or ``./runs``, absolute."""
+    return Path(os.environ.get("KDHPC_RUNS", "runs")).absolute()
+
+
+def data_root() -> Path:
+    """``$KDHPC_DATA`` or ``./data``, absolute."""
+    return Path(os.environ.get("KDHPC_DATA", "data")).absolute()
+
+
+def packed_dir(dataset: str) -> Path:
+    """The packed form of a data set."""
+    return data_root() / dataset
+
+
+def server_dir() -> Path:
+    """The embedded PostgreSQL: its data, log, password and endpoint files."""
+    return runs_root() / "db"
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """Paths of one study's run."""
+
+    root: Path
+    """``runs/<study>``."""
+
+    @classmethod
+    def of(cls, study: str) -> "StudyPaths":
+        """The paths of a study by name."""
+        return cls(runs_root() / study)
+
+    def config(self, launch: str) -> Path:
+        """The frozen config of one launch, which its workers read."""
+        return self.root / "config" / f"{launch}.yaml"
+
+    def launch(self, launch: str) -> Path:
+        """The manifest of one launch: what was submitted, when, by whom."""
+        return self.root / "launches" / f"{launch}.json"
+
+    @property
+    def jobs(self) -> Path:
+        """Logs of the workers on this machine, one folder each (submitit fills in the ``%j``)."""
+        return self.root / "jobs" / "%j"
+
+    def launch_jobs(self, launch: str) -> Path:
+        """Logs of the workers of one launch on Slurm, ``<array job>_<task>_0_log.out``."""
+        return self.root / "jobs" / launch
+
+    def trial(self, number: int) -> Path:
+        """One trial's folder."""
+        return self.root / "trials" / str(number)
+
+    def checkpoint(self, number: int) -> Path:
+        """Where a trial goes on after an interruption."""
+        return self.trial(number) / "checkpoint.pt"
+
+    def metrics(self, number: int) -> Path:
+        """One JSON line an epoch."""
+        return self.trial(number) / "metrics.jsonl"
+
+    @property
+    def export(self) -> Path:
+        """The best graphs: JSON, drawings, CSV."""
+        return self.root / "export"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Paths of one final training."""
+
+    root: Path
+    """``runs/train/<name>/seed<k>``."""
+
+    @classmethod
+    def of(cls, name: str, seed: int) -> "RunPaths":
+        """The paths of one seed of a named training."""
+        return cls(final_root() / name / f"seed{seed}")
+
+    @property
+    def config(self) -> Path:
+        """What it was trained with."""
+        return self.root / "config.yaml"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where it goes on after an interruption."""
+        return self.root / "checkpoint.pt"
+
+    @property
+    def settings(self) -> Path:
+        """Everything that its result depends on, which a run that goes on must agree with."""
+        return self.root / "settings.json"
+
+    @property
+    def graph(self) -> Path:
+        """The graph that is trained, whatever becomes of the file that it was read from."""
+        return self.root / "graph.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains it."""
+        return self.root / "lock"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line an epoch."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """Written when it is done: accuracies, and how they came about."""
+        return self.root / "result.json"
+
+    def weights(self, index: int) -> Path:
+        """Final weights of a network; ``index`` counts from 0, the file's name from 1."""
+        return self.root / f"node{index + 1}.safetensors"
+
+
+def final_root() -> Path:
+    """All final trainings."""
+    return runs_root() / "train"
+
+
+def sweep_dir(sweep: str) -> Path:
+    """What Hydra and the jobs of one sweep of final trainings leave: configs and logs."""
+    return runs_root() / "sweeps" / sweep

@@ -1,0 +1,336 @@
+"""What can be configured: one frozen dataclass a group of ``configs/``, with the same name.
+
+Values are checked where they arrive: a config that exists is a config that can be run.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from kdhpc.errors import ConfigError
+from kdhpc.graph.spec import Design, Gate
+
+
+def _require(condition: bool, key: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+
+
+def _positive(group: str, **values: float) -> None:
+    for key, value in values.items():
+        _require(value > 0, f"{group}.{key}", value, "a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """A packed data set, how the search divides its training half, and how its images are augmented."""
+
+    name: str
+    """Folder of the packed form, as given to ``kdhpc data prepare``."""
+    image_size: int
+    """Side of the square that the networks see, in pixels."""
+    augmentation: Literal["pad_crop", "resized_crop"]
+    """``pad_crop``: pad, crop, flip (CIFAR). ``resized_crop``: crop of random area, resize, flip (fine-grained)."""
+    validation_fraction: float
+    """Share of the training images that the search keeps to score graphs, taken by class."""
+    pad: int = 4
+    """``pad_crop``: zero border on each side, in pixels."""
+    flip: bool = True
+    """Flip left-right with probability 1/2."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """``resized_crop``: range of the crop's share of the image's area."""
+    ratio: tuple[float, float] = (1.0, 1.3)
+    """``resized_crop``: range of the crop's width / height."""
+    resize: int = 256
+    """``resized_crop``, testing: short side before the centre crop, in pixels."""
+    mean: tuple[float, ...] | None = None
+    """Subtracted from each channel (0 to 1); none: no normalisation."""
+    std: tuple[float, ...] | None = None
+    """Divides each channel; goes with ``mean``."""
+    subset: int | None = None
+    """Use only so many training images (by class, seeded by ``split_seed``); none: all."""
+    split_seed: int = 0
+    """Seeds the search split."""
+
+    def __post_init__(self) -> None:
+        _positive("dataset", image_size=self.image_size, resize=self.resize)
+        _require(self.pad >= 0, "dataset.pad", self.pad, "0 or more")
+        _require(0 < self.validation_fraction < 1, "dataset.validation_fraction", self.validation_fraction, "in (0, 1)")
+        _require(0 < self.scale[0] <= self.scale[1] <= 1, "dataset.scale", list(self.scale), "0 < low <= high <= 1")
+        _require(0 < self.ratio[0] <= self.ratio[1], "dataset.ratio", list(self.ratio), "0 < low <= high")
+        _require((self.mean is None) == (self.std is None), "dataset.std", self.std, "given exactly when mean is")
+        _require(self.std is None or min(self.std) > 0, "dataset.std", self.std, "every channel above 0")
+        _require(self.subset is None or self.subset > 0, "dataset.subset", self.subset, "above 0, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The network of every node."""
+
+    name: str
+    """A name that ``kdhpc.networks.build`` knows: resnet20, resnet18, abn_resnet18, ..."""
+    crops: tuple[int, ...]
+    """Sides of the windows in which attention maps are compared, in map pixels."""
+    residual_attention: bool | None = None
+    """ABN: the perception branch sees ``x * map + x`` instead of ``x * map``; none: the family's default."""
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.crops) and min(self.crops) > 0, "network.crops", list(self.crops), "one or more sizes above 0"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Where the paper leaves the loss open."""
+
+    attention_reduction: Literal["mean", "sum"] = "mean"
+    """Eq. 6 over the pixels of a crop. ``mean`` as the authors' code."""
+    unlearned: Literal["keep", "reject", "pretrained"] = "keep"
+    """Nodes whose incoming edges are all cut off: ``keep`` (they vote as they began), ``reject`` the graph, or
+    ``pretrained`` (they vote with weights from a file)."""
+    pretrained: str | None = None
+    """``unlearned: pretrained``: a ``node1.safetensors`` of `kdhpc train --graph independent --nodes 1`. The node is
+    frozen: no gradients, and its batch-norm statistics stay."""
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.pretrained is not None) == (self.unlearned == "pretrained"),
+            "objective.pretrained",
+            self.pretrained,
+            "a .safetensors file exactly when objective.unlearned=pretrained",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """One trial's optimisation."""
+
+    epochs: int = 300
+    """Epochs of the full schedule; the linear gate reaches 1 at their end."""
+    batch_size: int = 16
+    """Images a step; the last, smaller batch of an epoch is dropped."""
+    eval_batch_size: int = 256
+    """Images a forward pass when scoring."""
+    learning_rate: float = 0.1
+    """Initial learning rate of SGD."""
+    momentum: float = 0.9
+    """Momentum of SGD, no Nesterov."""
+    weight_decay: float = 1e-4
+    """L2 penalty of SGD."""
+    milestones: tuple[int, ...] = (150, 225)
+    """1-based epochs that start with the learning rate multiplied by ``gamma``."""
+    gamma: float = 0.1
+    """Factor at each milestone."""
+    evaluate: Literal["rungs", "every_epoch"] = "rungs"
+    """When accuracy is measured: at epochs 1, 2, 4, ... and the last, or after each."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            "training",
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            eval_batch_size=self.eval_batch_size,
+            learning_rate=self.learning_rate,
+            gamma=self.gamma,
+        )
+        _require(0 <= self.momentum < 1, "training.momentum", self.momentum, "in [0, 1)")
+        _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
+        ordered = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
+        _require(ordered, "training.milestones", list(self.milestones), "rising epochs above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig:
+    """Where and how the arithmetic runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: CUDA where there is one."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Autocast of the networks. ``auto``: bf16 on CUDA, float32 on the CPU. fp16 scales the loss, CUDA only."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of the network and the loss. ``auto``: on for CUDA, off on the CPU."""
+    channels_last: bool = True
+    """Memory format of images and convolutions."""
+    threads: int | None = None
+    """CPU threads a worker; none: torch's own choice."""
+
+    def __post_init__(self) -> None:
+        _require(self.threads is None or self.threads > 0, "device.threads", self.threads, "above 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """What is searched, and for how long."""
+
+    num_nodes: int
+    """M, the networks of the ensemble."""
+    trials: int
+    """The budget: complete, pruned and failed trials together."""
+    seed: int = 0
+    """Seeds the graphs, the weights and the data order."""
+    label_gates: tuple[Gate, ...] = tuple(Gate)
+    """Gates that label edges may have."""
+    gates: tuple[Gate, ...] = tuple(Gate)
+    """Gates that distillation edges may have."""
+    designs: tuple[Design, ...] = tuple(Design)
+    """Loss designs that distillation edges may have."""
+    pruner: Literal["median", "asha", "none"] = "median"
+    """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
+    sampler: Literal["random", "tpe"] = "random"
+    """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's."""
+    max_attempts: int = 3
+    """A trial that crashed so often is failed and not tried again."""
+
+    def __post_init__(self) -> None:
+        _positive("study", num_nodes=self.num_nodes, trials=self.trials, max_attempts=self.max_attempts)
+        for key, values in (("label_gates", self.label_gates), ("gates", self.gates), ("designs", self.designs)):
+            shown = [value.value for value in values]
+            _require(len(values) == len(set(values)) > 0, f"study.{key}", shown, "one or more different names")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """How a worker holds its trial."""
+
+    lease_s: float = 300.0
+    """A slot whose lease is older is taken over by another worker."""
+    renew_s: float = 30.0
+    """How often the lease is renewed."""
+    checkpoint_every_s: float = 300.0
+    """Longest time between two checkpoints (one is also written at every rung)."""
+    max_failures: int = 3
+    """A worker whose trials crash so often in a row stops: the machine, not the graph, is broken."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            "worker",
+            lease_s=self.lease_s,
+            renew_s=self.renew_s,
+            checkpoint_every_s=self.checkpoint_every_s,
+            max_failures=self.max_failures,
+        )
+        _require(self.renew_s * 2 <= self.lease_s, "worker.renew_s", self.renew_s, "at most half of worker.lease_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where the workers run."""
+
+    executor: Literal["local", "slurm"] = "local"
+    """``local``: processes on this machine. ``slurm``: jobs."""
+    workers: int = 1
+    """Workers to run at once."""
+    partition: str | None = None
+    """Slurm's, of the workers; none: the default one."""
+    account: str | None = None
+    """Slurm's; none: the user's own."""
+    qos: str | None = None
+    """Slurm's; none: the default."""
+    constraint: str | None = None
+    """Node features that Slurm must find, as ``a100``; none: any node."""
+    gpus_per_worker: int = 1
+    """GPUs that a worker's job asks for; 0: none."""
+    cpus_per_worker: int = 4
+    """CPU cores of a worker's job."""
+    mem_gb: float = 16.0
+    """Memory of a worker's job."""
+    time_min: int = 240
+    """Time limit of a worker's job: it is requeued then, and goes on."""
+    signal_delay_s: int = 180
+    """A worker has so long, before the time limit, for its step and its checkpoint. Slurm needs up to 60 s of it."""
+    sbatch: tuple[str, ...] = ()
+    """Further options of a worker's job, as ``exclude=node7`` or ``nice``."""
+    setup: tuple[str, ...] = ()
+    """Shell lines that a worker's job runs first."""
+    listen: str = "all"
+    """A launch that hosts the database: name or address of its machine for the workers; ``all``: every interface."""
+    networks: tuple[str, ...] = ()
+    """A launch that hosts the database: networks that may connect, as 10.0.0.0/8; none: those of its own machine."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            "cluster",
+            workers=self.workers,
+            cpus_per_worker=self.cpus_per_worker,
+            mem_gb=self.mem_gb,
+            time_min=self.time_min,
+            signal_delay_s=self.signal_delay_s,
+        )
+        _require(self.gpus_per_worker >= 0, "cluster.gpus_per_worker", self.gpus_per_worker, "0 or more")
+        limit_s = 60 * self.time_min
+        _require(
+            self.signal_delay_s < limit_s, "cluster.signal_delay_s", self.signal_delay_s, "less than cluster.time_min"
+        )
+        for option in self.sbatch:
+            _require(
+                re.fullmatch(r"[a-z][a-z-]*(=.+)?", option) is not None, "cluster.sbatch", option, "as exclude=node7"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Everything that a search needs."""
+
+    dataset: DatasetConfig
+    network: NetworkConfig
+    objective: ObjectiveConfig
+    training: TrainingConfig
+    device: DeviceConfig
+    study: StudyConfig
+    worker: WorkerConfig
+    cluster: ClusterConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One final training."""
+
+    graph: str
+    """A graph's file, or a preset: ``independent``, ``dml``; ``one`` for the branched baseline."""
+    num_nodes: int | None = None
+    """M of a preset, B of ``one``; none for a file, which says so itself."""
+    seed: int = 0
+    """Seeds weights, data order and augmentation."""
+    name: str | None = None
+    """Folder below ``runs/train``; none: data set, network, graph and number of nodes."""
+    split: Literal["official", "search"] = "official"
+    """``official``: learn from the training images, score on the test images. ``search``: as a search's trials do, all
+    within the training images; for weights that a search may load (``objective.pretrained``)."""
+    checkpoint_every_s: float = 300.0
+    """Time between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            check_study_name(self.name)
+        _require(self.num_nodes is None or self.num_nodes > 0, "run.num_nodes", self.num_nodes, "above 0, or null")
+        _require(self.seed >= 0, "run.seed", self.seed, "0 or more")
+        _positive("run", checkpoint_every_s=self.checkpoint_every_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that a final training needs."""
+
+    dataset: DatasetConfig
+    network: NetworkConfig
+    objective: ObjectiveConfig
+    training: TrainingConfig
+    device: DeviceConfig
+    run: RunConfig
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+def check_study_name(name: str) -> str:
+    """The name, if a folder and a database row can carry it.
+
+    Raises:
+        ConfigError: it is empty, too long, or has other characters.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"study name {name!r} is not allowed: 1 to 63 letters, digits, '_', '.' or '-', a letter or digit first"
+        )
+    return name

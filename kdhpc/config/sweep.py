@@ -1,0 +1,95 @@
+"""Sweeps: every combination of the comma-separated values of overrides, here or as jobs by Hydra's multirun."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from kdhpc.config.compose import config_dirs, register_root
+from kdhpc.config.document import parse_config
+from kdhpc.config.schema import TrainConfig
+from kdhpc.errors import ConfigError
+
+SweepTask = Callable[[TrainConfig, int], str | None]
+"""Does one combination, given its config and its number from 0; returns what went wrong, none: nothing."""
+
+
+def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Overrides without choices, for every combination of the choices, as Hydra's multirun makes them.
+
+    Raises:
+        ConfigError: an override that cannot be read.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        choices = [
+            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            if override.is_sweep_override()
+            else [override.input_line or ""]
+            for override in parsed
+        ]
+    except HydraException as exc:
+        raise ConfigError(" ".join(str(exc).split())) from exc
+    return tuple(itertools.product(*choices))
+
+
+def launch_sweep(
+    task: SweepTask,
+    overrides: Sequence[str],
+    *,
+    launcher: str,
+    at_once: int | None,
+    folder: Path,
+    config_dir: Path | None,
+) -> tuple[str | None, ...]:
+    """Run every combination as a job of its own, and wait for all of them.
+
+    Args:
+        task: Importable, with all that it holds: jobs unpickle it.
+        overrides: As for :func:`kdhpc.config.compose.compose_train`, and ``hydra.launcher.*``.
+        launcher: A config of ``hydra/launcher``.
+        at_once: Combinations that run at the same time; none: the launcher's own affair.
+        folder: Hydra's and the jobs' files.
+        config_dir: See :func:`kdhpc.config.compose.config_dirs`.
+
+    Returns:
+        What the task returned for each combination.
+    """
+    folders = config_dirs(config_dir)
+    register_root(TrainConfig, "train", folders)
+    GlobalHydra.instance().clear()
+    settings = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{folder}'", "hydra/job_logging=none"]
+    if at_once is not None:
+        settings.append(f"hydra.sweeper.max_batch_size={at_once}")
+    with initialize_config_dir(str(folders[0]), job_name="kdhpc-train", version_base="1.3"):
+        batches = GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]  # it has just been initialised
+            config_name="root",
+            task_function=_Job(task),
+            overrides=[*settings, *overrides],
+            with_log_configuration=False,
+        )
+    return tuple(_outcome(job) for batch in batches for job in batch)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What Hydra calls in a job."""
+
+    task: SweepTask
+
+    def __call__(self, node: DictConfig) -> str | None:
+        config = parse_config(TrainConfig, OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
+        return self.task(config, HydraConfig.get().job.num)
+
+
+def _outcome(job: JobReturn) -> str | None:
+    returned: str | None = job.return_value
+    return returned

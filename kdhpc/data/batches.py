@@ -1,0 +1,163 @@
+"""Batches for training and for scoring.
+
+The order and the crops of an epoch depend on nothing but (seed, epoch), whatever the device and wherever the epoch is
+entered: a resumed trial sees what an uninterrupted one would have seen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdhpc.config.schema import DatasetConfig
+from kdhpc.data.crops import seeded
+from kdhpc.data.packed import PackedSplit
+from kdhpc.data.store import store_images
+from kdhpc.data.transform import Transform
+from kdhpc.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images and their labels, on the device."""
+
+    images: Tensor
+    """float32 (N, 3, S, S)."""
+    labels: Tensor
+    """int64 (N,)."""
+
+
+class TrainBatches:
+    """Shuffled, augmented batches of one size; what is left over at an epoch's end is dropped.
+
+    Args:
+        split: a half of a packed data set.
+        indices: the images of it that train; none: all.
+        config: the augmentation.
+        batch_size: N.
+        device: where batches are wanted.
+        channels_last: memory format of the images.
+
+    Raises:
+        ConfigError: the config does not fit the images, or a batch is larger than all of them.
+    """
+
+    def __init__(
+        self,
+        split: PackedSplit,
+        indices: NDArray[np.int64] | None,
+        config: DatasetConfig,
+        *,
+        batch_size: int,
+        device: torch.device,
+        channels_last: bool = False,
+    ) -> None:
+        chosen = _chosen(split, indices)
+        if batch_size > len(chosen):
+            raise ConfigError(
+                f"training.batch_size={batch_size} is not allowed: only {len(chosen):,} images train, "
+                "allowed are 1 to that many"
+            )
+        self._transform = Transform(config, _stored(split), device=device, channels_last=channels_last)
+        self._store = store_images(split.images, chosen, device)
+        self._sizes = torch.from_numpy(split.sizes[chosen])
+        self._labels = torch.from_numpy(split.labels[chosen]).to(device)
+        self._batch_size = batch_size
+        self._device = device
+        self._image_size = config.image_size
+
+    @property
+    def num_images(self) -> int:
+        """Images that train."""
+        return len(self._sizes)
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of the images in pixels."""
+        return self._image_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch."""
+        return self.num_images // self._batch_size
+
+    def epoch(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """One epoch's batches.
+
+        Args:
+            seed: of the trial.
+            epoch: 1-based.
+            first_step: batches to leave out at the beginning, because they were trained on before an interruption;
+                at most all of them.
+        """
+        generator = seeded("epoch", seed, epoch)
+        order = torch.randperm(self.num_images, generator=generator)
+        crops = self._transform.draw(self._sizes[order], generator)
+        start, end = first_step * self._batch_size, self.steps_per_epoch * self._batch_size
+        if start >= end:
+            return
+        order, crops = order[start:end], crops.part(start, end).to(self._device)
+        labels = torch.split(self._labels.index_select(0, order.to(self._device)), self._batch_size)
+        for step, images in enumerate(self._store.stream(order, self._batch_size)):
+            part = crops.part(step * self._batch_size, (step + 1) * self._batch_size)
+            yield Batch(images=self._transform(images, part), labels=labels[step])
+
+
+class EvalBatches:
+    """Every image once, in order, by its centre; the last batch may be smaller.
+
+    Args:
+        split: a half of a packed data set.
+        indices: the images of it that are scored; none: all.
+        config: the test transform.
+        batch_size: N.
+        device: where batches are wanted.
+        channels_last: memory format of the images.
+
+    Raises:
+        ConfigError: the config does not fit the images.
+        DataError: there are no images.
+    """
+
+    def __init__(
+        self,
+        split: PackedSplit,
+        indices: NDArray[np.int64] | None,
+        config: DatasetConfig,
+        *,
+        batch_size: int,
+        device: torch.device,
+        channels_last: bool = False,
+    ) -> None:
+        chosen = _chosen(split, indices)
+        if len(chosen) == 0:
+            raise DataError(f"no image of {config.name} is left to score: use more images, or a larger share of them")
+        self._transform = Transform(config, _stored(split), device=device, channels_last=channels_last)
+        self._store = store_images(split.images, chosen, device)
+        self._crops = self._transform.centre(torch.from_numpy(split.sizes[chosen])).to(device)
+        self._labels = torch.from_numpy(split.labels[chosen]).to(device)
+        self._batch_size = batch_size
+
+    @property
+    def num_images(self) -> int:
+        """Images that are scored."""
+        return len(self._labels)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.arange(self.num_images)
+        for start, images in zip(
+            range(0, self.num_images, self._batch_size), self._store.stream(order, self._batch_size), strict=True
+        ):
+            end = start + self._batch_size
+            yield Batch(images=self._transform(images, self._crops.part(start, end)), labels=self._labels[start:end])
+
+
+def _chosen(split: PackedSplit, indices: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    return np.arange(len(split.labels), dtype=np.int64) if indices is None else np.asarray(indices, dtype=np.int64)
+
+
+def _stored(split: PackedSplit) -> tuple[int, int]:
+    return split.images.shape[1], split.images.shape[2]

@@ -1,0 +1,178 @@
+"""Bringing a source's images to one shape and writing them as arrays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdhpc.data.decode import Header, Target
+from kdhpc.data.packed import HALVES, FileRecord, Half, Skipped
+from kdhpc.data.parts import (
+    Part,
+    decode_part,
+    header_jobs,
+    in_parallel,
+    part_images,
+    part_reasons,
+    part_sizes,
+    plan_parts,
+    read_headers,
+)
+from kdhpc.data.progress import Progress
+from kdhpc.data.readers.source import ArraySource, FileSource, check_labels, first_few
+from kdhpc.data.staging import Stage
+from kdhpc.data.writing import write_array
+from kdhpc.errors import DataError
+
+DEFAULT_SIZE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """Arrays that have been written."""
+
+    target: Target
+    """Form of the stored images."""
+    train: int
+    """Training images."""
+    test: int
+    """Test images."""
+    files: tuple[FileRecord, ...]
+    """What was written."""
+    skipped: tuple[Skipped, ...] = ()
+    """What was left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DecodedPart:
+    part: Part
+    """Where the images are."""
+    reasons: tuple[str, ...]
+    """Why an image could not be decoded; empty where it could."""
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        return np.array([not reason for reason in self.reasons], dtype=np.bool_)
+
+
+def pack_arrays(source: ArraySource, folder: Path) -> Packed:
+    """Writes images that are decoded already, as they are."""
+    height, width, channels = source.train.images.shape[1:]
+    files: list[FileRecord] = []
+    for half, split in zip(HALVES, (source.train, source.test), strict=True):
+        num = len(split.labels)
+        sizes = np.broadcast_to(np.array([height, width], dtype=np.int32), (num, 2))
+        files += [
+            write_array(folder, half, "images", (num, height, width, channels), "|u1", [split.images]),
+            write_array(folder, half, "labels", (num,), "<i8", [split.labels]),
+            write_array(folder, half, "sizes", (num, 2), "<i4", [sizes]),
+        ]
+    return Packed(
+        target=Target(height=height, width=width, channels=channels, resize=False),
+        train=len(source.train.labels),
+        test=len(source.test.labels),
+        files=tuple(files),
+    )
+
+
+def pack_files(
+    source: FileSource,
+    stage: Stage,
+    *,
+    size: int | None,
+    num_jobs: int,
+    skip_broken: bool,
+    origin: str,
+    progress: Progress,
+) -> Packed:
+    """Decodes image files in parallel and writes them in one shape.
+
+    Args:
+        source: the files.
+        stage: keeps what is decoded; the arrays go to its ``packed``.
+        size: side of the square that images are resized to; none: 256, or as they are where all have one size of at
+            most 256.
+        num_jobs: decoding processes.
+        skip_broken: leave out images that cannot be decoded.
+        origin: what the user named, for messages.
+        progress: told how far it is.
+
+    Raises:
+        DataError: images that cannot be decoded, unless they are to be skipped and none of their classes ends empty.
+    """
+    target = _target(source, size, num_jobs, progress)
+    stage.parts.mkdir(exist_ok=True)
+    splits = (source.train, source.test)
+    parts = [
+        part
+        for half, split in zip(HALVES, splits, strict=True)
+        for part in plan_parts(split, half, target, stage.parts)
+    ]
+    _decode(parts, num_jobs, progress)
+    decoded = [_DecodedPart(part=part, reasons=part_reasons(part)) for part in parts]
+    skipped = _skipped(decoded)
+    if skipped and not skip_broken:
+        named = first_few(f"{image.name} ({image.reason})" for image in skipped)
+        raise DataError(
+            f"{origin} has images that cannot be decoded, {len(skipped):,} of {sum(map(len, parts)):,}: {named}; "
+            "repair or remove them, or leave them out with --skip-broken"
+        )
+    train, train_files = _write_half("train", decoded, target, source.classes, stage.packed, origin=origin)
+    test, test_files = _write_half("test", decoded, target, source.classes, stage.packed, origin=origin)
+    return Packed(target=target, train=train, test=test, files=(*train_files, *test_files), skipped=skipped)
+
+
+def _target(source: FileSource, size: int | None, num_jobs: int, progress: Progress) -> Target:
+    """How the images are to be stored: one look at all headers decides."""
+    jobs = [job for split in (source.train, source.test) for job in header_jobs(split)]
+    progress.start("reading headers", len(source.train.names) + len(source.test.names))
+    headers: list[Header] = []
+    for job, found in zip(jobs, in_parallel(read_headers, jobs, num_jobs), strict=True):
+        headers += found
+        progress.advance(len(job.names))
+    channels = 1 if all(header.grey for header in headers) else 3
+    shapes = {(header.height, header.width) for header in headers}
+    if size is None and len(shapes) == 1:
+        ((height, width),) = shapes
+        if max(height, width) <= DEFAULT_SIZE:
+            return Target(height=height, width=width, channels=channels, resize=False)
+    side = DEFAULT_SIZE if size is None else size
+    return Target(height=side, width=side, channels=channels, resize=True)
+
+
+def _decode(parts: list[Part], num_jobs: int, progress: Progress) -> None:
+    missing = [part for part in parts if not part.file.exists()]
+    total, left = sum(map(len, parts)), sum(map(len, missing))
+    if left < total:
+        progress.say(f"going on where an earlier run stopped: {total - left:,} of {total:,} images are decoded")
+    progress.start("decoding images", left)
+    for num in in_parallel(decode_part, missing, num_jobs):
+        progress.advance(num)
+
+
+def _skipped(decoded: list[_DecodedPart]) -> tuple[Skipped, ...]:
+    return tuple(
+        Skipped(half=each.part.half, name=name, reason=reason)
+        for each in decoded
+        for name, reason in zip(each.part.names, each.reasons, strict=True)
+        if reason
+    )
+
+
+def _write_half(
+    half: Half, decoded: list[_DecodedPart], target: Target, classes: tuple[str, ...], folder: Path, *, origin: str
+) -> tuple[int, list[FileRecord]]:
+    """Joins the parts of a half, without the images that could not be decoded."""
+    mine = [each for each in decoded if each.part.half == half]
+    labels = np.concatenate([each.part.labels[each.kept] for each in mine])
+    check_labels(labels, classes, half="training" if half == "train" else half, origin=origin)
+    num = len(labels)
+    shape = (num, target.height, target.width, target.channels)
+    images = (part_images(each.part)[each.kept] for each in mine)
+    sizes = (part_sizes(each.part)[each.kept] for each in mine)
+    return num, [
+        write_array(folder, half, "images", shape, "|u1", images),
+        write_array(folder, half, "labels", (num,), "<i8", [labels]),
+        write_array(folder, half, "sizes", (num, 2), "<i4", sizes),
+    ]

@@ -1,0 +1,219 @@
+"""Decoding thousands of files in parallel, in parts that survive an interruption.
+
+A part is some hundred images of one half, decoded into one file by one process. Its name carries a checksum of what it
+was made from (names, lengths and times of the files, the target), so a run that is started again finds what an earlier
+one finished, and does again only what has changed since.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdhpc.data.decode import Header, Target, decode, read_header
+from kdhpc.data.packed import Half
+from kdhpc.data.readers.source import FileSplit
+from kdhpc.errors import DataError
+
+IMAGES_PER_PART = 128
+_PART_VERSION = 1
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some images of one half, and the file that they are decoded into."""
+
+    half: Half
+    """Which half."""
+    root: Path
+    """Folder that the names start from."""
+    names: tuple[str, ...]
+    """The images."""
+    labels: NDArray[np.int64]
+    """Their labels."""
+    target: Target
+    """How they are stored."""
+    file: Path
+    """Where the decoded images go."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderJob:
+    """Some images whose headers are to be read."""
+
+    root: Path
+    """Folder that the names start from."""
+    names: tuple[str, ...]
+    """The images."""
+
+
+def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], num_jobs: int) -> Iterator[_Result]:
+    """The function's results, in the order of the items, worked out by several processes.
+
+    The processes end with this one, however it ends, and leave Ctrl-C to it.
+
+    Args:
+        function: importable by its name.
+        items: arguments.
+        num_jobs: processes; with one the work is done in this process.
+
+    Raises:
+        DataError: a process died.
+    """
+    if num_jobs == 1 or len(items) <= 1:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(num_jobs, len(items)), mp_context=context, initializer=_follow_parent) as pool:
+            yield from pool.map(function, items)
+    except BrokenProcessPool as exc:
+        raise DataError(
+            f"one of {num_jobs} decoding processes died, perhaps for want of memory: run again with fewer --jobs"
+        ) from exc
+
+
+def header_jobs(split: FileSplit) -> list[HeaderJob]:
+    """A half, cut up for ``read_headers``."""
+    starts = range(0, len(split.names), IMAGES_PER_PART)
+    return [HeaderJob(root=split.root, names=split.names[start : start + IMAGES_PER_PART]) for start in starts]
+
+
+def read_headers(job: HeaderJob) -> list[Header]:
+    """The headers of a job's images; those that cannot be read are left for decoding to name."""
+    headers = []
+    for name in job.names:
+        try:
+            headers.append(read_header(job.root / name))
+        except DataError:
+            continue
+    return headers
+
+
+def plan_parts(split: FileSplit, half: Half, target: Target, folder: Path) -> list[Part]:
+    """Cuts a half into parts."""
+    parts = []
+    for start in range(0, len(split.names), IMAGES_PER_PART):
+        names = split.names[start : start + IMAGES_PER_PART]
+        parts.append(
+            Part(
+                half=half,
+                root=split.root,
+                names=names,
+                labels=split.labels[start : start + IMAGES_PER_PART],
+                target=target,
+                file=folder / f"{half}-{start:08d}-{_digest(split.root, names, target)}.npz",
+            )
+        )
+    return parts
+
+
+def decode_part(part: Part) -> int:
+    """Decodes a part into its file, atomically.
+
+    Returns:
+        The number of images, for counting.
+    """
+    target = part.target
+    images = np.zeros((len(part), target.height, target.width, target.channels), dtype=np.uint8)
+    sizes = np.zeros((len(part), 2), dtype=np.int32)
+    reasons = [""] * len(part)
+    for index, name in enumerate(part.names):
+        try:
+            decoded = decode(part.root / name, target)
+        except DataError as exc:
+            reasons[index] = str(exc)
+        else:
+            images[index] = decoded.pixels
+            sizes[index] = decoded.height, decoded.width
+    temporary = part.file.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, images=images, sizes=sizes, reasons=np.array(reasons, dtype=np.str_))
+    temporary.replace(part.file)
+    return len(part)
+
+
+def part_reasons(part: Part) -> tuple[str, ...]:
+    """Why each image of a decoded part could not be decoded; empty where it could.
+
+    Raises:
+        DataError: its file is damaged.
+    """
+    return tuple(str(reason) for reason in _array(part, "reasons"))
+
+
+def part_images(part: Part) -> NDArray[np.uint8]:
+    """The images of a decoded part, (n, H, W, C); zero where one could not be decoded.
+
+    Raises:
+        DataError: its file is damaged.
+    """
+    return _array(part, "images").astype(np.uint8, copy=False)
+
+
+def part_sizes(part: Part) -> NDArray[np.int32]:
+    """The original heights and widths of a decoded part, (n, 2).
+
+    Raises:
+        DataError: its file is damaged.
+    """
+    return _array(part, "sizes").astype(np.int32, copy=False)
+
+
+def _array(part: Part, name: str) -> NDArray[np.generic]:
+    try:
+        with part.file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            array: NDArray[np.generic] = arrays[name]
+            return array
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
+        # Removed, so that the next run makes it again.
+        part.file.unlink(missing_ok=True)
+        raise DataError(f"{part.file} was damaged ({exc}) and is removed: run the same command again") from exc
+
+
+def _digest(root: Path, names: tuple[str, ...], target: Target) -> str:
+    stats = [_stat(root / name) for name in names]
+    content = json.dumps([_PART_VERSION, asdict(target), list(zip(names, stats, strict=True))])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def _follow_parent() -> None:
+    """Makes a process of the pool end with its parent, even when that is killed, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only processes of a pool call this"
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,145 @@
+"""From a downloaded data set to its packed form."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdhpc.data.packed import (
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    Manifest,
+    PackedDataset,
+    check_dataset_name,
+    content_checksum,
+)
+from kdhpc.data.packing import Packed, pack_arrays, pack_files
+from kdhpc.data.progress import Progress
+from kdhpc.data.readers.source import ArraySource, Reader, Source, check_source
+from kdhpc.data.staging import Stage, publish, staged
+from kdhpc.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to prepare, and how."""
+
+    reader: Reader
+    """Knows the source's format."""
+    reader_name: str
+    """As in the registry."""
+    source: Path
+    """What the user downloaded."""
+    folder: Path
+    """Where the packed form goes; its last part is the data set's name."""
+    size: int | None = None
+    """Side of the square to resize to; none: 256, or no resizing where all images have one size of at most 256."""
+    num_jobs: int = 1
+    """Decoding processes."""
+    skip_broken: bool = False
+    """Leave out images that cannot be decoded."""
+    force: bool = False
+    """Replace what is prepared already."""
+
+    def __post_init__(self) -> None:
+        check_dataset_name(self.folder.name)
+        if self.size is not None and self.size < 1:
+            raise DataError(f"--size {self.size} is not allowed: 1 or more pixels")
+        if self.num_jobs < 1:
+            raise DataError(f"--jobs {self.num_jobs} is not allowed: 1 or more processes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of an order."""
+
+    manifest: Manifest
+    """The packed data set."""
+    made: bool
+    """It was made now; else it was there already."""
+
+
+def prepare(order: Order, progress: Progress) -> Outcome:
+    """Packs a data set, or finds it packed. It may be killed at any time and run again.
+
+    Raises:
+        DataError: the source is not what it should be, images cannot be decoded, or the disk is full.
+    """
+    try:
+        with staged(order.folder) as stage:
+            existing = _existing(order)
+            if existing is not None:
+                return Outcome(manifest=existing, made=False)
+            source = _read(order, stage, progress)
+            shutil.rmtree(stage.packed, ignore_errors=True)
+            manifest = _manifest(order, source, _pack(order, source, stage, progress))
+            (stage.packed / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+            publish(stage, order.folder)
+    except OSError as exc:
+        raise DataError(f"preparing {order.folder} stopped: {exc}; what is done is kept, run it again") from exc
+    return Outcome(manifest=manifest, made=True)
+
+
+def _existing(order: Order) -> Manifest | None:
+    """What has the name already and is to stay."""
+    if not order.folder.exists():
+        return None
+    if not (order.folder / MANIFEST).is_file():
+        raise DataError(f"{order.folder} exists and is not a packed data set: choose another --name, or move it away")
+    if order.force:
+        return None
+    manifest = PackedDataset.open(order.folder).manifest
+    height, width, _ = manifest.image_shape
+    if manifest.reader != order.reader_name or order.size not in (None, height):
+        raise DataError(
+            f"{order.folder} is prepared already, by reader {manifest.reader!r} at {height}x{width}: "
+            "--force replaces it, another --name keeps both"
+        )
+    return manifest
+
+
+def _read(order: Order, stage: Stage, progress: Progress) -> Source:
+    try:
+        source = order.reader.read(order.source, stage.unpacked, progress)
+        check_source(source, order.reader.expected, origin=str(order.source))
+        if isinstance(source, ArraySource) and order.size is not None:
+            height, width = source.train.images.shape[1:3]
+            raise DataError(
+                f"--size {order.size} is not allowed: {order.reader_name} is stored as it is, {height}x{width}"
+            )
+    except DataError:
+        # A refused archive is of no use to the next run.
+        shutil.rmtree(stage.unpacked, ignore_errors=True)
+        raise
+    return source
+
+
+def _pack(order: Order, source: Source, stage: Stage, progress: Progress) -> Packed:
+    if isinstance(source, ArraySource):
+        return pack_arrays(source, stage.packed)
+    return pack_files(
+        source,
+        stage,
+        size=order.size,
+        num_jobs=order.num_jobs,
+        skip_broken=order.skip_broken,
+        origin=str(order.source),
+        progress=progress,
+    )
+
+
+def _manifest(order: Order, source: Source, packed: Packed) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        version=VERSION,
+        name=order.folder.name,
+        reader=order.reader_name,
+        image_shape=(packed.target.height, packed.target.width, packed.target.channels),
+        resized=packed.target.resize,
+        classes=source.classes,
+        train=packed.train,
+        test=packed.test,
+        skipped=packed.skipped,
+        files=packed.files,
+        checksum=content_checksum(source.classes, packed.files),
+    )

@@ -1,0 +1,32 @@
+"""All readers, by the name that ``kdhpc data prepare`` takes."""
+
+from kdhpc.data.readers.cifar import CIFAR10, CIFAR100
+from kdhpc.data.readers.cub200 import Cub200Reader
+from kdhpc.data.readers.fashion_mnist import FashionMnistReader
+from kdhpc.data.readers.folder import FolderReader
+from kdhpc.data.readers.source import Reader
+from kdhpc.data.readers.stanford_cars import StanfordCarsReader
+from kdhpc.data.readers.stanford_dogs import StanfordDogsReader
+from kdhpc.errors import UsageError, nearest
+
+READERS: dict[str, Reader] = {
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "cub200": Cub200Reader(),
+    "fashion_mnist": FashionMnistReader(),
+    "folder": FolderReader(),
+    "stanford_cars": StanfordCarsReader(),
+    "stanford_dogs": StanfordDogsReader(),
+}
+
+
+def reader_of(name: str) -> Reader:
+    """The reader of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return READERS[name]
+    except KeyError:
+        raise UsageError(f"no reader {name!r}: {nearest(name, READERS)}") from None

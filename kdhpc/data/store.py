@@ -1,0 +1,129 @@
+"""Where the images of one half, or some of them, are kept while a network is trained.
+
+Dimensions: N images of a batch, H x W pixels, C channels.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_SHARE_OF_FREE_MEMORY = 0.5
+_COPIED_AT_ONCE = 1 << 28
+
+
+class ImageStore(Protocol):
+    """Gives out batches of images on the training device."""
+
+    def stream(self, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """The images at these positions, in this order.
+
+        Args:
+            positions: int64 (P,) on the CPU, into the images that the store was made with.
+            batch_size: N; the last batch may be smaller.
+
+        Yields:
+            uint8 (N, H, W, C) on the device.
+        """
+
+
+class MappedImages:
+    """Images that stay on disk, memory-mapped; for training on the CPU.
+
+    Args:
+        images: uint8 (all, H, W, C).
+        indices: int64, those that are used.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
+        self._images = images
+        self._indices = indices
+
+    def stream(self, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """See ``ImageStore``."""
+        for chosen in torch.split(positions, batch_size):
+            yield torch.from_numpy(self._images[self._indices[chosen.numpy()]])
+
+
+class ResidentImages:
+    """Images that are moved to the device once and stay there.
+
+    Args:
+        images: uint8 (all, H, W, C).
+        indices: int64, those that are used.
+        device: where they go.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device) -> None:
+        self._device = device
+        self._images = torch.empty((len(indices), *images.shape[1:]), dtype=torch.uint8, device=device)
+        step = max(1, _COPIED_AT_ONCE // _bytes_per_image(images))
+        for start in range(0, len(indices), step):
+            piece = torch.from_numpy(images[indices[start : start + step]])
+            self._images[start : start + step].copy_(piece)
+
+    def stream(self, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """See ``ImageStore``."""
+        for chosen in torch.split(positions.to(self._device), batch_size):
+            yield self._images.index_select(0, chosen)
+
+
+class StreamedImages:
+    """Images that are too many for the device: the next batch is gathered while the present one is used.
+
+    Args:
+        images: uint8 (all, H, W, C).
+        indices: int64, those that are used.
+        device: where batches go.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device) -> None:
+        self._images = images
+        self._indices = indices
+        self._device = device
+
+    def stream(self, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """See ``ImageStore``."""
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            pending: Future[Tensor] | None = None
+            for chosen in torch.split(positions, batch_size):
+                following = thread.submit(self._gather, chosen)
+                if pending is not None:
+                    yield self._moved(pending)
+                pending = following
+            if pending is not None:
+                yield self._moved(pending)
+
+    def _gather(self, chosen: Tensor) -> Tensor:
+        """In pinned memory, from where CUDA copies asynchronously; torch reuses it only when the copy is done."""
+        shape = (len(chosen), *self._images.shape[1:])
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        np.take(self._images, self._indices[chosen.numpy()], axis=0, out=batch.numpy(), mode="clip")
+        return batch
+
+    def _moved(self, pending: "Future[Tensor]") -> Tensor:
+        return pending.result().to(self._device, non_blocking=True)
+
+
+def store_images(images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device) -> ImageStore:
+    """The best place for these images: the device where they fit, else as near as they come.
+
+    Args:
+        images: uint8 (all, H, W, C), memory-mapped.
+        indices: int64, those that are used.
+        device: where the networks are.
+    """
+    if device.type == "cpu":
+        return MappedImages(images, indices)
+    needed = len(indices) * _bytes_per_image(images)
+    if device.type != "cuda" or needed <= _SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
+        return ResidentImages(images, indices, device)
+    return StreamedImages(images, indices, device)
+
+
+def _bytes_per_image(images: NDArray[np.uint8]) -> int:
+    return int(np.prod(images.shape[1:], dtype=np.int64))

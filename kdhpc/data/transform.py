@@ -1,0 +1,109 @@
+"""What a config asks for: how crops are drawn for training and testing, and what is made of them."""
+
+import torch
+from torch import Tensor
+
+from kdhpc.config.schema import DatasetConfig
+from kdhpc.data.augment import cut, normalise, resample
+from kdhpc.data.crops import Crops, centre_resized, centre_squares, draw_resized, draw_shifts
+from kdhpc.errors import ConfigError
+
+_CPU_BLOCK = 4
+"""Images resized at once on a CPU, so that what lies between stays in its cache; 256 at once are four times slower."""
+
+
+class Transform:
+    """Stored images to what networks take.
+
+    Args:
+        config: the augmentation.
+        stored: height and width of the stored images, in pixels.
+        device: where the images will be.
+        channels_last: memory format of the result.
+
+    Raises:
+        ConfigError: the config does not fit the stored images.
+    """
+
+    def __init__(
+        self, config: DatasetConfig, stored: tuple[int, int], *, device: torch.device, channels_last: bool
+    ) -> None:
+        _check(config, stored)
+        self._config = config
+        self._stored = stored
+        self._channels_last = channels_last
+        mean = torch.tensor(config.mean or (0.0,), dtype=torch.float64).expand(3)
+        std = torch.tensor(config.std or (1.0,), dtype=torch.float64).expand(3)
+        self._scale = (1 / (255 * std)).float().reshape(3, 1, 1).to(device)
+        self._shift = (-mean / std).float().reshape(3, 1, 1).to(device)
+
+    def draw(self, sizes: Tensor, generator: torch.Generator) -> Crops:
+        """Random crops for training.
+
+        Args:
+            sizes: (N, 2), original heights and widths.
+            generator: on the CPU.
+        """
+        config = self._config
+        if config.augmentation == "pad_crop":
+            return draw_shifts(len(sizes), self._stored, config.image_size, config.pad, config.flip, generator)
+        return draw_resized(sizes, self._stored, config.scale, config.ratio, config.flip, generator)
+
+    def centre(self, sizes: Tensor) -> Crops:
+        """The same crops at every call, for testing.
+
+        Args:
+            sizes: (N, 2), original heights and widths.
+        """
+        config = self._config
+        if config.augmentation == "pad_crop":
+            return centre_squares(len(sizes), self._stored, config.image_size)
+        return centre_resized(sizes, self._stored, config.resize, config.image_size)
+
+    def __call__(self, images: Tensor, crops: Crops) -> Tensor:
+        """Cuts, resizes and normalises on the device of both.
+
+        Args:
+            images: uint8 (N, H, W, C).
+            crops: one an image.
+
+        Returns:
+            float32 (N, 3, S, S).
+        """
+        if self._config.augmentation == "pad_crop" or images.device.type != "cpu":
+            return self._whole(images, crops)
+        side = self._config.image_size
+        result = torch.empty((len(images), 3, side, side), memory_format=_format(self._channels_last))
+        for start in range(0, len(images), _CPU_BLOCK):
+            end = start + _CPU_BLOCK
+            result[start:end] = self._whole(images[start:end], crops.part(start, end))
+        return result
+
+    def _whole(self, images: Tensor, crops: Crops) -> Tensor:
+        config = self._config
+        if config.augmentation == "pad_crop":
+            pixels = cut(images, crops, config.image_size, config.pad)
+        else:
+            pixels = resample(images, crops, config.image_size)
+        return normalise(pixels, self._scale, self._shift, _format(self._channels_last))
+
+
+def _format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _check(config: DatasetConfig, stored: tuple[int, int]) -> None:
+    for key, values in (("mean", config.mean), ("std", config.std)):
+        if values is not None and len(values) not in (1, 3):
+            raise ConfigError(f"dataset.{key}={list(values)} is not allowed: 1 number, or 3 for red, green and blue")
+    height, width = stored
+    if config.augmentation == "pad_crop" and config.image_size > min(stored) + 2 * config.pad:
+        raise ConfigError(
+            f"dataset.image_size={config.image_size} is not allowed: the stored images of {config.name} are "
+            f"{height}x{width}, with dataset.pad={config.pad} that gives at most {min(stored) + 2 * config.pad}"
+        )
+    if config.augmentation == "resized_crop" and config.image_size > config.resize:
+        raise ConfigError(
+            f"dataset.image_size={config.image_size} is not allowed: at most dataset.resize={config.resize}, "
+            "the short side that the centre is cut from"
+        )

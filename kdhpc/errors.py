@@ -1,0 +1,89 @@
+"""Every error that kdhpc raises on purpose.
+
+KdhpcError                   exit 1: one line, no traceback (use --debug to see it)
+├── UsageError               exit 2: an argument, option or override that cannot be meant
+│   └── ConfigError          a config key or value
+├── GraphError               a graph, or a file that should hold one
+├── DataError                a source of images, a packed data set, a split
+├── NetworkError             a network's name, or a shape that it cannot serve
+├── StudyError               the shared study
+│   ├── UnknownStudyError    no study of that name
+│   ├── StudyMismatchError   a study re-opened with something that it was not made with
+│   └── LeaseLostError       another worker owns the slot now
+├── DatabaseError            PostgreSQL unreachable, or not able to do what was asked
+├── CheckpointError          a checkpoint that is damaged or belongs to another trial
+└── ClusterError             launching, or talking to the batch system
+
+A message names the thing, the value that it has, what is allowed, and what to do next.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class KdhpcError(Exception):
+    """Base of all errors that are reported as one line."""
+
+    exit_code = 1
+
+
+class UsageError(KdhpcError):
+    """An argument, option or override that cannot be meant."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A config key that does not exist, or a value that is not allowed."""
+
+
+class GraphError(KdhpcError):
+    """A graph that is not well formed, or a file that does not hold one."""
+
+
+class DataError(KdhpcError):
+    """A source of images, a packed data set or a split that cannot be used."""
+
+
+class NetworkError(KdhpcError):
+    """A network that does not exist, or a shape that it cannot serve."""
+
+
+class StudyError(KdhpcError):
+    """The shared study refuses what was asked."""
+
+
+class UnknownStudyError(StudyError):
+    """No study of that name is in the database."""
+
+
+class StudyMismatchError(StudyError):
+    """A study was re-opened with a graph space, data split or seed that it was not made with."""
+
+
+class LeaseLostError(StudyError):
+    """The slot's lease ended and another worker owns the slot: stop the trial, report nothing."""
+
+
+class DatabaseError(KdhpcError):
+    """PostgreSQL cannot be reached, or cannot do what was asked."""
+
+
+class CheckpointError(KdhpcError):
+    """A checkpoint that is damaged, or belongs to another trial."""
+
+
+class ClusterError(KdhpcError):
+    """A launch failed, or the batch system did not answer as it should."""
+
+
+def nearest(value: str, allowed: Iterable[str]) -> str:
+    """The closing words of an error about a name: the nearest allowed one, and all of them.
+
+    Returns:
+        For example ``did you mean 'dogs4'? allowed: dogs2, dogs3, dogs4``.
+    """
+    names = sorted(allowed)
+    matches = difflib.get_close_matches(value, names, n=1)
+    hint = f"did you mean '{matches[0]}'? " if matches else ""
+    return f"{hint}allowed: {', '.join(names) if names else '(none)'}"

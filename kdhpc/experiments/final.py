@@ -1,0 +1,215 @@
+"""Final training: one graph, from scratch, on the original training images, scored on the original test images."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from kdhpc import __version__
+from kdhpc.config.document import write_config
+from kdhpc.config.paths import RunPaths, packed_dir
+from kdhpc.config.schema import TrainConfig
+from kdhpc.data.packed import PackedDataset
+from kdhpc.errors import CheckpointError
+from kdhpc.experiments.assembly import assemble, num_training_images
+from kdhpc.experiments.lock import held
+from kdhpc.experiments.result import FinalResult, read_result, write_result
+from kdhpc.experiments.settings import Settings, check_same_settings, digest, run_settings, write_settings
+from kdhpc.experiments.subject import Subject, load_subject, tell_about
+from kdhpc.graph.serial import write_graph
+from kdhpc.training.checkpoint import TrialIdentity, load_checkpoint, remove_checkpoint, save_checkpoint
+from kdhpc.training.device import resolve_device
+from kdhpc.training.loop import EpochReport, TrainingLoop
+from kdhpc.training.metrics import MetricsLog, read_metrics
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What a run is, before anything is trained."""
+
+    config: TrainConfig
+    subject: Subject
+    packed: PackedDataset
+    settings: Settings
+    name: str
+    paths: RunPaths
+
+    @property
+    def identity(self) -> TrialIdentity:
+        """Whose checkpoints it may go on from."""
+        seed = self.config.run.seed
+        return TrialIdentity(
+            study=self.name, number=seed, graph_key=self.subject.key, seed=seed, settings=digest(self.settings)
+        )
+
+
+def train_final(
+    config: TrainConfig, *, show: Callable[[EpochReport], None], should_stop: Callable[[], bool]
+) -> FinalResult | None:
+    """Train, or go on with, one final training.
+
+    Args:
+        config: What to train; a run that is done with the same settings is not repeated.
+        show: Called after each epoch.
+        should_stop: Asked after each step; True checkpoints and returns.
+
+    Returns:
+        The result; none if it was stopped.
+
+    Raises:
+        ConfigError: the run's folder holds one with other settings, and the message says which differ; or another
+            process is training it.
+        DataError: the data set is not prepared.
+        GraphError: the graph does not exist, is damaged, or does not fit.
+        NetworkError: the network does not exist or does not fit, or pretrained weights do not.
+        CheckpointError: the disk refuses the last checkpoint of a run that is stopped.
+    """
+    run = _open(config)
+    for begun in (run.paths, *_other_seeds(run.paths)):
+        check_same_settings(run.settings, begun.settings)
+    if run.paths.result.exists():
+        _LOG.info("%s is done already", run.paths.root)
+        return read_result(run.paths.result)
+    tell_about(run.subject, config)
+    training = assemble(config, run.subject, run.packed)
+    with held(run.paths.lock):
+        _begin(run)
+        report = _train(training, run, show, should_stop)
+        return None if report is None else _finish(run, report, training.networks)
+
+
+def run_name(config: TrainConfig, subject: Subject) -> str:
+    """What a training is called unless it is named: data set, network, graph, and what it is scored on if not tests."""
+    if config.run.name is not None:
+        return config.run.name
+    search = "-search" if config.run.split == "search" else ""
+    return f"{config.dataset.name}-{config.network.name}-{subject.label}{search}"
+
+
+def _open(config: TrainConfig) -> _Run:
+    subject = load_subject(config)
+    packed = PackedDataset.open(packed_dir(config.dataset.name))
+    name = run_name(config, subject)
+    return _Run(
+        config=config,
+        subject=subject,
+        packed=packed,
+        settings=run_settings(config, graph_key=subject.key, dataset_checksum=packed.checksum),
+        name=name,
+        paths=RunPaths.of(name, config.run.seed),
+    )
+
+
+def _other_seeds(paths: RunPaths) -> list[RunPaths]:
+    """All seeds of one name have the same settings: their mean would mean nothing otherwise."""
+    return [RunPaths(folder) for folder in sorted(paths.root.parent.glob("seed*")) if folder != paths.root]
+
+
+def _begin(run: _Run) -> None:
+    write_config(run.config, run.paths.config)
+    write_settings(run.settings, run.paths.settings)
+    if run.subject.graph is not None:
+        write_graph(run.paths.graph, run.subject.graph, run.subject.provenance)
+
+
+def _train(
+    training: TrainingLoop, run: _Run, show: Callable[[EpochReport], None], should_stop: Callable[[], bool]
+) -> EpochReport | None:
+    """To the end, from the checkpoint where there is one. The last epoch's report; none if it was stopped."""
+    checkpoint = _RunCheckpoint(training, run)
+    checkpoint.restore()
+    metrics = MetricsLog(run.paths.metrics, epoch=training.epoch)
+
+    def after_step() -> bool:
+        checkpoint.save_if_due()
+        return should_stop()
+
+    for report in training.epochs(after_step):
+        metrics.append(report)
+        show(report)
+        if training.finished:
+            return report
+    checkpoint.save()
+    return None
+
+
+class _RunCheckpoint:
+    """The checkpoint of one run: restored once, written from time to time, and when the run is stopped."""
+
+    def __init__(self, training: TrainingLoop, run: _Run) -> None:
+        self._training = training
+        self._path = run.paths.checkpoint
+        self._identity = run.identity
+        self._every_s = run.config.run.checkpoint_every_s
+        self._saved = time.monotonic()
+
+    def restore(self) -> None:
+        if not self._path.exists():
+            return
+        try:
+            self._training.restore(load_checkpoint(self._path, self._identity))
+        except CheckpointError as exc:
+            _LOG.warning("starting from the beginning: %s", exc)
+            return
+        _LOG.info("going on after epoch %d, step %d", self._training.epoch, self._training.step)
+
+    def save(self) -> None:
+        save_checkpoint(self._path, self._training.state(), self._identity)
+
+    def save_if_due(self) -> None:
+        if time.monotonic() - self._saved < self._every_s:
+            return
+        self._saved = time.monotonic()
+        try:
+            self.save()
+        except CheckpointError as exc:  # A full disk costs time after an interruption, not the run.
+            _LOG.warning("training on without a new checkpoint: %s", exc)
+
+
+def _finish(run: _Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:
+    for index, network in enumerate(networks):
+        _save_weights(network, run.paths.weights(index))
+    result = _result(run, report, networks)
+    write_result(result, run.paths.result)
+    remove_checkpoint(run.paths.checkpoint)
+    return result
+
+
+def _save_weights(network: nn.Module, path: Path) -> None:
+    """As safetensors, which execute nothing when they are loaded."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
+    partial.replace(path)
+
+
+def _result(run: _Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:
+    assert report.node_accuracies is not None
+    assert report.ensemble_accuracy is not None
+    config = run.config
+    device = resolve_device(config.device)
+    return FinalResult(
+        name=run.name,
+        dataset=config.dataset.name,
+        network=config.network.name,
+        graph=config.run.graph,
+        graph_key=run.subject.key,
+        num_nodes=run.subject.num_nodes,
+        seed=config.run.seed,
+        epochs=config.training.epochs,
+        training_images=num_training_images(config, run.packed),
+        scored_on="test" if config.run.split == "official" else "validation",
+        settings=digest(run.settings),
+        node_accuracies=report.node_accuracies,
+        ensemble_accuracy=report.ensemble_accuracy,
+        num_parameters=sum(p.numel() for network in networks for p in network.parameters()),
+        seconds=sum(epoch.seconds for epoch in read_metrics(run.paths.metrics)),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        versions={"kdhpc": __version__, "torch": torch.__version__},
+    )

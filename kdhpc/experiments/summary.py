@@ -1,0 +1,88 @@
+"""Results of several seeds as the paper's tables give them: mean and standard deviation."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kdhpc.experiments.result import FinalResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A mean and how far values lie from it."""
+
+    mean: float
+    """Arithmetic mean, in percent."""
+    std: float | None
+    """Standard deviation, in percent; none for a single value under ddof 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All seeds of one training with equal settings."""
+
+    name: str
+    """Of the training."""
+    dataset: str
+    """Packed data set."""
+    network: str
+    """Network of every node."""
+    graph: str
+    """Preset or file name."""
+    num_nodes: int
+    """M, or B of ONE."""
+    epochs: int
+    """Length of the schedule."""
+    training_images: int
+    """Images that the networks learnt from."""
+    scored_on: str
+    """``test`` or ``validation`` images."""
+    seeds: tuple[int, ...]
+    """Those that are done."""
+    node: Spread
+    """Of the nodes' mean accuracy in each run."""
+    ensemble: Spread
+    """Of the ensemble's accuracy in each run."""
+    num_parameters: int
+    """Of all networks together."""
+
+
+def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary, ...]:
+    """Group results by settings and average over seeds.
+
+    Args:
+        results: Of any trainings.
+        ddof: What the number of values is lessened by under the standard deviation's root: 1 for the sample's (the
+            default), 0 for the population's.
+
+    Source: paper section 5.1: mean and standard deviation of five trials.
+    """
+    groups: dict[tuple[str, str], list[FinalResult]] = {}
+    for result in results:
+        groups.setdefault((result.name, result.settings), []).append(result)
+    return tuple(_summary(sorted(group, key=lambda result: result.seed), ddof) for group in groups.values())
+
+
+def _summary(group: list[FinalResult], ddof: int) -> Summary:
+    first = group[0]
+    return Summary(
+        name=first.name,
+        dataset=first.dataset,
+        network=first.network,
+        graph=first.graph,
+        num_nodes=first.num_nodes,
+        epochs=first.epochs,
+        training_images=first.training_images,
+        scored_on=first.scored_on,
+        seeds=tuple(result.seed for result in group),
+        node=_spread([statistics.fmean(result.node_accuracies) for result in group], ddof),
+        ensemble=_spread([result.ensemble_accuracy for result in group], ddof),
+        num_parameters=first.num_parameters,
+    )
+
+
+def _spread(values: list[float], ddof: int) -> Spread:
+    mean = statistics.fmean(values)
+    if ddof == 0:
+        return Spread(mean=mean, std=statistics.pstdev(values))
+    return Spread(mean=mean, std=statistics.stdev(values) if len(values) > 1 else None)

@@ -1,0 +1,51 @@
+"""Chance that is the same everywhere: integers from a hash of what they are drawn for.
+
+A slot's graph must not depend on the machine, on the versions of Python and NumPy, or on what was drawn before it. So
+there is no generator with a state: each draw hashes its own key with SHAKE-256, and only integers are computed with.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+_EXCESS_BYTES = 16
+
+
+def uniform(bound: int, key: str) -> int:
+    """An integer from 0 to ``bound`` - 1, a pure function of its arguments.
+
+    All are equally likely up to one part in 2^128.
+    """
+    digest = hashlib.shake_256(key.encode()).digest(bound.bit_length() // 8 + 1 + _EXCESS_BYTES)
+    return int.from_bytes(digest, "big") % bound
+
+
+def weighted_order(weights: Sequence[int], key: str) -> tuple[int, ...]:
+    """All indices in random order, drawn one after the other without replacement.
+
+    Args:
+        weights: positive integers; each draw takes index i with probability weights[i] / (sum of those still there).
+        key: what the order is drawn for.
+
+    Returns:
+        A permutation of range(len(weights)).
+    """
+    size = 1 << (len(weights) - 1).bit_length()
+    # A binary tree of sums: tree[1] is the total, tree[size + i] the weight of i, 0 once it is drawn.
+    tree = [0] * size + list(weights) + [0] * (size - len(weights))
+    for node in range(size - 1, 0, -1):
+        tree[node] = tree[2 * node] + tree[2 * node + 1]
+    order = []
+    for place in range(len(weights)):
+        rest = uniform(tree[1], f"{key} place {place}")
+        node = 1
+        while node < size:
+            node *= 2
+            if rest >= tree[node]:
+                rest -= tree[node]
+                node += 1
+        order.append(node - size)
+        weight = tree[node]
+        while node:
+            tree[node] -= weight
+            node //= 2
+    return tuple(order)

@@ -1,0 +1,175 @@
+"""Graphs as pictures, after the paper's figure 6: cutoff edges are left out, all others carry design and gate.
+
+Matplotlib without pyplot: nothing global is left changed, and the same graph always gives the same bytes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import BoxStyle, Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.path import Path as Outline
+
+from kdhpc.errors import GraphError
+from kdhpc.graph.curves import Box
+from kdhpc.graph.files import replacing
+from kdhpc.graph.layout import (
+    ENSEMBLE_RADIUS,
+    LINE_HEIGHT,
+    NODE_RADIUS,
+    TAG_FONT_SIZE,
+    Arrow,
+    Kind,
+    Layout,
+    lay_out,
+)
+from kdhpc.graph.spec import GraphSpec
+
+_COLOURS = {Kind.LABEL: "#3d3d3d", Kind.CLOSER: "#1f5fa8", Kind.APART: "#c24f00"}
+_MEANINGS = {Kind.LABEL: "label edge", Kind.CLOSER: "brings closer", Kind.APART: "drives apart"}
+_INK, _THIN, _GREY, _RED, _DARK_RED = "#222222", "#b5b5b5", "#d6d6d6", "#c62828", "#7f1414"
+_MARGIN = 14.0
+_TITLE_HEIGHT, _LEGEND_HEIGHT = 24.0, 34.0
+_MIN_WIDTH = 370.0
+_TITLE_SIZE, _MIN_TITLE_SIZE = 13.0, 10.0
+"""A long title is written smaller, and a longer one makes the drawing wider."""
+_BOLD_WIDTH = 0.7
+"""Of a bold character on average, as a multiple of the font size."""
+_PNG_DPI = 150
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "kdhpc"}
+"""Texts stay texts in an SVG, and its identifiers don't change from one run to the next."""
+_METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
+"""Left out, because it changes with the time and with Matplotlib's version."""
+
+
+def draw_graph(
+    graph: GraphSpec,
+    paths: Sequence[Path],
+    *,
+    title: str = "",
+    node_accuracies: Sequence[float] | None = None,
+    ensemble_accuracy: float | None = None,
+) -> None:
+    """Draw a graph to one or more files; each appears whole or not at all.
+
+    Args:
+        graph: the graph.
+        paths: files that end in ``.svg`` or ``.png``.
+        title: one line, shown above.
+        node_accuracies: (M,) percent, shown in the nodes.
+        ensemble_accuracy: percent, shown in the ensemble node.
+
+    Raises:
+        GraphError: another ending, not one accuracy a node, or the file system refuses.
+    """
+    if node_accuracies is not None and len(node_accuracies) != graph.num_nodes:
+        raise GraphError(
+            f"{len(node_accuracies)} node accuracies for a graph of {graph.num_nodes} nodes: give one each"
+        )
+    for path in paths:
+        if path.suffix not in _METADATA:
+            raise GraphError(f"{path} cannot be a drawing: its name must end in {' or '.join(_METADATA)}")
+    with style.context(["default", _STYLE]):
+        figure = _figure(graph, title, _texts(node_accuracies, graph.num_nodes), _texts([ensemble_accuracy], 1)[0])
+        for path in paths:
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:], dpi=_PNG_DPI, metadata=_METADATA[path.suffix])
+
+
+def _texts(accuracies: Sequence[float | None] | None, number: int) -> list[str]:
+    return ["" if accuracy is None else f"({accuracy:.2f})" for accuracy in accuracies or [None] * number]
+
+
+def _figure(graph: GraphSpec, title: str, node_texts: list[str], ensemble_text: str) -> Figure:
+    layout = lay_out(graph)
+    figure, axes = _canvas(layout, title)
+    for node in layout.nodes:
+        ends = (node, layout.ensemble)
+        axes.plot([end.real for end in ends], [end.imag for end in ends], color=_THIN, linewidth=0.8, zorder=1)
+    for arrow in layout.arrows:
+        _draw_arrow(axes, arrow)
+    for node, (middle, text) in enumerate(zip(layout.nodes, node_texts, strict=True)):
+        _draw_node(axes, middle, str(node + 1), text, learns=node not in graph.unlearned_nodes)
+    axes.add_patch(Circle(_xy(layout.ensemble), ENSEMBLE_RADIUS, facecolor=_RED, edgecolor=_DARK_RED, zorder=3))
+    _write_in_node(axes, layout.ensemble, "Ensemble", (ensemble_text,), size=10, colour="white")
+    _draw_label(axes, layout.label)
+    _draw_legend(axes, layout)
+    return figure
+
+
+def _canvas(layout: Layout, title: str) -> tuple[Figure, Axes]:
+    """A figure that the axes fill, one unit of x and y a typographic point."""
+    frame = layout.frame
+    width = 2 * _MARGIN + max(frame.width, _MIN_WIDTH, _MIN_TITLE_SIZE * _BOLD_WIDTH * len(title))
+    low = frame.corners[0].imag - _MARGIN - _LEGEND_HEIGHT
+    high = frame.corners[1].imag + _MARGIN + (_TITLE_HEIGHT if title else 0)
+    figure = Figure(figsize=(width / 72, (high - low) / 72), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-width / 2, width / 2), ylim=(low, high))
+    axes.set_axis_off()
+    if title:
+        size = min(_TITLE_SIZE, (width - 2 * _MARGIN) / (_BOLD_WIDTH * len(title)))
+        _write(axes, complex(0, high - _MARGIN - 4), title, size=size, bold=True)
+    return figure, axes
+
+
+def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
+    points = [_xy(point) for point in (arrow.curve.start, arrow.curve.leave, arrow.curve.arrive, arrow.curve.end)]
+    outline = Outline(points, [Outline.MOVETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4])
+    colour = _COLOURS[arrow.kind]
+    axes.add_patch(
+        FancyArrowPatch(path=outline, arrowstyle="-|>", mutation_scale=11, linewidth=1.3, color=colour, zorder=2)
+    )
+    tag = arrow.tag
+    axes.add_patch(Rectangle(_xy(tag.corners[0]), tag.width, tag.height, facecolor="white", edgecolor="none", zorder=4))
+    # One text a line: an SVG centres it whatever font its viewer has.
+    for row, line in enumerate(arrow.lines):
+        lift = ((len(arrow.lines) - 1) / 2 - row) * LINE_HEIGHT * TAG_FONT_SIZE * 1j
+        _write(axes, tag.center + lift, line, size=TAG_FONT_SIZE, colour=colour)
+
+
+def _draw_node(axes: Axes, middle: complex, name: str, accuracy: str, *, learns: bool) -> None:
+    """A node whose incoming edges are all cut off is hollow and dashed, and says so."""
+    face, line = (_GREY, "solid") if learns else ("white", "dashed")
+    axes.add_patch(Circle(_xy(middle), NODE_RADIUS, facecolor=face, edgecolor=_INK, linestyle=line, zorder=3))
+    _write_in_node(axes, middle, name, ("" if learns else "untrained", accuracy), size=13, colour=_INK)
+
+
+def _draw_label(axes: Axes, label: Box) -> None:
+    style = BoxStyle.Round(pad=0, rounding_size=6)
+    x, y = _xy(label.corners[0])
+    axes.add_patch(
+        FancyBboxPatch((x, y), label.width, label.height, boxstyle=style, facecolor="white", edgecolor=_INK, zorder=3)
+    )
+    _write(axes, label.center, "Label", size=11, bold=True)
+
+
+def _draw_legend(axes: Axes, layout: Layout) -> None:
+    """What the colours mean, as far as they are there."""
+    kinds = [kind for kind in Kind if kind in {arrow.kind for arrow in layout.arrows}]
+    handles = [Line2D([], [], color=_COLOURS[kind], linewidth=1.8, label=_MEANINGS[kind]) for kind in kinds]
+    handles.append(Line2D([], [], color=_THIN, linewidth=1.0, label="votes"))
+    axes.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8.5, handlelength=1.8)
+
+
+def _write_in_node(
+    axes: Axes, middle: complex, name: str, remarks: tuple[str, ...], *, size: float, colour: str
+) -> None:
+    """A name, and smaller below it the remarks that are not empty."""
+    rows = [remark for remark in remarks if remark]
+    _write(axes, middle + 5j * len(rows), name, size=size, colour=colour, bold=True)
+    for row, remark in enumerate(rows):
+        _write(axes, middle + 5j * len(rows) - (14.0 + 9.5 * row) * 1j, remark, size=7.5, colour=colour)
+
+
+def _write(axes: Axes, middle: complex, text: str, *, size: float, colour: str = _INK, bold: bool = False) -> None:
+    weight = "bold" if bold else "normal"
+    x, y = _xy(middle)
+    drawn = axes.text(x, y, text, ha="center", va="center_baseline", size=size, color=colour, weight=weight, zorder=5)
+    drawn.set_parse_math(False)  # a "$" in a study's name is a "$"
+
+
+def _xy(point: complex) -> tuple[float, float]:
+    return point.real, point.imag

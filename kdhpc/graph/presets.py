@@ -1,0 +1,62 @@
+"""Graphs with a name, for comparisons; and the one way in which commands are told a graph."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kdhpc.errors import GraphError, nearest
+from kdhpc.graph.incoming import NO_TEACHING, Teaching
+from kdhpc.graph.serial import read_graph
+from kdhpc.graph.space import edge_of
+from kdhpc.graph.spec import Design, Gate, GraphSpec
+
+
+def independent(num_nodes: int) -> GraphSpec:
+    """Every network learns from the labels alone. Source: paper section 5, "Independent"."""
+    return _uniform(num_nodes, NO_TEACHING)
+
+
+def dml(num_nodes: int) -> GraphSpec:
+    """Deep mutual learning: every network also brings its probabilities closer to every other's.
+
+    Source: Zhang et al., "Deep Mutual Learning", CVPR 2018, as in the paper's section 5.
+    """
+    return _uniform(num_nodes, Teaching(Design.PROB_CLOSER, Gate.THROUGH))
+
+
+PRESETS: dict[str, Callable[[int], GraphSpec]] = {"dml": dml, "independent": independent}
+"""Presets by name; each takes the number of nodes."""
+
+
+def load_graph(name_or_path: str, num_nodes: int | None = None) -> GraphSpec:
+    """A preset by name, else the graph in a file.
+
+    Args:
+        name_or_path: a name in ``PRESETS``, or a file's path (``./dml`` for a file that is called as a preset is).
+        num_nodes: M; a preset needs it, a file must agree with it where it is given.
+
+    Raises:
+        GraphError: neither a preset nor a file, a preset without ``num_nodes``, a file with another number of nodes or
+            without a graph.
+    """
+    if name_or_path in PRESETS:
+        if num_nodes is None:
+            raise GraphError(f"preset '{name_or_path}' needs a number of nodes: give one, 1 or more")
+        return PRESETS[name_or_path](num_nodes)
+    path = Path(name_or_path)
+    if not path.exists():
+        raise GraphError(f"graph '{name_or_path}' is neither a preset nor a file: {nearest(name_or_path, PRESETS)}")
+    graph = read_graph(path)
+    if num_nodes is not None and graph.num_nodes != num_nodes:
+        raise GraphError(f"{path} has {graph.num_nodes} nodes, asked for were {num_nodes}: leave the number out")
+    return graph
+
+
+def _uniform(num_nodes: int, teaching: Teaching) -> GraphSpec:
+    """The same on every edge."""
+    if num_nodes < 1:
+        raise GraphError(f"a graph of {num_nodes} nodes is not possible: allowed are 1 or more")
+    pairs = [(source, target) for source in range(num_nodes) for target in range(num_nodes) if source != target]
+    return GraphSpec(
+        label_gates=(Gate.THROUGH,) * num_nodes,
+        edges=tuple(edge_of(source, target, teaching) for source, target in pairs),
+    )

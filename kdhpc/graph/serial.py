@@ -1,0 +1,228 @@
+"""Graphs as JSON files that people can read, write by hand and compare.
+
+    {
+      "format": "kdhpc-graph",
+      "version": 1,
+      "nodes": 2,
+      "label_edges": [
+        {"target": 1, "gate": "through"},
+        {"target": 2, "gate": "linear"}
+      ],
+      "edges": [
+        {"source": 1, "target": 2, "design": "prob+", "gate": "through"}
+      ],
+      "provenance": {
+        "study": "dogs2",
+        "trial": 17
+      }
+    }
+
+A distillation edge that is not listed is cut off. ``provenance`` is optional and free: names with strings and numbers.
+Nothing else may be left out or added, so that a misspelt field is an error and not a default.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias, TypedDict
+
+from kdhpc.errors import GraphError
+from kdhpc.graph.document import Value, parse
+from kdhpc.graph.files import replacing
+from kdhpc.graph.incoming import Teaching
+from kdhpc.graph.space import edge_of
+from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+
+FORMAT = "kdhpc-graph"
+VERSION = 1
+
+Provenance: TypeAlias = Mapping[str, str | int | float]
+"""Where a graph comes from: study, trial, network, ..."""
+
+
+class LabelEdgeDocument(TypedDict):
+    """One of ``label_edges``; nodes count from 1."""
+
+    target: int
+    gate: str
+
+
+class EdgeDocument(TypedDict):
+    """One of ``edges``; nodes count from 1."""
+
+    source: int
+    target: int
+    design: str
+    gate: str
+
+
+class GraphDocument(TypedDict):
+    """The JSON object of a file, in the order of its fields."""
+
+    format: str
+    version: int
+    nodes: int
+    label_edges: list[LabelEdgeDocument]
+    edges: list[EdgeDocument]
+    provenance: dict[str, str | int | float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredGraph:
+    """What a file holds."""
+
+    graph: GraphSpec
+    """The graph."""
+    provenance: Provenance = field(default_factory=dict)
+    """Where it comes from; may be empty."""
+
+
+def to_document(graph: GraphSpec, provenance: Provenance | None = None) -> GraphDocument:
+    """The JSON object of a graph; cutoff edges are left out where reading gives them back unchanged."""
+    return GraphDocument(
+        format=FORMAT,
+        version=VERSION,
+        nodes=graph.num_nodes,
+        label_edges=[
+            LabelEdgeDocument(target=node, gate=gate.value) for node, gate in enumerate(graph.label_gates, start=1)
+        ],
+        edges=[
+            EdgeDocument(source=edge.source + 1, target=edge.target + 1, design=edge.design.value, gate=edge.gate.value)
+            for edge in graph.edges
+            if edge != edge_of(edge.source, edge.target)
+        ],
+        provenance=dict(provenance or {}),
+    )
+
+
+def to_json(graph: GraphSpec, provenance: Provenance | None = None) -> str:
+    """The text of a file: one line an edge, ASCII, always the same for the same graph and provenance.
+
+    Raises:
+        GraphError: provenance holds something else than strings and finite numbers.
+    """
+    document = to_document(graph, provenance)
+    _provenance(Value(value=document["provenance"], origin="the graph to write", place="provenance"))
+    parts = [
+        f'"format": {json.dumps(document["format"])}',
+        f'"version": {document["version"]}',
+        f'"nodes": {document["nodes"]}',
+        _block("label_edges", "[]", map(json.dumps, document["label_edges"])),
+        _block("edges", "[]", map(json.dumps, document["edges"])),
+    ]
+    if document["provenance"]:
+        items = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in document["provenance"].items())
+        parts.append(_block("provenance", "{}", items))
+    return "{\n  " + ",\n  ".join(parts) + "\n}\n"
+
+
+def _block(key: str, brackets: str, items: Iterable[str]) -> str:
+    inner = ",\n    ".join(items)
+    return f'"{key}": {brackets[0]}\n    {inner}\n  {brackets[1]}' if inner else f'"{key}": {brackets}'
+
+
+def parse_graph(text: str, *, origin: str) -> StoredGraph:
+    """The graph and the provenance in the text of a file.
+
+    Args:
+        text: the text.
+        origin: what errors call it: the file.
+
+    Raises:
+        GraphError: it is not JSON, of another format or version, or a field is unknown, missing, of a wrong type, not
+            allowed, or there twice.
+    """
+    document = parse(text, origin=origin)
+    _check_version(document)
+    fields = document.fields(("format", "version", "nodes", "label_edges", "edges"), ("provenance",))
+    num_nodes = fields["nodes"].integer(1)
+    label_gates = _label_gates(fields["label_edges"], num_nodes)
+    taught = _edges(fields["edges"], num_nodes)
+    pairs = [(s, t) for s in range(num_nodes) for t in range(num_nodes) if s != t]
+    graph = GraphSpec(label_gates=label_gates, edges=tuple(taught.get(pair, edge_of(*pair)) for pair in pairs))
+    return StoredGraph(graph=graph, provenance=_provenance(fields["provenance"]) if "provenance" in fields else {})
+
+
+def from_json(text: str, *, origin: str) -> GraphSpec:
+    """The graph in the text of a file; see ``parse_graph``."""
+    return parse_graph(text, origin=origin).graph
+
+
+def read_stored(path: Path) -> StoredGraph:
+    """The graph and the provenance in a file.
+
+    Raises:
+        GraphError: it cannot be read, or does not hold a graph.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise GraphError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise GraphError(f"{path} is not a JSON document: byte {exc.start} is not UTF-8") from exc
+    return parse_graph(text, origin=str(path))
+
+
+def read_graph(path: Path) -> GraphSpec:
+    """The graph in a file; see ``read_stored``."""
+    return read_stored(path).graph
+
+
+def write_graph(path: Path, graph: GraphSpec, provenance: Provenance | None = None) -> None:
+    """Write a file, whole or not at all; its folder is made where it is missing.
+
+    Raises:
+        GraphError: provenance holds something else than strings and finite numbers, or the file system refuses.
+    """
+    text = to_json(graph, provenance)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _check_version(document: Value) -> None:
+    """Before any other field: another format or version may well have other fields."""
+    fields = document.any_fields()
+    for name in ("format", "version"):
+        if name not in fields:
+            document.fail(
+                f'field \'{name}\' is missing: a graph starts with "format": "{FORMAT}", "version": {VERSION}'
+            )
+    if fields["format"].value != FORMAT:
+        fields["format"].fail(f'{fields["format"].shown} is not allowed: a graph has "{FORMAT}"')
+    if fields["version"].integer(1) != VERSION:
+        fields["version"].fail(
+            f"{fields['version'].shown} is not known: this kdhpc reads version {VERSION}; update kdhpc"
+        )
+
+
+def _label_gates(edges: Value, num_nodes: int) -> tuple[Gate, ...]:
+    gates: dict[int, Gate] = {}
+    for edge in edges.items():
+        fields = edge.fields(("target", "gate"))
+        target = fields["target"].integer(1, num_nodes)
+        if target in gates:
+            edge.fail(f"node {target} has a label edge already: keep one of them")
+        gates[target] = fields["gate"].choice(Gate)
+    missing = next((node for node in range(1, num_nodes + 1) if node not in gates), None)
+    if missing is not None:
+        edges.fail(f"the label edge of node {missing} is missing: one for each of the {num_nodes} nodes is needed")
+    return tuple(gates[node] for node in range(1, num_nodes + 1))
+
+
+def _edges(edges: Value, num_nodes: int) -> dict[tuple[int, int], DistillationEdge]:
+    found: dict[tuple[int, int], DistillationEdge] = {}
+    for edge in edges.items():
+        fields = edge.fields(("source", "target", "design", "gate"))
+        source, target = fields["source"].integer(1, num_nodes), fields["target"].integer(1, num_nodes)
+        if source == target:
+            edge.fail(f"node {source} cannot teach itself: source and target must differ")
+        if (source - 1, target - 1) in found:
+            edge.fail(f"edge {source}->{target} is there twice: keep one of them")
+        teaching = Teaching(fields["design"].choice(Design), fields["gate"].choice(Gate))
+        found[source - 1, target - 1] = edge_of(source - 1, target - 1, teaching)
+    return found
+
+
+def _provenance(value: Value) -> Provenance:
+    return {name: item.scalar() for name, item in value.any_fields().items()}

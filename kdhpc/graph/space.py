@@ -1,0 +1,275 @@
+"""The search space: every graph that a study may try, what is the same among them, and which one a slot tries.
+
+Two raw graphs can train in exactly the same way: the ``correct`` gate on a label edge lets every sample through (the
+label is always right), and the design of a cutoff edge is never computed. The canonical form picks one graph of each
+such group. Permutations of the nodes are *not* identified: nodes are numbered as in the study (node m starts from the
+m-th initial weights, and an exported graph, its drawing and its accuracies name the nodes by these numbers).
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+
+from kdhpc.errors import GraphError, nearest
+from kdhpc.graph.chance import uniform, weighted_order
+from kdhpc.graph.incoming import (
+    NO_TEACHING,
+    Incoming,
+    IncomingSpace,
+    Teaching,
+    canonical_label_gate,
+    canonical_teaching,
+)
+from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+
+SMALL_SPACE = 65_536
+"""Up to so many canonical graphs, slots draw without replacement."""
+
+
+def edge_of(source: int, target: int, teaching: Teaching = NO_TEACHING) -> DistillationEdge:
+    """The edge between two nodes; a cutoff edge in its canonical form unless said otherwise."""
+    return DistillationEdge(source=source, target=target, design=teaching.design, gate=teaching.gate)
+
+
+def canonical(graph: GraphSpec) -> GraphSpec:
+    """The one graph that stands for all that train in exactly the same way."""
+    return GraphSpec(
+        label_gates=tuple(canonical_label_gate(gate) for gate in graph.label_gates),
+        edges=tuple(
+            edge_of(edge.source, edge.target, canonical_teaching(Teaching(edge.design, edge.gate)))
+            for edge in graph.edges
+        ),
+    )
+
+
+def graph_key(graph: GraphSpec) -> str:
+    """12 hexadecimal digits, equal for graphs with equal canonical forms."""
+    form = canonical(graph)
+    labels = [f"label->{node} {gate.value}" for node, gate in enumerate(form.label_gates, start=1)]
+    edges = [f"{edge.source + 1}->{edge.target + 1} {edge.design.value} {edge.gate.value}" for edge in form.edges]
+    return hashlib.sha256("\n".join(labels + edges).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One thing that is chosen about a graph."""
+
+    name: str
+    """``label_1_gate``, ``edge_1_2_gate``, ``edge_1_2_design``, ...: source before target, nodes count from 1."""
+    choices: tuple[str, ...]
+    """Its possible values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """All graphs of M nodes with the given gates and designs.
+
+    Gates and designs are a set each: their order has no effect, and they are kept in the order of their enums.
+
+    Raises:
+        GraphError: no node, an empty or repeating list, or no graph left once those with unlearned nodes are rejected.
+    """
+
+    num_nodes: int
+    """M, the number of network nodes."""
+    label_gates: tuple[Gate, ...] = tuple(Gate)
+    """Gates that label edges may have."""
+    gates: tuple[Gate, ...] = tuple(Gate)
+    """Gates that distillation edges may have."""
+    designs: tuple[Design, ...] = tuple(Design)
+    """Loss designs that distillation edges may have."""
+    reject_unlearned: bool = False
+    """Leave out graphs with a node whose incoming edges are all cut off."""
+
+    def __post_init__(self) -> None:
+        if self.num_nodes < 1:
+            raise GraphError(f"a search space of {self.num_nodes} nodes is not possible: allowed are 1 or more")
+        _check_choices("label_gates", self.label_gates)
+        _check_choices("gates", self.gates)
+        _check_choices("designs", self.designs)
+        object.__setattr__(self, "label_gates", tuple(gate for gate in Gate if gate in self.label_gates))
+        object.__setattr__(self, "gates", tuple(gate for gate in Gate if gate in self.gates))
+        object.__setattr__(self, "designs", tuple(design for design in Design if design in self.designs))
+        if self.num_canonical == 0:
+            raise GraphError(
+                f"the search space of {self.num_nodes} nodes is empty: every edge is cutoff, and graphs with nodes "
+                "that never learn are rejected; allow another gate, or keep such nodes"
+            )
+
+    @property
+    def num_raw(self) -> int:
+        """Combinations of parameters that are not rejected; 9,216 for two nodes with everything allowed."""
+        return int(self.incoming.num_raw**self.num_nodes)
+
+    @property
+    def num_canonical(self) -> int:
+        """Graphs that train differently; 3,249 for two nodes with everything allowed."""
+        return int(self.incoming.num_canonical**self.num_nodes)
+
+    def graph(self, seed: int, slot: int) -> GraphSpec:
+        """The canonical graph that a slot of a study tries: a pure function of the space, the seed and the slot.
+
+        Every gate and design is uniform, as in the paper's random search. Where the space is small (at most
+        ``SMALL_SPACE`` canonical graphs), a graph that was drawn is left out until all have been drawn, where the paper
+        repeats it; then a new round begins, in another order.
+
+        Args:
+            seed: the study's seed.
+            slot: 0 or more.
+
+        Raises:
+            GraphError: the slot is negative.
+
+        Source: paper section 4.2, "Hyperparameter search".
+        """
+        if slot < 0:
+            raise GraphError(f"slot {slot} does not exist: allowed are 0 and above")
+        if self.num_canonical > SMALL_SPACE:
+            return canonical(_graph_of(self._draw(target, seed, slot) for target in range(self.num_nodes)))
+        draw_round, place = divmod(slot, self.num_canonical)
+        return self._nth(_order(self, seed, draw_round)[place])
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Everything that is chosen about a graph: label edges, then distillation edges by (source, target)."""
+        labels = [
+            Parameter(name=_label_name(node), choices=_values(self.label_gates)) for node in range(self.num_nodes)
+        ]
+        edges = [
+            Parameter(name=_edge_name(source, target, kind), choices=choices)
+            for source in range(self.num_nodes)
+            for target in range(self.num_nodes)
+            for kind, choices in (("gate", _values(self.gates)), ("design", _values(self.designs)))
+            if source != target
+        ]
+        return (*labels, *edges)
+
+    def to_parameters(self, graph: GraphSpec) -> dict[str, str]:
+        """A graph as parameters, cutoff edges with both of theirs.
+
+        Where the canonical form uses a choice that this space does not have (``through`` for ``correct`` on a label
+        edge, the design of a cutoff edge), a choice that trains in the same way is written instead.
+
+        Raises:
+            GraphError: the graph is not in this space.
+        """
+        if graph.num_nodes != self.num_nodes:
+            raise GraphError(f"a graph of {graph.num_nodes} nodes is not in a search space of {self.num_nodes} nodes")
+        written = {_label_name(node): self._label_choice(gate).value for node, gate in enumerate(graph.label_gates)}
+        for edge in graph.edges:
+            unused = edge.gate is Gate.CUTOFF and edge.design not in self.designs
+            design = self.designs[0] if unused else edge.design
+            written[_edge_name(edge.source, edge.target, "gate")] = edge.gate.value
+            written[_edge_name(edge.source, edge.target, "design")] = design.value
+        self._check(written)
+        return written
+
+    def from_parameters(self, parameters: Mapping[str, str]) -> GraphSpec:
+        """The raw graph of a set of parameters; ``canonical`` of it is what a search trains.
+
+        Raises:
+            GraphError: a parameter is missing, unknown, or has a value that this space does not allow.
+        """
+        self._check(parameters)
+        nodes = range(self.num_nodes)
+        return GraphSpec(
+            label_gates=tuple(Gate(parameters[_label_name(node)]) for node in nodes),
+            edges=tuple(
+                DistillationEdge(
+                    source=source,
+                    target=target,
+                    design=Design(parameters[_edge_name(source, target, "design")]),
+                    gate=Gate(parameters[_edge_name(source, target, "gate")]),
+                )
+                for source in nodes
+                for target in nodes
+                if source != target
+            ),
+        )
+
+    def admits(self, graph: GraphSpec) -> bool:
+        """Whether a graph is not left out for its unlearned nodes."""
+        return not (self.reject_unlearned and graph.unlearned_nodes)
+
+    def _label_choice(self, gate: Gate) -> Gate:
+        """The gate itself if label edges may have it, else one that is the same on a label edge."""
+        equal = (other for other in self.label_gates if canonical_label_gate(other) is canonical_label_gate(gate))
+        return gate if gate in self.label_gates else next(equal, gate)
+
+    def _check(self, parameters: Mapping[str, str]) -> None:
+        choices = {parameter.name: parameter.choices for parameter in self.parameters()}
+        for name, value in parameters.items():
+            if name not in choices:
+                raise GraphError(f"graph parameter '{name}' is not in the search space: {nearest(name, choices)}")
+            if value not in choices[name]:
+                raise GraphError(f"graph parameter {name}={value} is not allowed: {nearest(value, choices[name])}")
+        missing = [name for name in choices if name not in parameters]
+        if missing:
+            raise GraphError(f"graph parameters are missing: {', '.join(missing)}")
+
+    @property
+    def incoming(self) -> IncomingSpace:
+        """Every way of teaching one of the nodes; the space is its M-th power."""
+        return IncomingSpace(
+            num_sources=self.num_nodes - 1,
+            label_gates=self.label_gates,
+            gates=self.gates,
+            designs=self.designs,
+            reject_unlearned=self.reject_unlearned,
+        )
+
+    def _draw(self, target: int, seed: int, slot: int) -> Incoming:
+        """One node's incoming edges, uniform among the raw ones: another attempt where they are rejected."""
+        space = self.incoming
+        draws = (uniform(space.num_unfiltered, f"seed {seed} slot {slot} node {target} attempt {n}") for n in count())
+        return next(incoming for incoming in map(space.raw, draws) if space.admits(incoming))
+
+    def _nth(self, index: int) -> GraphSpec:
+        """A canonical graph by number."""
+        forms = _forms(self.incoming)
+        digits = [index // len(forms) ** node % len(forms) for node in range(self.num_nodes)]
+        return _graph_of(forms[digit][0] for digit in digits)
+
+
+@lru_cache(maxsize=8)
+def _forms(space: IncomingSpace) -> tuple[tuple[Incoming, int], ...]:
+    return tuple(space.canonical_forms())
+
+
+@lru_cache(maxsize=8)
+def _order(space: SearchSpace, seed: int, draw_round: int) -> tuple[int, ...]:
+    """The numbers of all canonical graphs of a small space, in the order of one round."""
+    weights = [1]
+    for _ in range(space.num_nodes):
+        weights = [new * old for new in (weight for _, weight in _forms(space.incoming)) for old in weights]
+    return weighted_order(weights, f"seed {seed} round {draw_round}")
+
+
+def _graph_of(nodes: Iterable[Incoming]) -> GraphSpec:
+    taught = tuple(nodes)
+    edges = []
+    for target, incoming in enumerate(taught):
+        sources = (source for source in range(len(taught)) if source != target)
+        edges += [
+            edge_of(source, target, teaching) for source, teaching in zip(sources, incoming.teachings, strict=True)
+        ]
+    return GraphSpec(label_gates=tuple(incoming.label_gate for incoming in taught), edges=tuple(edges))
+
+
+def _label_name(node: int) -> str:
+    return f"label_{node + 1}_gate"
+
+
+def _edge_name(source: int, target: int, kind: str) -> str:
+    return f"edge_{source + 1}_{target + 1}_{kind}"
+
+
+def _values(choices: tuple[Gate, ...] | tuple[Design, ...]) -> tuple[str, ...]:
+    return tuple(choice.value for choice in choices)
+
+
+def _check_choices(name: str, choices: tuple[Gate, ...] | tuple[Design, ...]) -> None:
+    if not len(choices) == len(set(choices)) > 0:
+        shown = ", ".join(_values(choices)) or "(none)"
+        raise GraphError(f"{name}={shown} is not a search space: allowed are one or more different names")

@@ -1,0 +1,86 @@
+"""The graph: which network teaches which, how, and when.
+
+An edge is ``source -> target`` everywhere: the source teaches, only the target's weights feel it. Nodes count from 0 in
+memory (they index tensors) and from 1 wherever people read them (JSON, drawings, parameter names, messages), as in the
+paper.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from kdhpc.errors import GraphError
+
+
+class Gate(str, Enum):
+    """How an edge's loss is weighted. Source: paper Eq. 8-11."""
+
+    THROUGH = "through"
+    CUTOFF = "cutoff"
+    LINEAR = "linear"
+    CORRECT = "correct"
+
+
+class Design(str, Enum):
+    """What a distillation edge compares, and whether it brings the two closer or apart. Source: paper Eq. 4-7."""
+
+    PROB_CLOSER = "prob+"
+    PROB_APART = "prob-"
+    ATTENTION_CLOSER = "att+"
+    ATTENTION_APART = "att-"
+    BOTH_CLOSER = "prob+att+"
+    BOTH_APART = "prob-att-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationEdge:
+    """One network teaching another."""
+
+    source: int
+    """The teaching node, 0 to M-1."""
+    target: int
+    """The taught node, 0 to M-1, not the source."""
+    design: Design
+    """The loss."""
+    gate: Gate
+    """Its weight; with ``cutoff`` the design has no effect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """M network nodes, one label edge to each, and one distillation edge between each ordered pair.
+
+    Raises:
+        GraphError: no nodes, or the edges are not exactly one for each ordered pair of different nodes.
+    """
+
+    label_gates: tuple[Gate, ...]
+    """Gate of the label edge of each node."""
+    edges: tuple[DistillationEdge, ...] = ()
+    """All M(M-1) distillation edges, ordered by (source, target)."""
+
+    def __post_init__(self) -> None:
+        if not self.label_gates:
+            raise GraphError("a graph needs at least one node, this one has none")
+        found = [(edge.source, edge.target) for edge in self.edges]
+        expected = [(s, t) for s in range(self.num_nodes) for t in range(self.num_nodes) if s != t]
+        if sorted(found) != expected:
+            raise GraphError(
+                f"a graph of {self.num_nodes} nodes needs exactly one edge for each ordered pair of different nodes "
+                f"({len(expected)} edges), this one has {len(found)}: {_pairs(found)}"
+            )
+        object.__setattr__(self, "edges", tuple(sorted(self.edges, key=lambda edge: (edge.source, edge.target))))
+
+    @property
+    def num_nodes(self) -> int:
+        """M, the number of network nodes."""
+        return len(self.label_gates)
+
+    @property
+    def unlearned_nodes(self) -> tuple[int, ...]:
+        """Nodes whose incoming edges are all cut off: they keep their initial weights and still vote."""
+        learning = {edge.target for edge in self.edges if edge.gate is not Gate.CUTOFF}
+        return tuple(node for node, gate in enumerate(self.label_gates) if gate is Gate.CUTOFF and node not in learning)
+
+
+def _pairs(pairs: list[tuple[int, int]]) -> str:
+    return ", ".join(f"{source + 1}->{target + 1}" for source, target in sorted(pairs)) or "none"

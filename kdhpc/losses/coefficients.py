@@ -1,0 +1,92 @@
+"""A graph as numbers: what the losses multiply, so that one program serves every graph.
+
+Dimension suffixes, in this room: M nodes; S source nodes and T target nodes (both M); L elementary losses, in the order
+of ``Elementary``; N samples; C classes; H, W rows and columns of an attention map; P = H W its pixels; K crops.
+Pairs are indexed [source, target]. The diagonal, a node with itself, is always zero.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kdhpc.graph.spec import Design, Gate, GraphSpec
+
+
+class Elementary(IntEnum):
+    """The four losses that designs are made of, by their place along L."""
+
+    PROB_CLOSER = 0
+    PROB_APART = 1
+    ATTENTION_CLOSER = 2
+    ATTENTION_APART = 3
+
+
+_PARTS: dict[Design, tuple[Elementary, ...]] = {
+    Design.PROB_CLOSER: (Elementary.PROB_CLOSER,),
+    Design.PROB_APART: (Elementary.PROB_APART,),
+    Design.ATTENTION_CLOSER: (Elementary.ATTENTION_CLOSER,),
+    Design.ATTENTION_APART: (Elementary.ATTENTION_APART,),
+    Design.BOTH_CLOSER: (Elementary.PROB_CLOSER, Elementary.ATTENTION_CLOSER),
+    Design.BOTH_APART: (Elementary.PROB_APART, Elementary.ATTENTION_APART),
+}
+
+
+class GraphCoefficients(NamedTuple):
+    """The graph's edges as tensors. Shapes depend on M alone, so other graphs are other values."""
+
+    design_LST: Tensor
+    """1 where the edge's design has this elementary loss and its gate is not ``cutoff``, else 0."""
+    through_ST: Tensor
+    """1 where the gate is ``through``."""
+    linear_ST: Tensor
+    """1 where the gate is ``linear``."""
+    correct_ST: Tensor
+    """1 where the gate is ``correct``."""
+    label_through_M: Tensor
+    """1 where the label edge's gate is ``through`` or ``correct``: the label is always right about itself."""
+    label_linear_M: Tensor
+    """1 where the label edge's gate is ``linear``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Which halves of the distillation losses a program computes; the other half costs nothing."""
+
+    probability: bool
+    """Eq. 4 and 5."""
+    attention: bool
+    """Eq. 6 and 7."""
+
+
+def graph_coefficients(graph: GraphSpec, *, device: torch.device | str, dtype: torch.dtype) -> GraphCoefficients:
+    """The graph's edges as tensors of that dtype. Source: paper Eq. 4-11."""
+    num_nodes = graph.num_nodes
+    design_LST = torch.zeros(len(Elementary), num_nodes, num_nodes, dtype=dtype)
+    gate_ST = {gate: torch.zeros(num_nodes, num_nodes, dtype=dtype) for gate in Gate}
+    for edge in graph.edges:
+        gate_ST[edge.gate][edge.source, edge.target] = 1
+        if edge.gate is not Gate.CUTOFF:
+            for part in _PARTS[edge.design]:
+                design_LST[part, edge.source, edge.target] = 1
+    label_through = [float(gate in (Gate.THROUGH, Gate.CORRECT)) for gate in graph.label_gates]
+    label_linear = [float(gate is Gate.LINEAR) for gate in graph.label_gates]
+    return GraphCoefficients(
+        design_LST=design_LST.to(device),
+        through_ST=gate_ST[Gate.THROUGH].to(device),
+        linear_ST=gate_ST[Gate.LINEAR].to(device),
+        correct_ST=gate_ST[Gate.CORRECT].to(device),
+        label_through_M=torch.tensor(label_through, dtype=dtype, device=device),
+        label_linear_M=torch.tensor(label_linear, dtype=dtype, device=device),
+    )
+
+
+def needed_terms(graph: GraphSpec) -> Terms:
+    """The halves that some edge of the graph uses."""
+    used = {part for edge in graph.edges if edge.gate is not Gate.CUTOFF for part in _PARTS[edge.design]}
+    return Terms(
+        probability=not used.isdisjoint({Elementary.PROB_CLOSER, Elementary.PROB_APART}),
+        attention=not used.isdisjoint({Elementary.ATTENTION_CLOSER, Elementary.ATTENTION_APART}),
+    )

@@ -1,0 +1,135 @@
+"""The four elementary losses, per sample, for all ordered pairs of nodes at once.
+
+Dimension suffixes: see ``coefficients.py``. The source side arrives detached: only targets get gradients.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_NORM_FLOOR = 1e-12
+"""What ``F.normalize`` divides by at least."""
+
+
+class PairLosses(NamedTuple):
+    """A loss that brings a pair closer, and one that drives it apart."""
+
+    closer_NST: Tensor
+    """(N, S, T)."""
+    apart_NST: Tensor
+    """(N, S, T)."""
+
+
+def probability_losses(source_log_NSC: Tensor, target_log_NTC: Tensor) -> PairLosses:
+    """KL(p_s || p_t) and the cosine of p_s and p_t, from the log-probabilities of both sides.
+
+    The sums over classes are matrix products: sum_c p_s log p_s - sum_c p_s log p_t.
+
+    Args:
+        source_log_NSC: Finite, detached.
+        target_log_NTC: Log-probabilities.
+
+    Source: paper Eq. 3-5.
+    """
+    source_NSC, target_NTC = source_log_NSC.exp(), target_log_NTC.exp()
+    negative_entropy_NS = (source_NSC * source_log_NSC).sum(dim=2)
+    closer_NST = negative_entropy_NS.unsqueeze(2) - source_NSC @ target_log_NTC.mT
+    apart_NST = F.normalize(source_NSC, dim=2) @ F.normalize(target_NTC, dim=2).mT
+    return PairLosses(closer_NST, apart_NST)
+
+
+class CropWindows(NamedTuple):
+    """For every pixel where a source's map may peak: rows and columns of the windows around it, 1 inside, 0 outside."""
+
+    rows_PKH: Tensor
+    """(P, K, H)."""
+    columns_PKW: Tensor
+    """(P, K, W)."""
+    pixel_weight_K: Tensor
+    """(K,): Eq. 6's weight of a pixel, 1 / crop area (``mean``) or 1 (``sum``)."""
+
+
+def crop_windows(
+    crops: tuple[int, ...],
+    *,
+    height: int,
+    width: int,
+    reduction: Literal["mean", "sum"],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> CropWindows:
+    """The windows of all crop sizes, centred on each pixel of a map and shifted inside it at the border.
+
+    A window of even side has its peak right of and below its middle.
+
+    Args:
+        crops: K sides, none larger than the map.
+        height: H of the map.
+        width: W of the map.
+        reduction: Of Eq. 6 over the pixels of a crop: ``mean`` as the authors' code, ``sum`` as the paper writes.
+        device: Of the tensors.
+        dtype: Of the maps that will be compared.
+    """
+    assert max(crops) <= min(height, width), f"crops {crops} on a {height}x{width} map"
+    pixels = torch.arange(height * width)
+    pixel_weight = [1 / side**2 if reduction == "mean" else 1.0 for side in crops]
+    return CropWindows(
+        rows_PKH=_spans(pixels // width, crops, height).to(device, dtype),
+        columns_PKW=_spans(pixels % width, crops, width).to(device, dtype),
+        pixel_weight_K=torch.tensor(pixel_weight, dtype=dtype, device=device),
+    )
+
+
+def _spans(centres_P: Tensor, crops: tuple[int, ...], length: int) -> Tensor:
+    """(P, K, length): whether a place lies within the span of each crop around each centre."""
+    places = torch.arange(length)
+    spans = []
+    for side in crops:
+        first_P1 = (centres_P - side // 2).clamp(0, length - side).unsqueeze(1)
+        spans.append((places >= first_P1) & (places < first_P1 + side))
+    return torch.stack(spans, dim=1)
+
+
+def attention_losses(source_NSP: Tensor, target_NTP: Tensor, windows: CropWindows) -> PairLosses:
+    """Squared distance and cosine of L2-normalised crops around the source's peak, averaged over the crop sizes.
+
+    No crop is cut out: a window that is 1 inside and 0 outside makes norms and inner products of all crops matrix
+    products, and the squared distance of two unit vectors is 2 - 2 cos. A crop of norm 0 stays 0, as ``F.normalize``
+    leaves it.
+
+    Args:
+        source_NSP: Attention maps, finite, detached; rows and columns flattened.
+        target_NTP: Attention maps.
+        windows: Made for this map size.
+
+    Source: paper Eq. 6-7.
+    """
+    num_samples, num_nodes, num_pixels = source_NSP.shape
+    num_crops = windows.pixel_weight_K.shape[0]
+    peak_NS = source_NSP.argmax(dim=2)
+    rows_NSKH, columns_NSKW = windows.rows_PKH[peak_NS], windows.columns_PKW[peak_NS]
+    window_NSKP = (rows_NSKH.unsqueeze(4) * columns_NSKW.unsqueeze(3)).flatten(3)
+    crop_NSKP = window_NSKP * source_NSP.unsqueeze(2)
+
+    target_NPT = target_NTP.mT
+    all_pairs = (num_samples, num_nodes, num_crops, num_nodes)
+    product_NSKT = (crop_NSKP.view(num_samples, -1, num_pixels) @ target_NPT).view(all_pairs)
+    target_power_NSKT = (window_NSKP.view(num_samples, -1, num_pixels) @ target_NPT.square()).view(all_pairs)
+    source_power_NSK1 = crop_NSKP.square().sum(dim=3, keepdim=True)
+
+    cosine_NSKT = product_NSKT * _inverse_norm(source_power_NSK1) * _inverse_norm(target_power_NSKT)
+    squared_NSKT = _unit_power(source_power_NSK1) + _unit_power(target_power_NSKT) - 2 * cosine_NSKT
+    closer_NST = (squared_NSKT * windows.pixel_weight_K.unsqueeze(1)).mean(dim=2)
+    return PairLosses(closer_NST, cosine_NSKT.mean(dim=2))
+
+
+def _inverse_norm(power: Tensor) -> Tensor:
+    """1 / max(norm, 1e-12), from the squared norm. Clamped before the root, whose slope at 0 is infinite."""
+    return power.clamp_min(_NORM_FLOOR**2).rsqrt()
+
+
+def _unit_power(power: Tensor) -> Tensor:
+    """Squared norm of a normalised crop: 1, but less where the norm is below the floor."""
+    return (power / _NORM_FLOOR**2).clamp_max(1)

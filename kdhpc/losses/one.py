@@ -1,0 +1,63 @@
+"""The objective of ONE, a baseline: branches and their gated ensemble learn the labels, branches also the ensemble.
+
+Dimension suffixes: B branches, N samples, C classes.
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdhpc.losses.precision import at_least_float32
+
+TEMPERATURE = 3.0
+"""Softens both sides of the distillation."""
+RAMP_EPOCHS = 80
+"""Epochs until the distillation has its full weight."""
+
+
+def ramp_up(epoch: int) -> float:
+    """exp(-5 (1 - e/80)^2), 1 from e = 80 on.
+
+    Args:
+        epoch: 1-based; e counts the epochs before it, so that the first has exp(-5), as in ONE's code.
+
+    Source: Lan et al., "Knowledge distillation by on-the-fly native ensemble" (paper reference 16).
+    """
+    progress = min((epoch - 1) / RAMP_EPOCHS, 1.0)
+    return math.exp(-5 * (1 - progress) ** 2)
+
+
+def one_loss(
+    branch_logits_BNC: Tensor,
+    ensemble_logits_NC: Tensor,
+    extra_logits_BNC: tuple[Tensor, ...],
+    labels_N: Tensor,
+    ramp: Tensor,
+) -> Tensor:
+    """sum_b CE(b) + CE(ensemble) + ramp T^2 sum_b KL(ensemble || b), each averaged over N.
+
+    The ensemble teaches, detached.
+
+    Args:
+        branch_logits_BNC: Of the branches.
+        ensemble_logits_NC: Of the gate.
+        extra_logits_BNC: Further classifiers of the branches, which join the label loss with weight 1.
+        labels_N: Class indices.
+        ramp: Scalar tensor, see `ramp_up`.
+
+    Returns:
+        A scalar.
+
+    Source: Lan et al., Eq. 4-8 (paper reference 16).
+    """
+    branch_logits_BNC, ensemble_logits_NC = at_least_float32(branch_logits_BNC), at_least_float32(ensemble_logits_NC)
+    num_branches = branch_logits_BNC.shape[0]
+    labels_BN = labels_N.repeat(num_branches)
+    hard = F.cross_entropy(ensemble_logits_NC, labels_N)
+    for logits_BNC in (branch_logits_BNC, *extra_logits_BNC):
+        hard = hard + num_branches * F.cross_entropy(at_least_float32(logits_BNC).flatten(0, 1), labels_BN)
+    teacher_log_NC = F.log_softmax(ensemble_logits_NC.detach() / TEMPERATURE, dim=1)
+    student_log_BNC = F.log_softmax(branch_logits_BNC / TEMPERATURE, dim=2)
+    soft_BNC = teacher_log_NC.exp() * (teacher_log_NC - student_log_BNC)
+    return hard + ramp * TEMPERATURE**2 * soft_BNC.sum(dim=(0, 2)).mean()

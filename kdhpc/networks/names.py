@@ -1,0 +1,90 @@
+"""The networks that a node can be, by name, and the size of the attention map that each makes. Free of torch."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from kdhpc.config.schema import NetworkConfig
+from kdhpc.errors import NetworkError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What a name stands for."""
+
+    family: Literal["cifar", "imagenet"]
+    """``cifar``: He et al.'s three stages for small images. ``imagenet``: torchvision's four stages."""
+    depth: int
+    """Weighted layers on the longest path, as in the name."""
+    attention_branch: bool = False
+    """Attention branch network: an attention map weights the features that enter the last stage."""
+
+    @property
+    def map_reduction(self) -> int:
+        """Image pixels that one pixel of the attention map spans.
+
+        A plain network's map comes from its last stage, an attention branch network's from one stage before.
+        """
+        last_stage = 4 if self.family == "cifar" else 32
+        return last_stage // 2 if self.attention_branch else last_stage
+
+
+_PLAIN: dict[str, Architecture] = {
+    "resnet8": Architecture(family="cifar", depth=8),
+    "resnet14": Architecture(family="cifar", depth=14),
+    "resnet20": Architecture(family="cifar", depth=20),
+    "resnet26": Architecture(family="cifar", depth=26),
+    "resnet32": Architecture(family="cifar", depth=32),
+    "resnet44": Architecture(family="cifar", depth=44),
+    "resnet56": Architecture(family="cifar", depth=56),
+    "resnet110": Architecture(family="cifar", depth=110),
+    "resnet18": Architecture(family="imagenet", depth=18),
+    "resnet34": Architecture(family="imagenet", depth=34),
+    "resnet50": Architecture(family="imagenet", depth=50),
+    "resnet101": Architecture(family="imagenet", depth=101),
+    "resnet152": Architecture(family="imagenet", depth=152),
+}
+
+NETWORKS: dict[str, Architecture] = {
+    **_PLAIN,
+    **{f"abn_{name}": replace(plain, attention_branch=True) for name, plain in _PLAIN.items()},
+}
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of that name.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    if name not in NETWORKS:
+        raise NetworkError(f"unknown network {name!r}: {nearest(name, NETWORKS)}")
+    return NETWORKS[name]
+
+
+def map_side(name: str, image_size: int) -> int:
+    """Side of the (square) attention map, in pixels, for images of that side.
+
+    Each halving rounds up, as a convolution of stride 2 with a border does.
+    """
+    return -(-image_size // architecture(name).map_reduction)
+
+
+def check_network(config: NetworkConfig, image_size: int) -> None:
+    """Refuse a network that is unknown, an option that it does not have, or crops that its attention map cannot hold.
+
+    Raises:
+        NetworkError: the name, the option, or both sizes.
+    """
+    side = map_side(config.name, image_size)
+    if config.residual_attention is not None and not architecture(config.name).attention_branch:
+        raise NetworkError(
+            f"network.residual_attention={config.residual_attention} has no meaning for {config.name}: "
+            f"leave it out, or use abn_{config.name}"
+        )
+    largest = max(config.crops)
+    if largest > side:
+        raise NetworkError(
+            f"network.crops={list(config.crops)} does not fit: the largest crop is {largest}x{largest}, "
+            f"the attention map of {config.name} at dataset.image_size={image_size} is {side}x{side}; "
+            f"use crops of at most {side}, or larger images"
+        )

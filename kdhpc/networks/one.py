@@ -1,0 +1,67 @@
+"""ONE, a baseline: one network whose last stage and classifier are branched, taught by their gated ensemble."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdhpc.config.schema import NetworkConfig
+from kdhpc.errors import NetworkError
+from kdhpc.networks.backbone import initialise
+from kdhpc.networks.build import make_backbone, make_head
+from kdhpc.networks.heads import AttentionBranchHead, PlainHead
+from kdhpc.networks.names import architecture
+from kdhpc.networks.output import NetworkOutput
+
+
+class OneOutput(NamedTuple):
+    """The branches' answers to one batch, and the gate's."""
+
+    branch_logits_BNC: Tensor
+    """(B, N, C)."""
+    ensemble_logits_NC: Tensor
+    """(N, C): the branches' logits, weighted by the gate."""
+    extra_hard_logits_BNC: tuple[Tensor, ...] = ()
+    """(B, N, C) each: the attention branches' logits."""
+
+
+class OneNetwork(nn.Module):
+    """Shared lower stages, B heads, and a gate that weights the heads for each sample.
+
+    Source: Lan et al., "Knowledge distillation by on-the-fly native ensemble" (paper reference 16).
+    """
+
+    def __init__(self, lower: nn.Module, heads: list[PlainHead | AttentionBranchHead], lower_channels: int) -> None:
+        super().__init__()
+        self.lower = lower
+        self.heads = nn.ModuleList(heads)
+        self.gate = nn.Sequential(
+            nn.Linear(lower_channels, len(heads)), nn.BatchNorm1d(len(heads)), nn.ReLU(inplace=True), nn.Softmax(dim=1)
+        )
+
+    def forward(self, images: Tensor) -> OneOutput:
+        """From images (N, 3, S, S)."""
+        shared = self.lower(images)
+        outputs: list[NetworkOutput] = [head(shared) for head in self.heads]
+        branch_logits_BNC = torch.stack([output.logits for output in outputs])
+        weights_NB = self.gate(shared.mean(dim=(2, 3)))
+        ensemble_logits_NC = (weights_NB.T.unsqueeze(2) * branch_logits_BNC).sum(dim=0)
+        extra = zip(*(output.extra_hard_logits for output in outputs), strict=True)
+        return OneOutput(branch_logits_BNC, ensemble_logits_NC, tuple(torch.stack(logits) for logits in extra))
+
+
+def build_one(config: NetworkConfig, *, num_branches: int, num_classes: int) -> OneNetwork:
+    """A freshly initialised ONE network, from torch's global random state.
+
+    A branch is all that stands on the lower stages: of an attention branch network, each has its own attention.
+
+    Raises:
+        NetworkError: unknown name, or no branches.
+    """
+    if num_branches < 1:
+        raise NetworkError(f"ONE needs at least 1 branch, it was given {num_branches}")
+    backbone = make_backbone(architecture(config.name))
+    heads = [make_head(backbone, config, num_classes=num_classes) for _ in range(num_branches)]
+    network = OneNetwork(backbone.lower, heads, backbone.lower_channels)
+    initialise(network)
+    return network

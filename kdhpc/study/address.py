@@ -1,0 +1,130 @@
+"""Which PostgreSQL is meant, and how each new connection finds it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import ConnectArgsType, DBAPIConnection, Dialect
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from kdhpc.config.paths import server_dir
+from kdhpc.errors import DatabaseError
+from kdhpc.study.endpoint import read_endpoint
+
+DRIVER = "postgresql+psycopg2"
+_DRIVERS = ("postgresql", DRIVER)
+_SERVER_TIMEOUTS = "-c idle_in_transaction_session_timeout=60000 -c statement_timeout=60000"
+
+
+class GivenAddress:
+    """A server that the user named."""
+
+    hint = "see that the server runs and that KDHPC_STORAGE is right"
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+
+    def __call__(self) -> URL:
+        """The URL."""
+        return self._url
+
+
+class EmbeddedAddress:
+    """The embedded server: its endpoint file says where it is now."""
+
+    hint = "start it with `kdhpc db start`, or name another server in KDHPC_STORAGE"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last: URL | None = None
+
+    def __call__(self) -> URL:
+        """The URL.
+
+        Raises:
+            DatabaseError: no server was ever started.
+        """
+        try:
+            endpoint = read_endpoint(self._folder)
+        except DatabaseError:
+            # A shared file system can fail to show a file that is just being replaced.
+            if self._last is None:
+                raise
+            return self._last
+        if endpoint is not None:
+            self._last = endpoint.url(self._folder)
+        if self._last is None:
+            raise DatabaseError(
+                f"there is no database in {self._folder}: start one with `kdhpc db start`, or name a server in "
+                "KDHPC_STORAGE (postgresql://user@host/database)"
+            )
+        return self._last
+
+
+Address = GivenAddress | EmbeddedAddress
+
+
+def find_address(url: str | None) -> Address:
+    """The server of a URL; none: of ``$KDHPC_STORAGE``, else the embedded one.
+
+    Raises:
+        DatabaseError: the URL is not one, or not PostgreSQL's. It is not repeated: it may hold a password.
+    """
+    url = url or os.environ.get("KDHPC_STORAGE")
+    if not url:
+        return EmbeddedAddress(server_dir())
+    allowed = "allowed are postgresql://user@host/database and postgresql+psycopg2://user@host/database"
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as exc:
+        raise DatabaseError(f"the storage URL (KDHPC_STORAGE) cannot be understood: {allowed}") from exc
+    if parsed.drivername not in _DRIVERS:
+        raise DatabaseError(f"the storage URL (KDHPC_STORAGE) is of {parsed.drivername}: {allowed}")
+    return GivenAddress(parsed.set(drivername=DRIVER))
+
+
+def shown(url: URL) -> str:
+    """Where a server is, for messages: never a user or a password."""
+    host = url.host or url.query.get("host") or url.query.get("service") or "localhost"
+    return f"{host}:{url.port or 5432}/{url.database or ''}"
+
+
+def engine_settings() -> dict[str, object]:
+    """For every engine. A worker keeps one connection, and has a second only while two of its threads call at once."""
+    return {
+        "pool_size": 1,
+        "max_overflow": 1,
+        "pool_pre_ping": True,
+        "pool_recycle": 1800,
+        # A server whose machine vanished is noticed within two minutes, well before a lease ends.
+        "connect_args": {
+            "connect_timeout": 10,
+            "keepalives_idle": 60,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 90_000,
+        },
+    }
+
+
+def open_engine(address: Address) -> Engine:
+    """An engine whose every new connection goes where the server is then."""
+    engine = create_engine(address(), **engine_settings())
+    follow(engine, address)
+    return engine
+
+
+def follow(engine: Engine, address: Callable[[], URL]) -> None:
+    """Let each new connection of an engine ask where the server is."""
+
+    @event.listens_for(engine, "do_connect")
+    def _where_now(
+        dialect: Dialect, record: ConnectionPoolEntry, positional: ConnectArgsType, named: dict[str, object]
+    ) -> DBAPIConnection | None:
+        current = dialect.create_connect_args(address())[1]
+        named.update(current)
+        named["options"] = f"{current.get('options', '')} {_SERVER_TIMEOUTS}".strip()
+        return None

@@ -1,0 +1,186 @@
+"""What a study was made with: stored with it, and compared when it is opened again."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdhpc.errors import StudyError
+from kdhpc.graph.space import SearchSpace
+from kdhpc.graph.spec import Design, Gate
+
+_FORMAT = "kdhpc-study"
+_VERSION = 1
+_SHOWN_LENGTH = 60
+
+
+class Split(Protocol):
+    """The images that graphs are trained and scored on: indices into the packed training half."""
+
+    @property
+    def train(self) -> NDArray[np.int64]:
+        """Shape (images,)."""
+
+    @property
+    def validation(self) -> NDArray[np.int64]:
+        """Shape (images,)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredSplit:
+    """The split as it comes out of the database."""
+
+    train: NDArray[np.int64]
+    """Shape (images,)."""
+    validation: NDArray[np.int64]
+    """Shape (images,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyDefinition:
+    """What a study was made with."""
+
+    name: str
+    """Its name, also that of the Optuna study."""
+    space: SearchSpace
+    """The graphs that it tries."""
+    seed: int
+    """Seeds graphs and trials."""
+    pruner: str
+    """``median``, ``asha`` or ``none``."""
+    sampler: str
+    """``random`` or ``tpe``."""
+    max_attempts: int
+    """A slot whose trial crashed, or whose worker vanished, so often is failed."""
+    last_epoch: int
+    """Epochs of the full schedule; no trial is pruned at the last one."""
+    network: str
+    """Network of every node."""
+    dataset: str
+    """Name of the packed data set."""
+    dataset_checksum: str
+    """Its checksum."""
+    settings: str
+    """Everything else that a trial's result depends on, as JSON text of the config's groups."""
+
+
+def to_json(definition: StudyDefinition) -> str:
+    """The definition as JSON text."""
+    return json.dumps({"format": _FORMAT, "version": _VERSION, **_document(definition)}, sort_keys=True)
+
+
+def from_json(text: str, *, name: str) -> StudyDefinition:
+    """The definition that a database row holds.
+
+    Raises:
+        StudyError: another version of kdhpc wrote it.
+    """
+    try:
+        document = json.loads(text)
+        if (document["format"], document["version"]) != (_FORMAT, _VERSION):
+            raise ValueError(f"it is of format {document['format']}, version {document['version']}")
+        space = document["space"]
+        return StudyDefinition(
+            space=SearchSpace(
+                num_nodes=space["num_nodes"],
+                label_gates=tuple(Gate(gate) for gate in space["label_gates"]),
+                gates=tuple(Gate(gate) for gate in space["gates"]),
+                designs=tuple(Design(design) for design in space["designs"]),
+                reject_unlearned=space["reject_unlearned"],
+            ),
+            settings=json.dumps(document["settings"], sort_keys=True),
+            **{key: document[key] for key in _PLAIN},
+        )
+    except (ValueError, KeyError, TypeError) as exc:
+        raise StudyError(
+            f"study '{name}' cannot be read ({exc}): this kdhpc reads {_FORMAT} version {_VERSION}, use the one that "
+            "made it"
+        ) from exc
+
+
+def differences(stored: StudyDefinition, given: StudyDefinition) -> list[str]:
+    """The fields in which two definitions differ, each with both values, in words."""
+    before, now = dict(_flat("", _document(stored))), dict(_flat("", _document(given)))
+    return [
+        f"{key} was {_shown(before.get(key))}, is {_shown(now.get(key))}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
+def split_differences(stored: Split, given: Split) -> list[str]:
+    """The halves in which two splits differ, in words."""
+    halves = (("train", stored.train, given.train), ("validation", stored.validation, given.validation))
+    return [
+        f"split.{half} was {_shown_indices(before)}, is {_shown_indices(now)}"
+        for half, before, now in halves
+        if not np.array_equal(before, now)
+    ]
+
+
+def pack_indices(indices: NDArray[np.int64]) -> bytes:
+    """Indices as they are stored."""
+    return zlib.compress(np.ascontiguousarray(indices, dtype="<i8").tobytes())
+
+
+def unpack_indices(packed: bytes) -> NDArray[np.int64]:
+    """Indices from the stored form."""
+    return np.frombuffer(zlib.decompress(packed), dtype="<i8").astype(np.int64)
+
+
+def trial_seed(seed: int, slot: int) -> int:
+    """The seed of a slot's weights and data order, 0 to 2^63 - 1: a pure function of the study's seed and the slot."""
+    digest = hashlib.sha256(f"study {seed} slot {slot}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+_PLAIN = (
+    "name",
+    "seed",
+    "pruner",
+    "sampler",
+    "max_attempts",
+    "last_epoch",
+    "network",
+    "dataset",
+    "dataset_checksum",
+)
+
+
+def _document(definition: StudyDefinition) -> dict[str, object]:
+    space = definition.space
+    return {
+        **{key: getattr(definition, key) for key in _PLAIN},
+        "space": {
+            "num_nodes": space.num_nodes,
+            "label_gates": [gate.value for gate in space.label_gates],
+            "gates": [gate.value for gate in space.gates],
+            "designs": [design.value for design in space.designs],
+            "reject_unlearned": space.reject_unlearned,
+        },
+        "settings": json.loads(definition.settings),
+    }
+
+
+def _flat(prefix: str, document: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """``{"settings": {"training": {"epochs": 4}}}`` as ``training.epochs``, the name that the config gives it."""
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from _flat("" if key == "settings" else f"{prefix}{key}.", value)
+        else:
+            yield prefix + key, value
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 3]}..."
+
+
+def _shown_indices(indices: NDArray[np.int64]) -> str:
+    checksum = hashlib.sha256(pack_indices(indices)).hexdigest()[:8]
+    return f"{len(indices)} images ({checksum})"

@@ -1,0 +1,83 @@
+"""The endpoint file: where the embedded server can be reached right now.
+
+It is rewritten at each start, so that workers which lose their connection find the server again on its new port. It
+holds no password: that is in a libpq password file beside it.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from kdhpc.errors import DatabaseError
+
+_FORMAT = "kdhpc-endpoint"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A server's address, and the process behind it."""
+
+    host: str
+    """Name or address that workers connect to."""
+    port: int
+    """TCP port."""
+    database: str
+    """Name of the database."""
+    user: str
+    """Role of the workers."""
+    passfile: str
+    """The libpq password file, by its name in the endpoint file's folder."""
+    node: str
+    """Host name of the machine that runs the server."""
+    pid: int | None
+    """Process id of the server there; none after a clean stop."""
+    started: str
+    """When, ISO 8601 in UTC."""
+    job: str | None = None
+    """The batch job that the server is part of; none: it is not part of one."""
+
+    def url(self, folder: Path) -> URL:
+        """The SQLAlchemy URL, without a password."""
+        return URL.create(
+            "postgresql+psycopg2",
+            username=self.user,
+            host=self.host,
+            port=self.port,
+            database=self.database,
+            query={"passfile": str(folder / self.passfile)},
+        )
+
+
+def endpoint_path(folder: Path) -> Path:
+    """The endpoint file of a server's folder."""
+    return folder / "endpoint.json"
+
+
+def read_endpoint(folder: Path) -> Endpoint | None:
+    """The endpoint of a server's folder; none where no server was ever started.
+
+    Raises:
+        DatabaseError: the file is there and cannot be understood.
+    """
+    path = endpoint_path(folder)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if (document.pop("format"), document.pop("version")) != (_FORMAT, _VERSION):
+            raise ValueError(f"it is not of format {_FORMAT}, version {_VERSION}")
+        document.setdefault("job", None)
+        return Endpoint(**{field.name: document[field.name] for field in fields(Endpoint)})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise DatabaseError(f"{path} cannot be read ({exc}): delete it, then `kdhpc db start` writes it anew") from exc
+
+
+def write_endpoint(folder: Path, endpoint: Endpoint) -> None:
+    """Replace the endpoint file in one step."""
+    document = {"format": _FORMAT, "version": _VERSION, **asdict(endpoint)}
+    staging = endpoint_path(folder).with_suffix(".tmp")
+    staging.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    staging.replace(endpoint_path(folder))

@@ -1,0 +1,70 @@
+"""Who holds a slot: one process of one machine."""
+
+import json
+import os
+import socket
+import uuid
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """A worker, so that people find it and its machine can tell whether it still lives."""
+
+    host: str
+    """Name of its machine."""
+    pid: int
+    """Process id there."""
+    process_space: str
+    """Where process ids mean what they meant to it: this boot of this machine, this container."""
+    process_start: int
+    """When the process began, in clock ticks since boot: its id may have gone to another process since."""
+    job: str | None
+    """The batch job that it is part of; none outside one."""
+    token: str
+    """Its own, 32 hexadecimal digits."""
+
+    @classmethod
+    def current(cls, job: str | None = None) -> "Owner":
+        """This process."""
+        pid = os.getpid()
+        return cls(
+            host=socket.gethostname(),
+            pid=pid,
+            process_space=_process_space(),
+            process_start=_process_start(pid) or 0,
+            job=job,
+            token=uuid.uuid4().hex,
+        )
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has ended, as far as can be seen from here: never True for another machine's."""
+        return self.process_space == _process_space() and self.process_start != _process_start(self.pid)
+
+
+def to_json(owner: Owner) -> str:
+    """The owner as JSON text."""
+    return json.dumps(asdict(owner))
+
+
+def from_json(text: str) -> Owner:
+    """The owner that a database row holds."""
+    document = json.loads(text)
+    return Owner(**{field.name: document[field.name] for field in fields(Owner)})
+
+
+def _process_space() -> str:
+    """Host names do not tell machines or containers apart: many are called the same."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _process_start(pid: int) -> int | None:
+    """None if there is no such process; a zombie is none, as it does nothing more."""
+    try:
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(numbers[18])

@@ -1,0 +1,236 @@
+"""The slots: one row for each trial of the budget, and who holds it.
+
+A study of N trials has exactly N rows, so N trials are run, whatever happens to the workers. A slot is
+
+    free -> held -> done       its trial is complete or pruned
+     ^        |---> failed     its trial crashed, or its workers vanished, too often
+     '--------'                released, crashed, or its worker is known to be dead
+
+A held slot whose lease has expired can be claimed like a free one, and the same trial goes on. Each claim has a lease
+token of its own, and whatever a worker writes is written only while its token stands in the row. Time is the
+database's.
+
+Functions here run inside a transaction of the caller's, and may run again if the end of that transaction was not seen.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from kdhpc.study import owner as owners
+from kdhpc.study.owner import Owner
+
+TABLES_VERSION = "kdhpc tables 2"
+"""To be raised with every change of the tables."""
+TABLES = (
+    """
+    CREATE TABLE IF NOT EXISTS kdhpc_studies (
+        study_id integer PRIMARY KEY REFERENCES studies ON DELETE CASCADE,
+        definition text NOT NULL,
+        train bytea NOT NULL,
+        validation bytea NOT NULL,
+        created timestamptz NOT NULL DEFAULT now(),
+        draining boolean NOT NULL DEFAULT false
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS kdhpc_slots (
+        study_id integer NOT NULL REFERENCES kdhpc_studies ON DELETE CASCADE,
+        slot integer NOT NULL,
+        state text NOT NULL DEFAULT 'free' CHECK (state IN ('free', 'held', 'done', 'failed')),
+        trial_id integer UNIQUE REFERENCES trials ON DELETE CASCADE,
+        attempts integer NOT NULL DEFAULT 0,
+        lease text,
+        owner text,
+        owner_token text,
+        claimed timestamptz,
+        renewed timestamptz,
+        expires timestamptz,
+        worked_s double precision NOT NULL DEFAULT 0,
+        reason text,
+        PRIMARY KEY (study_id, slot)
+    )
+    """,
+    """
+    CREATE INDEX IF NOT EXISTS kdhpc_slots_open ON kdhpc_slots (study_id, (trial_id IS NULL), slot)
+        WHERE state IN ('free', 'held')
+    """,
+    f"COMMENT ON TABLE kdhpc_slots IS '{TABLES_VERSION}'",
+)
+"""Beside Optuna's. A finished slot keeps its lease token: a worker that asks again is told that it was its own.
+
+``worked_s`` is the time that workers spent on the slot. While a study is draining, no slot of it is given out.
+"""
+
+_CLAIM = text("""
+    UPDATE kdhpc_slots SET state = 'held', lease = :lease, owner = :owner, owner_token = :owner_token,
+        attempts = attempts + 1,
+        worked_s = worked_s + CASE WHEN state = 'held' THEN extract(epoch FROM renewed - claimed) ELSE 0 END,
+        claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second'
+    WHERE (study_id, slot) = (
+        SELECT study_id, slot FROM kdhpc_slots
+        WHERE study_id = :study_id AND state IN ('free', 'held') AND (state = 'free' OR expires < now())
+            AND NOT (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
+        ORDER BY trial_id IS NULL, slot LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING slot, trial_id, attempts, reason
+""")
+_OWN = text("""
+    SELECT slot, trial_id, attempts, reason FROM kdhpc_slots
+    WHERE study_id = :study_id AND lease = :lease AND state = 'held'
+""")
+_RENEW = text("""
+    UPDATE kdhpc_slots SET renewed = now(), expires = now() + :lease_s * interval '1 second'
+    WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
+""")
+_LEAVE = text("""
+    UPDATE kdhpc_slots SET state = :state, attempts = attempts - :forgiven, reason = :reason,
+        worked_s = worked_s + extract(epoch FROM now() - claimed),
+        lease = CASE WHEN CAST(:state AS text) = 'free' THEN NULL ELSE lease END, expires = NULL
+    WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
+""")
+_WAS_LEFT = text("""
+    SELECT 1 FROM kdhpc_slots WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = :state
+""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """One claim on one slot."""
+
+    study_id: int
+    """Optuna's id of the study."""
+    slot: int
+    """The slot, from 0."""
+    token: str
+    """Of this claim alone."""
+    duration_s: float
+    """How long it holds without being renewed."""
+
+    @property
+    def key(self) -> dict[str, int | str]:
+        """What finds the row while the lease stands."""
+        return {"study_id": self.study_id, "slot": self.slot, "lease": self.token}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldSlot:
+    """A slot that was just claimed."""
+
+    lease: Lease
+    """The claim."""
+    trial_id: int | None
+    """Optuna's id of its trial; none before the first claim."""
+    attempt: int
+    """This one, from 1."""
+    reason: str | None
+    """Why the attempt before crashed, if it did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """A held slot and its owner."""
+
+    slot: int
+    """The slot, from 0."""
+    number: int
+    """Number of its trial."""
+    owner: Owner
+    """Who holds it."""
+    lease_age_s: float
+    """Time since the lease was renewed."""
+    lost: bool
+    """The lease has expired."""
+
+
+def claim(connection: Connection, study_id: int, owner: Owner, *, token: str, lease_s: float) -> HeldSlot | None:
+    """Hold a slot that nobody works on, one with a trial first; none if there is none.
+
+    A slot that this token holds already is given again.
+    """
+    values = {
+        "study_id": study_id,
+        "lease": token,
+        "lease_s": lease_s,
+        "owner": owners.to_json(owner),
+        "owner_token": owner.token,
+    }
+    row = connection.execute(_OWN, values).one_or_none() or connection.execute(_CLAIM, values).one_or_none()
+    if row is None:
+        return None
+    lease = Lease(study_id=study_id, slot=row.slot, token=token, duration_s=lease_s)
+    return HeldSlot(lease=lease, trial_id=row.trial_id, attempt=row.attempts, reason=row.reason)
+
+
+def renew(connection: Connection, lease: Lease) -> bool:
+    """Renew a lease; False if it is lost."""
+    return connection.execute(_RENEW, {**lease.key, "lease_s": lease.duration_s}).rowcount == 1
+
+
+def leave(
+    connection: Connection, lease: Lease, state: str, *, reason: str | None = None, forgive: bool = False
+) -> bool:
+    """Give a held slot the state ``free``, ``done`` or ``failed``; False if the lease is lost.
+
+    Args:
+        connection: in a transaction.
+        lease: of the slot.
+        state: its new state.
+        reason: what went wrong.
+        forgive: this attempt does not count.
+    """
+    values = {**lease.key, "state": state, "reason": reason, "forgiven": int(forgive)}
+    if connection.execute(_LEAVE, values).rowcount == 1:
+        return True
+    return connection.execute(_WAS_LEFT, {**lease.key, "state": state}).one_or_none() is not None
+
+
+def assign_trial(connection: Connection, lease: Lease, trial_id: int) -> None:
+    """Write down which trial is the slot's, in the transaction that makes it."""
+    connection.execute(
+        text("UPDATE kdhpc_slots SET trial_id = :trial_id WHERE study_id = :study_id AND slot = :slot"),
+        {"trial_id": trial_id, "study_id": lease.study_id, "slot": lease.slot},
+    )
+
+
+def holder(connection: Connection, lease: Lease) -> Owner | None:
+    """Who holds the slot of a lost lease now; none if nobody does."""
+    found = connection.execute(
+        text("SELECT owner FROM kdhpc_slots WHERE study_id = :study_id AND slot = :slot AND state = 'held'"), lease.key
+    ).scalar_one_or_none()
+    return owners.from_json(found) if found else None
+
+
+def holdings(connection: Connection, study_id: int) -> tuple[Holding, ...]:
+    """All held slots of a study, by slot."""
+    rows = connection.execute(
+        text("""
+            SELECT slot, number, owner, extract(epoch FROM now() - renewed) AS age, expires < now() AS lost
+            FROM kdhpc_slots JOIN trials USING (trial_id)
+            WHERE kdhpc_slots.study_id = :study_id AND kdhpc_slots.state = 'held' ORDER BY slot
+        """),
+        {"study_id": study_id},
+    )
+    return tuple(
+        Holding(
+            slot=row.slot,
+            number=row.number,
+            owner=owners.from_json(row.owner),
+            lease_age_s=float(row.age),
+            lost=row.lost,
+        )
+        for row in rows
+    )
+
+
+def free_slots_of(connection: Connection, study_id: int, dead: Iterable[Owner]) -> int:
+    """Take the slots of dead owners from them; the attempts count. Returns how many."""
+    freed = connection.execute(
+        text("""
+            UPDATE kdhpc_slots SET state = 'free', lease = NULL, expires = NULL,
+                worked_s = worked_s + extract(epoch FROM renewed - claimed)
+            WHERE study_id = :study_id AND state = 'held' AND owner_token = ANY(:tokens)
+        """),
+        {"study_id": study_id, "tokens": [owner.token for owner in dead]},
+    )
+    return freed.rowcount

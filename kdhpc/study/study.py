@@ -1,0 +1,169 @@
+"""A search's shared study: the only way in which workers know of each other."""
+
+import uuid
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
+
+from kdhpc.graph.space import canonical
+from kdhpc.study import definition as definitions
+from kdhpc.study import slots, study_rows, trial_rows
+from kdhpc.study.claim import Claim, ClaimedTrial, Rule
+from kdhpc.study.claiming import HeldTrial, claim_trial, write_graph
+from kdhpc.study.definition import Split, StoredSplit, StudyDefinition
+from kdhpc.study.owner import Owner
+from kdhpc.study.slots import Holding
+from kdhpc.study.storage import Storage
+from kdhpc.study.summary import TrialCounts, read_counts
+
+if TYPE_CHECKING:
+    from kdhpc.study.optuna_study import OrdinaryStudy
+
+
+class SharedStudy:
+    """A study in the database.
+
+    Optuna's tools see an ordinary study of the same name, whose finished trials have parameters and values.
+    """
+
+    def __init__(self, storage: Storage, study_id: int, definition: StudyDefinition, split: StoredSplit) -> None:
+        self.definition = definition
+        self.split = split
+        self._storage = storage
+        self._study_id = study_id
+        self._rule = Rule(
+            pruner=definition.pruner,
+            halving_prunes=self._halving_prunes,
+            last_epoch=definition.last_epoch,
+            max_attempts=definition.max_attempts,
+        )
+
+    @classmethod
+    def create_or_open(
+        cls, storage: Storage, definition: StudyDefinition, split: Split, *, target: int
+    ) -> "SharedStudy":
+        """Make the study, or open it if it was made with the same; several launchers may do so at once.
+
+        Args:
+            storage: the server.
+            definition: what the study is made with.
+            split: the images that graphs are trained and scored on.
+            target: the number of trials; an existing study gets more slots, or loses slots that were never started.
+
+        Raises:
+            StudyMismatchError: it was made with something else; the message names each difference.
+            StudyError: more trials than the target have started, or the name belongs to a study of another program.
+        """
+        from kdhpc.study.optuna_study import ensure_study
+
+        def create() -> "SharedStudy":
+            study_id = ensure_study(storage, definition.name)
+            storage.write(lambda connection: study_rows.create(connection, study_id, definition, split, target))
+            return cls.open(storage, definition.name)
+
+        return storage.exclusively(create)
+
+    @classmethod
+    def open(cls, storage: Storage, name: str) -> "SharedStudy":
+        """A study that exists.
+
+        Raises:
+            UnknownStudyError: it does not; the message lists those that do.
+        """
+        row = storage.read(lambda connection: study_rows.find(connection, name))
+        return cls(storage, row.study_id, row.definition, row.split)
+
+    def claim(self, owner: Owner, *, lease_s: float, renew_s: float) -> Claim | None:
+        """Hold a slot: one whose trial was begun and left, else a new one; none if others hold all that is left.
+
+        Args:
+            owner: who asks.
+            lease_s: how long the slot is held without a sign of life.
+            renew_s: how often a thread of the claim gives one.
+        """
+        token = uuid.uuid4().hex
+        held = self._storage.write(
+            lambda connection: claim_trial(
+                connection, self._study_id, self.definition, owner, token=token, lease_s=lease_s
+            )
+        )
+        if held is None:
+            return None
+        parameters = held.parameters or self._choose(held)
+        if parameters is None:
+            return self.claim(owner, lease_s=lease_s, renew_s=renew_s)
+        trial = ClaimedTrial(
+            study=self.definition.name,
+            trial_id=held.trial_id,
+            number=held.number,
+            attempt=held.attempt,
+            graph=canonical(self.definition.space.from_parameters(parameters)),
+            seed=definitions.trial_seed(self.definition.seed, held.lease.slot),
+            reported=held.reported,
+        )
+        return Claim(self._storage, held.lease, trial, self._rule, renew_s=renew_s)
+
+    def progress(self) -> TrialCounts:
+        """Trials by state."""
+        return self._storage.read(lambda connection: read_counts(connection, self._study_id))
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to do for anybody."""
+        counts = self.progress()
+        return counts.waiting + counts.running == 0
+
+    def holdings(self) -> tuple[Holding, ...]:
+        """Who holds which slot."""
+        return self._storage.read(lambda connection: slots.holdings(connection, self._study_id))
+
+    def expire(self, owners: Iterable[Owner]) -> int:
+        """Free the slots of workers that are known to be dead, without waiting for their leases to expire.
+
+        Returns:
+            How many were freed. The attempts count.
+        """
+        dead = tuple(owners)
+        if not dead:
+            return 0
+        return self._storage.write(lambda connection: slots.free_slots_of(connection, self._study_id, dead))
+
+    def expire_dead(self) -> int:
+        """Free the slots of workers of this machine whose process is gone; returns how many."""
+        return self.expire(holding.owner for holding in self.holdings() if holding.owner.is_gone)
+
+    def drain(self) -> None:
+        """Ask every worker to checkpoint its trial and to give its slot back; nobody gets another until `resume`."""
+        self._storage.write(lambda connection: study_rows.set_draining(connection, self._study_id, True))
+
+    def resume(self) -> None:
+        """Let slots be claimed again after `drain`."""
+        self._storage.write(lambda connection: study_rows.set_draining(connection, self._study_id, False))
+
+    def is_draining(self) -> bool:
+        """Whether `drain` was called, and not `resume` since."""
+        return self._storage.read(lambda connection: study_rows.is_draining(connection, self._study_id))
+
+    def _choose(self, held: HeldTrial) -> dict[str, str] | None:
+        """Let TPE choose the graph of a new trial, and write it down; none if the lease was lost meanwhile."""
+        space = self.definition.space
+        seed = definitions.trial_seed(self.definition.seed, held.lease.slot) % 2**32
+        graph = self._ordinary.tpe_graph(space, seed)
+
+        def write(connection: Connection) -> dict[str, str] | None:
+            if not slots.renew(connection, held.lease):
+                return None
+            write_graph(connection, held.trial_id, space, graph, {})
+            return trial_rows.read_parameters(connection, held.trial_id)
+
+        return self._storage.write(write)
+
+    @cached_property
+    def _ordinary(self) -> "OrdinaryStudy":
+        from kdhpc.study.optuna_study import OrdinaryStudy
+
+        return OrdinaryStudy(self._storage, self.definition.name)
+
+    def _halving_prunes(self, trial_id: int) -> bool:
+        return self._ordinary.halving_prunes(trial_id)

@@ -1,0 +1,183 @@
+"""A study's own row, and how many slots it has."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from kdhpc.errors import DatabaseError, StudyError, StudyMismatchError, UnknownStudyError, nearest
+from kdhpc.study.definition import (
+    Split,
+    StoredSplit,
+    StudyDefinition,
+    differences,
+    from_json,
+    pack_indices,
+    split_differences,
+    to_json,
+    unpack_indices,
+)
+from kdhpc.study.slots import TABLES, TABLES_VERSION
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyRow:
+    """A study as it is stored."""
+
+    study_id: int
+    """Optuna's id of it."""
+    definition: StudyDefinition
+    """What it was made with."""
+    split: StoredSplit
+    """The images that it uses."""
+
+
+def create(connection: Connection, study_id: int, definition: StudyDefinition, split: Split, target: int) -> None:
+    """Write the study's row if it is not there, compare it if it is, and give it its slots.
+
+    Raises:
+        StudyMismatchError: it was made with something else.
+        StudyError: more trials than the target have started, or the name is that of another program's study.
+    """
+    if not has_tables(connection):
+        for statement in TABLES:
+            connection.execute(text(statement))
+    _refuse_foreign(connection, study_id, definition.name)
+    connection.execute(
+        text("""
+            INSERT INTO kdhpc_studies (study_id, definition, train, validation)
+            VALUES (:study_id, :definition, :train, :validation) ON CONFLICT DO NOTHING
+        """),
+        {
+            "study_id": study_id,
+            "definition": to_json(definition),
+            "train": pack_indices(split.train),
+            "validation": pack_indices(split.validation),
+        },
+    )
+    stored = find(connection, definition.name)
+    different = [*differences(stored.definition, definition), *split_differences(stored.split, split)]
+    if different:
+        raise StudyMismatchError(
+            f"study '{definition.name}' was made with something else: {'; '.join(different)}: give the same again, or "
+            "another study name"
+        )
+    started = _resize(connection, study_id, target)
+    if started > target:
+        raise StudyError(
+            f"study '{definition.name}' cannot be lowered to {target} trials: {started} have started; allowed are "
+            f"{started} or more"
+        )
+
+
+def find(connection: Connection, name: str) -> StudyRow:
+    """A study by its name.
+
+    Raises:
+        UnknownStudyError: it does not exist; the message lists those that do.
+        StudyError: another version of kdhpc made it.
+    """
+    study_id = find_id(connection, name)
+    row = connection.execute(
+        text("SELECT definition, train, validation FROM kdhpc_studies WHERE study_id = :study_id"),
+        {"study_id": study_id},
+    ).one()
+    return StudyRow(
+        study_id=study_id,
+        definition=from_json(row.definition, name=name),
+        split=StoredSplit(train=unpack_indices(row.train), validation=unpack_indices(row.validation)),
+    )
+
+
+def find_id(connection: Connection, name: str) -> int:
+    """Optuna's id of a study of kdhpc.
+
+    Raises:
+        UnknownStudyError: it does not exist; the message lists those that do.
+    """
+    known = names(connection)
+    if name not in known:
+        raise UnknownStudyError(f"unknown study '{name}': {nearest(name, known)}")
+    query = text("SELECT study_id FROM studies WHERE study_name = :name")
+    return int(connection.execute(query, {"name": name}).scalar_one())
+
+
+def names(connection: Connection) -> tuple[str, ...]:
+    """All studies of kdhpc, by name."""
+    if not has_tables(connection):
+        return ()
+    query = "SELECT study_name FROM kdhpc_studies JOIN studies USING (study_id) ORDER BY study_name"
+    return tuple(connection.execute(text(query)).scalars())
+
+
+def set_draining(connection: Connection, study_id: int, draining: bool) -> None:
+    """Ask all workers of a study to give their slots back, or let them be claimed again."""
+    connection.execute(
+        text("UPDATE kdhpc_studies SET draining = :draining WHERE study_id = :study_id AND draining <> :draining"),
+        {"study_id": study_id, "draining": draining},
+    )
+
+
+def is_draining(connection: Connection, study_id: int) -> bool:
+    """Whether the workers of a study are asked to give their slots back."""
+    query = text("SELECT draining FROM kdhpc_studies WHERE study_id = :study_id")
+    return bool(connection.execute(query, {"study_id": study_id}).scalar_one())
+
+
+def has_tables(connection: Connection) -> bool:
+    """Whether any study was ever made in this database.
+
+    Raises:
+        DatabaseError: another version of kdhpc made it.
+    """
+    query = (
+        "SELECT to_regclass('kdhpc_slots') AS slots, obj_description(to_regclass('kdhpc_slots'), 'pg_class') AS version"
+    )
+    found = connection.execute(text(query)).one()
+    if found.slots is not None and found.version != TABLES_VERSION:
+        raise DatabaseError(
+            f"another version of kdhpc made the studies in this database ({found.version or 'tables of no version'}, "
+            f"this one needs {TABLES_VERSION}): use that version, or another database (KDHPC_RUNS or KDHPC_STORAGE)"
+        )
+    return found.slots is not None
+
+
+def _resize(connection: Connection, study_id: int, target: int) -> int:
+    """Add slots, or remove those that were never started, highest first, to reach the target.
+
+    Returns:
+        The number of slots then: more than the target if so many have started.
+    """
+    values = {"study_id": study_id, "target": target}
+    connection.execute(text("SELECT 1 FROM kdhpc_studies WHERE study_id = :study_id FOR UPDATE"), values)
+    connection.execute(
+        text("""
+            INSERT INTO kdhpc_slots (study_id, slot)
+            SELECT :study_id, generate_series(0, :target - 1) ON CONFLICT DO NOTHING
+        """),
+        values,
+    )
+    connection.execute(
+        text("""
+            DELETE FROM kdhpc_slots WHERE study_id = :study_id AND slot IN (
+                SELECT slot FROM kdhpc_slots
+                WHERE study_id = :study_id AND slot >= :target AND trial_id IS NULL AND state = 'free'
+                FOR UPDATE SKIP LOCKED)
+        """),
+        values,
+    )
+    return int(
+        connection.execute(text("SELECT count(*) FROM kdhpc_slots WHERE study_id = :study_id"), values).scalar_one()
+    )
+
+
+def _refuse_foreign(connection: Connection, study_id: int, name: str) -> None:
+    """A study with trials that is not kdhpc's belongs to another program."""
+    foreign = connection.execute(
+        text("""
+            SELECT count(*) FROM trials
+            WHERE study_id = :study_id AND NOT EXISTS (SELECT 1 FROM kdhpc_studies WHERE study_id = :study_id)
+        """),
+        {"study_id": study_id},
+    ).scalar_one()
+    if foreign:
+        raise StudyError(f"study '{name}' exists in this database and is not kdhpc's: use another name")

@@ -1,0 +1,250 @@
+"""How far a study is: read from the database in one moment, without Optuna, and without changing anything."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from kdhpc.graph.space import canonical
+from kdhpc.graph.spec import GraphSpec
+from kdhpc.study import slots, study_rows, trial_rows
+from kdhpc.study.storage import Storage
+
+_SPEED_TRIALS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialCounts:
+    """Trials of the budget, by state."""
+
+    complete: int
+    """Trained to the end."""
+    pruned: int
+    """Ended early by the pruning rule."""
+    running: int
+    """A worker holds the slot, and its lease stands."""
+    waiting: int
+    """To be claimed: never started, interrupted, or held by a worker whose lease has expired."""
+    failed: int
+    """Crashed too often."""
+
+    @property
+    def target(self) -> int:
+        """The budget: all of them."""
+        return self.complete + self.pruned + self.running + self.waiting + self.failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestTrial:
+    """The best complete trial; the earliest of several."""
+
+    number: int
+    """Its number."""
+    value: float
+    """Its accuracy, in percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungStatus:
+    """An epoch at which trials have reported; failed trials left out."""
+
+    epoch: int
+    """1-based."""
+    reached: int
+    """Trials that reported at it."""
+    survived: int
+    """Those that were not pruned at it."""
+    median: float
+    """Of their accuracies, in percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStatus:
+    """A worker that holds a slot."""
+
+    host: str
+    """Name of its machine."""
+    pid: int
+    """Process id there."""
+    job: str | None
+    """The batch job that it is part of."""
+    trial: int
+    """Number of the trial."""
+    lease_age_s: float
+    """Time since its last sign of life."""
+    lost: bool
+    """Its lease has expired."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStatus:
+    """How far a study is."""
+
+    study: str
+    """Its name."""
+    target: int
+    """The budget of trials."""
+    draining: bool
+    """Its workers were asked to checkpoint and exit."""
+    trials: TrialCounts
+    """The budget by state."""
+    best: BestTrial | None
+    """None before the first complete trial."""
+    rungs: tuple[RungStatus, ...]
+    """By epoch."""
+    workers: tuple[WorkerStatus, ...]
+    """By slot."""
+    trials_per_hour: float | None
+    """What the workers of this moment do, going by the last 50 trials; none before the first."""
+    seconds_to_go: float | None
+    """At that speed; none if nobody works or the speed is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A complete trial."""
+
+    number: int
+    """Its number."""
+    value: float
+    """Its accuracy, in percent."""
+    graph: GraphSpec
+    """What was trained, in canonical form."""
+    worked_s: float
+    """Time that workers spent on it, in seconds."""
+
+
+def study_names(storage: Storage) -> tuple[str, ...]:
+    """All studies in the database, by name."""
+    return storage.read(study_rows.names)
+
+
+def read_status(storage: Storage, name: str) -> StudyStatus:
+    """How far a study is, all of it as of one moment.
+
+    Raises:
+        UnknownStudyError: it does not exist.
+    """
+
+    def read(connection: Connection) -> StudyStatus:
+        study_id = study_rows.find_id(connection, name)
+        counts = read_counts(connection, study_id)
+        holdings = slots.holdings(connection, study_id)
+        trial_s = _mean_worked_s(connection, study_id)
+        return StudyStatus(
+            study=name,
+            target=counts.target,
+            draining=study_rows.is_draining(connection, study_id),
+            trials=counts,
+            best=_read_best(connection, study_id),
+            rungs=_read_rungs(connection, study_id),
+            workers=tuple(_worker(holding) for holding in holdings),
+            trials_per_hour=3600 * counts.running / trial_s if trial_s else None,
+            seconds_to_go=_seconds_to_go(counts, trial_s),
+        )
+
+    return storage.read(read)
+
+
+def top_trials(storage: Storage, name: str, k: int) -> tuple[TrialRecord, ...]:
+    """The best complete trials, best first, the earlier of equals first; fewer where there are fewer.
+
+    Raises:
+        UnknownStudyError: the study does not exist.
+    """
+
+    def read(connection: Connection) -> tuple[TrialRecord, ...]:
+        study = study_rows.find(connection, name)
+        rows = connection.execute(_BEST, {"study_id": study.study_id, "limit": k}).all()
+        return tuple(
+            TrialRecord(
+                number=row.number,
+                value=row.value,
+                graph=canonical(
+                    study.definition.space.from_parameters(trial_rows.read_parameters(connection, row.trial_id))
+                ),
+                worked_s=row.worked_s,
+            )
+            for row in rows
+        )
+
+    return storage.read(read)
+
+
+def read_counts(connection: Connection, study_id: int) -> TrialCounts:
+    """The budget by state."""
+    row = connection.execute(_COUNTS, {"study_id": study_id}).one()
+    return TrialCounts(
+        complete=row.complete,
+        pruned=row.pruned,
+        running=row.running,
+        waiting=row.total - row.complete - row.pruned - row.running - row.failed,
+        failed=row.failed,
+    )
+
+
+_COUNTS = text("""
+    SELECT count(*) AS total,
+        count(*) FILTER (WHERE trials.state = 'COMPLETE') AS complete,
+        count(*) FILTER (WHERE trials.state = 'PRUNED') AS pruned,
+        count(*) FILTER (WHERE slots.state = 'held' AND expires >= now()) AS running,
+        count(*) FILTER (WHERE slots.state = 'failed') AS failed
+    FROM kdhpc_slots AS slots LEFT JOIN trials USING (trial_id) WHERE slots.study_id = :study_id
+""")
+_BEST = text("""
+    SELECT trial_id, number, value, worked_s
+    FROM kdhpc_slots AS slots JOIN trials USING (trial_id) JOIN trial_values USING (trial_id)
+    WHERE slots.study_id = :study_id AND trials.state = 'COMPLETE' ORDER BY value DESC, number LIMIT :limit
+""")
+_RUNGS = text("""
+    SELECT step, count(*) AS reached,
+        count(*) FILTER (WHERE NOT (state = 'PRUNED' AND step = last_step)) AS survived,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY intermediate_value) AS median
+    FROM (
+        SELECT state, step, intermediate_value, max(step) OVER (PARTITION BY trial_id) AS last_step
+        FROM trials JOIN trial_intermediate_values USING (trial_id) WHERE study_id = :study_id AND state <> 'FAIL'
+    ) AS reports
+    GROUP BY step ORDER BY step
+""")
+_WORKED = text("""
+    SELECT avg(worked_s) FROM (
+        SELECT worked_s FROM kdhpc_slots AS slots JOIN trials USING (trial_id)
+        WHERE slots.study_id = :study_id AND slots.state = 'done' ORDER BY datetime_complete DESC LIMIT :limit
+    ) AS latest
+""")
+
+
+def _read_best(connection: Connection, study_id: int) -> BestTrial | None:
+    row = connection.execute(_BEST, {"study_id": study_id, "limit": 1}).one_or_none()
+    return None if row is None else BestTrial(number=row.number, value=row.value)
+
+
+def _read_rungs(connection: Connection, study_id: int) -> tuple[RungStatus, ...]:
+    rows = connection.execute(_RUNGS, {"study_id": study_id})
+    return tuple(
+        RungStatus(epoch=row.step, reached=row.reached, survived=row.survived, median=row.median) for row in rows
+    )
+
+
+def _mean_worked_s(connection: Connection, study_id: int) -> float | None:
+    mean = connection.execute(_WORKED, {"study_id": study_id, "limit": _SPEED_TRIALS}).scalar_one()
+    return None if mean is None else float(mean)
+
+
+def _seconds_to_go(counts: TrialCounts, trial_s: float | None) -> float | None:
+    """Running trials are half done, on average."""
+    left = counts.waiting + counts.running / 2
+    if left == 0:
+        return 0.0
+    return left * trial_s / counts.running if trial_s and counts.running else None
+
+
+def _worker(holding: slots.Holding) -> WorkerStatus:
+    owner = holding.owner
+    return WorkerStatus(
+        host=owner.host,
+        pid=owner.pid,
+        job=owner.job,
+        trial=holding.number,
+        lease_age_s=holding.lease_age_s,
+        lost=holding.lost,
+    )

@@ -1,0 +1,144 @@
+"""Trials in Optuna's own tables, written by SQL, so that a trial and its slot change in one transaction.
+
+Optuna's calls are a transaction each: a worker killed between two of them leaves a running trial that is nobody's. All
+that kdhpc knows of Optuna's tables is here, in ``reporting`` and in ``summary``; ``optuna_study`` checks their version.
+"""
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from typing import TypedDict
+
+from sqlalchemy import Connection, text
+
+from kdhpc.graph.space import SearchSpace
+
+SCHEMA_VERSION = 12
+"""Optuna's ``version_info.schema_version`` that these statements are written for."""
+ATTRIBUTE = "kdhpc"
+"""The one user attribute of a trial: its slot, the key of its graph, its owners."""
+
+
+class NoteDocument(TypedDict, total=False):
+    """The attribute's fields."""
+
+    slot: int
+    graph: str
+    owners: list[Mapping[str, object]]
+    reason: str
+
+
+class TrialState(str, Enum):
+    """Optuna's names of a trial's states, as far as kdhpc uses them."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAILED = "FAIL"
+
+
+_NOTE = text("""
+    INSERT INTO trial_user_attributes AS old (trial_id, key, value_json) VALUES (:trial_id, :key, :fields)
+    ON CONFLICT (trial_id, key) DO UPDATE
+    SET value_json = CAST(CAST(old.value_json AS jsonb) || CAST(excluded.value_json AS jsonb) AS text)
+""")
+_REGISTER = text("""
+    INSERT INTO trials (number, study_id, state, datetime_start)
+    SELECT count(*), :study_id, 'RUNNING', now() AT TIME ZONE 'utc' FROM trials WHERE study_id = :study_id
+    RETURNING trial_id, number
+""")
+_WRITE_PARAMETER = text("""
+    INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
+    SELECT :trial_id, * FROM unnest(CAST(:names AS text[]), CAST(:values AS float8[]), CAST(:distributions AS text[]))
+    ON CONFLICT (trial_id, param_name) DO NOTHING
+""")
+_FINISH = text("""
+    UPDATE trials SET state = CAST(:state AS trialstate), datetime_complete = now() AT TIME ZONE 'utc'
+    WHERE trial_id = :trial_id AND state = 'RUNNING'
+""")
+_WRITE_VALUE = text("""
+    INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (:trial_id, 0, :value, 'FINITE')
+    ON CONFLICT (trial_id, objective) DO NOTHING
+""")
+# What `study.optimize` does with a pruned trial: its last report is its value.
+_WRITE_LAST_REPORT = text("""
+    INSERT INTO trial_values (trial_id, objective, value, value_type)
+    SELECT trial_id, 0, intermediate_value, 'FINITE' FROM trial_intermediate_values
+    WHERE trial_id = :trial_id ORDER BY step DESC LIMIT 1
+    ON CONFLICT (trial_id, objective) DO NOTHING
+""")
+
+
+def register(connection: Connection, study_id: int) -> tuple[int, int]:
+    """Make a running trial with the study's next number; gives its id and its number."""
+    # As Optuna does: whoever numbers a trial holds the study's row.
+    connection.execute(text("SELECT 1 FROM studies WHERE study_id = :study_id FOR UPDATE"), {"study_id": study_id})
+    row = connection.execute(_REGISTER, {"study_id": study_id}).one()
+    return row.trial_id, row.number
+
+
+def number(connection: Connection, trial_id: int) -> int:
+    """A trial's number in its study."""
+    query = text("SELECT number FROM trials WHERE trial_id = :trial_id")
+    return int(connection.execute(query, {"trial_id": trial_id}).scalar_one())
+
+
+def write_parameters(connection: Connection, trial_id: int, space: SearchSpace, parameters: Mapping[str, str]) -> None:
+    """Write a trial's graph as categorical parameters, all at once."""
+    chosen = [(parameter, parameters[parameter.name]) for parameter in space.parameters()]
+    connection.execute(
+        _WRITE_PARAMETER,
+        {
+            "trial_id": trial_id,
+            "names": [parameter.name for parameter, _ in chosen],
+            "values": [float(parameter.choices.index(value)) for parameter, value in chosen],
+            "distributions": [distribution(parameter.choices) for parameter, _ in chosen],
+        },
+    )
+
+
+def distribution(choices: tuple[str, ...]) -> str:
+    """Optuna's JSON of a categorical distribution; a parameter's value is the index of its choice."""
+    return json.dumps({"name": "CategoricalDistribution", "attributes": {"choices": choices}})
+
+
+def read_parameters(connection: Connection, trial_id: int) -> dict[str, str]:
+    """A trial's parameters; empty if none are written yet."""
+    rows = connection.execute(
+        text("SELECT param_name, param_value, distribution_json FROM trial_params WHERE trial_id = :trial_id"),
+        {"trial_id": trial_id},
+    )
+    return {row.param_name: choice(row.distribution_json, row.param_value) for row in rows}
+
+
+def choice(distribution_json: str, value: float) -> str:
+    """The choice that a stored value means."""
+    return str(json.loads(distribution_json)["attributes"]["choices"][int(value)])
+
+
+def reported_epochs(connection: Connection, trial_id: int) -> tuple[int, ...]:
+    """Epochs at which a trial has reported, rising."""
+    query = text("SELECT step FROM trial_intermediate_values WHERE trial_id = :trial_id ORDER BY step")
+    return tuple(connection.execute(query, {"trial_id": trial_id}).scalars())
+
+
+def finish(connection: Connection, trial_id: int, state: TrialState, value: float | None = None) -> None:
+    """Give a running trial its end; a pruned one gets its last report as its value."""
+    connection.execute(_FINISH, {"trial_id": trial_id, "state": state.value})
+    if state is TrialState.COMPLETE:
+        connection.execute(_WRITE_VALUE, {"trial_id": trial_id, "value": value})
+    elif state is TrialState.PRUNED:
+        connection.execute(_WRITE_LAST_REPORT, {"trial_id": trial_id})
+
+
+def note(connection: Connection, trial_id: int, fields: Mapping[str, object]) -> None:
+    """Write fields of a trial's attribute; others stay."""
+    connection.execute(_NOTE, {"trial_id": trial_id, "key": ATTRIBUTE, "fields": json.dumps(fields)})
+
+
+def read_note(connection: Connection, trial_id: int) -> NoteDocument:
+    """A trial's attribute."""
+    query = text("SELECT value_json FROM trial_user_attributes WHERE trial_id = :trial_id AND key = :key")
+    stored = connection.execute(query, {"trial_id": trial_id, "key": ATTRIBUTE}).scalar_one_or_none()
+    document: NoteDocument = json.loads(stored) if stored else {}
+    return document

@@ -1,0 +1,208 @@
+"""An ensemble that learns under a graph.
+
+Dimension suffixes: M nodes, N samples, C classes, H, W rows and columns of an attention map.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
+from kdhpc.errors import CheckpointError
+from kdhpc.graph.spec import GraphSpec
+from kdhpc.losses.coefficients import Terms, graph_coefficients, needed_terms
+from kdhpc.losses.distillation import crop_windows
+from kdhpc.losses.objective import EnsembleOutput
+from kdhpc.networks.build import Network, build_network
+from kdhpc.networks.names import map_side
+from kdhpc.networks.output import NetworkOutput
+from kdhpc.training.batches import EvalSource, ImageBatch
+from kdhpc.training.device import Mode, autocast_dtype
+from kdhpc.training.evaluation import Accuracies, Prediction, mean_ensemble, top1_accuracies
+from kdhpc.training.learner import Moment
+from kdhpc.training.node import NetworkT, Node, NodeState
+from kdhpc.training.pretrained import check_weights, freeze_with, read_weights
+from kdhpc.training.programs import Programs
+from kdhpc.training.schedule import learning_rate
+
+
+def node_seed(seed: int, node: int) -> int:
+    """Seeds the initial weights of a node (0-based) of a trial: any two differ."""
+    digest = hashlib.sha256(f"weights of node {node} under seed {seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def build_seeded(
+    build: Callable[[], NetworkT], *, seed: int, node: int, target: torch.device, channels_last: bool
+) -> NetworkT:
+    """A network whose initial weights follow from seed and node, whatever the device and whatever ran before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(node_seed(seed, node))
+        network = build()
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return network.to(target, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
+
+
+class EnsembleLearner:
+    """M networks, one shared batch a step: all forwards, then all losses, then all updates.
+
+    Args:
+        graph: Who teaches whom.
+        network: Of every node.
+        objective: Options of the losses.
+        training: Optimiser and schedule.
+        device: Precision and memory format.
+        target: Where it runs.
+        programs: What computes the step.
+        num_classes: C.
+        image_size: Side of the images, in pixels.
+        seed: The trial's; initial weights follow from it, whatever the device.
+
+    Raises:
+        NetworkError: the network cannot be built, its attention map is smaller than a crop, or the pretrained weights
+            are another network's.
+        ConfigError: the precision does not fit the device.
+    """
+
+    def __init__(
+        self,
+        *,
+        graph: GraphSpec,
+        network: NetworkConfig,
+        objective: ObjectiveConfig,
+        training: TrainingConfig,
+        device: DeviceConfig,
+        target: torch.device,
+        programs: Programs,
+        num_classes: int,
+        image_size: int,
+        seed: int,
+    ) -> None:
+        self._training = training
+        self._programs = programs
+        self._target = target
+        self._autocast = autocast_dtype(device, target)
+        self._nodes: list[Node[Network]] = []
+        self._frozen = frozenset(graph.unlearned_nodes if objective.pretrained is not None else ())
+        for index in range(graph.num_nodes):
+            built = build_seeded(
+                lambda: build_network(network, num_classes=num_classes, image_size=image_size),
+                seed=seed,
+                node=index,
+                target=target,
+                channels_last=device.channels_last,
+            )
+            self._nodes.append(Node(built, training, scale_loss=self._autocast is torch.float16))
+        self._load_pretrained(objective)
+        self._learning = tuple(index for index in range(graph.num_nodes) if index not in graph.unlearned_nodes)
+        self._coefficients = graph_coefficients(graph, device=target, dtype=torch.float32)
+        self._terms = self._computed_terms(graph)
+        side = map_side(network.name, image_size)
+        self._windows = crop_windows(
+            network.crops,
+            height=side,
+            width=side,
+            reduction=objective.attention_reduction,
+            device=target,
+            dtype=torch.float32,
+        )
+        self._ramp = torch.zeros((), device=target)
+
+    @property
+    def num_losses(self) -> int:
+        """M."""
+        return len(self._nodes)
+
+    @property
+    def mode(self) -> Mode:
+        """How its programs run."""
+        return self._programs.compiler.mode
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The nodes' networks."""
+        return tuple(node.network for node in self._nodes)
+
+    def step(self, batch: ImageBatch, moment: Moment) -> Tensor:
+        """Learn the batch. Returns each node's loss before the update, (M,), detached. Nothing waits for the host."""
+        self._ramp.fill_(moment.step / moment.num_steps)
+        outputs = [self._forward(index, batch.images) for index in range(len(self._nodes))]
+        loss_M = self._programs.objective(
+            _stacked(outputs),
+            batch.labels,
+            self._coefficients,
+            self._windows,
+            self._ramp,
+            self._terms.probability,
+            self._terms.attention,
+        )
+        losses = loss_M.unbind()
+        if self._learning:
+            # One backward pass: a node's loss reaches no other node, and nothing reaches one that no edge teaches.
+            torch.autograd.backward([self._nodes[m].loss_to_differentiate(losses[m]) for m in self._learning])
+        rate = learning_rate(self._training, moment.epoch)
+        for m in self._learning:
+            self._nodes[m].update(losses[m], rate)
+        return loss_M.detach()
+
+    def evaluate(self, source: EvalSource) -> Accuracies:
+        """Top-1 accuracies of the nodes and of their mean."""
+        for node in self._nodes:
+            node.network.eval()
+        accuracies = top1_accuracies(self._predict, source)
+        for index, node in enumerate(self._nodes):
+            node.network.train(index not in self._frozen)
+        return accuracies
+
+    def state(self) -> tuple[NodeState, ...]:
+        """A copy of all that moves, on the CPU."""
+        return tuple(node.state() for node in self._nodes)
+
+    def restore(self, states: tuple[NodeState, ...]) -> None:
+        """Become that state.
+
+        Raises:
+            CheckpointError: it is of another ensemble; nothing has changed.
+        """
+        if len(states) != len(self._nodes):
+            raise CheckpointError(f"the checkpoint holds {len(states)} nodes, this graph has {len(self._nodes)}")
+        for node, state in zip(self._nodes, states, strict=True):
+            node.check(state)
+        for node, state in zip(self._nodes, states, strict=True):
+            node.restore(state)
+
+    def _load_pretrained(self, objective: ObjectiveConfig) -> None:
+        if objective.pretrained is None:
+            return
+        # Checked for every graph: a search hears of a wrong file at once, and not at its first unlearned node.
+        weights = read_weights(Path(objective.pretrained))
+        check_weights(self._nodes[0].network, weights, origin=objective.pretrained)
+        for index in self._frozen:
+            freeze_with(self._nodes[index].network, weights, origin=objective.pretrained)
+
+    def _computed_terms(self, graph: GraphSpec) -> Terms:
+        """Eager runs leave out what the graph does not use; a compiled program is the same for all graphs."""
+        if self.mode == "eager":
+            return needed_terms(graph)
+        pairs = graph.num_nodes > 1
+        return Terms(probability=pairs, attention=pairs)
+
+    def _forward(self, index: int, images: Tensor) -> NetworkOutput:
+        with torch.autocast(self._target.type, self._autocast, enabled=self._autocast is not None):
+            return self._programs.network(self._nodes[index].network, images)
+
+    def _predict(self, images: Tensor) -> Prediction:
+        outputs = [self._forward(index, images) for index in range(len(self._nodes))]
+        return mean_ensemble(torch.stack([output.logits for output in outputs]))
+
+
+def _stacked(outputs: list[NetworkOutput]) -> EnsembleOutput:
+    extra = zip(*(output.extra_hard_logits for output in outputs), strict=True)
+    return EnsembleOutput(
+        torch.stack([output.logits for output in outputs]),
+        torch.stack([output.attention_map for output in outputs]),
+        tuple(torch.stack(logits) for logits in extra),
+    )

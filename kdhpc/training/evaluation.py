@@ -1,0 +1,68 @@
+"""Top-1 accuracy of nodes and of their ensemble."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kdhpc.training.batches import EvalSource
+
+
+class Prediction(NamedTuple):
+    """Logits for one batch."""
+
+    node_logits_MNC: Tensor
+    """(M, N, C)."""
+    ensemble_logits_NC: Tensor
+    """(N, C)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracies:
+    """Top-1, in percent."""
+
+    nodes: tuple[float, ...]
+    """Of each node alone."""
+    ensemble: float
+    """Of the ensemble."""
+
+
+def mean_ensemble(node_logits_MNC: Tensor) -> Prediction:
+    """The ensemble node: the mean of the nodes' logits, in float32. Source: paper Eq. 12."""
+    node_logits_MNC = node_logits_MNC.float()
+    return Prediction(node_logits_MNC, node_logits_MNC.mean(dim=0))
+
+
+@torch.no_grad()
+def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource) -> Accuracies:
+    """Count right answers on the device; the host waits once, at the end.
+
+    Args:
+        predict: From images (N, 3, S, S) of one N: a smaller last batch is filled up with zeros, and its answers to
+            them dropped, so that a compiled network needs no second program. Networks are in evaluation mode.
+        source: Images and labels.
+    """
+    right_M1: Tensor | None = None  # The ensemble last.
+    num_images = 0
+    template: Tensor | None = None
+    for batch in source:
+        num_samples = len(batch.labels)
+        template = batch.images if template is None else template
+        prediction = predict(_filled_up(batch.images, template))
+        logits = torch.cat([prediction.node_logits_MNC, prediction.ensemble_logits_NC.unsqueeze(0)])
+        counts = (logits[:, :num_samples].argmax(dim=2) == batch.labels).sum(dim=1)
+        right_M1 = counts if right_M1 is None else right_M1 + counts
+        num_images += num_samples
+    assert right_M1 is not None, "an EvalSource has at least one image"
+    *nodes, ensemble = (100 * count / num_images for count in right_M1.tolist())
+    return Accuracies(nodes=tuple(nodes), ensemble=ensemble)
+
+
+def _filled_up(images: Tensor, template: Tensor) -> Tensor:
+    if images.shape == template.shape:
+        return images
+    filled = torch.zeros_like(template)
+    filled[: len(images)] = images
+    return filled

@@ -1,0 +1,235 @@
+"""The training loop: steps and epochs that yield reports, stop anywhere, and go on bit for bit where they stopped."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
+from kdhpc.errors import CheckpointError
+from kdhpc.graph.spec import GraphSpec
+from kdhpc.training.batches import EvalSource, TrainSource
+from kdhpc.training.device import Mode, preferred_mode, resolve_device
+from kdhpc.training.ensemble import EnsembleLearner
+from kdhpc.training.learner import Learner, Moment
+from kdhpc.training.node import NodeState
+from kdhpc.training.programs import programs
+from kdhpc.training.schedule import is_rung
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """What an epoch came to."""
+
+    epoch: int
+    """1-based."""
+    step: int
+    """Optimiser steps since the start of training."""
+    rung: bool
+    """Whether it is one of the epochs 1, 2, 4, ... or the last, at which the ensemble is scored."""
+    train_losses: tuple[float, ...]
+    """Of each node, mean over the epoch's steps."""
+    node_accuracies: tuple[float, ...] | None
+    """Top-1 of each node in percent; none where it was not measured."""
+    ensemble_accuracy: float | None
+    """Top-1 of the ensemble in percent; none where it was not measured."""
+    seconds: float
+    """Time of the epoch, evaluation included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """All that a training needs to go on after a step as if it had never stopped.
+
+    There is no random state in it: data order and augmentation follow from seed and epoch, and networks draw nothing.
+    """
+
+    epoch: int
+    """Whole epochs done."""
+    step_in_epoch: int
+    """Steps done in the epoch after those."""
+    seconds: float
+    """Time spent in that epoch."""
+    loss_sums: Tensor
+    """(num_losses,), float64: sums over that epoch's steps."""
+    nodes: tuple[NodeState, ...]
+    """The learner's nodes."""
+
+
+class TrainingLoop:
+    """Trains a learner for the full schedule.
+
+    Args:
+        learner: What learns.
+        training: Schedule, and when to evaluate.
+        train: Batches to learn from.
+        evaluation: Images to score on.
+        seed: Seeds data order and augmentation.
+    """
+
+    def __init__(
+        self, *, learner: Learner, training: TrainingConfig, train: TrainSource, evaluation: EvalSource, seed: int
+    ) -> None:
+        self._learner = learner
+        self._training = training
+        self._train = train
+        self._evaluation = evaluation
+        self._seed = seed
+        self._epoch = 0
+        self._step_in_epoch = 0
+        self._seconds = 0.0
+        self._loss_sums: Tensor | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self._epoch
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self._epoch * self._train.steps_per_epoch + self._step_in_epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done."""
+        return self._epoch >= self._training.epochs
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The nodes' networks, or a baseline's single one, as they are now."""
+        return self._learner.networks
+
+    @property
+    def mode(self) -> Mode:
+        """How the programs of a step run; known for sure after the first."""
+        return self._learner.mode
+
+    def epochs(self, after_step: Callable[[], bool]) -> Iterator[EpochReport]:
+        """Train on from where it stands, to the end or until told to stop.
+
+        Args:
+            after_step: Called after each step, when `state` is whole; True stops at once, in mid-epoch.
+
+        Yields:
+            A report after each epoch. By then the epoch counts as done.
+        """
+        while not self.finished:
+            stopped = self._train_epoch(after_step)
+            if stopped:
+                return
+            yield self._end_epoch()
+
+    def state(self) -> TrainingState:
+        """A copy of where it stands, on the CPU."""
+        sums = torch.zeros(self._learner.num_losses) if self._loss_sums is None else self._loss_sums
+        return TrainingState(
+            epoch=self._epoch,
+            step_in_epoch=self._step_in_epoch,
+            seconds=self._seconds,
+            loss_sums=sums.to("cpu", torch.float64, copy=True),
+            nodes=self._learner.state(),
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from there.
+
+        Raises:
+            CheckpointError: the state is of another training; nothing has changed.
+        """
+        if state.step_in_epoch > self._train.steps_per_epoch or state.epoch > self._training.epochs:
+            raise CheckpointError(
+                f"the checkpoint stands at epoch {state.epoch}, step {state.step_in_epoch}, this training has "
+                f"{self._training.epochs} epochs of {self._train.steps_per_epoch} steps: it is of another training"
+            )
+        self._learner.restore(state.nodes)
+        self._epoch, self._step_in_epoch, self._seconds = state.epoch, state.step_in_epoch, state.seconds
+        self._loss_sums = state.loss_sums.clone() if state.step_in_epoch else None
+
+    def _train_epoch(self, after_step: Callable[[], bool]) -> bool:
+        """The rest of the running epoch; whether it was told to stop."""
+        num_steps = self._training.epochs * self._train.steps_per_epoch
+        if self._step_in_epoch == self._train.steps_per_epoch:  # Stopped before its evaluation.
+            return False
+        before = time.monotonic()
+        for batch in self._train.epoch(self._seed, self._epoch + 1, self._step_in_epoch):
+            moment = Moment(epoch=self._epoch + 1, step=self.step + 1, num_steps=num_steps)
+            losses = self._learner.step(batch, moment).double()
+            self._loss_sums = losses if self._loss_sums is None else self._loss_sums.to(losses.device) + losses
+            self._step_in_epoch += 1
+            now = time.monotonic()
+            self._seconds, before = self._seconds + now - before, now
+            if after_step():
+                return True
+        assert self._step_in_epoch == self._train.steps_per_epoch, "the data did not have as many steps as promised"
+        return False
+
+    def _end_epoch(self) -> EpochReport:
+        before = time.monotonic()
+        epoch, step = self._epoch + 1, self.step
+        rung = is_rung(epoch, self._training.epochs)
+        measured = rung or self._training.evaluate == "every_epoch"
+        accuracies = self._learner.evaluate(self._evaluation) if measured else None
+        assert self._loss_sums is not None
+        mean_losses = self._loss_sums / self._train.steps_per_epoch
+        report = EpochReport(
+            epoch=epoch,
+            step=step,
+            rung=rung,
+            train_losses=tuple(mean_losses.tolist()),
+            node_accuracies=None if accuracies is None else accuracies.nodes,
+            ensemble_accuracy=None if accuracies is None else accuracies.ensemble,
+            seconds=self._seconds + time.monotonic() - before,
+        )
+        self._epoch, self._step_in_epoch, self._seconds, self._loss_sums = epoch, 0, 0.0, None
+        return report
+
+
+class EnsembleTraining(TrainingLoop):
+    """Trains an ensemble under a graph.
+
+    Args:
+        graph: Who teaches whom.
+        network: Of every node.
+        objective: Options of the losses.
+        training: Optimiser and schedule.
+        device: Where and how.
+        train: Batches to learn from.
+        evaluation: Images to score on.
+        num_classes: C.
+        seed: Initial weights, data order and augmentation follow from it.
+
+    Raises:
+        ConfigError: the device is not there, or the precision does not fit it.
+        NetworkError: the network cannot be built, or its attention map is smaller than a crop.
+    """
+
+    def __init__(
+        self,
+        *,
+        graph: GraphSpec,
+        network: NetworkConfig,
+        objective: ObjectiveConfig,
+        training: TrainingConfig,
+        device: DeviceConfig,
+        train: TrainSource,
+        evaluation: EvalSource,
+        num_classes: int,
+        seed: int,
+    ) -> None:
+        target = resolve_device(device)
+        learner = EnsembleLearner(
+            graph=graph,
+            network=network,
+            objective=objective,
+            training=training,
+            device=device,
+            target=target,
+            programs=programs("inductor" if preferred_mode(device, target) == "compile" else None),
+            num_classes=num_classes,
+            image_size=train.image_size,
+            seed=seed,
+        )
+        super().__init__(learner=learner, training=training, train=train, evaluation=evaluation, seed=seed)

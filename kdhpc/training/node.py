@@ -1,0 +1,113 @@
+"""A network with all that moves while it learns: weights, statistics, momentum, loss scale."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kdhpc.config.schema import TrainingConfig
+from kdhpc.errors import CheckpointError
+from kdhpc.training.optimizer import ZeroLossSGD
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeState:
+    """A node at the end of a step, on the CPU."""
+
+    tensors: dict[str, Tensor]
+    """Weights and batch-norm statistics, by the network's own names."""
+    momentum: dict[str, Tensor]
+    """By the weights' names; empty for SGD without momentum."""
+    loss_scale: dict[str, float]
+    """The fp16 loss scaler; empty where there is none."""
+
+
+class Node(Generic[NetworkT]):
+    """One learning network: its optimiser, and in fp16 its own loss scaler, so that no node's overflow reaches another.
+
+    Args:
+        network: Already where it will run.
+        config: Of the optimiser.
+        scale_loss: fp16: gradients are computed of a scaled loss, and overflows skip a step.
+    """
+
+    def __init__(self, network: NetworkT, config: TrainingConfig, *, scale_loss: bool) -> None:
+        self.network = network
+        self._optimizer = ZeroLossSGD(network, config)
+        device = next(network.parameters()).device
+        self._scaler = torch.amp.GradScaler(device.type) if scale_loss else None
+
+    def loss_to_differentiate(self, loss: Tensor) -> Tensor:
+        """The loss, scaled in fp16."""
+        if self._scaler is None:
+            return loss
+        scaled: Tensor = self._scaler.scale(loss)
+        return scaled
+
+    def update(self, loss: Tensor, learning_rate: float) -> None:
+        """One optimiser step from the gradients that lie there, none where the loss (a scalar) is exactly 0."""
+        self._optimizer.skip = (loss.detach() == 0).float()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._scaler is None:
+            self._optimizer.step()
+        else:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> NodeState:
+        """A copy, on the CPU."""
+        return NodeState(
+            tensors=_on_cpu(self.network.state_dict()),
+            momentum=_on_cpu(self._momentum()),
+            loss_scale={} if self._scaler is None else dict(self._scaler.state_dict()),
+        )
+
+    def check(self, state: NodeState) -> None:
+        """Refuse a state of another network or optimiser, before anything is overwritten.
+
+        Raises:
+            CheckpointError: with the first tensor that differs.
+        """
+        _same_shapes("network", state.tensors, self.network.state_dict())
+        _same_shapes("momentum", state.momentum, self._momentum())
+        if bool(state.loss_scale) != (self._scaler is not None):
+            raise CheckpointError(
+                "the checkpoint and device.precision do not agree on whether the loss is scaled (fp16)"
+            )
+
+    def restore(self, state: NodeState) -> None:
+        """Become that state, in the same memory. Call `check` first."""
+        self.network.load_state_dict(state.tensors)
+        with torch.no_grad():
+            for name, momentum in self._momentum().items():
+                momentum.copy_(state.momentum[name])
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state.loss_scale)
+
+    def _momentum(self) -> dict[str, Tensor]:
+        buffers = self._optimizer.state
+        return {
+            name: buffers[parameter]["momentum_buffer"]
+            for name, parameter in self.network.named_parameters()
+            if "momentum_buffer" in buffers[parameter]
+        }
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def _same_shapes(what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for name in sorted(found.keys() | expected.keys()):
+        shapes = [tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"the checkpoint has {shapes[0]} for {what} tensor {name!r}, this training has {shapes[1]}: "
+                "it was written with another network"
+            )

@@ -1,0 +1,132 @@
+"""The programs of a step, as they are or compiled.
+
+A program is compiled once for a shape and serves all nodes, graphs and trials: a network's weights and a graph's
+coefficients are its inputs.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from kdhpc.losses.coefficients import GraphCoefficients, Terms
+from kdhpc.losses.distillation import CropWindows
+from kdhpc.losses.objective import EnsembleOutput, node_losses
+from kdhpc.losses.one import one_loss
+from kdhpc.networks.build import Network
+from kdhpc.networks.one import OneNetwork, OneOutput
+from kdhpc.networks.output import NetworkOutput
+from kdhpc.training.device import Mode
+
+_LOG = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Compiler:
+    """torch.compile, until it fails.
+
+    Args:
+        backend: Of torch.compile; none: do not compile.
+    """
+
+    def __init__(self, backend: str | None) -> None:
+        self.backend = backend
+
+    @property
+    def mode(self) -> Mode:
+        """How programs run from now on."""
+        return "eager" if self.backend is None else "compile"
+
+    def give_up(self, reason: str) -> None:
+        """Run everything as it is from now on, and say why."""
+        self.backend = None
+        _LOG.warning("torch.compile failed, going on without (device.compile=off does not try): %s", reason)
+
+
+class Program(Generic[P, R]):
+    """A function that runs compiled, or as it is once its compiler has failed."""
+
+    def __init__(self, function: Callable[P, R], compiler: Compiler) -> None:
+        self._function = self._compiled = function
+        self._compiler = compiler
+        if compiler.backend is not None:
+            # dynamic=False: another batch size is another program, not a slower one for all sizes.
+            self._compiled = torch.compile(function, backend=compiler.backend, dynamic=False, fullgraph=True)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function. Compilation fails before anything has run, so that nothing has moved twice."""
+        if self._compiler.mode == "eager":
+            return self._function(*args, **kwargs)
+        from torch._dynamo.exc import (
+            BackendCompilerFailed,
+            TorchDynamoException,
+        )  # Slow, but here it is in use already.
+
+        try:
+            return self._compiled(*args, **kwargs)
+        except TorchDynamoException as exc:
+            reason = exc.inner_exception if isinstance(exc, BackendCompilerFailed) else exc
+            self._compiler.give_up(f"{type(reason).__name__}: {str(reason).strip().partition(chr(10))[0]}")
+            return self._function(*args, **kwargs)
+
+
+def _run_network(network: Network, images: Tensor) -> NetworkOutput:
+    output: NetworkOutput = network(images)
+    return output
+
+
+def _run_one(network: OneNetwork, images: Tensor) -> OneOutput:
+    output: OneOutput = network(images)
+    return output
+
+
+def _run_objective(
+    output: EnsembleOutput,
+    labels: Tensor,
+    coefficients: GraphCoefficients,
+    windows: CropWindows,
+    ramp: Tensor,
+    probability: bool,
+    attention: bool,
+) -> Tensor:
+    terms = Terms(probability=probability, attention=attention)
+    return node_losses(output, labels, coefficients, windows, ramp, terms=terms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Programs:
+    """All programs, compiled by one compiler."""
+
+    compiler: Compiler
+    """What they run under."""
+    network: Program[[Network, Tensor], NetworkOutput]
+    """The network of a node."""
+    one: Program[[OneNetwork, Tensor], OneOutput]
+    """The network of ONE."""
+    objective: Program[[EnsembleOutput, Tensor, GraphCoefficients, CropWindows, Tensor, bool, bool], Tensor]
+    """`node_losses`, its terms as two bools."""
+    one_loss: Program[[Tensor, Tensor, tuple[Tensor, ...], Tensor, Tensor], Tensor]
+    """`kdhpc.losses.one.one_loss`."""
+
+
+@functools.cache
+def programs(backend: str | None) -> Programs:
+    """The process's programs: what one trial compiled, the next one finds.
+
+    Args:
+        backend: Of torch.compile (``inductor``); none: as they are.
+    """
+    compiler = Compiler(backend)
+    return Programs(
+        compiler=compiler,
+        network=Program(_run_network, compiler),
+        one=Program(_run_one, compiler),
+        objective=Program(_run_objective, compiler),
+        one_loss=Program(one_loss, compiler),
+    )

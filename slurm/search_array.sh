@@ -1,0 +1,24 @@
+#!/bin/bash
+# Search for the best graph on this cluster: this small job submits the GPU workers as one job array, hosts PostgreSQL
+# unless there is a database, and exports the best graph. From the checkout:
+#
+#     sbatch slurm/search_array.sh study=quickstart [key=value ...]
+#
+# Its arguments are those of `kdhpc launch`. What is this site's goes to slurm/site.sh, see slurm/site.sh.example.
+#SBATCH --job-name=kdhpc-search
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=1
+#SBATCH --mem=4G
+#SBATCH --time=1-00:00:00
+# Its time limit is no end: before it, it stops the server cleanly and requeues itself.
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@300
+# In the working folder: Slurm fails a job without a word when its log's folder does not exist.
+#SBATCH --output=slurm-%j.out
+#SBATCH --open-mode=append
+
+cd "$SLURM_SUBMIT_DIR" || exit
+PATH="$PWD/.venv/bin:$PATH"
+if [ -e slurm/site.sh ]; then . slurm/site.sh; fi
+# exec: bash would keep the signal to itself until its child ends.
+exec python -m kdhpc.cli.main launch "$@"

@@ -1,0 +1,24 @@
+#!/bin/bash
+# More workers for a study that exists, as a plain job array (no submitit). From the checkout:
+#
+#     sbatch --array=0-7 slurm/worker_array.sh --study quickstart [key=value ...]
+#
+# Its arguments are those of `kdhpc worker`. Workers join whatever runs already; those beyond the budget exit at once.
+#SBATCH --job-name=kdhpc-worker
+#SBATCH --array=0-3
+#SBATCH --ntasks=1
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=16G
+#SBATCH --time=04:00:00
+# Before the time limit a worker checkpoints its trial and requeues its own array task.
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@180
+#SBATCH --output=slurm-%A_%a.out
+#SBATCH --open-mode=append
+
+cd "$SLURM_SUBMIT_DIR" || exit
+PATH="$PWD/.venv/bin:$PATH"
+if [ -e slurm/site.sh ]; then . slurm/site.sh; fi
+# exec: bash would keep the signal to itself until its child ends.
+exec python -m kdhpc.cli.main worker "$@"

@@ -1,0 +1,131 @@
+"""The command line as users meet it: its surface, its cost, its errors."""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdhpc.cli.main import build_parser, main
+
+
+def run(*argv: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "kdhpc.cli.main", *argv],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def surface(parser: argparse.ArgumentParser, name: str = "kdhpc") -> dict[str, list[str]]:
+    """Options and arguments of every command, by its full name."""
+    found = {name: []}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, subparser in action.choices.items():
+                found |= surface(subparser, f"{name} {command}")
+        else:
+            found[name] += [word for word in action.option_strings or [action.dest] if word not in ("-h", "--help")]
+    return found
+
+
+def test_surface_is_frozen() -> None:
+    assert surface(build_parser()) == {
+        "kdhpc": ["--version", "--debug"],
+        "kdhpc search": ["--study", "--workers", "--trials", "--config-dir", "--dry-run", "overrides"],
+        "kdhpc launch": [
+            *("--study", "--workers", "--trials", "--config-dir", "--wait", "--dry-run", "overrides"),
+        ],
+        "kdhpc status": ["--study", "--format"],
+        "kdhpc stop": ["--study", "--no-wait"],
+        "kdhpc export-best": ["--study", "--top", "--out"],
+        "kdhpc train": ["--graph", "--nodes", "--seeds", "--launcher", "--config-dir", "overrides"],
+        "kdhpc results": ["folder", "--ddof", "--format"],
+        "kdhpc worker": ["--study", "overrides"],
+        "kdhpc db": [],
+        "kdhpc db start": ["--listen", "--allow", "--port", "--workers", "--take-over"],
+        "kdhpc db stop": [],
+        "kdhpc db status": ["--format"],
+        "kdhpc db url": [],
+        "kdhpc data": [],
+        "kdhpc data prepare": ["reader", "source", "--name", "--size", "--jobs", "--skip-broken", "--force"],
+        "kdhpc data list": ["--format"],
+        "kdhpc data check": ["name"],
+    }
+
+
+@pytest.mark.parametrize("command", ["--help", "search --help", "status --help", "db --help", "data --help"])
+def test_help_teaches_without_heavy_imports(command: str, tmp_path: Path) -> None:
+    heavy = "torch,optuna,sqlalchemy,hydra,omegaconf,submitit,matplotlib,numpy"
+    code = (
+        "import sys\n"
+        "from kdhpc.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as exit: assert exit.code == 0\n"
+        f"print('LOADED', [name for name in '{heavy}'.split(',') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert "usage: kdhpc" in done.stdout
+    assert "LOADED []" in done.stdout
+
+
+def test_help_costs_little_cpu_time(tmp_path: Path) -> None:
+    """A bound that users feel at every call, with room for a slow machine; not a benchmark."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run("--help", cwd=tmp_path).returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["search", "--study", "dog4"], 2, "did you mean 'dogs4'?"),
+        (["search", "--study", "../x"], 2, "study name '../x' is not allowed"),
+        (["search", "--study", "quickstart", "training.epoch=3"], 2, "did you mean 'training.epochs'?"),
+        (["search", "--study", "quickstart", "network=resnt8"], 2, "did you mean 'resnet8'?"),
+        (["search", "--study", "quickstart", "network.name=resnt8", "--dry-run"], 1, "did you mean 'resnet8'?"),
+        (["search", "--study", "quickstart", "--config-dir", "nowhere"], 2, "nowhere"),
+        (["status", "--study", "x"], 1, "kdhpc db start"),
+        (["export-best"], 1, "kdhpc db start"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(argv: list[str], code: int, said: str, tmp_path: Path) -> None:
+    done = run(*argv, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreachable_database_is_named_at_once(tmp_path: Path) -> None:
+    done = run("status", "--study", "x", cwd=tmp_path, KDHPC_STORAGE="postgresql://someone:secret@127.0.0.1:1/none")
+    assert done.returncode == 1
+    assert "127.0.0.1" in done.stderr
+    assert "secret" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_search_overrides_may_follow_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["search", "--study", "quickstart", "training.epochs=7", "--dry-run", "--trials", "5", "study.seed=3"])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "epochs: 7" in printed
+    assert "trials: 5" in printed
+    assert "seed: 3" in printed
+
+
+def test_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["search", "--study", "quickstart", "--wokers", "3"])
+    assert error.value.code == 2
+    assert "--wokers" in capsys.readouterr().err

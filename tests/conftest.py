@@ -1,0 +1,52 @@
+"""A real PostgreSQL for all tests: started once, by those that ask for it, and stopped by what started it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kdhpc.study.endpoint import read_endpoint
+from kdhpc.study.server import ServerOptions, start, stop
+from kdhpc.study.storage import Storage
+from tests.databases import delete_rows
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on Slurm first: they mostly wait, and where two processes share the tests, the other one runs the rest."""
+    items.sort(key=lambda item: "slurm" not in item.path.parts)
+
+
+@pytest.fixture(scope="session")
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of an embedded server, as ``$KDHPC_RUNS/db``; a test may restart it and must leave it running."""
+    folder = tmp_path_factory.mktemp("server") / "runs" / "db"
+    endpoint = start(folder, ServerOptions()).endpoint
+    # The machine will not lose its power during the tests, and its disk may be busy.
+    with (folder / "data" / "postgresql.conf").open("a") as settings:
+        settings.write("fsync = off\n")
+    assert endpoint.pid is not None
+    os.kill(endpoint.pid, signal.SIGHUP)
+    yield folder
+    assert stop(folder).was_running
+
+
+@pytest.fixture
+def storage_url(server_folder: Path) -> str:
+    """A URL of a database without studies."""
+    endpoint = read_endpoint(server_folder)
+    assert endpoint is not None
+    url = endpoint.url(server_folder).render_as_string()
+    delete_rows(url)
+    return url
+
+
+@pytest.fixture
+def storage(storage_url: str, server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    """A database without studies, found as a command finds it: by ``$KDHPC_RUNS``."""
+    monkeypatch.delenv("KDHPC_STORAGE", raising=False)
+    monkeypatch.setenv("KDHPC_RUNS", str(server_folder.parent))
+    storage = Storage.connect()
+    yield storage
+    storage.close()

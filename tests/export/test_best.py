@@ -1,0 +1,78 @@
+"""Exported graphs: read back as they were, with where they come from."""
+
+import csv
+import json
+from pathlib import Path
+
+from kdhpc import __version__
+from kdhpc.export.best import export_trials
+from kdhpc.graph.serial import read_stored
+from kdhpc.graph.space import SearchSpace, canonical, graph_key
+from kdhpc.study.definition import StudyDefinition
+from kdhpc.study.summary import TrialRecord
+
+_SPACE = SearchSpace(num_nodes=3)
+_DEFINITION = StudyDefinition(
+    name="three",
+    space=_SPACE,
+    seed=5,
+    pruner="median",
+    sampler="random",
+    max_attempts=3,
+    last_epoch=300,
+    network="abn_resnet18",
+    dataset="stanford_dogs",
+    dataset_checksum="0123abcd",
+    settings=json.dumps(
+        {"training": {"epochs": 300, "milestones": [150, 225]}, "dataset": {"flip": True, "mean": None}}
+    ),
+)
+_TRIALS = tuple(
+    TrialRecord(number=number, value=value, graph=canonical(_SPACE.graph(5, number)), worked_s=60.0)
+    for number, value in ((17, 73.5), (4, 72.25))
+)
+
+
+def test_export_trials_graph_reads_back_with_its_provenance(tmp_path: Path) -> None:
+    exported, _ = export_trials(_DEFINITION, _TRIALS, tmp_path / "deep" / "export")
+    stored = read_stored(exported[0].graph)
+    assert stored.graph == _TRIALS[0].graph
+    expected = {
+        "study": "three",
+        "trial": 17,
+        "value": 73.5,
+        "graph_key": graph_key(_TRIALS[0].graph),
+        "dataset": "stanford_dogs",
+        "network": "abn_resnet18",
+        "seed": 5,
+        "config.training.epochs": 300,
+        "config.training.milestones": "[150, 225]",
+        "config.dataset.flip": "true",
+        "config.dataset.mean": "null",
+        "kdhpc_version": __version__,
+    }
+    assert expected.items() <= stored.provenance.items()
+
+
+def test_export_trials_draws_each_graph(tmp_path: Path) -> None:
+    exported, _ = export_trials(_DEFINITION, _TRIALS, tmp_path)
+    for files in exported:
+        assert files.png.read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in files.svg.read_text()
+    assert "73.50" in exported[0].svg.read_text()
+
+
+def test_export_trials_table_ranks_and_holds_every_parameter(tmp_path: Path) -> None:
+    _, table = export_trials(_DEFINITION, _TRIALS, tmp_path)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["rank"], row["trial"], row["value"]) for row in rows] == [("1", "17", "73.5"), ("2", "4", "72.25")]
+    parameters = {name: rows[1][name] for name in (parameter.name for parameter in _SPACE.parameters())}
+    assert canonical(_SPACE.from_parameters(parameters)) == _TRIALS[1].graph
+
+
+def test_export_trials_again_replaces_what_was_there(tmp_path: Path) -> None:
+    first, _ = export_trials(_DEFINITION, _TRIALS, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    export_trials(_DEFINITION, _TRIALS, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert len(first) == 2

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+from kdhpc.losses.coefficients import Elementary, graph_coefficients, needed_terms
+
+
+def pair(design, gate, *, back=Gate.CUTOFF, labels=(Gate.THROUGH, Gate.THROUGH)):
+    return GraphSpec(
+        label_gates=labels,
+        edges=(
+            DistillationEdge(source=0, target=1, design=design, gate=gate),
+            DistillationEdge(source=1, target=0, design=Design.BOTH_APART, gate=back),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("design", "expected"),
+    [
+        ("prob+", [1, 0, 0, 0]),
+        ("prob-", [0, 1, 0, 0]),
+        ("att+", [0, 0, 1, 0]),
+        ("att-", [0, 0, 0, 1]),
+        ("prob+att+", [1, 0, 1, 0]),
+        ("prob-att-", [0, 1, 0, 1]),
+    ],
+)
+def test_coefficients_each_design_has_its_elementary_losses(design, expected):
+    coefficients = graph_coefficients(pair(Design(design), Gate.THROUGH), device="cpu", dtype=torch.float32)
+    assert coefficients.design_LST[:, 0, 1].tolist() == expected
+    assert coefficients.design_LST.sum() == sum(expected)
+
+
+@pytest.mark.parametrize("gate", list(Gate))
+def test_coefficients_each_gate_is_one_in_its_own_tensor(gate):
+    coefficients = graph_coefficients(pair(Design.PROB_CLOSER, gate), device="cpu", dtype=torch.float32)
+    found = {
+        Gate.THROUGH: coefficients.through_ST,
+        Gate.LINEAR: coefficients.linear_ST,
+        Gate.CORRECT: coefficients.correct_ST,
+    }
+    for name, value_ST in found.items():
+        assert value_ST.tolist() == [[0, float(name is gate)], [0, 0]]
+    assert coefficients.design_LST[Elementary.PROB_CLOSER, 0, 1] == float(gate is not Gate.CUTOFF)
+
+
+def test_coefficients_label_gates_correct_is_through():
+    labels = (Gate.CORRECT, Gate.LINEAR)
+    coefficients = graph_coefficients(
+        pair(Design.PROB_CLOSER, Gate.CUTOFF, labels=labels), device="cpu", dtype=torch.float64
+    )
+    assert coefficients.label_through_M.tolist() == [1, 0]
+    assert coefficients.label_linear_M.tolist() == [0, 1]
+    assert coefficients.label_linear_M.dtype == torch.float64
+
+
+def test_needed_terms_edges_cut_off_need_nothing():
+    terms = needed_terms(pair(Design.BOTH_CLOSER, Gate.CUTOFF))
+    assert (terms.probability, terms.attention) == (False, False)
+
+
+def test_needed_terms_one_design_of_each_half_needs_both():
+    terms = needed_terms(pair(Design.PROB_CLOSER, Gate.LINEAR))
+    assert (terms.probability, terms.attention) == (True, False)
+    terms = needed_terms(pair(Design.PROB_CLOSER, Gate.LINEAR, back=Gate.CORRECT))
+    assert (terms.probability, terms.attention) == (True, True)

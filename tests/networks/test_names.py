@@ -1,0 +1,52 @@
+import subprocess
+import sys
+
+import pytest
+
+from kdhpc.config.schema import NetworkConfig
+from kdhpc.errors import NetworkError
+from kdhpc.networks.names import NETWORKS, check_network, map_side
+
+
+def test_names_without_torch_are_importable():
+    code = "import sys; import kdhpc.networks.names; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_networks_each_plain_name_has_an_attention_branch_network():
+    plain = {name for name in NETWORKS if not name.startswith("abn_")}
+    cifar = {"resnet8", "resnet14", "resnet20", "resnet26", "resnet32", "resnet44", "resnet56", "resnet110"}
+    assert plain == cifar | {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
+    assert set(NETWORKS) == plain | {f"abn_{name}" for name in plain}
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "side"),
+    [
+        ("resnet18", 224, 7),
+        ("abn_resnet18", 224, 14),
+        ("resnet20", 32, 8),
+        ("abn_resnet20", 32, 16),
+        ("resnet20", 28, 7),
+        ("abn_resnet20", 28, 14),
+        ("resnet8", 30, 8),
+        ("resnet50", 33, 2),
+    ],
+)
+def test_map_side_of_known_sizes(name, image_size, side):
+    assert map_side(name, image_size) == side
+
+
+def test_check_network_crop_larger_than_the_map_names_both_sizes():
+    with pytest.raises(NetworkError, match=r"crop is 11x11.*resnet20 at dataset.image_size=32 is 8x8"):
+        check_network(NetworkConfig(name="resnet20", crops=(3, 11)), 32)
+
+
+def test_check_network_unknown_name_gives_the_nearest():
+    with pytest.raises(NetworkError, match="unknown network 'resnt20': did you mean 'resnet20'"):
+        check_network(NetworkConfig(name="resnt20", crops=(3,)), 32)
+
+
+def test_check_network_attention_option_of_a_plain_network_is_refused():
+    with pytest.raises(NetworkError, match="residual_attention=False has no meaning for resnet20"):
+        check_network(NetworkConfig(name="resnet20", crops=(3,), residual_attention=False), 32)

@@ -1,0 +1,57 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kdhpc.errors import StudyError
+from kdhpc.graph.space import SearchSpace
+from kdhpc.graph.spec import Design, Gate
+from kdhpc.study.definition import differences, from_json, pack_indices, to_json, unpack_indices
+from tests.study.made import definition
+
+RICH = definition(
+    space=SearchSpace(
+        num_nodes=4,
+        label_gates=(Gate.THROUGH,),
+        gates=(Gate.LINEAR, Gate.CUTOFF),
+        designs=(Design.BOTH_APART, Design.PROB_CLOSER),
+        reject_unlearned=True,
+    ),
+    seed=2**40,
+    settings=json.dumps({"training": {"milestones": [1, 2]}, "dataset": {"mean": None}}, sort_keys=True),
+)
+
+
+def test_definition_comes_back_from_its_json() -> None:
+    assert from_json(to_json(RICH), name="tiny") == RICH
+
+
+@pytest.mark.parametrize(
+    "change", [{"version": 2}, {"format": "other"}, {"space": {}}, {"space": {"num_nodes": 2, "gates": ["open"]}}]
+)
+def test_definition_of_another_version_names_the_study(change: dict[str, object]) -> None:
+    document = {**json.loads(to_json(RICH)), **change}
+    with pytest.raises(StudyError, match=r"study 'tiny' cannot be read .*kdhpc-study version 1"):
+        from_json(json.dumps(document), name="tiny")
+
+
+def test_differences_name_each_field_once_and_shorten_long_values() -> None:
+    assert differences(RICH, RICH) == []
+    settings = json.dumps({"training": {"milestones": [1, 3]}, "dataset": {"mean": None, "flip": True}})
+    changed = replace(RICH, dataset="x" * 100, settings=settings)
+    assert differences(RICH, changed) == [
+        f'dataset was "fashion_mnist", is "{"x" * 56}...',
+        "dataset.flip was null, is true",
+        "training.milestones was [1, 2], is [1, 3]",
+    ]
+
+
+def test_indices_come_back_from_their_packed_form() -> None:
+    indices = np.random.default_rng(0).permutation(50_000).astype(np.int64)
+    packed = pack_indices(indices)
+    assert len(packed) < 200_000
+    unpacked = unpack_indices(packed)
+    assert unpacked.dtype == np.int64
+    np.testing.assert_array_equal(unpacked, indices)
+    assert unpack_indices(pack_indices(np.array([], dtype=np.int64))).shape == (0,)

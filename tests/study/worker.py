@@ -1,0 +1,49 @@
+"""A worker without any training: ``worker.py STUDY EPOCH_S LEASE_S``, started as a process of its own by tests.
+
+Prints a line of JSON for each claim and each end, so that tests can follow it.
+"""
+
+import json
+import sys
+import time
+
+from kdhpc.errors import LeaseLostError
+from kdhpc.study.claim import Claim, Owner
+from kdhpc.study.storage import Storage
+from kdhpc.study.study import SharedStudy
+from tests.study.made import EPOCHS, accuracy
+
+
+def tell(**fields: object) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def run(claim: Claim, epoch_s: float) -> str:
+    for epoch in EPOCHS:
+        if epoch in claim.reported:
+            continue
+        time.sleep(epoch_s)
+        if claim.report(epoch, accuracy(claim.slot, epoch)):
+            claim.prune()
+            return "pruned"
+    claim.complete(accuracy(claim.slot, EPOCHS[-1]))
+    return "complete"
+
+
+def main(name: str, epoch_s: float, lease_s: float) -> None:
+    study = SharedStudy.open(Storage.connect(first_contact_s=30), name)
+    owner = Owner.current()
+    while not study.is_done():
+        claim = study.claim(owner, lease_s=lease_s, renew_s=lease_s / 5)
+        if claim is None:
+            time.sleep(0.1)
+            continue
+        tell(number=claim.number, slot=claim.slot, attempt=claim.attempt, reported=claim.reported, pid=owner.pid)
+        try:
+            tell(number=claim.number, outcome=run(claim, epoch_s))
+        except LeaseLostError:
+            tell(number=claim.number, outcome="lost")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from kdhpc.config.schema import DeviceConfig
+from kdhpc.errors import ConfigError
+from kdhpc.training.device import autocast_dtype, preferred_mode, resolve_device
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_resolve_device_cpu_is_the_cpu():
+    assert resolve_device(DeviceConfig(device="cpu")) == CPU
+
+
+def test_resolve_device_auto_is_cuda_exactly_where_there_is_one():
+    assert resolve_device(DeviceConfig()).type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_resolve_device_cuda_without_a_gpu_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"device\.device=cuda cannot be used.*device\.device=cpu"):
+        resolve_device(DeviceConfig(device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        ("auto", CPU, None),
+        ("auto", CUDA, torch.bfloat16),
+        ("float32", CUDA, None),
+        ("bf16", CPU, torch.bfloat16),
+        ("fp16", CUDA, torch.float16),
+    ],
+)
+def test_autocast_dtype_of_each_precision(precision, device, expected):
+    assert autocast_dtype(DeviceConfig(precision=precision), device) is expected
+
+
+def test_autocast_dtype_fp16_on_the_cpu_is_refused():
+    with pytest.raises(ConfigError, match=r"device\.precision=fp16 needs CUDA"):
+        autocast_dtype(DeviceConfig(precision="fp16"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "mode"),
+    [
+        ("auto", CPU, "eager"),
+        ("auto", CUDA, "compile"),
+        ("on", CPU, "compile"),
+        ("off", CUDA, "eager"),
+    ],
+)
+def test_preferred_mode_of_each_setting(setting, device, mode):
+    assert preferred_mode(DeviceConfig(compile=setting), device) == mode

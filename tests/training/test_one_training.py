@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from kdhpc.config.schema import NetworkConfig
+from kdhpc.errors import CheckpointError
+from kdhpc.training.one import OneTraining
+from tests.training.memory_source import CPU, NETWORK, NUM_CLASSES, MemoryEval, MemoryTrain, training_config
+from tests.training.test_loop import StopAfter, assert_same_state, never, training_of, without_time
+
+
+def one_training(network=NETWORK, **changes):
+    return OneTraining(
+        network=network,
+        num_branches=3,
+        training=training_config(**changes),
+        device=CPU,
+        train=MemoryTrain(),
+        evaluation=MemoryEval(),
+        num_classes=NUM_CLASSES,
+        seed=1,
+    )
+
+
+def test_one_training_reports_its_branches_and_its_gate():
+    reports = list(one_training(epochs=6).epochs(never))
+    assert len(reports[-1].train_losses) == 1
+    assert len(reports[-1].node_accuracies) == 3
+    assert reports[-1].ensemble_accuracy > 100 / NUM_CLASSES
+    assert reports[-1].train_losses[0] < reports[0].train_losses[0]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6])
+def test_one_training_stopped_and_resumed_ends_in_the_same_bits(stop):
+    whole = one_training()
+    expected = list(whole.epochs(never))
+    first = one_training()
+    reports = list(first.epochs(StopAfter(stop)))
+    second = one_training()
+    second.restore(first.state())
+    reports += second.epochs(never)
+    assert without_time(reports) == without_time(expected)
+    assert_same_state(second.state(), whole.state())
+
+
+def test_one_training_attention_branches_join():
+    reports = list(one_training(NetworkConfig(name="abn_resnet8", crops=(3,)), epochs=1).epochs(never))
+    assert all(torch.tensor(report.train_losses).isfinite().all() for report in reports)
+
+
+def test_one_training_state_of_an_ensemble_is_refused():
+    with pytest.raises(CheckpointError, match="holds 2 networks"):
+        one_training().restore(training_of().state())
+
+
+def test_one_training_has_a_single_network():
+    (network,) = one_training().networks
+    assert len(network.heads) == 3

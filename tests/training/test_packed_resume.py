@@ -1,0 +1,61 @@
+"""Bit-exact resume with the real data room: augmentation included."""
+
+import numpy as np
+import pytest
+import torch
+
+from kdhpc.config.schema import DatasetConfig
+from kdhpc.data.batches import EvalBatches, TrainBatches
+from kdhpc.data.packed import PackedSplit
+from kdhpc.training.checkpoint import TrialIdentity, load_checkpoint, save_checkpoint
+from kdhpc.training.loop import EnsembleTraining
+from tests.training.memory_source import CPU, NETWORK, NUM_CLASSES, OBJECTIVE, training_config
+from tests.training.test_loop import GRAPH, StopAfter, assert_same_state, never, without_time
+
+IDENTITY = TrialIdentity(study="s", number=0, graph_key="0" * 12, seed=3, settings="0" * 16)
+
+
+def packed_split(*, side, num_images=20):
+    rng = np.random.default_rng(0)
+    return PackedSplit(
+        images=rng.integers(0, 256, (num_images, side, side, 3), dtype=np.uint8),
+        labels=np.arange(num_images) % NUM_CLASSES,
+        sizes=np.full((num_images, 2), side, dtype=np.int32),
+    )
+
+
+def training_of(augmentation):
+    config = DatasetConfig(
+        name="noise", image_size=12, augmentation=augmentation, validation_fraction=0.5, pad=2, resize=14
+    )
+    split = packed_split(side=12 if augmentation == "pad_crop" else 16)
+    cpu = torch.device("cpu")
+    return EnsembleTraining(
+        graph=GRAPH,
+        network=NETWORK,
+        objective=OBJECTIVE,
+        training=training_config(epochs=2),
+        device=CPU,
+        train=TrainBatches(split, None, config, batch_size=4, device=cpu, channels_last=False),
+        evaluation=EvalBatches(split, None, config, batch_size=8, device=cpu, channels_last=False),
+        num_classes=NUM_CLASSES,
+        seed=3,
+    )
+
+
+@pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
+def test_epochs_of_packed_images_stopped_and_resumed_from_a_file_end_in_the_same_bits(augmentation, tmp_path):
+    whole = training_of(augmentation)
+    expected = list(whole.epochs(never))
+    path = tmp_path / "checkpoint.pt"
+    reports = []
+    while True:
+        training = training_of(augmentation)
+        if path.exists():
+            training.restore(load_checkpoint(path, IDENTITY))
+        reports += training.epochs(StopAfter(3))
+        if training.finished:
+            break
+        save_checkpoint(path, training.state(), IDENTITY)
+    assert without_time(reports) == without_time(expected)
+    assert_same_state(training.state(), whole.state())

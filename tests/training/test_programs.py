@@ -1,0 +1,114 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from kdhpc.graph.spec import Gate
+from kdhpc.training.learner import Moment
+from kdhpc.training.programs import Compiler, Program, programs
+from tests.losses.paper_reference import random_graph
+from tests.training.memory_source import MemoryEval, MemoryTrain, mutual
+from tests.training.test_ensemble import learner_of
+
+# torch's tracing looks at inputs that are no leaves; it hides the warning from users, not from pytest's error filter.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+def num_compiled():
+    return counters["stats"]["unique_graphs"]
+
+
+def run_once(learner, *, num_steps=2):
+    losses = []
+    for step, batch in enumerate(MemoryTrain().epoch(seed=0, epoch=1)):
+        if step < num_steps:
+            losses.append(learner.step(batch, Moment(epoch=1, step=step + 1, num_steps=8)))
+    return torch.stack(losses), learner.evaluate(MemoryEval())
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """One compiler for the module, as a process has one."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield "aot_eager"
+    torch._dynamo.reset()
+
+
+def test_programs_one_compilation_serves_every_graph_node_seed_and_resume(compiled):
+    first = learner_of(mutual(num_nodes=3), backend=compiled)
+    run_once(first)
+    assert first.mode == "compile"
+    after_first = num_compiled()
+    assert after_first == 3  # The network in training and in evaluation, and the objective.
+    rng = np.random.default_rng(0)
+    for seed in range(50):
+        learner = learner_of(random_graph(rng, 3), seed=seed, backend=compiled)
+        if seed % 10 == 0:
+            learner.restore(first.state())
+            run_once(learner)
+        else:
+            run_once(learner, num_steps=1)
+    assert num_compiled() == after_first
+    assert not counters["recompiles"]
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_programs_compiled_and_eager_steps_agree(compiled, seed):
+    graph = random_graph(np.random.default_rng(seed), 3)
+    eager, fast = learner_of(graph), learner_of(graph, backend=compiled)
+    eager_losses, eager_accuracies = run_once(eager, num_steps=3)
+    losses, accuracies = run_once(fast, num_steps=3)
+    torch.testing.assert_close(losses, eager_losses, rtol=1e-4, atol=1e-5)
+    assert accuracies == eager_accuracies
+    for ours, theirs in zip(fast.networks, eager.networks, strict=True):
+        for name, tensor in ours.state_dict().items():
+            torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_programs_compiled_unlearned_node_keeps_its_weights(compiled):
+    learner = learner_of(mutual(gate=Gate.CUTOFF, label=Gate.CUTOFF, num_nodes=3), backend=compiled)
+    before = [parameter.detach().clone() for network in learner.networks for parameter in network.parameters()]
+    run_once(learner)
+    after = [parameter for network in learner.networks for parameter in network.parameters()]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_programs_of_one_backend_are_shared_by_the_process():
+    assert programs(None) is programs(None)
+    assert programs(None) is not programs("aot_eager")
+
+
+def broken_backend(module, inputs):
+    raise RuntimeError("No working C++ compiler found\nand more")
+
+
+def test_program_failing_compiler_falls_back_and_says_so_once(caplog):
+    compiler = Compiler(broken_backend)
+    calls = []
+
+    def double(values):
+        calls.append(len(values))
+        return values * 2
+
+    def triple(values):
+        return values * 3
+
+    doubled, tripled = Program(double, compiler), Program(triple, compiler)
+    with caplog.at_level(logging.WARNING):
+        assert doubled(torch.ones(2)).tolist() == [2, 2]
+        assert doubled(torch.ones(2)).tolist() == [2, 2]
+        assert tripled(torch.ones(2)).tolist() == [3, 3]
+    assert compiler.mode == "eager"
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("kdhpc")]
+    assert len(messages) == 1
+    assert messages[0].endswith("RuntimeError: No working C++ compiler found")
+
+
+def test_program_error_of_the_function_itself_is_not_taken_for_the_compilers():
+    compiler = Compiler(None)
+    with pytest.raises(RuntimeError, match="shape"):
+        Program(lambda values: values.view(7), compiler)(torch.ones(2))
