@@ -3,11 +3,13 @@
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,24 @@ def test_accounting_remembers_jobs(tmp_path: Path) -> None:
     finally:
         assert other.tool("down").returncode == 0
     assert set(other.pids().values()) == {None}
+
+
+def test_port_that_someone_takes_first_moves_the_sandbox_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(tmp_path).tool("down")  # A machine that cannot have a sandbox skips here.
+    tool = SourceFileLoader("slurm_sandbox", str(TOOL)).load_module()
+    with socket.create_server(("", 0)) as taken:
+        answers = iter([taken.getsockname()[1]])
+        find = tool.free_ports
+        monkeypatch.setattr(tool, "free_ports", lambda num_ports: next(answers, None) or find(num_ports))
+        sandbox = tool.Sandbox.at(tmp_path)
+        try:
+            tool.up(sandbox, accounting=False, requeue_delay_s=REQUEUE_DELAY_S)
+            assert Shell(folder=tmp_path).status()[1]["state"] == "up"
+            assert f"SlurmctldPort={taken.getsockname()[1]}" not in sandbox.conf.read_text()
+        finally:
+            tool.down(sandbox)
 
 
 def test_machine_without_packages_and_apt_gets_one_line_and_exit_3(tmp_path: Path) -> None:
