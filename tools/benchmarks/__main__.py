@@ -1,0 +1,41 @@
+"""``tools/bench``: one subcommand a benchmark."""
+
+import argparse
+import importlib
+import sys
+
+from kdhpc.errors import KdhpcError
+from tools.benchmarks.report import show
+
+_BENCHMARKS = {
+    "step": "a training step against the published style of loop, vmap and grouped convolution",
+    "data": "batches from the packed form against a DataLoader of JPEG files",
+    "study": "workers on the shared study against plain study.optimize",
+    "fleet": "a thousand simulated workers on one server",
+    "search": "trials per hour of whole searches, and what is lost between trials",
+    "gpu": "on a GPU: modes, streams, seats and precisions",
+}
+
+
+def main() -> int:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(prog="tools/bench", description="Both sides in one run, as ratios.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(_BENCHMARKS))
+    for name, help_text in _BENCHMARKS.items():
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        module = importlib.import_module(f"tools.benchmarks.{name}")
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    arguments = parser.parse_args()
+    try:
+        report = arguments.run(arguments)
+    except KdhpcError as exc:
+        print(f"bench: error: {exc}", file=sys.stderr)
+        return 1
+    show(report, sys.stdout, style="json" if arguments.json else "table")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
