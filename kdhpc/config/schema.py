@@ -148,8 +148,12 @@ class DeviceConfig:
     """``auto``: CUDA where there is one."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """Autocast of the networks. ``auto``: bf16 on CUDA, float32 on the CPU. fp16 scales the loss, CUDA only."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of the network and the loss. ``auto``: on for CUDA, off on the CPU."""
+    mode: Literal["auto", "eager", "compile", "cudagraph"] = "auto"
+    """``eager``: as written. ``compile``: torch.compile of the network and of the loss. ``cudagraph``: the whole step,
+    compiled, recorded once and replayed (CUDA, not fp16). ``auto``: the last that the device can, ``eager`` on the CPU.
+    One that fails falls back to the one before it."""
+    node_streams: bool = False
+    """CUDA: the network of each node on a stream of its own."""
     channels_last: bool = True
     """Memory format of images and convolutions."""
     threads: int | None = None

@@ -6,6 +6,7 @@ entered: a resumed trial sees what an uninterrupted one would have seen.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdhpc.config.schema import DatasetConfig
-from kdhpc.data.crops import seeded
+from kdhpc.data.crops import Crops, seeded
 from kdhpc.data.packed import PackedSplit
-from kdhpc.data.store import store_images
+from kdhpc.data.store import Placement, store_images
 from kdhpc.data.transform import Transform
 from kdhpc.errors import ConfigError, DataError
 
@@ -26,6 +27,19 @@ class Batch:
 
     images: Tensor
     """float32 (N, 3, S, S)."""
+    labels: Tensor
+    """int64 (N,)."""
+
+
+class Recipe(NamedTuple):
+    """What a training batch is made of on the device: tensors there, of the same shapes for every batch."""
+
+    streamed: Tensor
+    """What the store makes images of."""
+    boxes: Tensor
+    """float32 (N, 4): see ``Crops``."""
+    flip: Tensor
+    """bool (N,)."""
     labels: Tensor
     """int64 (N,)."""
 
@@ -84,8 +98,22 @@ class TrainBatches:
         """Batches an epoch."""
         return self.num_images // self._batch_size
 
+    @property
+    def placement(self) -> Placement:
+        """Where the images are kept."""
+        return self._store.placement
+
     def epoch(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """One epoch's batches.
+        """One epoch's batches: of each of its ``recipes``, what ``make`` makes of it."""
+        return map(self.make, self.recipes(seed, epoch, first_step))
+
+    def make(self, recipe: Recipe) -> Batch:
+        """Gather, cut and normalise on the device. Nothing waits for the host: a CUDA graph can do it."""
+        crops = Crops(boxes=recipe.boxes, flip=recipe.flip)
+        return Batch(images=self._transform(self._store.gather(recipe.streamed), crops), labels=recipe.labels)
+
+    def recipes(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[Recipe]:
+        """One epoch's batches, still to be made.
 
         Args:
             seed: of the trial.
@@ -100,10 +128,10 @@ class TrainBatches:
         if start >= end:
             return
         order, crops = order[start:end], crops.part(start, end).to(self._device)
-        labels = torch.split(self._labels.index_select(0, order.to(self._device)), self._batch_size)
-        for step, images in enumerate(self._store.stream(order, self._batch_size)):
-            part = crops.part(step * self._batch_size, (step + 1) * self._batch_size)
-            yield Batch(images=self._transform(images, part), labels=labels[step])
+        labels = self._labels.index_select(0, order.to(self._device))
+        parts = (torch.split(values, self._batch_size) for values in (crops.boxes, crops.flip, labels))
+        for recipe in zip(self._store.stream(order, self._batch_size), *parts, strict=True):
+            yield Recipe(*recipe)
 
 
 class EvalBatches:
@@ -148,11 +176,12 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.arange(self.num_images)
-        for start, images in zip(
+        for start, streamed in zip(
             range(0, self.num_images, self._batch_size), self._store.stream(order, self._batch_size), strict=True
         ):
             end = start + self._batch_size
-            yield Batch(images=self._transform(images, self._crops.part(start, end)), labels=self._labels[start:end])
+            images = self._transform(self._store.gather(streamed), self._crops.part(start, end))
+            yield Batch(images=images, labels=self._labels[start:end])
 
 
 def _chosen(split: PackedSplit, indices: NDArray[np.int64] | None) -> NDArray[np.int64]:

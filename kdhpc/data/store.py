@@ -1,11 +1,14 @@
 """Where the images of one half, or some of them, are kept while a network is trained.
 
+A store gives out each batch in two parts: what of it must come to the device in time (`stream`), and the work on the
+device that makes images of that (`gather`). The second can be part of a CUDA graph.
+
 Dimensions: N images of a batch, H x W pixels, C channels.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,19 +19,31 @@ _SHARE_OF_FREE_MEMORY = 0.5
 _COPIED_AT_ONCE = 1 << 28
 
 
+Placement = Literal["mapped", "resident", "streamed"]
+"""``mapped``: on disk, read by the CPU. ``resident``: all on the device. ``streamed``: moved there batch by batch."""
+
+
 class ImageStore(Protocol):
     """Gives out batches of images on the training device."""
 
+    placement: Placement
+    """Where the images are."""
+
     def stream(self, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """The images at these positions, in this order.
+        """What `gather` makes the images at these positions of, in this order.
 
         Args:
             positions: int64 (P,) on the CPU, into the images that the store was made with.
             batch_size: N; the last batch may be smaller.
 
         Yields:
-            uint8 (N, H, W, C) on the device.
+            On the device: the images themselves, or their positions, int64 (N,).
         """
+        ...
+
+    def gather(self, streamed: Tensor) -> Tensor:
+        """Images, uint8 (N, H, W, C), on the device. Nothing waits for the host."""
+        ...
 
 
 class MappedImages:
@@ -39,6 +54,8 @@ class MappedImages:
         indices: int64, those that are used.
     """
 
+    placement: Placement = "mapped"
+
     def __init__(self, images: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
         self._images = images
         self._indices = indices
@@ -47,6 +64,10 @@ class MappedImages:
         """See ``ImageStore``."""
         for chosen in torch.split(positions, batch_size):
             yield torch.from_numpy(self._images[self._indices[chosen.numpy()]])
+
+    def gather(self, streamed: Tensor) -> Tensor:
+        """See ``ImageStore``: they are the images."""
+        return streamed
 
 
 class ResidentImages:
@@ -58,6 +79,8 @@ class ResidentImages:
         device: where they go.
     """
 
+    placement: Placement = "resident"
+
     def __init__(self, images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device) -> None:
         self._device = device
         self._images = torch.empty((len(indices), *images.shape[1:]), dtype=torch.uint8, device=device)
@@ -67,9 +90,12 @@ class ResidentImages:
             self._images[start : start + step].copy_(piece)
 
     def stream(self, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """See ``ImageStore``: positions."""
+        yield from torch.split(positions.to(self._device), batch_size)
+
+    def gather(self, streamed: Tensor) -> Tensor:
         """See ``ImageStore``."""
-        for chosen in torch.split(positions.to(self._device), batch_size):
-            yield self._images.index_select(0, chosen)
+        return self._images.index_select(0, streamed)
 
 
 class StreamedImages:
@@ -81,6 +107,8 @@ class StreamedImages:
         device: where batches go.
     """
 
+    placement: Placement = "streamed"
+
     def __init__(self, images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device) -> None:
         self._images = images
         self._indices = indices
@@ -91,14 +119,18 @@ class StreamedImages:
         with ThreadPoolExecutor(max_workers=1) as thread:
             pending: Future[Tensor] | None = None
             for chosen in torch.split(positions, batch_size):
-                following = thread.submit(self._gather, chosen)
+                following = thread.submit(self._pinned, chosen)
                 if pending is not None:
                     yield self._moved(pending)
                 pending = following
             if pending is not None:
                 yield self._moved(pending)
 
-    def _gather(self, chosen: Tensor) -> Tensor:
+    def gather(self, streamed: Tensor) -> Tensor:
+        """See ``ImageStore``: they are the images."""
+        return streamed
+
+    def _pinned(self, chosen: Tensor) -> Tensor:
         """In pinned memory, from where CUDA copies asynchronously; torch reuses it only when the copy is done."""
         shape = (len(chosen), *self._images.shape[1:])
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")

@@ -1,7 +1,7 @@
 """What training asks of its data: batches that already lie where the networks run."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -33,8 +33,20 @@ class TrainSource(Protocol):
         """S, in pixels."""
         ...
 
-    def epoch(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[ImageBatch]:
-        """The epoch's batches from that step (0-based) on: a pure function of seed and epoch."""
+    @property
+    def placement(self) -> str:
+        """Where the images are kept."""
+        ...
+
+    def recipes(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """What each batch is made of, from that step (0-based) on: a pure function of seed and epoch.
+
+        Tensors on the device, of the same shapes in all steps.
+        """
+        ...
+
+    def make(self, recipe: Any, /) -> ImageBatch:
+        """The batch of a recipe. Nothing waits for the host, so that it can be part of a CUDA graph."""
         ...
 
 

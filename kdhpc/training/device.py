@@ -7,8 +7,8 @@ import torch
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import ConfigError
 
-Mode = Literal["eager", "compile"]
-"""How the programs of a step run."""
+Mode = Literal["eager", "compile", "cudagraph"]
+"""How a step runs: see ``DeviceConfig.mode``."""
 
 
 def resolve_device(config: DeviceConfig) -> torch.device:
@@ -27,6 +27,17 @@ def resolve_device(config: DeviceConfig) -> torch.device:
     return torch.device("cuda")
 
 
+def has_node_streams(config: DeviceConfig, device: torch.device) -> bool:
+    """Whether each node's network runs on a CUDA stream of its own.
+
+    Raises:
+        ConfigError: it is asked for on a CPU.
+    """
+    if config.node_streams and device.type != "cuda":
+        raise ConfigError(f"device.node_streams=true needs CUDA, the device is {device.type}: leave it out")
+    return config.node_streams
+
+
 def autocast_dtype(config: DeviceConfig, device: torch.device) -> torch.dtype | None:
     """The half precision that networks run in, or none for float32.
 
@@ -43,6 +54,19 @@ def autocast_dtype(config: DeviceConfig, device: torch.device) -> torch.dtype | 
 
 
 def preferred_mode(config: DeviceConfig, device: torch.device) -> Mode:
-    """``compile`` where the config says so, or leaves it open on CUDA."""
-    wanted = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
-    return "compile" if wanted else "eager"
+    """What the config asks for, or the fastest that the device can.
+
+    Raises:
+        ConfigError: CUDA graphs are asked for where there are none, or with fp16, whose loss scale they do not carry.
+    """
+    can_record = device.type == "cuda" and config.precision != "fp16"
+    if config.mode == "cudagraph" and not can_record:
+        raise ConfigError(
+            f"device.mode=cudagraph needs CUDA and a precision other than fp16, here are {device.type} and "
+            f"{config.precision}: use device.mode=auto"
+        )
+    if config.mode != "auto":
+        return config.mode
+    if device.type != "cuda":
+        return "eager"
+    return "cudagraph" if can_record else "compile"

@@ -4,7 +4,7 @@ Dimension suffixes: M nodes, N samples, C classes, H, W rows and columns of an a
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import torch
@@ -20,13 +20,14 @@ from kdhpc.networks.build import Network, build_network
 from kdhpc.networks.names import map_side
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import EvalSource, ImageBatch
-from kdhpc.training.device import Mode, autocast_dtype
+from kdhpc.training.device import autocast_dtype, has_node_streams
 from kdhpc.training.evaluation import Accuracies, Prediction, mean_ensemble, top1_accuracies
 from kdhpc.training.learner import Moment
 from kdhpc.training.node import NetworkT, Node, NodeState
 from kdhpc.training.pretrained import check_weights, freeze_with, read_weights
 from kdhpc.training.programs import Programs
 from kdhpc.training.schedule import learning_rate
+from kdhpc.training.streams import Streams
 
 
 def node_seed(seed: int, node: int) -> int:
@@ -85,21 +86,27 @@ class EnsembleLearner:
         self._programs = programs
         self._target = target
         self._autocast = autocast_dtype(device, target)
-        self._nodes: list[Node[Network]] = []
-        self._frozen = frozenset(graph.unlearned_nodes if objective.pretrained is not None else ())
-        for index in range(graph.num_nodes):
-            built = build_seeded(
+        self._objective = objective
+        self._pretrained = None if objective.pretrained is None else read_weights(Path(objective.pretrained))
+        self._streams = Streams(graph.num_nodes if has_node_streams(device, target) else 0, target)
+
+        def build(node: int, seed: int, where: torch.device) -> Network:
+            return build_seeded(
                 lambda: build_network(network, num_classes=num_classes, image_size=image_size),
                 seed=seed,
-                node=index,
-                target=target,
+                node=node,
+                target=where,
                 channels_last=device.channels_last,
             )
-            self._nodes.append(Node(built, training, scale_loss=self._autocast is torch.float16))
-        self._load_pretrained(objective)
-        self._learning = tuple(index for index in range(graph.num_nodes) if index not in graph.unlearned_nodes)
+
+        self._build = build
+        scaled, capturable = self._autocast is torch.float16, programs.mode == "cudagraph"
+        self._nodes = [
+            Node(build(index, seed, target), training, scale_loss=scaled, capturable=capturable)
+            for index in range(graph.num_nodes)
+        ]
+        self._check_pretrained()
         self._coefficients = graph_coefficients(graph, device=target, dtype=torch.float32)
-        self._terms = self._computed_terms(graph)
         side = map_side(network.name, image_size)
         self._windows = crop_windows(
             network.crops,
@@ -110,6 +117,23 @@ class EnsembleLearner:
             dtype=torch.float32,
         )
         self._ramp = torch.zeros((), device=target)
+        self._set_graph(graph)
+
+    def restart(self, graph: GraphSpec, seed: int) -> None:
+        """Become, in the same memory, what a new learner of that graph and seed would be.
+
+        Args:
+            graph: Of as many nodes as this one's.
+            seed: Initial weights follow from it.
+        """
+        assert graph.num_nodes == len(self._nodes), "another number of nodes needs another learner"
+        for index, node in enumerate(self._nodes):
+            node.restart(self._build(index, seed, torch.device("cpu")).state_dict())
+        for ours, new in zip(
+            self._coefficients, graph_coefficients(graph, device="cpu", dtype=torch.float32), strict=True
+        ):
+            ours.copy_(new)
+        self._set_graph(graph)
 
     @property
     def num_losses(self) -> int:
@@ -117,9 +141,14 @@ class EnsembleLearner:
         return len(self._nodes)
 
     @property
-    def mode(self) -> Mode:
-        """How its programs run."""
-        return self._programs.compiler.mode
+    def programs(self) -> Programs:
+        """What computes a step."""
+        return self._programs
+
+    @property
+    def structure(self) -> Hashable:
+        """The frozen nodes: they run in evaluation mode, and nothing is differentiated for them."""
+        return self._frozen
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -127,9 +156,19 @@ class EnsembleLearner:
         return tuple(node.network for node in self._nodes)
 
     def step(self, batch: ImageBatch, moment: Moment) -> Tensor:
-        """Learn the batch. Returns each node's loss before the update, (M,), detached. Nothing waits for the host."""
+        """`set_moment` and `learn`."""
+        self.set_moment(moment)
+        return self.learn(batch)
+
+    def set_moment(self, moment: Moment) -> None:
+        """Tell the next `learn` where it stands."""
         self._ramp.fill_(moment.step / moment.num_steps)
-        outputs = [self._forward(index, batch.images) for index in range(len(self._nodes))]
+        for node in self._nodes:
+            node.set_learning_rate(learning_rate(self._training, moment.epoch))
+
+    def learn(self, batch: ImageBatch) -> Tensor:
+        """Learn the batch. Returns each node's loss before the update, (M,), detached. Nothing waits for the host."""
+        outputs = self._streams.each(lambda index: self._forward(index, batch.images), len(self._nodes))
         loss_M = self._programs.objective(
             _stacked(outputs),
             batch.labels,
@@ -139,13 +178,15 @@ class EnsembleLearner:
             self._terms.probability,
             self._terms.attention,
         )
+        # A node that no edge teaches has a loss of 0, like one that all its gates stopped: its update skips itself.
+        learning = [index for index in range(len(self._nodes)) if index not in self._frozen]
         losses = loss_M.unbind()
-        if self._learning:
-            # One backward pass: a node's loss reaches no other node, and nothing reaches one that no edge teaches.
-            torch.autograd.backward([self._nodes[m].loss_to_differentiate(losses[m]) for m in self._learning])
-        rate = learning_rate(self._training, moment.epoch)
-        for m in self._learning:
-            self._nodes[m].update(losses[m], rate)
+        if learning:
+            # One backward pass: a node's loss reaches no other node.
+            torch.autograd.backward([self._nodes[m].loss_to_differentiate(losses[m]) for m in learning])
+        skip_M = (loss_M.detach() == 0).float()
+        for m in learning:
+            self._nodes[m].update(skip_M[m])
         return loss_M.detach()
 
     def evaluate(self, source: EvalSource) -> Accuracies:
@@ -174,21 +215,21 @@ class EnsembleLearner:
         for node, state in zip(self._nodes, states, strict=True):
             node.restore(state)
 
-    def _load_pretrained(self, objective: ObjectiveConfig) -> None:
-        if objective.pretrained is None:
-            return
-        # Checked for every graph: a search hears of a wrong file at once, and not at its first unlearned node.
-        weights = read_weights(Path(objective.pretrained))
-        check_weights(self._nodes[0].network, weights, origin=objective.pretrained)
-        for index in self._frozen:
-            freeze_with(self._nodes[index].network, weights, origin=objective.pretrained)
-
-    def _computed_terms(self, graph: GraphSpec) -> Terms:
-        """Eager runs leave out what the graph does not use; a compiled program is the same for all graphs."""
-        if self.mode == "eager":
-            return needed_terms(graph)
+    def _set_graph(self, graph: GraphSpec) -> None:
+        """All of a graph that is no value of a tensor."""
+        self._frozen = graph.unlearned_nodes if self._pretrained is not None else ()
+        if self._pretrained is not None:
+            for index in self._frozen:
+                freeze_with(self._nodes[index].network, self._pretrained, origin=str(self._objective.pretrained))
+        # Eager runs leave out what the graph does not use; other programs are the same for all graphs.
         pairs = graph.num_nodes > 1
-        return Terms(probability=pairs, attention=pairs)
+        eager = self._programs.mode == "eager"
+        self._terms = needed_terms(graph) if eager else Terms(probability=pairs, attention=pairs)
+
+    def _check_pretrained(self) -> None:
+        """For every graph: a search hears of a wrong file at once, and not at its first unlearned node."""
+        if self._pretrained is not None:
+            check_weights(self._nodes[0].network, self._pretrained, origin=str(self._objective.pretrained))
 
     def _forward(self, index: int, images: Tensor) -> NetworkOutput:
         with torch.autocast(self._target.type, self._autocast, enabled=self._autocast is not None):

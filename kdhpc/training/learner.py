@@ -1,14 +1,15 @@
 """What the training loop asks of something that learns: an ensemble under a graph, or a baseline."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from kdhpc.training.batches import EvalSource, ImageBatch
-from kdhpc.training.device import Mode
 from kdhpc.training.evaluation import Accuracies
 from kdhpc.training.node import NodeState
+from kdhpc.training.programs import Programs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +38,24 @@ class Learner(Protocol):
         ...
 
     @property
-    def mode(self) -> Mode:
-        """How its programs run."""
+    def programs(self) -> Programs:
+        """What computes a step."""
         ...
 
-    def step(self, batch: ImageBatch, moment: Moment) -> Tensor:
-        """Learn the batch. Returns the losses before the update, (num_losses,), on the device, detached."""
+    @property
+    def structure(self) -> Hashable:
+        """What of a step is no value of a tensor: steps of the same structure launch the same work."""
+        ...
+
+    def set_moment(self, moment: Moment) -> None:
+        """Tell the next `learn` where it stands."""
+        ...
+
+    def learn(self, batch: ImageBatch) -> Tensor:
+        """Learn the batch. Returns the losses before the update, (num_losses,), on the device, detached.
+
+        Nothing waits for the host, and all tensors that outlast the step stay where they are.
+        """
         ...
 
     def evaluate(self, source: EvalSource) -> Accuracies:

@@ -11,11 +11,12 @@ from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, Tr
 from kdhpc.errors import CheckpointError
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.training.batches import EvalSource, TrainSource
-from kdhpc.training.device import Mode, preferred_mode, resolve_device
+from kdhpc.training.device import Mode, resolve_device
 from kdhpc.training.ensemble import EnsembleLearner
 from kdhpc.training.learner import Learner, Moment
 from kdhpc.training.node import NodeState
-from kdhpc.training.programs import programs
+from kdhpc.training.programs import Programs, programs_for
+from kdhpc.training.recording import RecordedStep
 from kdhpc.training.schedule import is_rung
 
 
@@ -76,11 +77,11 @@ class TrainingLoop:
         self._training = training
         self._train = train
         self._evaluation = evaluation
-        self._seed = seed
-        self._epoch = 0
-        self._step_in_epoch = 0
-        self._seconds = 0.0
         self._loss_sums: Tensor | None = None
+        self._learn = RecordedStep(
+            lambda recipe: learner.learn(train.make(recipe)), self._keep, learner.programs.recorder
+        )
+        self._begin(seed)
 
     @property
     def epoch(self) -> int:
@@ -104,8 +105,19 @@ class TrainingLoop:
 
     @property
     def mode(self) -> Mode:
-        """How the programs of a step run; known for sure after the first."""
-        return self._learner.mode
+        """How steps run; known for sure after the first."""
+        return self._learner.programs.mode
+
+    def steps(self) -> Iterator[EpochReport | None]:
+        """Train on from where it stands, to the end.
+
+        Yields:
+            After each step nothing, when `state` is whole: whoever asks for no more has stopped there. After each epoch
+            its report; by then the epoch counts as done.
+        """
+        while not self.finished:
+            yield from self._train_epoch()
+            yield self._end_epoch()
 
     def epochs(self, after_step: Callable[[], bool]) -> Iterator[EpochReport]:
         """Train on from where it stands, to the end or until told to stop.
@@ -116,11 +128,11 @@ class TrainingLoop:
         Yields:
             A report after each epoch. By then the epoch counts as done.
         """
-        while not self.finished:
-            stopped = self._train_epoch(after_step)
-            if stopped:
+        for report in self.steps():
+            if report is not None:
+                yield report
+            elif after_step():
                 return
-            yield self._end_epoch()
 
     def state(self) -> TrainingState:
         """A copy of where it stands, on the CPU."""
@@ -148,23 +160,36 @@ class TrainingLoop:
         self._epoch, self._step_in_epoch, self._seconds = state.epoch, state.step_in_epoch, state.seconds
         self._loss_sums = state.loss_sums.clone() if state.step_in_epoch else None
 
-    def _train_epoch(self, after_step: Callable[[], bool]) -> bool:
-        """The rest of the running epoch; whether it was told to stop."""
+    def _begin(self, seed: int) -> None:
+        """Stand before the first step."""
+        self._seed = seed
+        self._epoch = 0
+        self._step_in_epoch = 0
+        self._seconds = 0.0
+        self._loss_sums = None
+
+    def _keep(self) -> Callable[[], None]:
+        """Copy what a step changes; the function that is returned brings it back."""
+        state = self._learner.state()
+        return lambda: self._learner.restore(state)
+
+    def _train_epoch(self) -> Iterator[None]:
+        """The rest of the running epoch, a step at a time."""
         num_steps = self._training.epochs * self._train.steps_per_epoch
         if self._step_in_epoch == self._train.steps_per_epoch:  # Stopped before its evaluation.
-            return False
+            return
         before = time.monotonic()
-        for batch in self._train.epoch(self._seed, self._epoch + 1, self._step_in_epoch):
-            moment = Moment(epoch=self._epoch + 1, step=self.step + 1, num_steps=num_steps)
-            losses = self._learner.step(batch, moment).double()
-            self._loss_sums = losses if self._loss_sums is None else self._loss_sums.to(losses.device) + losses
+        for recipe in self._train.recipes(self._seed, self._epoch + 1, self._step_in_epoch):
+            self._learner.set_moment(Moment(epoch=self._epoch + 1, step=self.step + 1, num_steps=num_steps))
+            losses = self._learn(recipe, self._learner.structure)
+            if self._loss_sums is None:
+                self._loss_sums = torch.zeros_like(losses, dtype=torch.float64)
+            self._loss_sums = self._loss_sums.to(losses.device).add_(losses)
             self._step_in_epoch += 1
             now = time.monotonic()
             self._seconds, before = self._seconds + now - before, now
-            if after_step():
-                return True
+            yield
         assert self._step_in_epoch == self._train.steps_per_epoch, "the data did not have as many steps as promised"
-        return False
 
     def _end_epoch(self) -> EpochReport:
         before = time.monotonic()
@@ -200,6 +225,7 @@ class EnsembleTraining(TrainingLoop):
         evaluation: Images to score on.
         num_classes: C.
         seed: Initial weights, data order and augmentation follow from it.
+        programs: What computes a step; none: what the device config means.
 
     Raises:
         ConfigError: the device is not there, or the precision does not fit it.
@@ -218,6 +244,7 @@ class EnsembleTraining(TrainingLoop):
         evaluation: EvalSource,
         num_classes: int,
         seed: int,
+        programs: Programs | None = None,
     ) -> None:
         target = resolve_device(device)
         learner = EnsembleLearner(
@@ -227,9 +254,20 @@ class EnsembleTraining(TrainingLoop):
             training=training,
             device=device,
             target=target,
-            programs=programs("inductor" if preferred_mode(device, target) == "compile" else None),
+            programs=programs or programs_for(device, target),
             num_classes=num_classes,
             image_size=train.image_size,
             seed=seed,
         )
         super().__init__(learner=learner, training=training, train=train, evaluation=evaluation, seed=seed)
+        self._ensemble = learner
+
+    def restart(self, graph: GraphSpec, seed: int) -> None:
+        """Become what a new training of that graph and seed would be, in the same memory, with the same programs.
+
+        Args:
+            graph: Of as many nodes.
+            seed: Initial weights, data order and augmentation follow from it.
+        """
+        self._ensemble.restart(graph, seed)
+        self._begin(seed)

@@ -33,13 +33,16 @@ class Node(Generic[NetworkT]):
         network: Already where it will run.
         config: Of the optimiser.
         scale_loss: fp16: gradients are computed of a scaled loss, and overflows skip a step.
+        capturable: Steps may be recorded.
     """
 
-    def __init__(self, network: NetworkT, config: TrainingConfig, *, scale_loss: bool) -> None:
+    def __init__(
+        self, network: NetworkT, config: TrainingConfig, *, scale_loss: bool, capturable: bool = False
+    ) -> None:
         self.network = network
-        self._optimizer = ZeroLossSGD(network, config)
-        device = next(network.parameters()).device
-        self._scaler = torch.amp.GradScaler(device.type) if scale_loss else None
+        self._optimizer = ZeroLossSGD(network, config, capturable=capturable)
+        self._device_type = next(network.parameters()).device.type
+        self._scaler = torch.amp.GradScaler(self._device_type) if scale_loss else None
 
     def loss_to_differentiate(self, loss: Tensor) -> Tensor:
         """The loss, scaled in fp16."""
@@ -48,11 +51,13 @@ class Node(Generic[NetworkT]):
         scaled: Tensor = self._scaler.scale(loss)
         return scaled
 
-    def update(self, loss: Tensor, learning_rate: float) -> None:
-        """One optimiser step from the gradients that lie there, none where the loss (a scalar) is exactly 0."""
-        self._optimizer.skip = (loss.detach() == 0).float()
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+    def set_learning_rate(self, rate: float) -> None:
+        """Of the next updates."""
+        self._optimizer.set_learning_rate(rate)
+
+    def update(self, skip: Tensor) -> None:
+        """One optimiser step from the gradients that lie there; none where ``skip``, a float32 scalar, is 1."""
+        self._optimizer.skip = skip
         if self._scaler is None:
             self._optimizer.step()
         else:
@@ -81,8 +86,23 @@ class Node(Generic[NetworkT]):
                 "the checkpoint and device.precision do not agree on whether the loss is scaled (fp16)"
             )
 
+    def restart(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin anew in the same memory, as a new node of a network with these weights and statistics would.
+
+        Args:
+            weights: By the network's names, on any device.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        self.network.requires_grad_(True).train()
+        self.network.load_state_dict(weights)
+        for momentum in self._momentum().values():
+            momentum.zero_()
+        if self._scaler is not None:
+            self._scaler = torch.amp.GradScaler(self._device_type)
+
     def restore(self, state: NodeState) -> None:
         """Become that state, in the same memory. Call `check` first."""
+        self._optimizer.zero_grad(set_to_none=True)
         self.network.load_state_dict(state.tensors)
         with torch.no_grad():
             for name, momentum in self._momentum().items():

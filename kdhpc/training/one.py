@@ -1,5 +1,7 @@
 """ONE, a baseline, in the same loop: its branches are the nodes, its gate's output is the ensemble."""
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -8,13 +10,13 @@ from kdhpc.errors import CheckpointError
 from kdhpc.losses.one import ramp_up
 from kdhpc.networks.one import OneNetwork, build_one
 from kdhpc.training.batches import EvalSource, ImageBatch, TrainSource
-from kdhpc.training.device import Mode, autocast_dtype, preferred_mode, resolve_device
+from kdhpc.training.device import autocast_dtype, resolve_device
 from kdhpc.training.ensemble import build_seeded
 from kdhpc.training.evaluation import Accuracies, Prediction, top1_accuracies
 from kdhpc.training.learner import Moment
 from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.node import Node, NodeState
-from kdhpc.training.programs import Programs, programs
+from kdhpc.training.programs import Programs, programs_for
 from kdhpc.training.schedule import learning_rate
 
 
@@ -55,7 +57,9 @@ class OneLearner:
             target=target,
             channels_last=device.channels_last,
         )
-        self._node = Node(built, training, scale_loss=self._autocast is torch.float16)
+        self._node = Node(
+            built, training, scale_loss=self._autocast is torch.float16, capturable=programs.mode == "cudagraph"
+        )
         self._ramp = torch.zeros((), device=target)
 
     @property
@@ -69,18 +73,27 @@ class OneLearner:
         return (self._node.network,)
 
     @property
-    def mode(self) -> Mode:
-        """How its programs run."""
-        return self._programs.compiler.mode
+    def programs(self) -> Programs:
+        """What computes a step."""
+        return self._programs
 
-    def step(self, batch: ImageBatch, moment: Moment) -> Tensor:
-        """Learn the batch. Returns the loss before the update, (1,), detached."""
+    @property
+    def structure(self) -> Hashable:
+        """All steps are alike."""
+        return None
+
+    def set_moment(self, moment: Moment) -> None:
+        """Tell the next `learn` where it stands."""
         self._ramp.fill_(ramp_up(moment.epoch))
+        self._node.set_learning_rate(learning_rate(self._training, moment.epoch))
+
+    def learn(self, batch: ImageBatch) -> Tensor:
+        """Learn the batch. Returns the loss before the update, (1,), detached. Nothing waits for the host."""
         with torch.autocast(self._target.type, self._autocast, enabled=self._autocast is not None):
             output = self._programs.one(self._node.network, batch.images)
         loss = self._programs.one_loss(*output, batch.labels, self._ramp)
         torch.autograd.backward([self._node.loss_to_differentiate(loss)])
-        self._node.update(loss, learning_rate(self._training, moment.epoch))
+        self._node.update((loss.detach() == 0).float())
         return loss.detach().unsqueeze(0)
 
     def evaluate(self, source: EvalSource) -> Accuracies:
@@ -148,7 +161,7 @@ class OneTraining(TrainingLoop):
             training=training,
             device=device,
             target=target,
-            programs=programs("inductor" if preferred_mode(device, target) == "compile" else None),
+            programs=programs_for(device, target),
             num_classes=num_classes,
             seed=seed,
         )

@@ -23,7 +23,14 @@ class ZeroLossSGD(torch.optim.SGD):
     found_inf: Tensor
     """float32 scalar: the same, as the fused kernel expects it and as a GradScaler sets it."""
 
-    def __init__(self, network: nn.Module, config: TrainingConfig) -> None:
+    def __init__(self, network: nn.Module, config: TrainingConfig, *, capturable: bool = False) -> None:
+        """Make it.
+
+        Args:
+            network: Whose weights.
+            config: Learning rate, momentum, weight decay.
+            capturable: Keep the learning rate on the device, where a recorded step reads it.
+        """
         parameters = list(network.parameters())
         super().__init__(
             parameters,
@@ -32,6 +39,8 @@ class ZeroLossSGD(torch.optim.SGD):
             weight_decay=config.weight_decay,
             fused=True,
         )
+        if capturable:
+            self.param_groups[0]["lr"] = torch.tensor(config.learning_rate, device=parameters[0].device)
         if config.momentum:
             # Of zeros, the first step makes the gradient, as SGD does. SGD's own would be left uninitialised by a skip.
             for parameter in parameters:
@@ -41,7 +50,17 @@ class ZeroLossSGD(torch.optim.SGD):
         """Update the weights unless ``skip``, or the overflow that a GradScaler found, is 1."""
         overflow: Tensor | None = getattr(self, "found_inf", None)
         self.found_inf = self.skip if overflow is None else torch.maximum(self.skip, overflow)
-        loss: float | None = super().step(closure)
-        if overflow is None:
-            del self.found_inf  # A GradScaler deletes its own.
+        try:
+            loss: float | None = super().step(closure)
+        finally:
+            if overflow is None:
+                del self.found_inf  # A GradScaler deletes its own.
         return loss
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Of the next steps."""
+        for group in self.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate

@@ -8,11 +8,12 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+from kdhpc.config.schema import DeviceConfig
 from kdhpc.losses.coefficients import GraphCoefficients, Terms
 from kdhpc.losses.distillation import CropWindows
 from kdhpc.losses.objective import EnsembleOutput, node_losses
@@ -20,7 +21,8 @@ from kdhpc.losses.one import one_loss
 from kdhpc.networks.build import Network
 from kdhpc.networks.one import OneNetwork, OneOutput
 from kdhpc.networks.output import NetworkOutput
-from kdhpc.training.device import Mode
+from kdhpc.training.device import Mode, preferred_mode
+from kdhpc.training.recording import Record, Recorder, record_cuda_graph
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,14 +41,14 @@ class Compiler:
         self.backend = backend
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> Literal["eager", "compile"]:
         """How programs run from now on."""
         return "eager" if self.backend is None else "compile"
 
     def give_up(self, reason: str) -> None:
         """Run everything as it is from now on, and say why."""
         self.backend = None
-        _LOG.warning("torch.compile failed, going on without (device.compile=off does not try): %s", reason)
+        _LOG.warning("torch.compile failed, going on without (device.mode=eager does not try): %s", reason)
 
 
 class Program(Generic[P, R]):
@@ -101,10 +103,12 @@ def _run_objective(
 
 @dataclass(frozen=True, kw_only=True)
 class Programs:
-    """All programs, compiled by one compiler."""
+    """All programs, compiled by one compiler, and what records the steps that call them."""
 
     compiler: Compiler
     """What they run under."""
+    recorder: Recorder
+    """What records whole steps."""
     network: Program[[Network, Tensor], NetworkOutput]
     """The network of a node."""
     one: Program[[OneNetwork, Tensor], OneOutput]
@@ -114,19 +118,36 @@ class Programs:
     one_loss: Program[[Tensor, Tensor, tuple[Tensor, ...], Tensor, Tensor], Tensor]
     """`kdhpc.losses.one.one_loss`."""
 
+    @property
+    def mode(self) -> Mode:
+        """How steps run from now on."""
+        return "cudagraph" if self.recorder.record is not None else self.compiler.mode
+
 
 @functools.cache
-def programs(backend: str | None) -> Programs:
+def programs(backend: str | None, record: Record | None = None) -> Programs:
     """The process's programs: what one trial compiled, the next one finds.
 
     Args:
         backend: Of torch.compile (``inductor``); none: as they are.
+        record: What records whole steps; none: nothing does.
     """
     compiler = Compiler(backend)
     return Programs(
         compiler=compiler,
+        recorder=Recorder(record),
         network=Program(_run_network, compiler),
         one=Program(_run_one, compiler),
         objective=Program(_run_objective, compiler),
         one_loss=Program(one_loss, compiler),
     )
+
+
+def programs_for(config: DeviceConfig, device: torch.device) -> Programs:
+    """The programs that the config means on this device.
+
+    Raises:
+        ConfigError: the device cannot run so.
+    """
+    mode = preferred_mode(config, device)
+    return programs(None if mode == "eager" else "inductor", record_cuda_graph if mode == "cudagraph" else None)

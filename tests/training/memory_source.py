@@ -41,12 +41,20 @@ class MemoryTrain:
         self.batch_size = batch_size
         self.steps_per_epoch = num_images // batch_size
 
+    placement = "resident"
+
     def epoch(self, seed, epoch, first_step=0):
+        return map(self.make, self.recipes(seed, epoch, first_step))
+
+    def make(self, recipe):
+        return MemoryBatch(*recipe)
+
+    def recipes(self, seed, epoch, first_step=0):
         generator = torch.Generator().manual_seed(1000 * seed + epoch)
         order = torch.randperm(len(self.labels), generator=generator)
         for step in range(first_step, self.steps_per_epoch):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield MemoryBatch(self.images[chosen], self.labels[chosen])
+            yield self.images[chosen], self.labels[chosen]
 
 
 class MemoryEval:

@@ -3,7 +3,7 @@ import torch
 
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import ConfigError
-from kdhpc.training.device import autocast_dtype, preferred_mode, resolve_device
+from kdhpc.training.device import autocast_dtype, has_node_streams, preferred_mode, resolve_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -45,10 +45,28 @@ def test_autocast_dtype_fp16_on_the_cpu_is_refused():
     ("setting", "device", "mode"),
     [
         ("auto", CPU, "eager"),
-        ("auto", CUDA, "compile"),
-        ("on", CPU, "compile"),
-        ("off", CUDA, "eager"),
+        ("auto", CUDA, "cudagraph"),
+        ("compile", CPU, "compile"),
+        ("eager", CUDA, "eager"),
+        ("cudagraph", CUDA, "cudagraph"),
     ],
 )
 def test_preferred_mode_of_each_setting(setting, device, mode):
-    assert preferred_mode(DeviceConfig(compile=setting), device) == mode
+    assert preferred_mode(DeviceConfig(mode=setting), device) == mode
+
+
+def test_preferred_mode_auto_with_fp16_is_compile():
+    assert preferred_mode(DeviceConfig(precision="fp16"), CUDA) == "compile"
+
+
+@pytest.mark.parametrize(("device", "precision"), [(CPU, "auto"), (CUDA, "fp16")])
+def test_preferred_mode_cudagraph_where_there_can_be_none_is_refused(device, precision):
+    with pytest.raises(ConfigError, match=r"device\.mode=cudagraph needs CUDA and a precision other than fp16"):
+        preferred_mode(DeviceConfig(mode="cudagraph", precision=precision), device)
+
+
+def test_has_node_streams_on_the_cpu_is_refused():
+    assert not has_node_streams(DeviceConfig(), CPU)
+    assert has_node_streams(DeviceConfig(node_streams=True), CUDA)
+    with pytest.raises(ConfigError, match=r"device\.node_streams=true needs CUDA, the device is cpu"):
+        has_node_streams(DeviceConfig(node_streams=True), CPU)

@@ -30,15 +30,15 @@ from tests.training.published_style import PublishedStyle
 THROUGH, CUTOFF, LINEAR, CORRECT = Gate.THROUGH, Gate.CUTOFF, Gate.LINEAR, Gate.CORRECT
 
 
-def learner_of(graph, *, network=NETWORK, seed=0, training=None, device=CPU, backend=None):
+def learner_of(graph, *, network=NETWORK, seed=0, training=None, device=CPU, backend=None, record=None, target="cpu"):
     return EnsembleLearner(
         graph=graph,
         network=network,
         objective=OBJECTIVE,
         training=training or training_config(),
         device=device,
-        target=torch.device("cpu"),
-        programs=programs(backend),
+        target=torch.device(target),
+        programs=programs(backend, record),
         num_classes=NUM_CLASSES,
         image_size=IMAGE_SIZE,
         seed=seed,

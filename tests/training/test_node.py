@@ -13,7 +13,7 @@ def node_of(*, scale_loss, seed=0):
 def learn(node, inputs, factor=1.0):
     loss = (node.network(inputs) * factor).square().mean()
     torch.autograd.backward([node.loss_to_differentiate(loss)])
-    node.update(loss, 0.1)
+    node.update((loss.detach() == 0).float())
 
 
 def test_update_with_a_scaled_loss_is_the_same_as_without():

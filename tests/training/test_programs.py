@@ -40,7 +40,7 @@ def compiled():
 def test_programs_one_compilation_serves_every_graph_node_seed_and_resume(compiled):
     first = learner_of(mutual(num_nodes=3), backend=compiled)
     run_once(first)
-    assert first.mode == "compile"
+    assert first.programs.mode == "compile"
     after_first = num_compiled()
     assert after_first == 3  # The network in training and in evaluation, and the objective.
     rng = np.random.default_rng(0)
