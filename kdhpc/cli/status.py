@@ -112,10 +112,13 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
         lines += ["", *aligned([("epoch", "reached", "survived", "median"), *rungs])]
     if status.workers:
         workers = [
-            (w.host, str(w.pid), w.job or "-", str(w.trial), f"{w.lease_age_s:.0f} s", "lost" if w.lost else "running")
+            (
+                *(w.host, str(w.pid), w.job or "-", str(w.trial), f"{w.lease_age_s:.0f} s"),
+                *("lost" if w.lost else "running", w.mode or "-", w.data or "-"),
+            )
             for w in status.workers
         ]
-        lines += ["", *aligned([("worker", "pid", "job", "trial", "lease age", "state"), *workers])]
+        lines += ["", *aligned([("worker", "pid", "job", "trial", "lease age", "state", "mode", "data"), *workers])]
     if jobs:
         trial_of = {worker.job: str(worker.trial) for worker in status.workers if not worker.lost}
         rows = [(job.job, job.node or "-", trial_of.get(job.job, "-"), job.time_left, job.condition) for job in jobs]

@@ -9,16 +9,17 @@ import torch
 from kdhpc.cluster import slurm
 from kdhpc.cluster.deadline import Deadline
 from kdhpc.cluster.job import job_id
+from kdhpc.cluster.seat import Ended, Seat
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.paths import StudyPaths, packed_dir
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
-from kdhpc.errors import ClusterError, DatabaseError, LeaseLostError, StudyMismatchError
-from kdhpc.study.claim import Claim, Owner
+from kdhpc.errors import ClusterError, KdhpcError, StudyMismatchError
+from kdhpc.study.claim import Owner
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.device import resolve_device
-from kdhpc.trial import TrialSetting, run_trial
+from kdhpc.trial import TrialSetting
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 5.0
@@ -32,61 +33,110 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
 
     Raises:
         ClusterError: too many trials in a row crashed here, or the job's time limit is too short for an epoch.
+        DatabaseError: the database stayed away.
         StudyMismatchError: the packed data are not those that the study was made with.
     """
     setting = _setting(study, config)
-    owner = Owner.current(job=job_id())
-    _free_slots_of_earlier_runs(study, owner)
-    deadline = Deadline(setting.paths, config.cluster.signal_delay_s)
-    finished = failures = 0
-    while not stop.requested:
-        short_s = deadline.seconds_short()
-        if short_s and finished == failures == 0:
+    worker = _Worker(study, setting, stop)
+    try:
+        worker.work()
+    except KdhpcError:
+        worker.interrupt()
+        raise
+    return worker.finished
+
+
+class _Worker:
+    """Keeps its seats taken."""
+
+    def __init__(self, study: SharedStudy, setting: TrialSetting, stop: StopSignals) -> None:
+        self.finished = 0
+        self._study = study
+        self._config = setting.config
+        self._stop = stop
+        self._ending = False
+        self._failures = 0
+        self._ask_again = 0.0
+        self._owner = Owner.current(job=job_id())
+        _free_slots_of_earlier_runs(study, self._owner)
+        self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s)
+        device, num_seats = resolve_device(self._config.device), self._config.worker.num_seats
+        self._seats = [Seat(setting, device, self._is_stopping) for _ in range(num_seats)]
+
+    def work(self) -> None:
+        """Until nothing is left to do here."""
+        while True:
+            if not self._is_stopping():
+                self._fill_seats()
+            busy = [seat for seat in self._seats if seat.busy]
+            if not busy and (self._is_stopping() or not self._is_waiting_for_others()):
+                return
+            for seat in busy:
+                self._note(seat.turn())
+
+    def interrupt(self) -> None:
+        """Checkpoint the trials in the seats and give them back, as far as that can be done."""
+        self._ending = True
+        for seat in self._seats:
+            while seat.busy:
+                try:
+                    seat.turn()
+                except KdhpcError as exc:
+                    _LOG.warning("a trial was not given back, its lease will expire: %s", exc)
+                    break
+
+    def _is_stopping(self) -> bool:
+        return self._ending or self._stop.requested
+
+    def _fill_seats(self) -> None:
+        """Give a trial to each free seat, while there are trials and time for them."""
+        for seat in self._seats:
+            if seat.busy or time.monotonic() < self._ask_again:
+                continue
+            short_s = self._deadline.seconds_short()
+            if short_s and not any(seat.busy for seat in self._seats):
+                self._run_out_of_time(short_s)
+            claim = None
+            if not short_s:
+                worker = self._config.worker
+                claim = self._study.claim(self._owner, lease_s=worker.lease_s, renew_s=worker.renew_s)
+            if claim is None:
+                self._ask_again = time.monotonic() + _POLL_S
+                return
+            seat.take(claim)
+
+    def _run_out_of_time(self, short_s: float) -> None:
+        """Nothing runs, and no other trial could reach its first report before the job's time limit."""
+        if self.finished == self._failures == 0:
             raise ClusterError(
                 f"this job's time limit is {short_s:.0f} s too short for a trial's first epoch: raise cluster.time_min"
             )
-        if short_s and study.progress().waiting:
+        if self._study.progress().waiting:
             _LOG.info("the job's time limit is %.0f s too near for another trial", short_s)
             # What Slurm would do in a moment: the job is requeued.
             signal.raise_signal(signal.SIGUSR2)
-            break
-        claim = study.claim(owner, lease_s=config.worker.lease_s, renew_s=config.worker.renew_s)
-        if claim is None and _silent(study, config.worker.renew_s):
+
+    def _is_waiting_for_others(self) -> bool:
+        """All seats are free: whether the trial of a worker that is silent may soon be free, too; waits a while."""
+        if _silent(self._study, self._config.worker.renew_s):
             time.sleep(_POLL_S)
-            continue
-        if claim is None:
-            _LOG.info("nothing to claim in study %s", study.definition.name)
-            break
-        done = _run_claimed(claim, setting, stop)
-        deadline.learn(claim.number)
-        finished += done is True
-        failures = 0 if done is not None else failures + 1
-        if failures >= config.worker.max_failures:
+            self._ask_again = 0.0
+            return True
+        _LOG.info("nothing to claim in study %s", self._study.definition.name)
+        return False
+
+    def _note(self, ended: Ended | None) -> None:
+        if ended is None:
+            return
+        self._ask_again = 0.0
+        self._deadline.learn(ended.number)
+        self.finished += ended.finished
+        self._failures = self._failures + 1 if ended.crashed else 0
+        if self._failures >= self._config.worker.max_failures:
             raise ClusterError(
-                f"{failures} trials in a row crashed on {owner.host} (worker.max_failures): see this worker's log"
+                f"{self._failures} trials in a row crashed on {self._owner.host} (worker.max_failures): "
+                "see this worker's log"
             )
-    return finished
-
-
-def _run_claimed(claim: Claim, setting: TrialSetting, stop: StopSignals) -> bool | None:
-    """True: the trial ended. False: it will be continued by someone. None: it crashed."""
-    _LOG.info("trial %d, slot %d, attempt %d: starts", claim.number, claim.slot, claim.attempt)
-    try:
-        outcome = run_trial(claim, setting, lambda: stop.requested or claim.draining)
-    except LeaseLostError as exc:
-        _LOG.warning("trial %d: %s", claim.number, exc)
-        return False
-    except DatabaseError as exc:
-        if not stop.requested:
-            raise
-        _LOG.warning("trial %d is checkpointed; its lease will expire: %s", claim.number, exc)
-        return False
-    except Exception as exc:  # A worker outlives a trial that crashes: the study counts the attempt.
-        _LOG.exception("trial %d crashed", claim.number)
-        claim.crash(f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:500])
-        return None
-    _LOG.info("trial %d: %s", claim.number, outcome.value)
-    return outcome.value != "interrupted"
 
 
 def _free_slots_of_earlier_runs(study: SharedStudy, owner: Owner) -> None:

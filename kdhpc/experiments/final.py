@@ -1,7 +1,6 @@
 """Final training: one graph, from scratch, on the original training images, scored on the original test images."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,14 @@ from kdhpc.config.document import write_config
 from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
-from kdhpc.errors import CheckpointError
 from kdhpc.experiments.assembly import assemble, num_training_images
 from kdhpc.experiments.lock import held
 from kdhpc.experiments.result import FinalResult, read_result, write_result
 from kdhpc.experiments.settings import Settings, check_same_settings, digest, run_settings, write_settings
 from kdhpc.experiments.subject import Subject, load_subject, tell_about
 from kdhpc.graph.serial import write_graph
-from kdhpc.training.checkpoint import TrialIdentity, load_checkpoint, remove_checkpoint, save_checkpoint
+from kdhpc.training.checkpoint import TrialIdentity, remove_checkpoint
+from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device import resolve_device
 from kdhpc.training.loop import EpochReport, TrainingLoop
 from kdhpc.training.metrics import MetricsLog, read_metrics
@@ -123,54 +122,28 @@ def _train(
     training: TrainingLoop, run: _Run, show: Callable[[EpochReport], None], should_stop: Callable[[], bool]
 ) -> EpochReport | None:
     """To the end, from the checkpoint where there is one. The last epoch's report; none if it was stopped."""
-    checkpoint = _RunCheckpoint(training, run)
-    checkpoint.restore()
-    metrics = MetricsLog(run.paths.metrics, epoch=training.epoch)
-
-    def after_step() -> bool:
-        checkpoint.save_if_due()
-        return should_stop()
-
-    for report in training.epochs(after_step):
-        metrics.append(report)
-        show(report)
-        if training.finished:
-            return report
-    checkpoint.save()
+    checkpointing = Checkpointing(
+        run.paths.checkpoint,
+        training,
+        run.identity,
+        every_s=run.config.run.checkpoint_every_s,
+        name=f"{run.name}, seed {run.config.run.seed}",
+    )
+    with checkpointing as checkpoint:
+        checkpoint.restore()
+        metrics = MetricsLog(run.paths.metrics, epoch=training.epoch)
+        for report in training.steps():
+            if report is not None:
+                metrics.append(report)
+                show(report)
+                if training.finished:
+                    return report
+                continue
+            checkpoint.save_if_due()
+            if should_stop():
+                break
+        checkpoint.save_now()
     return None
-
-
-class _RunCheckpoint:
-    """The checkpoint of one run: restored once, written from time to time, and when the run is stopped."""
-
-    def __init__(self, training: TrainingLoop, run: _Run) -> None:
-        self._training = training
-        self._path = run.paths.checkpoint
-        self._identity = run.identity
-        self._every_s = run.config.run.checkpoint_every_s
-        self._saved = time.monotonic()
-
-    def restore(self) -> None:
-        if not self._path.exists():
-            return
-        try:
-            self._training.restore(load_checkpoint(self._path, self._identity))
-        except CheckpointError as exc:
-            _LOG.warning("starting from the beginning: %s", exc)
-            return
-        _LOG.info("going on after epoch %d, step %d", self._training.epoch, self._training.step)
-
-    def save(self) -> None:
-        save_checkpoint(self._path, self._training.state(), self._identity)
-
-    def save_if_due(self) -> None:
-        if time.monotonic() - self._saved < self._every_s:
-            return
-        self._saved = time.monotonic()
-        try:
-            self.save()
-        except CheckpointError as exc:  # A full disk costs time after an interruption, not the run.
-            _LOG.warning("training on without a new checkpoint: %s", exc)
 
 
 def _finish(run: _Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:

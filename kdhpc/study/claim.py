@@ -144,6 +144,27 @@ class Claim:
             return self._rule.halving_prunes(self._trial.trial_id)
         return written.is_below_median
 
+    def describe(self, *, mode: str, data: str) -> None:
+        """Write down how the trial runs, for `kdhpc status` and for the trial's record.
+
+        Args:
+            mode: ``eager``, ``compile`` or ``cudagraph``.
+            data: where its images are.
+
+        Raises:
+            LeaseLostError: another worker holds the slot now; nothing was written.
+            DatabaseError: the database stayed away.
+        """
+
+        def write(connection: Connection) -> bool:
+            if not slots.renew(connection, self._lease):
+                return False
+            trial_rows.note(connection, self._trial.trial_id, {"run": {"mode": mode, "data": data}})
+            return True
+
+        if not self._storage.write(write):
+            raise self._lease_lost()
+
     def complete(self, value: float) -> None:
         """End the trial with its value.
 

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, text
 
 from kdhpc.study import owner as owners
 from kdhpc.study.owner import Owner
+from kdhpc.study.trial_rows import ATTRIBUTE
 
 TABLES_VERSION = "kdhpc tables 2"
 """To be raised with every change of the tables."""
@@ -141,6 +142,10 @@ class Holding:
     """Time since the lease was renewed."""
     lost: bool
     """The lease has expired."""
+    mode: str | None
+    """How its steps run; none before the first."""
+    data: str | None
+    """Where its images are; none before its first step."""
 
 
 def claim(connection: Connection, study_id: int, owner: Owner, *, token: str, lease_s: float) -> HeldSlot | None:
@@ -205,11 +210,13 @@ def holdings(connection: Connection, study_id: int) -> tuple[Holding, ...]:
     """All held slots of a study, by slot."""
     rows = connection.execute(
         text("""
-            SELECT slot, number, owner, extract(epoch FROM now() - renewed) AS age, expires < now() AS lost
+            SELECT slot, number, owner, extract(epoch FROM now() - renewed) AS age, expires < now() AS lost,
+                CAST(value_json AS jsonb) #>> '{run,mode}' AS mode, CAST(value_json AS jsonb) #>> '{run,data}' AS data
             FROM kdhpc_slots JOIN trials USING (trial_id)
+                LEFT JOIN trial_user_attributes AS notes ON notes.trial_id = trials.trial_id AND notes.key = :key
             WHERE kdhpc_slots.study_id = :study_id AND kdhpc_slots.state = 'held' ORDER BY slot
         """),
-        {"study_id": study_id},
+        {"study_id": study_id, "key": ATTRIBUTE},
     )
     return tuple(
         Holding(
@@ -218,6 +225,8 @@ def holdings(connection: Connection, study_id: int) -> tuple[Holding, ...]:
             owner=owners.from_json(row.owner),
             lease_age_s=float(row.age),
             lost=row.lost,
+            mode=row.mode,
+            data=row.data,
         )
         for row in rows
     )

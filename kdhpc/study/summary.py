@@ -73,6 +73,10 @@ class WorkerStatus:
     """Time since its last sign of life."""
     lost: bool
     """Its lease has expired."""
+    mode: str | None
+    """How its steps run (see ``device.mode``); none before the first."""
+    data: str | None
+    """Where its images are: ``mapped``, ``resident``, ``streamed``; none before the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,4 +251,6 @@ def _worker(holding: slots.Holding) -> WorkerStatus:
         trial=holding.number,
         lease_age_s=holding.lease_age_s,
         lost=holding.lost,
+        mode=holding.mode,
+        data=holding.data,
     )

@@ -16,7 +16,7 @@ from kdhpc.graph.space import SearchSpace
 SCHEMA_VERSION = 12
 """Optuna's ``version_info.schema_version`` that these statements are written for."""
 ATTRIBUTE = "kdhpc"
-"""The one user attribute of a trial: its slot, the key of its graph, its owners."""
+"""The one user attribute of a trial: its slot, the key of its graph, its owners, how it runs."""
 
 
 class NoteDocument(TypedDict, total=False):
@@ -26,6 +26,7 @@ class NoteDocument(TypedDict, total=False):
     graph: str
     owners: list[Mapping[str, object]]
     reason: str
+    run: Mapping[str, str]
 
 
 class TrialState(str, Enum):

@@ -146,7 +146,7 @@ def test_stores_give_the_same_images_in_the_same_order(kind: type) -> None:
     positions = torch.tensor([6, 0, 0, 3, 5, 1, 2])
     store: ImageStore = kind(images, indices) if kind is MappedImages else kind(images, indices, _CPU)
 
-    found = list(store.stream(positions, 3))
+    found = [store.gather(streamed) for streamed in store.stream(positions, 3)]
 
     assert [len(batch) for batch in found] == [3, 3, 1]
     assert torch.equal(torch.cat(found), torch.from_numpy(images[indices[positions.numpy()]]))

@@ -145,7 +145,7 @@ def test_train_final_damaged_checkpoint_starts_again_and_says_so(place, caplog):
     RunPaths.of("damaged", 0).checkpoint.write_bytes(b"KDHPC")
     with caplog.at_level(logging.WARNING):
         result, _ = train(config)
-    assert "starting from the beginning" in caplog.text
+    assert "starts from its beginning" in caplog.text
     train(place.config("run.num_nodes=1", "run.name=whole"))
     assert same(weights_of("damaged"), weights_of("whole"))
     assert result is not None
@@ -266,7 +266,7 @@ def test_train_final_timed_checkpoint_that_cannot_be_written_costs_nothing(place
     in_the_way.mkdir(parents=True)
 
     def free_at_the_end():
-        if "training on without a new checkpoint" in caplog.text and in_the_way.is_dir():
+        if "trains on without a new checkpoint" in caplog.text and in_the_way.is_dir():
             in_the_way.rmdir()
         return False
 
@@ -274,5 +274,5 @@ def test_train_final_timed_checkpoint_that_cannot_be_written_costs_nothing(place
         result, _ = train(
             place.config("run.num_nodes=1", "run.name=full", "run.checkpoint_every_s=0.000001"), stop=free_at_the_end
         )
-    assert "training on without a new checkpoint" in caplog.text
+    assert "trains on without a new checkpoint" in caplog.text
     assert result is not None

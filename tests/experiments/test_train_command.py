@@ -54,7 +54,7 @@ def test_train_killed_and_terminated_goes_on_to_the_same_weights(place):
 
     last = place.run(*command, "run.name=pieces")
     assert last.returncode == 0, last.stderr
-    assert "going on after epoch" in last.stderr
+    assert "goes on after epoch" in last.stderr
     assert last.stdout.startswith("pieces seed 0: ensemble ")
     for node in ("node1.safetensors", "node2.safetensors"):
         assert same_weights(run / node, place.runs / "train" / "whole" / "seed0" / node)
@@ -151,7 +151,7 @@ def test_train_sweep_with_a_job_that_is_killed_says_so(place):
     assert "logs:" in err
     again = place.run("train", "--graph", "dml", "--nodes", "2", *LONG)
     assert again.returncode == 0
-    assert "going on after epoch" in again.stderr
+    assert "goes on after epoch" in again.stderr
 
 
 def _read(path: Path) -> bytes:

@@ -24,5 +24,5 @@ def test_sweep_job_at_its_time_limit_is_requeued_and_goes_on(cluster: Cluster) -
     assert sweep.returncode == 0, (out, err)
     assert site.job(task)["Restarts"] == "1"
     logs = "".join(path.read_text() for path in Path(site.runs).glob("sweeps/*/jobs/*.out"))
-    assert "going on after epoch" in logs
+    assert "goes on after epoch" in logs
     assert [report.epoch for report in read_metrics(run / "metrics.jsonl")] == list(range(1, 49))

@@ -1,0 +1,110 @@
+"""When a training's checkpoint is read and written: once at its beginning, then beside the training."""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from kdhpc.errors import CheckpointError
+from kdhpc.training.checkpoint import TrialIdentity, load_checkpoint, remove_checkpoint, save_checkpoint
+from kdhpc.training.loop import TrainingLoop, TrainingState
+
+_LOG = logging.getLogger(__name__)
+
+
+class Checkpointing:
+    """The checkpoint of one training.
+
+    The state is copied between two steps; a thread serialises, hashes and writes it while training goes on. A disk that
+    refuses costs time after an interruption, not the training: it is told, and the old checkpoint stays. Enter it as a
+    context, which waits for the last write.
+
+    Args:
+        path: The file.
+        training: Whose state.
+        identity: Whose checkpoints it may go on from.
+        every_s: Longest time between two checkpoints.
+        name: What the training is called in log lines.
+        may_write: Asked before each write; False: the file is another worker's by now.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        training: TrainingLoop,
+        identity: TrialIdentity,
+        *,
+        every_s: float,
+        name: str,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._path = path
+        self._training = training
+        self._identity = identity
+        self._every_s = every_s
+        self._name = name
+        self._may_write = may_write
+        self._saved = time.monotonic()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._write: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpointing":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+
+    def restore(self) -> None:
+        """Go on from the file, where there is one; a damaged or foreign one is told and left alone."""
+        if not self._path.exists():
+            return
+        try:
+            self._training.restore(load_checkpoint(self._path, self._identity))
+        except CheckpointError as exc:
+            _LOG.warning("%s starts from its beginning: %s", self._name, exc)
+            return
+        _LOG.info("%s goes on after epoch %d, step %d", self._name, self._training.epoch, self._training.step)
+
+    def save_if_due(self) -> None:
+        """Write one if the last is old, unless that is still being written."""
+        written = self._write is None or self._write.done()
+        if written and time.monotonic() - self._saved >= self._every_s:
+            self.save()
+
+    def save(self) -> None:
+        """Copy the state and let it be written; a write that still runs is waited for first."""
+        self._wait()
+        self._saved = time.monotonic()
+        self._write = self._thread.submit(self._try_to_write, self._training.state())
+
+    def save_now(self) -> None:
+        """Write the state before returning.
+
+        Raises:
+            CheckpointError: the disk refuses; the old checkpoint is still there.
+        """
+        self._wait()
+        self._write_state(self._training.state())
+
+    def delete(self) -> None:
+        """Remove the file, and what killed writers have left."""
+        self._wait()
+        remove_checkpoint(self._path)
+
+    def _wait(self) -> None:
+        if self._write is not None:
+            self._write.result()
+
+    def _try_to_write(self, state: TrainingState) -> None:
+        try:
+            self._write_state(state)
+        except CheckpointError as exc:
+            _LOG.warning("%s trains on without a new checkpoint: %s", self._name, exc)
+
+    def _write_state(self, state: TrainingState) -> None:
+        if self._may_write():
+            save_checkpoint(self._path, state, self._identity)
