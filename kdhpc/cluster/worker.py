@@ -10,6 +10,7 @@ from kdhpc.cluster import slurm
 from kdhpc.cluster.deadline import Deadline
 from kdhpc.cluster.job import job_id
 from kdhpc.cluster.seat import Ended, Seat
+from kdhpc.cluster.seating import seating_on
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.paths import StudyPaths, packed_dir
 from kdhpc.config.schema import SearchConfig
@@ -36,7 +37,7 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
         DatabaseError: the database stayed away.
         StudyMismatchError: the packed data are not those that the study was made with.
     """
-    setting = _setting(study, config)
+    setting = trial_setting(study, config)
     worker = _Worker(study, setting, stop)
     try:
         worker.work()
@@ -60,8 +61,9 @@ class _Worker:
         self._owner = Owner.current(job=job_id())
         _free_slots_of_earlier_runs(study, self._owner)
         self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s)
-        device, num_seats = resolve_device(self._config.device), self._config.worker.num_seats
-        self._seats = [Seat(setting, device, self._is_stopping) for _ in range(num_seats)]
+        device = resolve_device(self._config.device)
+        self._seating = seating_on(self._config.worker.seats, device)
+        self._seats = [Seat(setting, device, self._is_stopping) for _ in range(self._seating.most)]
 
     def work(self) -> None:
         """Until nothing is left to do here."""
@@ -73,6 +75,7 @@ class _Worker:
                 return
             for seat in busy:
                 self._note(seat.turn())
+            self._seating.note_round(len(busy))
 
     def interrupt(self) -> None:
         """Checkpoint the trials in the seats and give them back, as far as that can be done."""
@@ -90,7 +93,7 @@ class _Worker:
 
     def _fill_seats(self) -> None:
         """Give a trial to each free seat, while there are trials and time for them."""
-        for seat in self._seats:
+        for seat in self._seats[: self._seating.num_filled]:
             if seat.busy or time.monotonic() < self._ask_again:
                 continue
             short_s = self._deadline.seconds_short()
@@ -156,7 +159,7 @@ def _silent(study: SharedStudy, renew_s: float) -> bool:
     return not study.is_draining() and any(holding.lease_age_s > 2 * renew_s for holding in study.holdings())
 
 
-def _setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
+def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
     """Open the data once for all trials of this worker."""
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
