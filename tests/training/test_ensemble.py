@@ -25,7 +25,7 @@ from tests.training.memory_source import (
     mutual,
     training_config,
 )
-from tests.training.published_style import PublishedStyle
+from tools.benchmarks.peers_published import PerSampleLosses, PublishedLoop
 
 THROUGH, CUTOFF, LINEAR, CORRECT = Gate.THROUGH, Gate.CUTOFF, Gate.LINEAR, Gate.CORRECT
 
@@ -75,7 +75,7 @@ def test_step_random_graphs_move_the_weights_as_the_published_style_does(name, c
     graph = random_graph(np.random.default_rng(seed), num_nodes)
     device = replace(CPU, channels_last=channels_last)
     learner = learner_of(graph, network=NetworkConfig(name=name, crops=crops), device=device)
-    published = PublishedStyle(learner.networks, graph, training_config(), crops)
+    published = PublishedLoop(learner.networks, graph, training_config(), PerSampleLosses(crops))
     for step, batch in enumerate(MemoryTrain().epoch(seed=0, epoch=1)):
         losses = learner.step(batch, Moment(epoch=1, step=step + 1, num_steps=8))
         expected = published.step(batch, (step + 1) / 8, learning_rate(training_config(), 1))

@@ -1,0 +1,264 @@
+"""``tools/bench step``: a training step of ours against others, in turns, in one process."""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
+from kdhpc.data.batches import Batch
+from kdhpc.errors import NetworkError
+from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+from kdhpc.losses.coefficients import graph_coefficients
+from kdhpc.losses.distillation import crop_windows
+from kdhpc.networks.names import architecture, map_side
+from kdhpc.training.device import Mode, resolve_device
+from kdhpc.training.ensemble import EnsembleLearner
+from kdhpc.training.learner import Moment
+from kdhpc.training.programs import programs_for
+from kdhpc.training.recording import RecordedStep
+from tools.benchmarks.paired import Paired, paired
+from tools.benchmarks.peers_published import PerEdgeLosses, PerSampleLosses, PublishedLoop
+from tools.benchmarks.peers_stacked import GroupedNetworks, VmappedNetworks, stacked_loop
+from tools.benchmarks.report import Cell, Report
+
+_CLASSES = 100
+_PROBE_ROUNDS = 2
+_LEAST_ROUNDS = 3
+PEERS = ("published", "per_sample", "no_sync", "vmap", "grouped")
+"""The other sides: the published style of loop with crops in tensors, with crops sample by sample, without waiting for
+losses; vmap and grouped convolutions under our losses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCell:
+    """What is trained."""
+
+    network: str
+    """Its name."""
+    num_nodes: int
+    """M."""
+    batch_size: int
+    """N."""
+    image_size: int
+    """S, in pixels."""
+    device: DeviceConfig
+    """Where and how our side runs."""
+
+
+class Loop(Protocol):
+    """Another side."""
+
+    def step(self, batch: Batch, ramp: float, learning_rate: float) -> object:
+        """Learn a batch."""
+        ...
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is measured."""
+    networks = ["resnet20", "abn_resnet20"]
+    parser.add_argument("--networks", nargs="+", default=networks, metavar="NAME", help=f"default: {networks}")
+    parser.add_argument("--nodes", nargs="+", type=int, default=[4], metavar="M", help="default: 4")
+    parser.add_argument("--batches", nargs="+", type=int, default=[16], metavar="N", help="default: 16")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=["published", "per_sample"])
+    parser.add_argument("--modes", nargs="+", choices=("eager", "compile", "cudagraph"), default=["eager"])
+    parser.add_argument("--image-size", type=int, help="pixels (default: 32, and 224 for ImageNet's networks)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of a cell (default: 15)")
+    parser.add_argument("--seconds", type=float, default=120, help="cap of a cell (default: 120); at least 3 rounds")
+    parser.add_argument("--threads", type=int, default=1, help="1: process time; more: wall time (default: 1)")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Measure all cells."""
+    torch.set_num_threads(arguments.threads)
+    rows: list[dict[str, Cell]] = []
+    for cell in _cells(arguments):
+        begin = time.perf_counter()
+        ours = OurLoop(cell)
+        ours.step(batch_of(cell), 0.5, 0.1)
+        ours.wait()
+        first_s = time.perf_counter() - begin
+        for peer in arguments.peers:
+            try:
+                measured = _measure(ours, peer_loop(peer, ours, cell), cell, arguments)
+            except NetworkError:
+                continue
+            rows.append(_row(cell, ours, peer, measured, first_s))
+    device = resolve_device(DeviceConfig())
+    return Report(
+        title=f"A training step on {torch.cuda.get_device_name() if device.type == 'cuda' else 'the CPU'}",
+        settings={
+            "threads": arguments.threads,
+            "clock": "process time" if _by_process_time(arguments) else "wall time",
+            "graph": "all edges prob+att+, through",
+        },
+        rows=rows,
+        notes=(
+            "ratio: the peer's time over ours, median of the rounds' own ratios, with quartiles. published: a loss an "
+            "edge, crops in tensors, an SGD a node, waits for each loss; per_sample: with crops sample by sample; no_sync: "
+            "without waiting. Inputs are there already: augmentation is in no side's time.",
+        ),
+    )
+
+
+class OurLoop:
+    """Our step in the shape of the others.
+
+    Args:
+        cell: What is trained.
+        seed: Of the weights.
+    """
+
+    def __init__(self, cell: StepCell, seed: int = 0) -> None:
+        self.config = TrainingConfig(batch_size=cell.batch_size)
+        self.target = resolve_device(cell.device)
+        self.graph = full_graph(cell.num_nodes)
+        self.learner = EnsembleLearner(
+            graph=self.graph,
+            network=_network(cell),
+            objective=ObjectiveConfig(),
+            training=self.config,
+            device=cell.device,
+            target=self.target,
+            programs=programs_for(cell.device, self.target),
+            num_classes=_CLASSES,
+            image_size=cell.image_size,
+            seed=seed,
+        )
+
+        def keep() -> Callable[[], None]:
+            state = self.learner.state()
+            return lambda: self.learner.restore(state)
+
+        self._learn = RecordedStep(
+            lambda inputs: self.learner.learn(Batch(images=inputs[0], labels=inputs[1])),
+            keep,
+            self.learner.programs.recorder,
+        )
+
+    @property
+    def mode(self) -> Mode:
+        """What ran."""
+        return self.learner.programs.mode
+
+    def step(self, batch: Batch, ramp: float, learning_rate: float) -> torch.Tensor:
+        """Learn a batch; the learning rate is that of the config's first epoch."""
+        assert learning_rate == self.config.learning_rate
+        self.learner.set_moment(Moment(epoch=1, step=round(1000 * ramp), num_steps=1000))
+        return self._learn((batch.images, batch.labels), self.learner.structure)
+
+    def wait(self) -> None:
+        """Until the device is done."""
+        if self.target.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def peer_loop(name: str, ours: OurLoop, cell: StepCell) -> Loop:
+    """Another side, with the weights that ours has now.
+
+    Raises:
+        NetworkError: it cannot train this network.
+    """
+    networks, graph, crops = ours.learner.networks, ours.graph, _network(cell).crops
+    if name in ("published", "no_sync"):
+        return PublishedLoop(networks, graph, ours.config, PerEdgeLosses(crops), waits=name == "published")
+    if name == "per_sample":
+        return PublishedLoop(networks, graph, ours.config, PerSampleLosses(crops))
+    side = map_side(cell.network, cell.image_size)
+    windows = crop_windows(
+        crops, height=side, width=side, reduction="mean", device=ours.target, dtype=torch.float32
+    )  # fmt: skip
+    coefficients = graph_coefficients(graph, device=ours.target, dtype=torch.float32)
+    stack: type[VmappedNetworks] | type[GroupedNetworks]
+    stack = VmappedNetworks if name == "vmap" else GroupedNetworks
+    return stacked_loop(networks, stack, ours.config, coefficients, windows)
+
+
+def full_graph(num_nodes: int) -> GraphSpec:
+    """Every edge through, closer in probabilities and in attention: all losses are needed."""
+    return GraphSpec(
+        label_gates=(Gate.THROUGH,) * num_nodes,
+        edges=tuple(
+            DistillationEdge(source=source, target=target, design=Design.BOTH_CLOSER, gate=Gate.THROUGH)
+            for source in range(num_nodes)
+            for target in range(num_nodes)
+            if source != target
+        ),
+    )
+
+
+def batch_of(cell: StepCell, seed: int = 0) -> Batch:
+    """Noise, in the memory format of our side."""
+    device = resolve_device(cell.device)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(cell.batch_size, 3, cell.image_size, cell.image_size, generator=generator)
+    labels = torch.randint(_CLASSES, (cell.batch_size,), generator=generator)
+    memory_format = torch.channels_last if cell.device.channels_last else torch.contiguous_format
+    return Batch(images=images.to(device, memory_format=memory_format), labels=labels.to(device))
+
+
+def _cells(arguments: argparse.Namespace) -> Iterator[StepCell]:
+    for network in arguments.networks:
+        small = architecture(network).family == "cifar"
+        for num_nodes in arguments.nodes:
+            for batch_size in arguments.batches:
+                for mode in arguments.modes:
+                    yield StepCell(
+                        network=network,
+                        num_nodes=num_nodes,
+                        batch_size=batch_size,
+                        image_size=arguments.image_size or (32 if small else 224),
+                        device=DeviceConfig(mode=mode),
+                    )
+
+
+def _network(cell: StepCell) -> NetworkConfig:
+    largest = map_side(cell.network, cell.image_size)
+    return NetworkConfig(name=cell.network, crops=tuple(side for side in (3, 7, 11) if side <= largest) or (1,))
+
+
+def _measure(ours: OurLoop, peer: Loop, cell: StepCell, arguments: argparse.Namespace) -> Paired:
+    batch, rate = batch_of(cell), ours.config.learning_rate
+
+    def our_step() -> None:
+        ours.step(batch, 0.5, rate)
+        ours.wait()
+
+    def peer_step() -> None:
+        peer.step(batch, 0.5, rate)
+        ours.wait()
+
+    clock = time.process_time if _by_process_time(arguments) else time.perf_counter
+    probe = paired(our_step, peer_step, rounds=_PROBE_ROUNDS, clock=clock)
+    round_s = sum(probe.ours_s + probe.peer_s) / _PROBE_ROUNDS
+    rounds = max(_LEAST_ROUNDS, min(arguments.rounds, int(arguments.seconds / round_s)))
+    return paired(our_step, peer_step, rounds=rounds, warm_up=0, clock=clock)
+
+
+def _by_process_time(arguments: argparse.Namespace) -> bool:
+    """What one thread works, whoever else uses the machine; waiting for a GPU is no work."""
+    return bool(arguments.threads == 1) and not torch.cuda.is_available()
+
+
+def _row(cell: StepCell, ours: OurLoop, peer: str, measured: Paired, first_s: float) -> dict[str, Cell]:
+    ours_s = sorted(measured.ours_s)[len(measured.ours_s) // 2]
+    peer_s = sorted(measured.peer_s)[len(measured.peer_s) // 2]
+    first, third = measured.quartiles
+    return {
+        "network": cell.network,
+        "px": cell.image_size,
+        "M": cell.num_nodes,
+        "batch": cell.batch_size,
+        "mode": ours.mode,
+        "peer": peer,
+        "ours_ms": 1e3 * ours_s,
+        "peer_ms": 1e3 * peer_s,
+        "ratio": measured.ratio,
+        "quartiles": f"{first:.2f}-{third:.2f}",
+        "rounds": len(measured.ours_s),
+        "images/s": cell.batch_size / ours_s,
+        "first step, s": first_s,
+    }
