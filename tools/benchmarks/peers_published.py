@@ -118,7 +118,7 @@ class PublishedLoop:
     ) -> None:
         self.networks = [copy.deepcopy(network) for network in networks]
         for network in self.networks:
-            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            network.to(memory_format=torch.contiguous_format)
         self._graph = graph
         self._edge_losses = edge_losses
         self._waits = waits

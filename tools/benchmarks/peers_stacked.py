@@ -27,7 +27,9 @@ class Stacked(Protocol):
 
     parameters: list[nn.Parameter]
 
-    def __call__(self, images: Tensor) -> EnsembleOutput: ...
+    def __call__(self, images: Tensor) -> EnsembleOutput:
+        """The answers of all networks."""
+        ...
 
 
 class StackedLoop:

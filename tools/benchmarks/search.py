@@ -24,6 +24,7 @@ from kdhpc.cluster.worker import trial_setting
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import packed_dir, server_dir
 from kdhpc.config.schema import SearchConfig
+from kdhpc.data.batches import Batch
 from kdhpc.data.packed import PackedDataset
 from kdhpc.graph.space import canonical
 from kdhpc.networks.build import build_network

@@ -98,8 +98,8 @@ def run(arguments: argparse.Namespace) -> Report:
         rows=rows,
         notes=(
             "ratio: the peer's time over ours, median of the rounds' own ratios, with quartiles. published: a loss an "
-            "edge, crops in tensors, an SGD a node, waits for each loss; per_sample: with crops sample by sample; no_sync: "
-            "without waiting. Inputs are there already: augmentation is in no side's time.",
+            "edge, crops in tensors, an SGD a node, waits for each loss; per_sample: with crops sample by sample; "
+            "no_sync: without waiting. Inputs are there already: augmentation is in no side's time.",
         ),
     )
 
