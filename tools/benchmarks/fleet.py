@@ -1,0 +1,151 @@
+"""``tools/bench fleet``: how a thousand workers, which train nothing here, load one server."""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sqlalchemy import text
+
+from kdhpc.study.storage import Storage
+from tools.benchmarks.report import Cell, Report
+from tools.benchmarks.study_server import benchmark_server, make_ours, server_processes
+
+_ROOT = Path(__file__).parents[2]
+_RENEW_S = 30.0
+_PER_PROCESS = 250
+_SIZE = "SELECT pg_database_size(current_database())"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is simulated."""
+    parser.add_argument("--workers", type=int, default=1000, help="default: 1000")
+    parser.add_argument("--minutes", type=float, default=60, help="of the fleet's time (default: 60)")
+    parser.add_argument("--epoch-s", type=float, default=60, help="how long an epoch takes a worker (default: 60)")
+    parser.add_argument("--faster", type=float, default=12, help="how much faster its time goes here (default: 12)")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Simulate."""
+    seconds = 60 * arguments.minutes / arguments.faster
+    most = int(2 * arguments.workers * max(1, 60 * arguments.minutes / arguments.epoch_s))
+    # A worker has one connection, and for moments a second one.
+    with benchmark_server(workers=2 * arguments.workers) as storage:
+        study = make_ours(storage, "fleet", finished=0, trials=most)
+        before_s, begin = _server_cpu_s(), time.perf_counter()
+        told, connect_s, memory_mb = _simulate(arguments, seconds)
+        cpu_s, wall_s = _server_cpu_s() - before_s, time.perf_counter() - begin
+        counts = study.progress()
+        ended = counts.complete + counts.pruned
+        whole = _is_whole(storage) and counts.running == counts.failed == 0 and counts.target == most
+        size_mb = (
+            storage.read(lambda c: c.execute(text("SELECT pg_database_size(current_database())")).scalar_one()) / 1e6
+        )
+    rows = [_row(kind, told, 60 * arguments.minutes) for kind in ("claim", "report", "renew", "end")]
+    errors = [error for process in told for error in process["errors"]]  # type: ignore[attr-defined]
+    client_s = sum(process["cpu_s"] for process in told)  # type: ignore[misc]
+    return Report(
+        title="A simulated fleet on one server",
+        settings={
+            "workers": arguments.workers,
+            "minutes": arguments.minutes,
+            "epoch, s": arguments.epoch_s,
+            "lease renewed every, s": _RENEW_S,
+            "time goes faster by": arguments.faster,
+        },
+        rows=rows,
+        notes=(
+            f"{ended} trials ended, {counts.complete} of them complete; errors {len(errors)}{_first(errors)}; no trial "
+            f"lost, doubled or left running: {'yes' if whole else 'NO'}.",
+            f"Server: {cpu_s:.0f} s of CPU for {arguments.minutes:g} minutes of the fleet, connecting included: "
+            f"{100 * cpu_s / (60 * arguments.minutes):.1f} % of one core at the fleet's own pace, "
+            f"{1e3 * cpu_s / max(1, ended):.1f} ms a trial; {memory_mb:.0f} MB of memory (proportional set size), database "
+            f"{size_mb:.0f} MB. Clients: {client_s:.0f} s of CPU, on the same cores. {connect_s:.0f} s to connect all, "
+            f"{wall_s:.0f} s in all.",
+            f"Everything goes {arguments.faster:g} times faster than the fleet would, epochs and renewals alike: the load "
+            "is that many times higher, and latencies are those under that load, with the clients on the same machine.",
+        ),
+    )
+
+
+def _simulate(arguments: argparse.Namespace, seconds: float) -> tuple[list[dict[str, object]], float, float]:
+    """What each process told; seconds to connect; memory of the server while all are connected, in MB."""
+    faster = arguments.faster
+    sizes = [_PER_PROCESS] * (arguments.workers // _PER_PROCESS)
+    sizes += [arguments.workers % _PER_PROCESS] if arguments.workers % _PER_PROCESS else []
+    begin = time.perf_counter()
+    processes = []
+    for size in sizes:
+        pace = (str(seconds), str(arguments.epoch_s / faster), str(_RENEW_S / faster))
+        command = [sys.executable, "-m", "tools.benchmarks.fleet_worker", "fleet", str(size), *pace]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT))
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n", "a process did not connect: see its error above"
+        connect_s = time.perf_counter() - begin
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        time.sleep(0.8 * seconds)
+        memory_mb = sum(map(_memory_mb, server_processes()))
+        return [json.loads(process.communicate()[0]) for process in processes], connect_s, memory_mb
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _server_cpu_s() -> float:
+    """User and system time of the server, its children, and those that have ended."""
+    first, *_ = server_processes()
+    ticks = 0
+    for pid in server_processes():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ticks += sum(map(int, fields[11:13]))
+        ticks += sum(map(int, fields[13:15])) if pid == first else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _memory_mb(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return next(float(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
+
+
+def _is_whole(storage: Storage) -> bool:
+    """Trial numbers are contiguous, each slot has at most one trial, each trial a slot."""
+    query = """
+        SELECT count(*) = coalesce(max(number) + 1, 0) AND count(DISTINCT number) = count(*)
+            AND count(DISTINCT slot) = count(*)
+        FROM trials LEFT JOIN kdhpc_slots USING (trial_id)
+    """
+    return bool(storage.read(lambda connection: connection.execute(text(query)).scalar_one()))
+
+
+def _row(kind: str, told: list[dict[str, object]], fleet_s: float) -> dict[str, Cell]:
+    times = sorted(time_ms for process in told for time_ms in process["times_ms"][kind])  # type: ignore[index]
+    if not times:
+        return {"call": kind, "calls": 0, "a second of the fleet": 0.0, "p50 ms": None, "p95 ms": None, "max ms": None}
+    return {
+        "call": kind,
+        "calls": len(times),
+        "a second of the fleet": len(times) / fleet_s,
+        "p50 ms": statistics.median(times),
+        "p95 ms": times[int(0.95 * (len(times) - 1))],
+        "max ms": times[-1],
+    }
+
+
+def _first(errors: list[str]) -> str:
+    return f" (the first: {errors[0]})" if errors else ""

@@ -1,0 +1,104 @@
+"""One process of ``tools/bench fleet``: many workers that train nothing, a thread and a connection each.
+
+``fleet_worker.py STUDY WORKERS SECONDS EPOCH_S RENEW_S`` says ``ready`` on stdout when all are connected, begins at a
+line on stdin, and ends with a line of JSON.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from kdhpc.study.claim import Claim
+from kdhpc.study.owner import Owner
+from kdhpc.study.storage import Storage
+from kdhpc.study.study import SharedStudy
+from tools.benchmarks.study_epochs import EPOCHS, accuracy
+
+T = TypeVar("T")
+
+
+class Fleet:
+    """Workers that share what they measure.
+
+    Args:
+        study: Its name.
+        epoch_s: How long an epoch takes them.
+        renew_s: How often they renew their leases.
+    """
+
+    def __init__(self, study: str, *, epoch_s: float, renew_s: float) -> None:
+        self.times_ms: dict[str, list[float]] = {"claim": [], "report": [], "renew": [], "end": []}
+        self.errors: list[str] = []
+        self._study = study
+        self._epoch_s = epoch_s
+        self._renew_s = renew_s
+        self._stop = threading.Event()
+
+    def connect(self) -> SharedStudy:
+        """A worker's own connection; what its claims' threads do is measured, too."""
+        storage = Storage.connect(first_contact_s=60)
+        storage.write_now = partial(self._timed, "renew", storage.write_now)  # type: ignore[method-assign]
+        return SharedStudy.open(storage, self._study)
+
+    def run(self, studies: list[SharedStudy], seconds: float) -> None:
+        """Let all of them work for so long; what they hold then, they give back."""
+        threads = [threading.Thread(target=self._survive, args=(study,)) for study in studies]
+        for thread in threads:
+            thread.start()
+        self._stop.wait(seconds)
+        self._stop.set()
+        for thread in threads:
+            thread.join()
+
+    def _survive(self, study: SharedStudy) -> None:
+        try:
+            self._work(study)
+        except Exception as exc:  # To be counted, and told at the end.
+            self.errors.append(f"{type(exc).__name__}: {exc}")
+
+    def _work(self, study: SharedStudy) -> None:
+        owner = Owner.current()
+        while not self._stop.is_set():
+            claim = self._timed("claim", study.claim, owner, lease_s=10 * self._renew_s, renew_s=self._renew_s)
+            if claim is None:
+                return
+            self._train(claim)
+
+    def _train(self, claim: Claim) -> None:
+        epoch = 0
+        for rung in EPOCHS:
+            if self._stop.wait((rung - epoch) * self._epoch_s):
+                claim.release()
+                return
+            epoch = rung
+            if self._timed("report", claim.report, rung, accuracy(claim.slot, rung)):
+                self._timed("end", claim.prune)
+                return
+        self._timed("end", claim.complete, accuracy(claim.slot, EPOCHS[-1]))
+
+    def _timed(self, kind: str, work: Callable[..., T], *arguments: object, **named: object) -> T:
+        begin = time.perf_counter()
+        result = work(*arguments, **named)
+        self.times_ms[kind].append(1e3 * (time.perf_counter() - begin))
+        return result
+
+
+def main() -> None:
+    """Be a part of the fleet."""
+    study, workers, seconds, epoch_s, renew_s = sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:6])
+    fleet = Fleet(study, epoch_s=epoch_s, renew_s=renew_s)
+    studies = [fleet.connect() for _ in range(workers)]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    before = time.process_time()
+    fleet.run(studies, seconds)
+    cpu_s = time.process_time() - before
+    print(json.dumps({"times_ms": fleet.times_ms, "errors": fleet.errors, "cpu_s": cpu_s}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
