@@ -12,14 +12,15 @@ from kdhpc.cluster.job import job_id
 from kdhpc.cluster.seat import Ended, Seat
 from kdhpc.cluster.seating import seating_on
 from kdhpc.cluster.signals import StopSignals
-from kdhpc.config.paths import StudyPaths, packed_dir
+from kdhpc.config.paths import StudyPaths, compile_cache_dir, packed_dir
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, KdhpcError, StudyMismatchError
 from kdhpc.study.claim import Owner
 from kdhpc.study.study import SharedStudy
-from kdhpc.training.device import resolve_device
+from kdhpc.training.compile_cache import CompileCache, cache_key
+from kdhpc.training.device import preferred_mode, resolve_device
 from kdhpc.trial import TrialSetting
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
         StudyMismatchError: the packed data are not those that the study was made with.
     """
     setting = trial_setting(study, config)
-    worker = _Worker(study, setting, stop)
+    worker = _Worker(study, setting, stop, _compile_cache(setting))
     try:
         worker.work()
     except KdhpcError:
@@ -50,8 +51,11 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
 class _Worker:
     """Keeps its seats taken."""
 
-    def __init__(self, study: SharedStudy, setting: TrialSetting, stop: StopSignals) -> None:
+    def __init__(
+        self, study: SharedStudy, setting: TrialSetting, stop: StopSignals, cache: CompileCache | None
+    ) -> None:
         self.finished = 0
+        self._cache = cache
         self._study = study
         self._config = setting.config
         self._stop = stop
@@ -131,6 +135,9 @@ class _Worker:
     def _note(self, ended: Ended | None) -> None:
         if ended is None:
             return
+        if ended.finished and self._cache is not None:
+            self._cache.publish()
+            self._cache = None
         self._ask_again = 0.0
         self._deadline.learn(ended.number)
         self.finished += ended.finished
@@ -152,6 +159,27 @@ def _free_slots_of_earlier_runs(study: SharedStudy, owner: Owner) -> None:
         )
         if gone:
             _LOG.info("freed %d slots of this job's earlier run", gone)
+
+
+def _compile_cache(setting: TrialSetting) -> CompileCache | None:
+    """In use, before anything is compiled; none where nothing will be."""
+    config = setting.config
+    target = resolve_device(config.device)
+    if preferred_mode(config.device, target) == "eager":
+        return None
+    key = cache_key(
+        device=config.device,
+        target=target,
+        network=config.network.name,
+        num_nodes=config.study.num_nodes,
+        num_classes=setting.num_classes,
+        image_size=config.dataset.image_size,
+        batch_size=config.training.batch_size,
+        eval_batch_size=config.training.eval_batch_size,
+    )
+    cache = CompileCache(compile_cache_dir(), key)
+    cache.use()
+    return cache
 
 
 def _silent(study: SharedStudy, renew_s: float) -> bool:

@@ -24,6 +24,11 @@ def packed_dir(dataset: str) -> Path:
     return data_root() / dataset
 
 
+def compile_cache_dir() -> Path:
+    """Compiled programs, for workers on other nodes to begin with."""
+    return runs_root() / "compile-cache"
+
+
 def server_dir() -> Path:
     """The embedded PostgreSQL: its data, log, password and endpoint files."""
     return runs_root() / "db"

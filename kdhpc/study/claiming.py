@@ -73,15 +73,15 @@ def fail(connection: Connection, lease: Lease, trial_id: int, reason: str, *, fo
 def _begin(
     connection: Connection, definition: StudyDefinition, held: HeldSlot, described: Mapping[str, object]
 ) -> HeldTrial:
-    trial_id, number = trial_rows.register(connection, held.lease.study_id)
-    slots.assign_trial(connection, held.lease, trial_id)
-    note = {"slot": held.lease.slot, "owners": [described]}
+    note: dict[str, object] = {"slot": held.lease.slot, "owners": [described]}
     parameters: dict[str, str] = {}
     if definition.sampler == "random":
         graph = definition.space.graph(definition.seed, held.lease.slot)
-        parameters = write_graph(connection, trial_id, definition.space, graph, note)
-    else:
-        trial_rows.note(connection, trial_id, note)
+        parameters = definition.space.to_parameters(graph)
+        note["graph"] = graph_key(graph)
+    trial_id, number = trial_rows.register(
+        connection, held.lease.study_id, held.lease.slot, space=definition.space, parameters=parameters, note=note
+    )
     return HeldTrial(
         lease=held.lease,
         trial_id=trial_id,

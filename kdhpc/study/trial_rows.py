@@ -43,10 +43,27 @@ _NOTE = text("""
     ON CONFLICT (trial_id, key) DO UPDATE
     SET value_json = CAST(CAST(old.value_json AS jsonb) || CAST(excluded.value_json AS jsonb) AS text)
 """)
+# One statement: whoever numbers a trial holds the study's row until the transaction ends, and others wait. Not by
+# counting trials, of which a statement that has waited would not see the latest.
 _REGISTER = text("""
-    INSERT INTO trials (number, study_id, state, datetime_start)
-    SELECT count(*), :study_id, 'RUNNING', now() AT TIME ZONE 'utc' FROM trials WHERE study_id = :study_id
-    RETURNING trial_id, number
+    WITH numbered AS (
+        UPDATE kdhpc_studies SET num_trials = num_trials + 1 WHERE study_id = :study_id
+        RETURNING num_trials - 1 AS number
+    ), trial AS (
+        INSERT INTO trials (number, study_id, state, datetime_start)
+        SELECT number, :study_id, 'RUNNING', now() AT TIME ZONE 'utc' FROM numbered
+        RETURNING trial_id, number
+    ), assigned AS (
+        UPDATE kdhpc_slots SET trial_id = trial.trial_id FROM trial
+        WHERE kdhpc_slots.study_id = :study_id AND slot = :slot
+    ), written AS (
+        INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
+        SELECT trial_id, chosen.* FROM trial,
+            unnest(CAST(:names AS text[]), CAST(:values AS float8[]), CAST(:distributions AS text[])) AS chosen
+    ), noted AS (
+        INSERT INTO trial_user_attributes (trial_id, key, value_json) SELECT trial_id, :key, :note FROM trial
+    )
+    SELECT trial_id, number FROM trial
 """)
 _WRITE_PARAMETER = text("""
     INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
@@ -70,11 +87,35 @@ _WRITE_LAST_REPORT = text("""
 """)
 
 
-def register(connection: Connection, study_id: int) -> tuple[int, int]:
-    """Make a running trial with the study's next number; gives its id and its number."""
-    # As Optuna does: whoever numbers a trial holds the study's row.
-    connection.execute(text("SELECT 1 FROM studies WHERE study_id = :study_id FOR UPDATE"), {"study_id": study_id})
-    row = connection.execute(_REGISTER, {"study_id": study_id}).one()
+def register(
+    connection: Connection,
+    study_id: int,
+    slot: int,
+    *,
+    space: SearchSpace,
+    parameters: Mapping[str, str],
+    note: Mapping[str, object],
+) -> tuple[int, int]:
+    """Make a running trial with the study's next number for a slot; gives its id and its number.
+
+    Args:
+        connection: in the transaction that claims the slot.
+        study_id: Optuna's id of the study.
+        slot: the claimed one.
+        space: what the parameters are of.
+        parameters: of the graph; none: it is still to be chosen.
+        note: fields of its attribute.
+    """
+    row = connection.execute(
+        _REGISTER,
+        {
+            "study_id": study_id,
+            "slot": slot,
+            "key": ATTRIBUTE,
+            "note": json.dumps(note),
+            **_parameter_columns(space, parameters),
+        },
+    ).one()
     return row.trial_id, row.number
 
 
@@ -86,16 +127,16 @@ def number(connection: Connection, trial_id: int) -> int:
 
 def write_parameters(connection: Connection, trial_id: int, space: SearchSpace, parameters: Mapping[str, str]) -> None:
     """Write a trial's graph as categorical parameters, all at once."""
-    chosen = [(parameter, parameters[parameter.name]) for parameter in space.parameters()]
-    connection.execute(
-        _WRITE_PARAMETER,
-        {
-            "trial_id": trial_id,
-            "names": [parameter.name for parameter, _ in chosen],
-            "values": [float(parameter.choices.index(value)) for parameter, value in chosen],
-            "distributions": [distribution(parameter.choices) for parameter, _ in chosen],
-        },
-    )
+    connection.execute(_WRITE_PARAMETER, {"trial_id": trial_id, **_parameter_columns(space, parameters)})
+
+
+def _parameter_columns(space: SearchSpace, parameters: Mapping[str, str]) -> dict[str, list[str] | list[float]]:
+    chosen = [parameter for parameter in space.parameters() if parameter.name in parameters]
+    return {
+        "names": [parameter.name for parameter in chosen],
+        "values": [float(parameter.choices.index(parameters[parameter.name])) for parameter in chosen],
+        "distributions": [distribution(parameter.choices) for parameter in chosen],
+    }
 
 
 def distribution(choices: tuple[str, ...]) -> str:

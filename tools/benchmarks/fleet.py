@@ -63,11 +63,11 @@ def run(arguments: argparse.Namespace) -> Report:
             f"lost, doubled or left running: {'yes' if whole else 'NO'}.",
             f"Server: {cpu_s:.0f} s of CPU for {arguments.minutes:g} minutes of the fleet, connecting included: "
             f"{100 * cpu_s / (60 * arguments.minutes):.1f} % of one core at the fleet's own pace, "
-            f"{1e3 * cpu_s / max(1, ended):.1f} ms a trial; {memory_mb:.0f} MB of memory (proportional set size), database "
-            f"{size_mb:.0f} MB. Clients: {client_s:.0f} s of CPU, on the same cores. {connect_s:.0f} s to connect all, "
-            f"{wall_s:.0f} s in all.",
-            f"Everything goes {arguments.faster:g} times faster than the fleet would, epochs and renewals alike: the load "
-            "is that many times higher, and latencies are those under that load, with the clients on the same machine.",
+            f"{1e3 * cpu_s / max(1, ended):.1f} ms a trial; {memory_mb:.0f} MB of memory (proportional set size), "
+            f"database {size_mb:.0f} MB. Clients: {client_s:.0f} s of CPU, on the same cores. {connect_s:.0f} s to "
+            f"connect all, {wall_s:.0f} s in all.",
+            f"Everything goes {arguments.faster:g} times faster than the fleet would, epochs and renewals alike: the "
+            "load is that many times higher, and latencies are those under it, with the clients on the same machine.",
         ),
     )
 

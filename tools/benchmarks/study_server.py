@@ -130,6 +130,13 @@ _REPEAT = (
 def _finish_slots(connection: Connection, study: str) -> None:
     connection.execute(
         text("""
+            UPDATE kdhpc_studies SET num_trials = (SELECT count(*) FROM trials WHERE study_id = kdhpc_studies.study_id)
+            WHERE study_id = (SELECT study_id FROM studies WHERE study_name = :study)
+        """),
+        {"study": study},
+    )
+    connection.execute(
+        text("""
             UPDATE kdhpc_slots AS slots SET state = 'done', trial_id = trials.trial_id, attempts = 1, worked_s = 1
             FROM trials JOIN studies USING (study_id)
             WHERE study_name = :study AND slots.study_id = studies.study_id AND slots.slot = trials.number

@@ -1,0 +1,234 @@
+"""What torch.compile has made: kept on the node, and handed from the first worker to all others.
+
+Inductor's and Triton's caches are many small files, which a shared file system serves slowly and locks badly. So each
+node has its own, and what one worker has compiled is published as one file, with which the others begin. What is in it
+will be executed: only files of the user's own, which nobody else may write, are loaded.
+
+Not by ``torch.compiler.save_cache_artifacts``: on a CPU that leaves out the compiled C++, most of the time.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import os
+import platform
+import secrets
+import stat
+import struct
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kdhpc.config.schema import DeviceConfig
+
+_LOG = logging.getLogger(__name__)
+_MAGIC = b"KDHPCCMP"
+_VERSION = 1
+_HEADER = struct.Struct("<8sIQ32s")
+_FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheKey:
+    """What compiled programs depend on. Another key is another file."""
+
+    torch: str
+    """Version."""
+    triton: str
+    """Version; empty where there is none."""
+    python: str
+    """Version."""
+    device: str
+    """The GPU's name and compute capability, or the CPU's architecture and vector instructions."""
+    network: str
+    """Name."""
+    num_nodes: int
+    """M."""
+    num_classes: int
+    """C."""
+    image_size: int
+    """S, in pixels."""
+    batch_size: int
+    """Images a step."""
+    eval_batch_size: int
+    """Images a forward pass when scoring."""
+    precision: str
+    """Of the networks."""
+    channels_last: bool
+    """Memory format."""
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:16]
+
+
+def device_description(device: torch.device) -> str:
+    """What code compiled for it depends on."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def cache_key(
+    *,
+    device: DeviceConfig,
+    target: torch.device,
+    network: str,
+    num_nodes: int,
+    num_classes: int,
+    image_size: int,
+    batch_size: int,
+    eval_batch_size: int,
+) -> CacheKey:
+    """The key of what this process will compile."""
+    try:
+        import triton  # type: ignore[import-untyped]
+
+        triton_version = str(triton.__version__)
+    except ImportError:
+        triton_version = ""
+    return CacheKey(
+        torch=torch.__version__,
+        triton=triton_version,
+        python=platform.python_version(),
+        device=device_description(target),
+        network=network,
+        num_nodes=num_nodes,
+        num_classes=num_classes,
+        image_size=image_size,
+        batch_size=batch_size,
+        eval_batch_size=eval_batch_size,
+        precision=device.precision,
+        channels_last=device.channels_last,
+    )
+
+
+class CompileCache:
+    """One key's folder on this node, and the published file of it.
+
+    Nothing here raises: a cache that cannot be read or written costs the time of compiling, and one log line.
+
+    Args:
+        shared: Folder for published files, on the file system of all workers.
+        key: What is compiled.
+    """
+
+    def __init__(self, shared: Path, key: CacheKey) -> None:
+        self._path = shared / f"{key.digest}.bin"
+        self._digest = key.digest
+        self._folder: Path | None = None
+
+    def use(self) -> None:
+        """Let Inductor and Triton keep what they make on this node, beginning with what was published.
+
+        Below ``$SLURM_TMPDIR``, ``$TMPDIR`` or the system's temporary folder. Where the user has named a place
+        (``TORCHINDUCTOR_CACHE_DIR``, ``TRITON_CACHE_DIR``), that is used, and nothing else is done. To be called before
+        anything is compiled.
+        """
+        if any(os.environ.get(variable) for variable in _FOLDERS):
+            return
+        try:
+            base = Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
+            self._folder = _private_folder(base / f"kdhpc-{os.getuid()}") / self._digest
+            for variable, name in _FOLDERS.items():
+                (self._folder / name).mkdir(parents=True, exist_ok=True)
+                os.environ[variable] = str(self._folder / name)
+        except OSError as exc:
+            _LOG.warning("compiled programs are not kept: %s", exc)
+            return
+        if self._path.exists():
+            self._load(self._folder)
+
+    def publish(self) -> bool:
+        """Write the file that other nodes begin with, unless there is one; whether it was written."""
+        if self._folder is None or self._is_usable():
+            return False
+        content = io.BytesIO()
+        try:
+            with tarfile.open(fileobj=content, mode="w:gz", compresslevel=1) as archive:
+                archive.add(self._folder, arcname=".", filter=lambda entry: entry if _is_kept(entry) else None)
+            self._write(content.getvalue())
+        except OSError as exc:
+            _LOG.warning("compile cache %s is not published: %s", self._path, exc.strerror or exc)
+            return False
+        _LOG.info("published the compile cache %s, %.1f MB", self._path, len(content.getvalue()) / 1e6)
+        return True
+
+    def _load(self, folder: Path) -> None:
+        """Add the published files that are not there; those that are may be in use."""
+        try:
+            with tarfile.open(fileobj=io.BytesIO(self._read()), mode="r:gz") as archive:
+                for entry in archive:
+                    place = folder / entry.name
+                    if not entry.isreg() or ".." in place.parts or place.exists():
+                        continue
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    file = archive.extractfile(entry)
+                    assert file is not None
+                    partial = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
+                    partial.write_bytes(file.read())
+                    partial.chmod(entry.mode & 0o700)
+                    partial.replace(place)
+        except (OSError, ValueError, tarfile.TarError) as exc:
+            _LOG.warning("compile cache %s is ignored: %s", self._path, exc)
+
+    def _is_usable(self) -> bool:
+        try:
+            self._read()
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _read(self) -> bytes:
+        with self._path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise ValueError("it is not ours alone to write, and loading it would execute what it holds")
+            content = file.read()
+        if len(content) < _HEADER.size:
+            raise ValueError("it is cut off")
+        magic, version, length, digest = _HEADER.unpack_from(content)
+        if (magic, version) != (_MAGIC, _VERSION):
+            raise ValueError("it is of another format")
+        artifacts = content[_HEADER.size :]
+        if len(artifacts) != length or hashlib.sha256(artifacts).digest() != digest:
+            raise ValueError("it is damaged")
+        return artifacts
+
+    def _write(self, artifacts: bytes) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.partial")
+        try:
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(_HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest()))
+                file.write(artifacts)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def _is_kept(entry: tarfile.TarInfo) -> bool:
+    return entry.isdir() or (entry.isreg() and not entry.name.endswith((".lock", ".tmp")))
+
+
+def _private_folder(path: Path) -> Path:
+    """That folder if it is the user's alone, else a new one: who can write there can make us run his code."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    status = path.lstat()
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+        return path
+    _LOG.warning("%s is not ours alone: compiled programs go to a new folder, and are not kept for later", path)
+    return Path(tempfile.mkdtemp(prefix="kdhpc-", dir=path.parent))
