@@ -329,6 +329,8 @@ class TrainConfig:
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_OWN_FOLDERS = ("db", "train", "slurm", "compile-cache")
+"""What lies beside the studies in ``runs/``."""
 
 
 def check_study_name(name: str) -> str:
@@ -341,4 +343,6 @@ def check_study_name(name: str) -> str:
         raise ConfigError(
             f"study name {name!r} is not allowed: 1 to 63 letters, digits, '_', '.' or '-', a letter or digit first"
         )
+    if name in _OWN_FOLDERS:
+        raise ConfigError(f"study name {name!r} is not allowed: runs/{name} is kdhpc's own, choose another")
     return name

@@ -7,7 +7,7 @@ import pytest
 
 from kdhpc.config.compose import compose_search, compose_train, config_dirs, config_names, override_config
 from kdhpc.config.document import defaults, parse_config, read_config, to_document, write_config
-from kdhpc.config.schema import SearchConfig, TrainConfig
+from kdhpc.config.schema import SearchConfig, TrainConfig, check_study_name
 from kdhpc.errors import ConfigError
 from kdhpc.graph.spec import Design, Gate
 from kdhpc.networks.names import check_network
@@ -139,3 +139,9 @@ def test_compose_train_is_whole_and_scores_every_epoch() -> None:
     assert config.training.epochs == 300
     with pytest.raises(ConfigError, match=r"study\.trials"):
         compose_train(["dataset=cub200", "network=resnet18", "study.trials=3"])
+
+
+@pytest.mark.parametrize("name", ["db", "train", "compile-cache"])
+def test_study_name_of_a_folder_beside_the_studies_is_refused(name):
+    with pytest.raises(ConfigError, match=f"runs/{name} is kdhpc's own"):
+        check_study_name(name)

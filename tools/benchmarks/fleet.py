@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1000, help="default: 1000")
     parser.add_argument("--minutes", type=float, default=60, help="of the fleet's time (default: 60)")
     parser.add_argument("--epoch-s", type=float, default=60, help="how long an epoch takes a worker (default: 60)")
-    parser.add_argument("--faster", type=float, default=12, help="how much faster its time goes here (default: 12)")
+    parser.add_argument("--faster", type=float, default=10, help="how much faster its time goes here (default: 10)")
 
 
 def run(arguments: argparse.Namespace) -> Report:

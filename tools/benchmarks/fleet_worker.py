@@ -19,6 +19,8 @@ from kdhpc.study.study import SharedStudy
 from tools.benchmarks.study_epochs import EPOCHS, accuracy
 
 T = TypeVar("T")
+_LEASE_S = 300.0
+"""Of real time: no worker dies here, and a server under this load may be slower than a lease is short."""
 
 
 class Fleet:
@@ -63,7 +65,7 @@ class Fleet:
     def _work(self, study: SharedStudy) -> None:
         owner = Owner.current()
         while not self._stop.is_set():
-            claim = self._timed("claim", study.claim, owner, lease_s=10 * self._renew_s, renew_s=self._renew_s)
+            claim = self._timed("claim", study.claim, owner, lease_s=_LEASE_S, renew_s=self._renew_s)
             if claim is None:
                 return
             self._train(claim)

@@ -1,0 +1,56 @@
+"""What a worker asks of the server: few statements, and no more of them in a large study."""
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from kdhpc.study.storage import Storage
+from tests.study.made import EPOCHS, accuracy, make, take
+
+
+class Statements:
+    """Counts them while entered; pings and COMMIT are not among them."""
+
+    def __enter__(self):
+        self.count = 0
+        event.listen(Engine, "before_cursor_execute", self._one_more)
+        return self
+
+    def __exit__(self, *error):
+        event.remove(Engine, "before_cursor_execute", self._one_more)
+
+    def _one_more(self, *arguments):
+        self.count += 1
+
+
+def cost_of_a_trial(study):
+    """Statements of claim, description, each report with its decision, and end."""
+    counts = []
+    with Statements() as statements:
+        claim = take(study)
+        counts.append(statements.count)
+        claim.describe(mode="eager", data="mapped")
+        counts.append(statements.count)
+        for epoch in EPOCHS[:-1]:
+            claim.report(epoch, 100.0)
+            counts.append(statements.count)
+        claim.complete(100.0)
+        counts.append(statements.count)
+    return [after - before for before, after in zip([0, *counts], counts, strict=False)]
+
+
+def test_statements_of_a_trial_are_few_and_the_same_in_a_large_study(storage: Storage) -> None:
+    study = make(storage, target=200)
+    first = cost_of_a_trial(study)
+    claimed, described, *reports, ended = first
+    assert claimed <= 15
+    assert max(reports) <= 6
+    assert described + ended <= 6
+    running = [take(study) for _ in range(30)]
+    for _ in range(100):
+        claim = take(study)
+        for epoch in EPOCHS[:2]:
+            claim.report(epoch, accuracy(claim.slot, epoch))
+        claim.prune()
+    assert cost_of_a_trial(study) == first
+    for claim in running:
+        claim.release()
