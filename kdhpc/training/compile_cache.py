@@ -167,8 +167,9 @@ class CompileCache:
         try:
             with tarfile.open(fileobj=io.BytesIO(self._read()), mode="r:gz") as archive:
                 for entry in archive:
-                    place = folder / entry.name
-                    if not entry.isreg() or ".." in place.parts or place.exists():
+                    name = Path(entry.name)
+                    place = folder / name
+                    if not entry.isreg() or name.is_absolute() or ".." in name.parts or place.exists():
                         continue
                     place.parent.mkdir(parents=True, exist_ok=True)
                     file = archive.extractfile(entry)
@@ -177,7 +178,7 @@ class CompileCache:
                     partial.write_bytes(file.read())
                     partial.chmod(entry.mode & 0o700)
                     partial.replace(place)
-        except (OSError, ValueError, tarfile.TarError) as exc:
+        except (OSError, ValueError, EOFError, tarfile.TarError) as exc:
             _LOG.warning("compile cache %s is ignored: %s", self._path, exc)
 
     def _is_usable(self) -> bool:

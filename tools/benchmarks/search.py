@@ -26,7 +26,6 @@ from kdhpc.config.paths import packed_dir, server_dir
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import Batch
 from kdhpc.data.packed import PackedDataset
-from kdhpc.graph.space import canonical
 from kdhpc.networks.build import build_network
 from kdhpc.study import server
 from kdhpc.study.address import find_address
@@ -176,10 +175,9 @@ def _published_search(study: SharedStudy, setting: TrialSetting, config: SearchC
 
     def objective(trial: optuna.Trial) -> float:
         space = study.definition.space
-        chosen = space.to_parameters(space.graph(study.definition.seed, trial.number))
         for parameter in space.parameters():
-            trial.suggest_categorical(parameter.name, (chosen[parameter.name],))
-        graph = canonical(space.from_parameters(trial.params))
+            trial.suggest_categorical(parameter.name, parameter.choices)
+        graph = space.graph(study.definition.seed, trial.number)  # Whatever was suggested: that of the other side.
         size = config.dataset.image_size
         networks = [
             build_network(config.network, num_classes=setting.num_classes, image_size=size).to(device)
