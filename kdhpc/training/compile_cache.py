@@ -133,7 +133,7 @@ class CompileCache:
         (``TORCHINDUCTOR_CACHE_DIR``, ``TRITON_CACHE_DIR``), that is used, and nothing else is done. To be called before
         anything is compiled.
         """
-        if any(os.environ.get(variable) for variable in _FOLDERS):
+        if any(_is_named_by_user(variable) for variable in _FOLDERS):
             return
         try:
             base = Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
@@ -218,6 +218,14 @@ class CompileCache:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
+
+
+def _is_named_by_user(variable: str) -> bool:
+    """Whether the environment names a place that is not the one that torch itself puts there when it is imported."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # Slow, but will be in use in a moment.
+
+    value = os.environ.get(variable, "")
+    return bool(value) and not Path(value).is_relative_to(default_cache_dir())
 
 
 def _is_kept(entry: tarfile.TarInfo) -> bool:

@@ -31,6 +31,7 @@ from pathlib import Path
 import torch
 from tests.training.test_compile_cache import KEY
 from kdhpc.training.compile_cache import CompileCache
+import kdhpc.cluster.worker  # As in a worker: what is imported has set the variables by now.
 
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 cache = CompileCache(Path(sys.argv[1]), KEY)
@@ -129,7 +130,8 @@ def used(shared, monkeypatch, caplog, key=KEY):
     (shared / "node").mkdir(exist_ok=True)
     monkeypatch.setenv("SLURM_TMPDIR", str(shared / "node"))
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-        monkeypatch.setenv(name, "")
+        monkeypatch.setenv(name, "to be put back at the end")
+        monkeypatch.delenv(name)
     cache = CompileCache(shared, key)
     with caplog.at_level(logging.INFO):
         cache.use()
