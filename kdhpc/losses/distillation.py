@@ -116,8 +116,10 @@ def attention_losses(source_NSP: Tensor, target_NTP: Tensor, windows: CropWindow
     target_NPT = target_NTP.mT
     all_pairs = (num_samples, num_nodes, num_crops, num_nodes)
     product_NSKT = (crop_NSKP.view(num_samples, -1, num_pixels) @ target_NPT).view(all_pairs)
-    target_power_NSKT = (window_NSKP.view(num_samples, -1, num_pixels) @ target_NPT.square()).view(all_pairs)
-    source_power_NSK1 = crop_NSKP.square().sum(dim=3, keepdim=True)
+    # Products with themselves, as `square` goes through `pow`, which is many times slower on a CPU.
+    target_square_NPT = target_NPT * target_NPT
+    target_power_NSKT = (window_NSKP.view(num_samples, -1, num_pixels) @ target_square_NPT).view(all_pairs)
+    source_power_NSK1 = (crop_NSKP * crop_NSKP).sum(dim=3, keepdim=True)
 
     cosine_NSKT = product_NSKT * _inverse_norm(source_power_NSK1) * _inverse_norm(target_power_NSKT)
     squared_NSKT = _unit_power(source_power_NSK1) + _unit_power(target_power_NSKT) - 2 * cosine_NSKT
