@@ -19,6 +19,8 @@ _LOG = logging.getLogger(__name__)
 _FIRST_CONTACT_S = 1800.0
 _PATIENCE_S = 3600.0
 _TERM_PATIENCE_S = 60.0
+# How long after scontrol, which dies with this job, SIGTERM may come to this process.
+_TOGETHER_S = 5.0
 
 
 def work(study: str, config_path: str) -> int:
@@ -64,17 +66,26 @@ def requeue_if_out_of_time(stop: StopSignals) -> bool:
     """
     if not stop.out_of_time or slurm.own_job() is None:
         return False
+    # Before it is done: Slurm then ends all of this job's processes, and the log with them.
+    _LOG.info("requeueing job %s, which goes on later", slurm.own_job())
     try:
         slurm.requeue_own_job()
     except ClusterError as exc:
-        _LOG.error("not requeued: %s", exc)
-        return False
-    _LOG.info("requeued job %s, which goes on later", slurm.own_job())
-    # Slurm ends this process in a moment; a job that ends before would count as completed.
-    deadline = time.monotonic() + _TERM_PATIENCE_S
+        # The requeue may have ended scontrol, which is one of the job's processes, before it could say so.
+        if not _is_ended_within(stop, _TOGETHER_S):
+            _LOG.error("not requeued: %s", exc)
+            return False
+    # A job that ends before Slurm ends it would count as completed.
+    _is_ended_within(stop, _TERM_PATIENCE_S)
+    return True
+
+
+def _is_ended_within(stop: StopSignals, patience_s: float) -> bool:
+    """Wait for SIGTERM, by which Slurm ends a job."""
+    deadline = time.monotonic() + patience_s
     while not stop.terminated and time.monotonic() < deadline:
         time.sleep(0.1)
-    return True
+    return stop.terminated
 
 
 def log_to_stderr() -> None:

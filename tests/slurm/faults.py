@@ -79,7 +79,7 @@ def time_limit(cluster: Cluster) -> None:
     assert site.ended(last) == "COMPLETED"
     log = site.log("limited", last)
     assert "SIGUSR2: stopping after this step" in log
-    assert f"requeued job {last}" in log
+    assert f"requeueing job {last}" in log
     interrupted = int(re.findall(r"trial (\d+): interrupted", log)[0])
     assert resumed(site.logs("limited"), interrupted)
     cluster.check(site, "limited", trials)
@@ -145,7 +145,7 @@ def database_killed_and_launcher_out_of_time(cluster: Cluster) -> None:
     assert site.ended(job) == "COMPLETED"
     assert site.server()["pid"] is None
     log = (site.folder / f"slurm-{job}.out").read_text()
-    assert f"requeued job {job}" in log
+    assert f"requeueing job {job}" in log
     assert log.count("submitted job") == 1
     assert list((site.runs / "hosted" / "export").glob("*.json"))
     with running_database(site):

@@ -75,9 +75,10 @@ class Site(Workspace):
         assert done.returncode == 0, done.stderr
         return done.stderr.partition("submitted job ")[2].partition(":")[0]
 
-    def jobs(self) -> dict[str, str]:
-        """State of each job and array task in the queue."""
-        rows = (line.split("|") for line in self.slurm("squeue", "-h", "-r", "-o", "%i|%T").splitlines())
+    def jobs(self, *, name: str | None = None) -> dict[str, str]:
+        """State of each job and array task in the queue; of all, or of those with a name."""
+        named = ("-n", name) if name else ()
+        rows = (line.split("|") for line in self.slurm("squeue", "-h", "-r", "-o", "%i|%T", *named).splitlines())
         return {row[0]: row[1] for row in rows}
 
     def server(self) -> dict[str, object]:

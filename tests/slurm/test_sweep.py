@@ -17,11 +17,11 @@ def test_sweep_of_graphs_and_seeds_survives_a_requeue(cluster: Cluster) -> None:
     sweep = site.start(
         *("train", "--graph", "dml,independent", "--nodes", "2", "--seeds", "0,1", "--launcher", "submitit_slurm"),
         *_TRAINING,
-        "training.epochs=48",
+        *("training.epochs=48", "hydra.launcher.name=sweep"),
     )
     checkpoints = site.runs / "train"
     until(lambda: list(checkpoints.rglob("checkpoint.pt")) or sweep.poll() is not None)
-    task = next(job for job, state in site.jobs().items() if state == "RUNNING")
+    task = next(job for job, state in site.jobs(name="sweep").items() if state == "RUNNING")
     site.slurm("scontrol", "requeue", task)
     out, err = sweep.communicate(timeout=240)
     assert sweep.returncode == 0, (out, err)

@@ -9,7 +9,7 @@ from tests.slurm.site import until
 _TRAINING = (
     *("dataset=fashion_mnist", "dataset.name=tiny", "dataset.image_size=16", "network=resnet8", "network.crops=[3]"),
     *("training=short", "training.batch_size=16", "training.epochs=48", "device.threads=1", "run.name=limit"),
-    *("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2"),
+    *("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2", "hydra.launcher.name=limit"),
 )
 
 
@@ -18,7 +18,7 @@ def test_sweep_job_at_its_time_limit_is_requeued_and_goes_on(cluster: Cluster) -
     sweep = site.start("train", "--graph", "dml", "--nodes", "2", "--launcher", "submitit_slurm", *_TRAINING)
     run = site.runs / "train" / "limit" / "seed0"
     until(lambda: (run / "metrics.jsonl").exists() or sweep.poll() is not None)
-    (task,) = [job for job, state in site.jobs().items() if state == "RUNNING"]
+    (task,) = [job for job, state in site.jobs(name="limit").items() if state == "RUNNING"]
     site.slurm("scancel", "--signal=USR2", task)
     out, err = sweep.communicate(timeout=280)
     assert sweep.returncode == 0, (out, err)
