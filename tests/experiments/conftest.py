@@ -1,8 +1,11 @@
 """A tiny packed data set, and a folder to train in, as a user has them."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,7 @@ class Place:
     def __init__(self, folder: Path, shared: Path) -> None:
         self.folder = folder
         self.runs = folder / "runs"
+        self._started: list[subprocess.Popen[str]] = []
         self.environment = {
             "KDHPC_RUNS": str(self.runs),
             "KDHPC_DATA": str(shared / "data"),
@@ -48,7 +52,7 @@ class Place:
         return compose_train(["dataset=tiny", "network=tiny", "training=tiny", "device.threads=1", *overrides])
 
     def start(self, *argv: str, **more: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "kdhpc.cli.main", *argv],
             cwd=self.folder,
             env={**os.environ, **self.environment, **more},
@@ -57,11 +61,20 @@ class Place:
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
 
     def run(self, *argv: str, **more: str) -> "subprocess.CompletedProcess[str]":
         process = self.start(*argv, **more)
         out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+    def close(self) -> None:
+        """Stop what a failed test left running."""
+        for process in self._started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 TINY = ("dataset=tiny", "network=tiny", "training=tiny", "device.threads=1")
@@ -81,12 +94,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     place = Place(tmp_path, shared)
     for name, value in place.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    return place
+    yield place
+    place.close()
 
 
 @pytest.fixture(autouse=True)
