@@ -1,6 +1,5 @@
 """One final training as a command shows it: here, or in a job of a sweep."""
 
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,12 @@ if TYPE_CHECKING:
 
 
 def train_one(config: "TrainConfig") -> bool:
-    """Train one config, with progress on stderr and the accuracies on stdout. False: it was stopped."""
-    from kdhpc.cluster.job import log_to_stderr
+    """Train one config, with progress on stderr and the accuracies on stdout.
+
+    Returns:
+        False: it was stopped. If that was because a job's time limit is near, the job is in Slurm's queue again.
+    """
+    from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
 
     log_to_stderr()
@@ -24,9 +27,9 @@ def train_one(config: "TrainConfig") -> bool:
         from kdhpc.experiments.final import train_final
 
         result = train_final(config, show=show, should_stop=lambda: stop.requested)
+        if result is None:
+            requeue_if_out_of_time(stop)
     if result is None:
-        if stop.out_of_time:
-            _pass_on(signal.SIGUSR2)
         print("kdhpc: stopped; the same command goes on", file=sys.stderr)
         return False
     nodes = " ".join(f"{accuracy:.2f}" for accuracy in result.node_accuracies)
@@ -35,12 +38,6 @@ def train_one(config: "TrainConfig") -> bool:
         f" ({result.scored_on} images)"
     )
     return True
-
-
-def _pass_on(number: signal.Signals) -> None:
-    """Give a signal, now that there is a checkpoint, to whom it was meant for: submitit requeues its job."""
-    if callable(signal.getsignal(number)):
-        signal.raise_signal(number)
 
 
 def progress_line(report: "EpochReport", epochs: int) -> str:

@@ -3,15 +3,18 @@
 import dataclasses
 import logging
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 from kdhpc.cli.one_training import train_one
-from kdhpc.cluster.slurm import clean_environment
+from kdhpc.cluster import slurm
+from kdhpc.cluster.watcher import QueueWatcher
 from kdhpc.config.paths import sweep_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.config.sweep import launch_sweep
@@ -20,6 +23,7 @@ from kdhpc.errors import ClusterError
 _LOG = logging.getLogger(__name__)
 # Of configs/hydra/launcher. Not called as the plugin's own: Hydra would check ours against those, which lack keys.
 _LAUNCHERS = {"submitit_local": "kdhpc_local", "submitit_slurm": "kdhpc_slurm"}
+_STOPPED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,11 @@ class TrainJob:
     """CPU threads, where the config leaves them open; none: the cores that Slurm gave, else torch's own choice."""
 
     def __call__(self, config: TrainConfig, number: int) -> str | None:
-        """Train. Returns what went wrong, in one line."""
+        """Train. Returns what went wrong, in one line.
+
+        A Slurm job that is stopped leaves no result at all: whoever waits for it would take it for the last word, and
+        Slurm may have put the job back into its queue.
+        """
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         try:
@@ -40,6 +48,8 @@ class TrainJob:
         except Exception as exc:  # The other jobs of a sweep go on.
             _LOG.exception("the training failed")
             return f"{_named(config)}: {' '.join(str(exc).split()) or type(exc).__name__}"
+        if not done and slurm.own_job() is not None:
+            sys.exit(_STOPPED)
         return None if done else f"{_named(config)}: stopped"
 
     def _with_threads(self, config: TrainConfig) -> TrainConfig:
@@ -60,19 +70,24 @@ def train_as_jobs(
         config_dir: The user's own configs.
 
     Raises:
-        ClusterError: a job failed or could not be submitted; the message names the first.
+        ClusterError: a job failed, was cancelled or could not be submitted; the message names the first.
     """
+    if launcher == "submitit_slurm" and not slurm.is_available():
+        raise ClusterError("Slurm's commands are not on this machine: --launcher submitit_slurm needs a cluster's node")
+    submitit.SlurmJob.watcher = QueueWatcher()
     folder = sweep_dir(f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     (folder / "jobs").mkdir(parents=True)
     at_once, job = _local_plan(len(configs)) if launcher == "submitit_local" else (None, TrainJob())
     try:
-        with clean_environment():
+        with slurm.clean_environment():
             outcomes = launch_sweep(
                 job, overrides, launcher=_LAUNCHERS[launcher], at_once=at_once, folder=folder, config_dir=config_dir
             )
     except (FailedJobError, FailedSubmissionError, UncompletedJobError) as exc:
         # submitit's own words: the job, and the end of its log over many lines.
-        raise ClusterError(f"{' '.join(str(exc).split())[:300]} (logs: {folder / 'jobs'})") from exc
+        raise ClusterError(
+            f"{' '.join(str(exc).split())[:300]} (logs: {folder / 'jobs'}; what else is in the queue goes on)"
+        ) from exc
     failed = [outcome for outcome in outcomes if outcome is not None]
     if failed:
         raise ClusterError(

@@ -1,0 +1,34 @@
+"""How submitit finds out that a job has ended without leaving a result: by the queue."""
+
+import logging
+import time
+
+from submitit.slurm.slurm import SlurmInfoWatcher
+
+from kdhpc.cluster import slurm
+from kdhpc.errors import ClusterError
+
+_LOG = logging.getLogger(__name__)
+_ENDED = "ENDED"
+
+
+class QueueWatcher(SlurmInfoWatcher):
+    """Asks ``squeue`` for all jobs at once. submitit's own asks ``sacct``: without accounting, no job ever ends for it.
+
+    A job that waits to be started again is in the queue, and has not ended.
+    """
+
+    def is_done(self, job_id: str, mode: str = "standard") -> bool:
+        """Whether a job has left the queue."""
+        return self.get_state(job_id, mode=mode) == _ENDED
+
+    def update(self) -> None:
+        """Ask; where Slurm does not answer, nothing changes."""
+        self._num_calls += 1
+        self._last_status_check = time.time()
+        try:
+            states = {job.job: job.state for job in slurm.queue()}
+        except ClusterError as exc:
+            _LOG.warning("%s; asking again later", exc)
+            return
+        self._info_dict = {job: {"State": states.get(job, _ENDED)} for job in self._registered}
