@@ -35,13 +35,20 @@ class HeldTrial:
 
 
 def claim_trial(
-    connection: Connection, study_id: int, definition: StudyDefinition, owner: Owner, *, token: str, lease_s: float
+    connection: Connection,
+    study_id: int,
+    definition: StudyDefinition,
+    owner: Owner,
+    *,
+    token: str,
+    lease_s: float,
+    takes_over: bool,
 ) -> HeldTrial | None:
     """Hold a slot and the trial in it, made now if this is the slot's first claim; none if there is nothing to claim.
 
     Slots whose attempts are used up (their workers vanished without a word) are failed on the way.
     """
-    while held := slots.claim(connection, study_id, owner, token=token, lease_s=lease_s):
+    while held := slots.claim(connection, study_id, owner, token=token, lease_s=lease_s, takes_over=takes_over):
         described = {"host": owner.host, "pid": owner.pid, "job": owner.job, "attempt": held.attempt}
         if held.trial_id is None:
             return _begin(connection, definition, held, described)

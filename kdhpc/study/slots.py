@@ -8,7 +8,9 @@ A study of N trials has exactly N rows, so N trials are run, whatever happens to
 
 A held slot whose lease has expired can be claimed like a free one, and the same trial goes on. Each claim has a lease
 token of its own, and whatever a worker writes is written only while its token stands in the row. Time is the
-database's.
+database's, and stands still for leases while the server is down.
+
+A trial that crashed goes on elsewhere, if it can: its machine may be broken, and would use up its attempts in a moment.
 
 Functions here run inside a transaction of the caller's, and may run again if the end of that transaction was not seen.
 """
@@ -16,7 +18,7 @@ Functions here run inside a transaction of the caller's, and may run again if th
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from kdhpc.study import owner as owners
 from kdhpc.study.owner import Owner
@@ -67,18 +69,39 @@ page is left free: a lease that is renewed stays on its page then, and no index 
 draining, no slot of it is given out.
 """
 
-_CLAIM = text("""
-    UPDATE kdhpc_slots SET state = 'held', lease = :lease, owner = :owner, owner_token = :owner_token,
-        attempts = attempts + 1,
-        worked_s = worked_s + CASE WHEN state = 'held' THEN extract(epoch FROM renewed - claimed) ELSE 0 END,
-        claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second'
-    WHERE (study_id, slot) = (
-        SELECT study_id, slot FROM kdhpc_slots
-        WHERE study_id = :study_id AND state IN ('free', 'held') AND (state = 'free' OR expires < now())
-            AND NOT (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
-        ORDER BY trial_id IS NULL, slot LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING slot, trial_id, attempts, reason
-""")
+EXPIRED = "now() > greatest(expires, pg_postmaster_start_time() + (expires - renewed))"
+"""SQL: whether the lease of a held slot has ended. Nobody can renew one while the server is down; once it is up, each
+lease has its whole length again."""
+
+_CRASHED_HERE = "(state = 'free' AND reason IS NOT NULL AND CAST(owner AS jsonb) ->> 'host' = :host)"
+# Whoever comes from elsewhere, or at least is another process, may have it at once; others wait longer each time.
+_IS_LEFT_TO_OTHERS = f"""(
+    now() < renewed + attempts * :lease_s * interval '1 second' AND EXISTS (
+        SELECT 1 FROM kdhpc_slots AS busy
+        WHERE busy.study_id = :study_id AND busy.state = 'held' AND NOT {EXPIRED}
+            AND CASE WHEN slots.owner_token = :owner_token THEN busy.owner_token <> :owner_token
+                ELSE CAST(busy.owner AS jsonb) ->> 'host' <> :host END))
+"""
+
+
+def _claim(condition: str) -> TextClause:
+    return text(f"""
+        UPDATE kdhpc_slots SET state = 'held', lease = :lease, owner = :owner, owner_token = :owner_token,
+            attempts = attempts + 1,
+            worked_s = worked_s + CASE WHEN state = 'held' THEN extract(epoch FROM renewed - claimed) ELSE 0 END,
+            claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second'
+        WHERE (study_id, slot) = (
+            SELECT study_id, slot FROM kdhpc_slots AS slots
+            WHERE study_id = :study_id AND state IN ('free', 'held') AND (state = 'free' OR :takes_over AND {EXPIRED})
+                AND NOT (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
+                AND {condition}
+            ORDER BY trial_id IS NULL, slot LIMIT 1 FOR UPDATE SKIP LOCKED)
+        RETURNING slot, trial_id, attempts, reason
+    """)
+
+
+_CLAIM = _claim(f"NOT {_CRASHED_HERE}")
+_CLAIM_CRASHED_HERE = _claim(f"{_CRASHED_HERE} AND NOT {_IS_LEFT_TO_OTHERS}")
 _OWN = text("""
     SELECT slot, trial_id, attempts, reason FROM kdhpc_slots
     WHERE study_id = :study_id AND lease = :lease AND state = 'held'
@@ -89,7 +112,7 @@ _RENEW = text("""
 """)
 _LEAVE = text("""
     UPDATE kdhpc_slots SET state = :state, attempts = attempts - :forgiven, reason = :reason,
-        worked_s = worked_s + extract(epoch FROM now() - claimed),
+        worked_s = worked_s + extract(epoch FROM now() - claimed), renewed = now(),
         lease = CASE WHEN CAST(:state AS text) = 'free' THEN NULL ELSE lease END, expires = NULL
     WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
 """)
@@ -151,10 +174,21 @@ class Holding:
     """Where its images are; none before its first step."""
 
 
-def claim(connection: Connection, study_id: int, owner: Owner, *, token: str, lease_s: float) -> HeldSlot | None:
+def claim(
+    connection: Connection, study_id: int, owner: Owner, *, token: str, lease_s: float, takes_over: bool
+) -> HeldSlot | None:
     """Hold a slot that nobody works on, one with a trial first; none if there is none.
 
-    A slot that this token holds already is given again.
+    A slot that this token holds already is given again. One that crashed on the owner's machine is given last; and for
+    a while not at all, if others work on the study, who will ask for it when they are done.
+
+    Args:
+        connection: in a transaction.
+        study_id: Optuna's id of the study.
+        owner: who asks.
+        token: of this claim.
+        lease_s: how long the slot is held without being renewed.
+        takes_over: a slot whose lease has expired may be given.
     """
     values = {
         "study_id": study_id,
@@ -162,8 +196,11 @@ def claim(connection: Connection, study_id: int, owner: Owner, *, token: str, le
         "lease_s": lease_s,
         "owner": owners.to_json(owner),
         "owner_token": owner.token,
+        "host": owner.host,
+        "takes_over": takes_over,
     }
-    row = connection.execute(_OWN, values).one_or_none() or connection.execute(_CLAIM, values).one_or_none()
+    rows = (connection.execute(query, values).one_or_none() for query in (_OWN, _CLAIM, _CLAIM_CRASHED_HERE))
+    row = next((row for row in rows if row is not None), None)
     if row is None:
         return None
     lease = Lease(study_id=study_id, slot=row.slot, token=token, duration_s=lease_s)
@@ -204,9 +241,10 @@ def holder(connection: Connection, lease: Lease) -> Owner | None:
 def holdings(connection: Connection, study_id: int) -> tuple[Holding, ...]:
     """All held slots of a study, by slot."""
     rows = connection.execute(
-        text("""
-            SELECT slot, number, owner, extract(epoch FROM now() - renewed) AS age, expires < now() AS lost,
-                CAST(value_json AS jsonb) #>> '{run,mode}' AS mode, CAST(value_json AS jsonb) #>> '{run,data}' AS data
+        text(f"""
+            SELECT slot, number, owner, extract(epoch FROM now() - renewed) AS age, {EXPIRED} AS lost,
+                CAST(value_json AS jsonb) #>> '{{run,mode}}' AS mode,
+                CAST(value_json AS jsonb) #>> '{{run,data}}' AS data
             FROM kdhpc_slots JOIN trials USING (trial_id)
                 LEFT JOIN trial_user_attributes AS notes ON notes.trial_id = trials.trial_id AND notes.key = :key
             WHERE kdhpc_slots.study_id = :study_id AND kdhpc_slots.state = 'held' ORDER BY slot

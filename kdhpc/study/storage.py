@@ -6,6 +6,7 @@ harmless (a commit whose answer was lost may have happened).
 """
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class Storage:
         self._patience_s = patience_s
         self._should_stop = should_stop
         self._engine = open_engine(address)
+        self._failed = -math.inf
 
     @classmethod
     def connect(
@@ -91,6 +93,7 @@ class Storage:
         except SQLAlchemyError as exc:
             if not is_passing(exc):
                 raise DatabaseError(f"database at {self._shown}: {reason(exc)}") from exc
+            self._failed = time.monotonic()
             return None
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -143,7 +146,8 @@ class Storage:
                     raise
                 if not is_passing(failure):
                     raise DatabaseError(f"database at {self._shown}: {reason(failure)}") from exc
-                left_s = deadline - time.monotonic()
+                self._failed = time.monotonic()
+                left_s = deadline - self._failed
                 if left_s <= 0 or self._should_stop():
                     raise DatabaseError(
                         f"database at {self._shown} cannot be reached ({reason(failure)}): {self.address.hint}"
@@ -154,6 +158,11 @@ class Storage:
             self._engine.dispose()
             self._sleep(min(left_s, delay_s * random.uniform(0.5, 1.0)))
             delay_s = min(2 * delay_s, _LAST_DELAY_S)
+
+    @property
+    def answering_for_s(self) -> float:
+        """Time since a call last found the server away; infinite if none has."""
+        return time.monotonic() - self._failed
 
     def close(self) -> None:
         """Close all connections; a later call opens new ones."""

@@ -78,15 +78,26 @@ class SharedStudy:
     def claim(self, owner: Owner, *, lease_s: float, renew_s: float) -> Claim | None:
         """Hold a slot: one whose trial was begun and left, else a new one; none if others hold all that is left.
 
+        A trial that crashed on the owner's machine comes last, and is left to others for a while if there are any.
+        After an outage that this process has seen, workers that are still there have time to renew their leases before
+        it takes anything over.
+
         Args:
             owner: who asks.
             lease_s: how long the slot is held without a sign of life.
             renew_s: how often a thread of the claim gives one.
         """
         token = uuid.uuid4().hex
+        takes_over = self._storage.answering_for_s > 2 * renew_s
         held = self._storage.write(
             lambda connection: claim_trial(
-                connection, self._study_id, self.definition, owner, token=token, lease_s=lease_s
+                connection,
+                self._study_id,
+                self.definition,
+                owner,
+                token=token,
+                lease_s=lease_s,
+                takes_over=takes_over,
             )
         )
         if held is None:

@@ -80,6 +80,20 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CrashedTrial:
+    """A trial whose last attempt crashed, or that was given up."""
+
+    number: int
+    """Its number."""
+    attempts: int
+    """So far; of one that is tried again, this one included."""
+    state: str
+    """``failed``, or still to be tried again: ``waiting``, ``running``."""
+    reason: str
+    """What went wrong, and on which machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyStatus:
     """How far a study is."""
 
@@ -97,6 +111,8 @@ class StudyStatus:
     """By epoch."""
     workers: tuple[WorkerStatus, ...]
     """By slot."""
+    crashes: tuple[CrashedTrial, ...]
+    """Trials that are failed, or whose last attempt crashed, by number."""
     trials_per_hour: float | None
     """What the workers of this moment do, going by the last 50 trials; none before the first."""
     seconds_to_go: float | None
@@ -142,6 +158,7 @@ def read_status(storage: Storage, name: str) -> StudyStatus:
             best=_read_best(connection, study_id),
             rungs=_read_rungs(connection, study_id),
             workers=tuple(_worker(holding) for holding in holdings),
+            crashes=_read_crashes(connection, study_id),
             trials_per_hour=3600 * counts.running / trial_s if trial_s else None,
             seconds_to_go=_seconds_to_go(counts, trial_s),
         )
@@ -186,11 +203,11 @@ def read_counts(connection: Connection, study_id: int) -> TrialCounts:
     )
 
 
-_COUNTS = text("""
+_COUNTS = text(f"""
     SELECT count(*) AS total,
         count(*) FILTER (WHERE trials.state = 'COMPLETE') AS complete,
         count(*) FILTER (WHERE trials.state = 'PRUNED') AS pruned,
-        count(*) FILTER (WHERE slots.state = 'held' AND expires >= now()) AS running,
+        count(*) FILTER (WHERE slots.state = 'held' AND NOT {slots.EXPIRED}) AS running,
         count(*) FILTER (WHERE slots.state = 'failed') AS failed
     FROM kdhpc_slots AS slots LEFT JOIN trials USING (trial_id) WHERE slots.study_id = :study_id
 """)
@@ -209,6 +226,12 @@ _RUNGS = text("""
     ) AS reports
     GROUP BY step ORDER BY step
 """)
+_CRASHES = text("""
+    SELECT number, attempts, reason,
+        CASE slots.state WHEN 'free' THEN 'waiting' WHEN 'held' THEN 'running' ELSE 'failed' END AS state
+    FROM kdhpc_slots AS slots JOIN trials USING (trial_id)
+    WHERE slots.study_id = :study_id AND reason IS NOT NULL ORDER BY number
+""")
 _WORKED = text("""
     SELECT avg(worked_s) FROM (
         SELECT worked_s FROM kdhpc_slots AS slots JOIN trials USING (trial_id)
@@ -226,6 +249,13 @@ def _read_rungs(connection: Connection, study_id: int) -> tuple[RungStatus, ...]
     rows = connection.execute(_RUNGS, {"study_id": study_id})
     return tuple(
         RungStatus(epoch=row.step, reached=row.reached, survived=row.survived, median=row.median) for row in rows
+    )
+
+
+def _read_crashes(connection: Connection, study_id: int) -> tuple[CrashedTrial, ...]:
+    rows = connection.execute(_CRASHES, {"study_id": study_id})
+    return tuple(
+        CrashedTrial(number=row.number, attempts=row.attempts, state=row.state, reason=row.reason) for row in rows
     )
 
 

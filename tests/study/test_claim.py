@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
+from sqlalchemy import text
 
 from kdhpc.errors import LeaseLostError
 from kdhpc.study.claim import Owner
@@ -15,6 +16,8 @@ from kdhpc.study.definition import trial_seed
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from tests.study.made import HERE, make, optuna_trials, scalar, states, take
+
+ELSEWHERE = replace(HERE, host="elsewhere", token="e" * 32)
 
 
 def test_claim_new_slot_gives_the_graph_and_seed_of_that_slot(storage: Storage) -> None:
@@ -50,7 +53,7 @@ def test_crash_gives_up_after_the_last_attempt(storage: Storage, storage_url: st
     study = make(storage, max_attempts=2, target=2)
     claim = take(study)
     claim.crash("RuntimeError: first")
-    claim = take(study)
+    claim = take(study, ELSEWHERE)
     assert (claim.number, claim.attempt) == (0, 2)
     claim.crash("RuntimeError: second")
     failed = optuna_trials(storage_url)[0]
@@ -59,6 +62,55 @@ def test_crash_gives_up_after_the_last_attempt(storage: Storage, storage_url: st
     assert take(study).number == 1
     counts = study.progress()
     assert (counts.failed, counts.running, counts.waiting, counts.target) == (1, 1, 0, 2)
+
+
+def test_crashed_trial_goes_on_elsewhere_and_its_machine_gets_fresh_ones(storage: Storage) -> None:
+    study = make(storage, target=3)
+    take(study).crash("CUDA error: this GPU is broken")
+    neighbour = replace(HERE, token="n" * 32)
+    assert take(study, neighbour).number == 1
+    taken = take(study, ELSEWHERE)
+    assert (taken.number, taken.attempt) == (0, 2)
+
+
+def test_crashed_trial_is_left_to_others_for_a_while_where_there_are_any(storage: Storage) -> None:
+    study = make(storage, target=2)
+    crashing = take(study)
+    busy = take(study, ELSEWHERE)
+    crashing.crash("CUDA error: this GPU is broken")
+    neighbour = replace(HERE, token="n" * 32)
+    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert study.claim(neighbour, lease_s=60, renew_s=20) is None
+    assert study.progress().waiting == 1
+    # The lease's length, for each attempt that crashed.
+    storage.write(
+        lambda connection: connection.execute(text("UPDATE kdhpc_slots SET renewed = renewed - interval '61 seconds'"))
+    )
+    again = take(study)
+    assert (again.number, again.attempt) == (crashing.number, 2)
+    again.crash("CUDA error: this GPU is broken")
+    busy.complete(50.0)
+    assert take(study, ELSEWHERE).attempt == 3
+
+
+def test_crashed_trial_is_taken_by_another_process_of_the_only_machine(storage: Storage) -> None:
+    study = make(storage, target=2)
+    crashing = take(study)
+    neighbour = replace(HERE, token="n" * 32)
+    busy = take(study, neighbour)
+    crashing.crash("CUDA error: this GPU is broken")
+    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    busy.complete(50.0)
+    assert take(study, neighbour).number == crashing.number
+
+
+def test_crashed_trial_is_tried_again_at_once_by_a_lone_worker(storage: Storage) -> None:
+    study = make(storage, target=1)
+    for attempt in (1, 2, 3):
+        claim = take(study)
+        assert claim.attempt == attempt
+        claim.crash("ValueError: the graph is at fault")
+    assert study.is_done()
 
 
 def test_claim_after_workers_vanished_too_often_fails_the_slot(storage: Storage, storage_url: str) -> None:
@@ -155,7 +207,7 @@ def test_claim_transaction_that_dies_leaves_no_trial_behind(storage: Storage, st
     study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
 
     def dies(connection: object) -> None:
-        held = claim_trial(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60)
+        held = claim_trial(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
         assert held is not None
         raise KeyboardInterrupt
 
@@ -170,7 +222,9 @@ def test_claim_repeated_after_a_lost_answer_gives_the_same_slot(storage: Storage
     study = make(storage)
     study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
     twice = [
-        storage.write(lambda c: claim_trial(c, study_id, study.definition, HERE, token="t" * 32, lease_s=60))
+        storage.write(
+            lambda c: claim_trial(c, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
+        )
         for _ in range(2)
     ]
     assert twice[0] == twice[1]

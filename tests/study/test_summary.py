@@ -50,8 +50,8 @@ def test_status_counts_rungs_workers_and_the_best(storage: Storage) -> None:
     time.sleep(0.2)
 
     status = asdict(read_status(storage, "tiny"))
-    keys = ["study", "target", "draining", "trials", "best", "rungs", "workers", "trials_per_hour", "seconds_to_go"]
-    assert list(status) == keys
+    keys = ["study", "target", "draining", "trials", "best", "rungs", "workers", "crashes"]
+    assert list(status) == [*keys, "trials_per_hour", "seconds_to_go"]
     assert (status["study"], status["target"], status["draining"]) == ("tiny", 10, False)
     assert status["trials"] == {"complete": 3, "pruned": 2, "running": 1, "waiting": 3, "failed": 1}
     assert status["best"] == {"number": 2, "value": 72.5}, "the earlier of two equals"
@@ -70,7 +70,22 @@ def test_status_counts_rungs_workers_and_the_best(storage: Storage) -> None:
     }
     assert (lost["trial"], lost["lost"]) == (vanished.number, True)
     assert 0.2 <= lost["lease_age_s"] < 30
+    assert status["crashes"] == ({"number": 5, "attempts": 1, "state": "failed", "reason": "out of memory"},)
     json.dumps(status)
+
+
+def test_status_names_what_crashed_until_it_went_well(storage: Storage) -> None:
+    study = make(storage, target=1)
+
+    def crashes() -> list[tuple[int, str, str]]:
+        return [(crash.attempts, crash.state, crash.reason) for crash in read_status(storage, "tiny").crashes]
+
+    study.claim(HERE, lease_s=60, renew_s=20).crash("RuntimeError: once")
+    assert crashes() == [(1, "waiting", "RuntimeError: once")]
+    again = study.claim(HERE, lease_s=60, renew_s=20)
+    assert crashes() == [(2, "running", "RuntimeError: once")]
+    again.complete(50.0)
+    assert crashes() == []
 
 
 def test_status_speed_follows_from_the_time_worked_and_the_workers(storage: Storage) -> None:
