@@ -7,8 +7,8 @@ from collections.abc import Callable
 from kdhpc.cluster import slurm
 from kdhpc.cluster.hosting import Hosting
 from kdhpc.cluster.jobs import vanished, worker_jobs
-from kdhpc.cluster.manifest import Manifest, freeze_launch, launch_name, read_manifest
-from kdhpc.cluster.search import prepare_study
+from kdhpc.cluster.manifest import Manifest, launch_name, read_manifest
+from kdhpc.cluster.search import StudyPlan
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.cluster.submission import submit_workers
 from kdhpc.config.document import read_config
@@ -49,14 +49,14 @@ class Launch:
         self._finished = 0
 
     @classmethod
-    def begin(cls, storage: Storage, name: str, config: SearchConfig) -> "Launch":
+    def begin(cls, storage: Storage, plan: StudyPlan, *, trials: int | None) -> "Launch":
         """A new launch, of a study that is made now where it does not exist.
 
         Raises:
-            KdhpcError: as :func:`kdhpc.cluster.search.prepare_study`.
+            KdhpcError: as :meth:`kdhpc.cluster.search.StudyPlan.launch`.
         """
-        study = prepare_study(name, config, storage)
-        return cls(storage, study, freeze_launch(name, config), config)
+        study, manifest = plan.launch(storage, trials=trials)
+        return cls(storage, study, manifest, plan.config)
 
     def top_up(self) -> int:
         """Submit the workers that are missing, counting those of every launch of the study; returns how many.
