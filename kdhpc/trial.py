@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from kdhpc.config.document import to_document
 from kdhpc.config.paths import StudyPaths
@@ -13,9 +14,11 @@ from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.errors import CheckpointError
 from kdhpc.graph.space import graph_key
+from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Claim
 from kdhpc.training.checkpoint import TrialIdentity
 from kdhpc.training.checkpointing import Checkpointing
+from kdhpc.training.device import resolve_device, resolve_precision
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.training.metrics import MetricsLog
 from kdhpc.training.pretrained import tell_about_unlearned
@@ -45,6 +48,20 @@ class TrialSetting:
     """The half that graphs are scored on."""
     num_classes: int
     """Classes of the data set."""
+
+    @cached_property
+    def arithmetic(self) -> str:
+        """Names what a trial's numbers depend on beside its graph and seed: its checkpoints hold for nothing else.
+
+        The precision is in words: it alone may differ between the workers of a study, and a log line shall say so.
+        """
+        config = self.config
+        document = {
+            name: to_document(getattr(config, name)) for name in ("dataset", "network", "objective", "training")
+        }
+        document["objective"]["pretrained"] = weights_digest(config.objective)
+        digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{digest} {resolve_precision(config.device, resolve_device(config.device))}"
 
 
 def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTraining | None) -> EnsembleTraining:
@@ -146,15 +163,9 @@ def _checkpointing(claim: Claim, setting: TrialSetting, training: EnsembleTraini
             number=claim.number,
             graph_key=graph_key(claim.graph),
             seed=claim.seed,
-            settings=_settings_digest(setting.config),
+            settings=setting.arithmetic,
         ),
         every_s=setting.config.worker.checkpoint_every_s,
         name=f"trial {claim.number}",
         may_write=lambda: not claim.lost,
     )
-
-
-def _settings_digest(config: SearchConfig) -> str:
-    """Names the settings that a trial's arithmetic depends on."""
-    document = {name: to_document(getattr(config, name)) for name in ("dataset", "network", "objective", "training")}
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
 from kdhpc.graph.space import SearchSpace
 from kdhpc.networks.names import check_network
+from kdhpc.networks.weights import weights_digest
 from kdhpc.networks.weights import check_weights_file
 from kdhpc.study.definition import StudyDefinition, differences
 from kdhpc.study.storage import Storage
@@ -112,6 +113,7 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         dataset=config.dataset.name,
         dataset_checksum=dataset_checksum,
         settings=json.dumps(settings, sort_keys=True),
+        pretrained_weights=weights_digest(config.objective),
     )
 
 

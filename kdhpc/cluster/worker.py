@@ -18,6 +18,7 @@ from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, KdhpcError, StudyMismatchError
 from kdhpc.study.claim import Owner
+from kdhpc.networks.weights import weights_digest
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.compile_cache import CompileCache, cache_key
 from kdhpc.training.device import preferred_mode, resolve_device
@@ -36,7 +37,7 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
     Raises:
         ClusterError: too many trials in a row crashed here, or the job's time limit is too short for an epoch.
         DatabaseError: the database stayed away.
-        StudyMismatchError: the packed data are not those that the study was made with.
+        StudyMismatchError: the packed data, or pretrained weights, are not those that the study was made with.
     """
     setting = trial_setting(study, config)
     worker = _Worker(study, setting, stop, _compile_cache(setting))
@@ -206,6 +207,12 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
             study.split.train,
             config.dataset,
             batch_size=config.training.batch_size,
+    weights, made_with = weights_digest(config.objective), study.definition.pretrained_weights
+    if weights != made_with:
+        raise StudyMismatchError(
+            f"study {study.definition.name!r} was made with weights of digest {made_with}, "
+            f"{config.objective.pretrained} has {weights}: put the same file back"
+        )
             device=device,
             channels_last=config.device.channels_last,
         ),
