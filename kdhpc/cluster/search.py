@@ -13,8 +13,7 @@ from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
 from kdhpc.graph.space import SearchSpace
 from kdhpc.networks.names import check_network
-from kdhpc.networks.weights import weights_digest
-from kdhpc.networks.weights import check_weights_file
+from kdhpc.networks.weights import check_weights_file, weights_digest
 from kdhpc.study.definition import StudyDefinition, differences
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy

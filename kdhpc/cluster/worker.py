@@ -17,8 +17,8 @@ from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, KdhpcError, StudyMismatchError
-from kdhpc.study.claim import Owner
 from kdhpc.networks.weights import weights_digest
+from kdhpc.study.claim import Owner
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.compile_cache import CompileCache, cache_key
 from kdhpc.training.device import preferred_mode, resolve_device
@@ -198,6 +198,12 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
             f"study {study.definition.name!r} was made with {config.dataset.name} of checksum "
             f"{study.definition.dataset_checksum}, the packed data here have {packed.checksum}: prepare the same data"
         )
+    weights, made_with = weights_digest(config.objective), study.definition.pretrained_weights
+    if weights != made_with:
+        raise StudyMismatchError(
+            f"study {study.definition.name!r} was made with weights of digest {made_with}, "
+            f"{config.objective.pretrained} has {weights}: put the same file back"
+        )
     device = resolve_device(config.device)
     return TrialSetting(
         config=config,
@@ -207,12 +213,6 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
             study.split.train,
             config.dataset,
             batch_size=config.training.batch_size,
-    weights, made_with = weights_digest(config.objective), study.definition.pretrained_weights
-    if weights != made_with:
-        raise StudyMismatchError(
-            f"study {study.definition.name!r} was made with weights of digest {made_with}, "
-            f"{config.objective.pretrained} has {weights}: put the same file back"
-        )
             device=device,
             channels_last=config.device.channels_last,
         ),
