@@ -129,6 +129,8 @@ def run_trial(
                     break
                 yield
                 continue
+            if claim.lost:
+                break
             try:
                 metrics.append(report)
             except OSError as exc:  # As a checkpoint's: what is left to read has a gap.

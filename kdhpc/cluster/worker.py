@@ -115,9 +115,11 @@ class _Worker:
 
     def _run_out_of_time(self, short_s: float) -> None:
         """Nothing runs, and no other trial could reach its first report before the job's time limit."""
-        if self.finished == self._failures == 0:
+        too_short_s = self._deadline.seconds_too_short()
+        if too_short_s:
             raise ClusterError(
-                f"this job's time limit is {short_s:.0f} s too short for a trial's first epoch: raise cluster.time_min"
+                f"this job's time limit is {too_short_s:.0f} s too short for a trial's first epoch: raise "
+                "cluster.time_min"
             )
         if self._study.progress().waiting:
             _LOG.info("the job's time limit is %.0f s too near for another trial", short_s)
@@ -125,8 +127,8 @@ class _Worker:
             signal.raise_signal(signal.SIGUSR2)
 
     def _is_waiting_for_others(self) -> bool:
-        """All seats are free: whether the trial of a worker that is silent may soon be free, too; waits a while."""
-        if _silent(self._study, self._config.worker.renew_s):
+        """All seats are free: whether a trial may soon be free for this worker; waits a while."""
+        if _is_more_to_come(self._study, self._config.worker.renew_s):
             time.sleep(_POLL_S)
             self._ask_again = 0.0
             return True
@@ -183,9 +185,11 @@ def _compile_cache(setting: TrialSetting) -> CompileCache | None:
     return cache
 
 
-def _silent(study: SharedStudy, renew_s: float) -> bool:
-    """Whether some worker has not renewed its lease in time: its trial may soon be free."""
-    return not study.is_draining() and any(holding.lease_age_s > 2 * renew_s for holding in study.holdings())
+def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:
+    """Whether a trial waits that this worker may not have yet, or some worker has not renewed its lease in time."""
+    if study.is_draining():
+        return False
+    return study.progress().waiting > 0 or any(holding.lease_age_s > 2 * renew_s for holding in study.holdings())
 
 
 def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
