@@ -65,7 +65,7 @@ def test_worker_waits_for_a_trial_that_is_left_to_others(storage: Storage) -> No
 
 def test_search_with_a_trial_that_always_crashes_ends_and_says_why(workspace) -> None:
     # Where its metrics should be written there is a folder.
-    (workspace.paths("broken").metrics(0)).mkdir(parents=True)
+    (workspace.folder / "runs" / "broken" / "trials" / "0" / "metrics.jsonl").mkdir(parents=True)
     done = workspace.run("search", "--study", "broken", "study=tiny", "--workers", "1", "--trials", "2")
     assert done.returncode == 1, done.stderr
     status = workspace.status("broken")

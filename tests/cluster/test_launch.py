@@ -15,7 +15,6 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.study.storage import Storage
 from kdhpc.study.summary import TrialCounts
 from tests.study.made import make, take
-from tests.workspace import PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,7 @@ def run(workspace, *argv: str, **environment: str) -> "subprocess.CompletedProce
         env={**workspace.environment, **environment},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=240,
         check=False,
     )
 
@@ -169,7 +168,7 @@ def test_launch_on_a_database_that_no_other_node_reaches_is_refused(workspace, f
     (line,) = done.stderr.splitlines()
     assert "listens on 127.0.0.1 only" in line
     assert line.endswith("`kdhpc db stop`, then `kdhpc db start --listen all`")
-    assert not (workspace.runs / "apart").exists()
+    assert not (workspace.folder / "runs" / "apart").exists()
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
