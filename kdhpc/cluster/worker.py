@@ -132,7 +132,9 @@ class _Worker:
             time.sleep(_POLL_S)
             self._ask_again = 0.0
             return True
-        _LOG.info("nothing to claim in study %s", self._study.definition.name)
+        name = self._study.definition.name
+        stopped = "study %s is stopped: `kdhpc search` or `kdhpc launch` goes on with it"
+        _LOG.info(stopped if self._study.is_draining() else "nothing to claim in study %s", name)
         return False
 
     def _note(self, ended: Ended | None) -> None:

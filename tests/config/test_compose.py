@@ -11,7 +11,7 @@ from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.schema import SearchConfig, TrainConfig, check_study_name
 from kdhpc.errors import ConfigError
 from kdhpc.graph.spec import Design, Gate
-from kdhpc.networks.names import check_network
+from kdhpc.networks.names import NETWORKS, check_network
 
 
 @pytest.mark.parametrize("study", config_names("study"))
@@ -218,6 +218,12 @@ def test_defaults_names_every_group_of_configs() -> None:
     folders = {path.name for path in config_dirs()[-1].iterdir() if path.is_dir()}
     # The launchers of sweeps are Hydra's own group.
     assert folders - {"hydra"} == set(defaults(SearchConfig)) | set(defaults(TrainConfig))
+
+
+def test_every_network_has_a_config_of_its_name() -> None:
+    assert set(config_names("network")) == set(NETWORKS)
+    for name in NETWORKS:
+        assert compose_search(["study=cifar10_2", f"network={name}"]).network.name == name
 
 
 def test_compose_train_is_whole_and_scores_every_epoch() -> None:
