@@ -34,6 +34,17 @@ class Outcome(str, Enum):
     INTERRUPTED = "interrupted"
 
 
+class Turn(str, Enum):
+    """What a trial did in its turn."""
+
+    STEP = "step"
+    """A step, and nothing else."""
+    MORE = "more"
+    """Its first step here, or more than a step: a checkpoint, the end of an epoch."""
+    SCORED = "scored"
+    """As MORE, and its ensemble was scored: it has run all programs that there are."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialSetting:
     """What all trials of a worker share."""
@@ -97,7 +108,7 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTrai
 
 def run_trial(
     claim: Claim, setting: TrialSetting, training: EnsembleTraining, should_stop: Callable[[], bool]
-) -> Generator[None, None, Outcome]:
+) -> Generator[Turn, None, Outcome]:
     """Train the claimed graph to its end, to its pruning, or until asked to stop.
 
     Args:
@@ -107,7 +118,7 @@ def run_trial(
         should_stop: Asked after each step; True checkpoints the trial and gives the slot back.
 
     Yields:
-        Between two steps: other trials of this process may take theirs.
+        Between two steps, what it did since the one before: other trials of this process may take theirs.
 
     Returns:
         How it ended.
@@ -118,17 +129,20 @@ def run_trial(
     with _checkpointing(claim, setting, training) as checkpoint:
         checkpoint.restore()
         metrics = MetricsLog(setting.paths.metrics(claim.number), epoch=training.epoch)
-        first_step = True
+        turn, first_step = Turn.MORE, True
         for report in training.steps():
             if report is None:
                 if first_step:
                     claim.describe(mode=training.mode, data=setting.train.placement)
                 first_step = False
-                checkpoint.save_if_due()
+                if checkpoint.save_if_due() and turn is Turn.STEP:
+                    turn = Turn.MORE
                 if claim.lost or should_stop():
                     break
-                yield
+                yield turn
+                turn = Turn.STEP
                 continue
+            turn = Turn.MORE if report.ensemble_accuracy is None else Turn.SCORED
             if claim.lost:
                 break
             try:

@@ -116,7 +116,9 @@ class Seat:
         except torch.OutOfMemoryError as exc:
             if not self._exploring():
                 return self._crash(claim, exc)
-            _LOG.info("trial %d, slot %d: no memory for it beside the others, it is given back", claim.number, claim.slot)
+            _LOG.info(
+                "trial %d, slot %d: no memory for it beside the others, it is given back", claim.number, claim.slot
+            )
             claim.release()
             return self._leave(claim, crowded=True)
         except Exception as exc:  # A worker outlives a trial that crashes: the study counts the attempt.
@@ -139,9 +141,7 @@ class Seat:
                 claim.release()
         return ended
 
-    def _leave(
-        self, claim: Claim, *, finished: bool = False, crashed: bool = False, crowded: bool = False
-    ) -> Ended:
+    def _leave(self, claim: Claim, *, finished: bool = False, crashed: bool = False, crowded: bool = False) -> Ended:
         self._claim = self._journey = None
         return Ended(number=claim.number, finished=finished, crashed=crashed, crowded=crowded)
 

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 import time
 
 import torch
@@ -22,7 +23,7 @@ from kdhpc.study.claim import Owner
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.compile_cache import CompileCache, cache_key
 from kdhpc.training.device import preferred_mode, resolve_device
-from kdhpc.trial import TrialSetting
+from kdhpc.trial import TrialSetting, Turn
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 5.0
@@ -67,8 +68,11 @@ class _Worker:
         _free_slots_of_earlier_runs(study, self._owner)
         self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s)
         device = resolve_device(self._config.device)
-        self._seating = seating_on(self._config.worker.seats, device)
-        self._seats = [Seat(setting, device, self._is_stopping) for _ in range(self._seating.most)]
+        self._seating = seating_on(self._config, device)
+        self._seats = [
+            Seat(setting, device, self._is_stopping, exploring=lambda: self._seating.may_be_too_many)
+            for _ in range(self._seating.most)
+        ]
 
     def work(self) -> None:
         """Until nothing is left to do here."""
@@ -78,9 +82,12 @@ class _Worker:
             busy = [seat for seat in self._seats if seat.busy]
             if not busy and (self._is_stopping() or not self._is_waiting_for_others()):
                 return
+            only_steps = True
             for seat in busy:
-                self._note(seat.turn())
-            self._seating.note_round(len(busy))
+                turn = seat.turn()
+                only_steps = only_steps and turn is Turn.STEP
+                self._note(turn)
+            self._seating.note_round(len(busy), only_steps=only_steps)
 
     def interrupt(self) -> None:
         """Checkpoint the trials in the seats and give them back, as far as that can be done."""
@@ -97,10 +104,16 @@ class _Worker:
         return self._ending or self._stop.requested
 
     def _fill_seats(self) -> None:
-        """Give a trial to each free seat, while there are trials and time for them."""
-        for seat in self._seats[: self._seating.num_filled]:
-            if seat.busy or time.monotonic() < self._ask_again:
+        """Give trials to free seats, while there are trials and time for them; no seat too many keeps its memory."""
+        num_missing = self._seating.num_filled - sum(seat.busy for seat in self._seats)
+        for seat in self._seats:
+            if seat.busy:
                 continue
+            if num_missing <= 0:
+                seat.vacate()
+                continue
+            if time.monotonic() < self._ask_again:
+                return
             short_s = self._deadline.seconds_short()
             if short_s and not any(seat.busy for seat in self._seats):
                 self._run_out_of_time(short_s)
@@ -112,6 +125,7 @@ class _Worker:
                 self._ask_again = time.monotonic() + _POLL_S
                 return
             seat.take(claim)
+            num_missing -= 1
 
     def _run_out_of_time(self, short_s: float) -> None:
         """Nothing runs, and no other trial could reach its first report before the job's time limit."""
@@ -137,13 +151,22 @@ class _Worker:
         _LOG.info(stopped if self._study.is_draining() else "nothing to claim in study %s", name)
         return False
 
-    def _note(self, ended: Ended | None) -> None:
-        if ended is None:
-            return
-        if ended.finished and self._cache is not None:
-            self._cache.publish()
+    def _note(self, turn: Turn | Ended) -> None:
+        if turn is Turn.SCORED or (isinstance(turn, Ended) and turn.finished):
+            self._publish()
+        if isinstance(turn, Ended):
+            self._note_end(turn)
+
+    def _publish(self) -> None:
+        """Let other workers begin with what was compiled here, once, beside the training."""
+        if self._cache is not None:
+            threading.Thread(target=self._cache.publish, name="compile-cache").start()
             self._cache = None
+
+    def _note_end(self, ended: Ended) -> None:
         self._ask_again = 0.0
+        if ended.crowded:
+            self._seating.retreat()
         self._deadline.learn(ended.number)
         self.finished += ended.finished
         self._failures = self._failures + 1 if ended.crashed else 0

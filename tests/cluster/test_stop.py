@@ -16,15 +16,20 @@ from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.study.study_rows import set_draining
 from tests.study.made import make, take
+from tests.workspace import PATIENCE_S, until
 
 
 def test_stop_ends_a_search_that_goes_on_later(workspace) -> None:
     command = ("search", "--study", "halted", "study=tiny", "training.epochs=24", "--trials", "2", "study.pruner=none")
     search = workspace.start(*command)
-    workspace.wait_for_training("halted")
-    stopped = workspace.run("stop", "--study", "halted")
-    assert stopped.returncode == 0, stopped.stderr
-    _, err = search.communicate(timeout=60)
+    workers = workspace.catch("halted")
+    stopping = workspace.start("stop", "--study", "halted")
+    until(lambda: workspace.read("halted").draining)
+    for worker in workers:
+        worker.let_go()
+    _, err = stopping.communicate(timeout=PATIENCE_S)
+    assert stopping.returncode == 0, err
+    _, err = search.communicate(timeout=PATIENCE_S)
     assert search.returncode == 130, err
     status = workspace.status("halted")
     assert (status["draining"], status["workers"], status["trials"]["waiting"]) == (True, [], 2)
