@@ -82,7 +82,8 @@ def read_endpoint(folder: Path) -> Endpoint | None:
         return None
     except PermissionError as exc:
         raise DatabaseError(
-            f"{path} may not be read by this user: name a folder of your own in KDHPC_RUNS, or a server in KDHPC_STORAGE"
+            f"{path} may not be read by this user: name a folder of your own in KDHPC_RUNS, or a server in "
+            "KDHPC_STORAGE"
         ) from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise DatabaseError(f"{path} cannot be read ({exc}): delete it, then `kdhpc db start` writes it anew") from exc

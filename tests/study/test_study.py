@@ -215,7 +215,7 @@ def test_delete_leaves_nothing_of_the_study_and_all_of_the_others(storage: Stora
 def test_delete_of_a_study_that_is_worked_on_is_refused(storage: Storage) -> None:
     study = make(storage)
     claim = take(study)
-    with pytest.raises(StudyError, match="workers hold 1 of its trials; stop them .kdhpc stop --study tiny"):
+    with pytest.raises(StudyError, match=r"workers hold 1 of its trials; stop them \(kdhpc stop --study tiny"):
         study.delete()
     claim.release()
     study.delete()
