@@ -1,6 +1,7 @@
 """Graphs with a name, for comparisons; and the one way in which commands are told a graph."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kdhpc.errors import GraphError, nearest
@@ -12,7 +13,12 @@ from kdhpc.graph.spec import Design, Gate, GraphSpec
 
 def independent(num_nodes: int) -> GraphSpec:
     """Every network learns from the labels alone. Source: paper section 5, "Independent"."""
-    return _uniform(num_nodes, NO_TEACHING)
+    return _alike(num_nodes, NO_TEACHING)
+
+
+def uniform(num_nodes: int, design: Design) -> GraphSpec:
+    """Every network learns the labels, and from every other by one design, always. Source: paper Fig. 3."""
+    return _alike(num_nodes, Teaching(design, Gate.THROUGH))
 
 
 def dml(num_nodes: int) -> GraphSpec:
@@ -20,11 +26,15 @@ def dml(num_nodes: int) -> GraphSpec:
 
     Source: Zhang et al., "Deep Mutual Learning", CVPR 2018, as in the paper's section 5.
     """
-    return _uniform(num_nodes, Teaching(Design.PROB_CLOSER, Gate.THROUGH))
+    return uniform(num_nodes, Design.PROB_CLOSER)
 
 
-PRESETS: dict[str, Callable[[int], GraphSpec]] = {"dml": dml, "independent": independent}
-"""Presets by name; each takes the number of nodes."""
+PRESETS: dict[str, Callable[[int], GraphSpec]] = {
+    "dml": dml,
+    "independent": independent,
+    **{f"uniform:{design.value}": partial(uniform, design=design) for design in Design},
+}
+"""Presets by name; each takes the number of nodes. ``uniform:prob+`` is ``dml``."""
 
 
 def load_graph(name_or_path: str, num_nodes: int | None = None) -> GraphSpec:
@@ -51,8 +61,8 @@ def load_graph(name_or_path: str, num_nodes: int | None = None) -> GraphSpec:
     return graph
 
 
-def _uniform(num_nodes: int, teaching: Teaching) -> GraphSpec:
-    """The same on every edge."""
+def _alike(num_nodes: int, teaching: Teaching) -> GraphSpec:
+    """The same on every distillation edge."""
     if num_nodes < 1:
         raise GraphError(f"a graph of {num_nodes} nodes is not possible: allowed are 1 or more")
     pairs = [(source, target) for source in range(num_nodes) for target in range(num_nodes) if source != target]

@@ -1,9 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from kdhpc.errors import GraphError
-from kdhpc.graph.presets import PRESETS, dml, independent, load_graph
+from kdhpc.graph.presets import PRESETS, dml, independent, load_graph, uniform
 from kdhpc.graph.serial import write_graph
 from kdhpc.graph.space import canonical
 from kdhpc.graph.spec import Design, Gate
@@ -26,11 +27,24 @@ def test_dml_brings_all_probabilities_closer(num_nodes: int) -> None:
     assert all((edge.design, edge.gate) == (Design.PROB_CLOSER, Gate.THROUGH) for edge in graph.edges)
 
 
+@pytest.mark.parametrize("design", Design)
+def test_uniform_has_one_design_on_every_edge(design: Design) -> None:
+    graph = load_graph(f"uniform:{design.value}", 3)
+    assert graph == uniform(3, design)
+    assert graph.label_gates == (Gate.THROUGH,) * 3
+    assert len(graph.edges) == 6
+    assert all((edge.design, edge.gate) == (design, Gate.THROUGH) for edge in graph.edges)
+
+
+def test_dml_is_uniform() -> None:
+    assert dml(4) == uniform(4, Design.PROB_CLOSER)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_without_nodes_is_refused(name: str) -> None:
     with pytest.raises(GraphError, match="graph of 0 nodes"):
         PRESETS[name](0)
-    with pytest.raises(GraphError, match=f"preset '{name}' needs a number of nodes"):
+    with pytest.raises(GraphError, match=re.escape(f"preset '{name}' needs a number of nodes")):
         load_graph(name, None)
 
 
