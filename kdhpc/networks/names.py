@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kdhpc.config.schema import NetworkConfig
-from kdhpc.errors import NetworkError, nearest
+from kdhpc.errors import ConfigError, NetworkError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +19,17 @@ class Architecture:
     """Attention branch network: an attention map weights the features that enter the last stage."""
 
     @property
+    def reduction(self) -> int:
+        """Image pixels that one pixel of the last stage's features spans."""
+        return 4 if self.family == "cifar" else 32
+
+    @property
     def map_reduction(self) -> int:
         """Image pixels that one pixel of the attention map spans.
 
         A plain network's map comes from its last stage, an attention branch network's from one stage before.
         """
-        last_stage = 4 if self.family == "cifar" else 32
-        return last_stage // 2 if self.attention_branch else last_stage
+        return self.reduction // 2 if self.attention_branch else self.reduction
 
 
 _PLAIN: dict[str, Architecture] = {
@@ -62,11 +66,8 @@ def architecture(name: str) -> Architecture:
 
 
 def map_side(name: str, image_size: int) -> int:
-    """Side of the (square) attention map, in pixels, for images of that side.
-
-    Each halving rounds up, as a convolution of stride 2 with a border does.
-    """
-    return -(-image_size // architecture(name).map_reduction)
+    """Side of the (square) attention map, in pixels, for images of that side."""
+    return _reduced(image_size, architecture(name).map_reduction)
 
 
 def check_network(config: NetworkConfig, image_size: int) -> None:
@@ -88,3 +89,29 @@ def check_network(config: NetworkConfig, image_size: int) -> None:
             f"the attention map of {config.name} at dataset.image_size={image_size} is {side}x{side}; "
             f"use crops of at most {side}, or larger images"
         )
+
+
+def check_normalisation(name: str, image_size: int, batch_size: int, *, gated: bool = False) -> None:
+    """Refuse batches of one image where batch norm, which learns from several values, would see a single one a channel.
+
+    Args:
+        name: The network's.
+        image_size: Side of the images, in pixels.
+        batch_size: Images a step.
+        gated: It is ONE, whose gate sees one value an image.
+
+    Raises:
+        ConfigError: the message says where.
+    """
+    side = _reduced(image_size, architecture(name).reduction)
+    if batch_size == 1 and (gated or side == 1):
+        where = "the gate of ONE" if gated else f"the last stage of {name}, 1x1 at dataset.image_size={image_size}"
+        raise ConfigError(
+            f"training.batch_size=1 is not allowed: batch norm would see a single value a channel in {where}; "
+            "use 2 images or more"
+        )
+
+
+def _reduced(side: int, reduction: int) -> int:
+    """Each halving rounds up, as a convolution of stride 2 with a border does."""
+    return -(-side // reduction)

@@ -40,6 +40,6 @@ def check_weights_file(objective: ObjectiveConfig) -> None:
             pass
     except (OSError, SafetensorError) as exc:
         raise NetworkError(
-            f"objective.pretrained={objective.pretrained} cannot be read as safetensors ({' '.join(str(exc).split())}): "
-            "give a node1.safetensors of `kdhpc train --graph independent --nodes 1`"
+            f"objective.pretrained={objective.pretrained} cannot be read as safetensors "
+            f"({' '.join(str(exc).split())}): give a node1.safetensors of `kdhpc train --graph independent --nodes 1`"
         ) from exc

@@ -2,10 +2,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from kdhpc.config.schema import NetworkConfig
-from kdhpc.errors import NetworkError
-from kdhpc.networks.names import NETWORKS, check_network, map_side
+from kdhpc.errors import ConfigError, NetworkError
+from kdhpc.networks.build import build_network
+from kdhpc.networks.names import NETWORKS, check_network, check_normalisation, map_side
 
 
 def test_names_without_torch_are_importable():
@@ -50,3 +52,27 @@ def test_check_network_unknown_name_gives_the_nearest():
 def test_check_network_attention_option_of_a_plain_network_is_refused():
     with pytest.raises(NetworkError, match="residual_attention=False has no meaning for resnet20"):
         check_network(NetworkConfig(name="resnet20", crops=(3,), residual_attention=False), 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet18", 32), ("abn_resnet18", 32), ("resnet20", 4), ("abn_resnet8", 4)]
+)
+def test_check_normalisation_refuses_what_batch_norm_cannot_learn_from(name, size):
+    """Against torch itself: a batch of one image, at that size and at the next one."""
+    for batch_size, image_size in ((1, size), (2, size), (1, size + 1)):
+        network = build_network(NetworkConfig(name=name, crops=(1,)), num_classes=2, image_size=image_size).train()
+        images = torch.zeros(batch_size, 3, image_size, image_size)
+        if (batch_size, image_size) == (1, size):
+            with pytest.raises(ValueError, match="more than 1 value per channel"):
+                network(images)
+            with pytest.raises(ConfigError, match=rf"training\.batch_size=1 .* last stage of {name}, 1x1 at"):
+                check_normalisation(name, image_size, batch_size)
+        else:
+            network(images)
+            check_normalisation(name, image_size, batch_size)
+
+
+def test_check_normalisation_of_one_needs_two_images():
+    with pytest.raises(ConfigError, match="in the gate of ONE"):
+        check_normalisation("resnet20", 32, 1, gated=True)
+    check_normalisation("resnet20", 32, 2, gated=True)
