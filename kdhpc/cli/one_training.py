@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
+    from kdhpc.experiments.result import FinalResult
     from kdhpc.training.loop import EpochReport
 
 
@@ -32,12 +33,17 @@ def train_one(config: "TrainConfig") -> bool:
     if result is None:
         print("kdhpc: stopped; the same command goes on", file=sys.stderr)
         return False
+    print(result_line(result))
+    return True
+
+
+def result_line(result: "FinalResult") -> str:
+    """The accuracies of one training."""
     nodes = " ".join(f"{accuracy:.2f}" for accuracy in result.node_accuracies)
-    print(
+    return (
         f"{result.name} seed {result.seed}: ensemble {result.ensemble_accuracy:.2f} %, nodes {nodes} %"
         f" ({result.scored_on} images)"
     )
-    return True
 
 
 def progress_line(report: "EpochReport", epochs: int) -> str:

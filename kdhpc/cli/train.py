@@ -31,7 +31,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--graph", required=True, metavar="FILE|NAME", help="a graph's JSON, or independent, dml, one")
+    parser.add_argument(
+        "--graph",
+        required=True,
+        metavar="FILE|NAME",
+        help="a graph's JSON, or independent, dml, one, or uniform:DESIGN (att-, prob-att-, ...: every edge that one)",
+    )
     parser.add_argument("--nodes", metavar="M", help="networks of a preset, branches of one")
     parser.add_argument("--seeds", default="0", metavar="SEEDS", help="such as 3, 0..4 or 0,2,5 (default: 0)")
     parser.add_argument(
@@ -56,33 +61,46 @@ def run(args: argparse.Namespace) -> int:
         0 done, 130 stopped before it was done.
 
     Raises:
+        KdhpcError: something is wrong with one of them; nothing was trained.
         ClusterError: jobs failed; the message names the first.
     """
     from kdhpc.config.compose import compose_train
     from kdhpc.config.sweep import combinations
+    from kdhpc.experiments.run import open_all
 
     overrides = _overrides(args)
     strange = [word for word in args.overrides if word.startswith("hydra")]
     if strange and args.launcher == "none":
         raise UsageError(f"{strange[0]} has no meaning without jobs: give --launcher submitit_local or submitit_slurm")
     here = [word for word in overrides if not word.startswith("hydra")]
-    # Also for jobs: what is wrong with any of them is said before the first one starts.
     configs = [compose_train(choice, config_dir=args.config_dir) for choice in combinations(here)]
+    # Also for jobs: what is wrong with any of them is said before the first one starts.
+    runs = open_all(configs, elsewhere=args.launcher == "submitit_slurm")
     if args.launcher == "none":
         return 0 if all(train_one(config) for config in configs) else 130
 
     from kdhpc.cli.train_jobs import train_as_jobs
 
-    train_as_jobs(configs, overrides, launcher=args.launcher, config_dir=args.config_dir)
+    train_as_jobs(runs, overrides, launcher=args.launcher, config_dir=args.config_dir)
     return 0
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
-    graphs = ",".join(f"'{graph}'" for graph in args.graph.split(","))
-    overrides = [f"run.graph={graphs}", *args.overrides]
+    overrides = [f"run.graph={','.join(map(_quoted, _graphs(args.graph)))}", *args.overrides]
     if args.nodes is not None:
         overrides.append(f"run.num_nodes={args.nodes}")
     return [*overrides, f"run.seed={','.join(map(str, parse_seeds(args.seeds)))}"]
+
+
+def _graphs(text: str) -> list[str]:
+    """Several with commas between them, unless a file has that name."""
+    return [text] if Path(text).is_file() else text.split(",")
+
+
+def _quoted(text: str) -> str:
+    """As Hydra's grammar quotes."""
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -12,13 +12,16 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from kdhpc.cli.one_training import train_one
+from kdhpc.cli.one_training import result_line, train_one
 from kdhpc.cluster import slurm
 from kdhpc.cluster.watcher import QueueWatcher
 from kdhpc.config.paths import sweep_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.config.sweep import launch_sweep
 from kdhpc.errors import ClusterError
+from kdhpc.experiments.result import read_result
+from kdhpc.experiments.run import Run, describe
+from kdhpc.experiments.subject import tell_about
 
 _LOG = logging.getLogger(__name__)
 # Of configs/hydra/launcher. Not called as the plugin's own: Hydra would check ours against those, which lack keys.
@@ -47,10 +50,10 @@ class TrainJob:
             done = train_one(self._with_threads(config))
         except Exception as exc:  # The other jobs of a sweep go on.
             _LOG.exception("the training failed")
-            return f"{_named(config)}: {' '.join(str(exc).split()) or type(exc).__name__}"
+            return f"{describe(config)}: {' '.join(str(exc).split()) or type(exc).__name__}"
         if not done and slurm.own_job() is not None:
             sys.exit(_STOPPED)
-        return None if done else f"{_named(config)}: stopped"
+        return None if done else f"{describe(config)}: stopped"
 
     def _with_threads(self, config: TrainConfig) -> TrainConfig:
         given = os.environ.get("SLURM_CPUS_PER_TASK")
@@ -58,13 +61,11 @@ class TrainJob:
         return dataclasses.replace(config, device=dataclasses.replace(config.device, threads=threads))
 
 
-def train_as_jobs(
-    configs: Sequence[TrainConfig], overrides: Sequence[str], *, launcher: str, config_dir: Path | None
-) -> None:
-    """Submit a job for each training and wait for all.
+def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: str, config_dir: Path | None) -> None:
+    """Submit a job for each training, wait for all, and print the accuracies of those that are done.
 
     Args:
-        configs: What is trained, one for each combination.
+        runs: What is trained, one for each combination.
         overrides: What they were composed from; also ``hydra.launcher.*``.
         launcher: ``submitit_local`` or ``submitit_slurm``.
         config_dir: The user's own configs.
@@ -77,7 +78,8 @@ def train_as_jobs(
     submitit.SlurmJob.watcher = QueueWatcher()
     folder = sweep_dir(f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     (folder / "jobs").mkdir(parents=True)
-    at_once, job = _local_plan(len(configs)) if launcher == "submitit_local" else (None, TrainJob())
+    _tell(runs, folder / "jobs")
+    at_once, job = _local_plan(len(runs)) if launcher == "submitit_local" else (None, TrainJob())
     try:
         with slurm.clean_environment():
             outcomes = launch_sweep(
@@ -88,11 +90,26 @@ def train_as_jobs(
         raise ClusterError(
             f"{' '.join(str(exc).split())[:300]} (logs: {folder / 'jobs'}; what else is in the queue goes on)"
         ) from exc
+    finally:
+        _print_results(runs)
     failed = [outcome for outcome in outcomes if outcome is not None]
     if failed:
         raise ClusterError(
             f"{len(failed)} of {len(outcomes)} trainings failed, the first: {failed[0]} (logs: {folder / 'jobs'})"
         )
+
+
+def _tell(runs: Sequence[Run], logs: Path) -> None:
+    """What each training would say in its own log, once for all seeds, and where those logs are."""
+    for run in {run.name: run for run in runs}.values():
+        tell_about(run.subject, run.config, run.packed.checksum)
+    print(f"kdhpc: jobs: {len(runs)}, logs: {logs}", file=sys.stderr, flush=True)
+
+
+def _print_results(runs: Sequence[Run]) -> None:
+    for run in runs:
+        if run.paths.result.exists():
+            print(result_line(read_result(run.paths.result)))
 
 
 def _local_plan(num_jobs: int) -> tuple[int, TrainJob]:
@@ -105,7 +122,3 @@ def _local_plan(num_jobs: int) -> tuple[int, TrainJob]:
     cores = len(os.sched_getaffinity(0))
     at_once = min(num_jobs, len(gpus) or cores)
     return at_once, TrainJob(gpus=gpus, threads=max(1, cores // at_once))
-
-
-def _named(config: TrainConfig) -> str:
-    return f"{config.run.graph} on {config.dataset.name} with {config.network.name}, seed {config.run.seed}"

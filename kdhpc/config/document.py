@@ -1,6 +1,7 @@
 """Configs as plain documents (JSON and YAML values), and back, checked field by field."""
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -21,6 +22,20 @@ def to_document(config: object) -> dict[str, object]:
     """A config (or one of its groups) as JSON values: enums as their values, tuples as lists."""
     fields = dataclasses.fields(config)  # type: ignore[arg-type]  # any of the dataclasses of schema.py
     return {field.name: _plain(getattr(config, field.name)) for field in fields}
+
+
+def flatten(prefix: str, document: Mapping[str, object]) -> dict[str, str | int | float]:
+    """``{"training": {"epochs": 4}}`` as ``{"config.training.epochs": 4}``; anything but text and numbers as JSON."""
+    flat: dict[str, str | int | float] = {}
+    for key, value in document.items():
+        name = f"{prefix}.{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(name, value)
+        elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            flat[name] = value
+        else:
+            flat[name] = json.dumps(value)
+    return flat
 
 
 def parse_config(kind: type[Config], document: object) -> Config:

@@ -313,7 +313,7 @@ class RunConfig:
     """One final training."""
 
     graph: str
-    """A graph's file, or a preset: ``independent``, ``dml``; ``one`` for the branched baseline."""
+    """A graph's file, or a preset: ``independent``, ``dml``, ``uniform:DESIGN``; ``one`` for the branched baseline."""
     num_nodes: int | None = None
     """M of a preset, B of ``one``; none for a file, which says so itself."""
     seed: int = 0

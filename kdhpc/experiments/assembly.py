@@ -1,30 +1,60 @@
 """From a config to a training that can start."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdhpc.config.schema import TrainConfig
+from kdhpc.config.schema import DeviceConfig, TrainConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset, PackedSplit
 from kdhpc.data.split import search_split, training_subset
 from kdhpc.experiments.subject import Subject
-from kdhpc.training.device import resolve_device
+from kdhpc.networks.build import build_network
+from kdhpc.networks.names import check_network, check_normalisation
+from kdhpc.training.device import Precision, has_node_streams, preferred_mode, resolve_device, resolve_precision
 from kdhpc.training.loop import EnsembleTraining, TrainingLoop
 from kdhpc.training.one import OneTraining
+from kdhpc.training.pretrained import check_weights, read_weights
+
+
+def check(config: TrainConfig, subject: Subject, packed: PackedDataset) -> None:
+    """Find what would keep `assemble` from its end, on whatever device, without its cost.
+
+    Raises:
+        ConfigError: something does not fit the images.
+        NetworkError: the network does not exist or does not fit, or pretrained weights do not.
+    """
+    network, image_size = config.network, config.dataset.image_size
+    check_network(network, image_size)
+    check_normalisation(network.name, image_size, config.training.batch_size, gated=subject.graph is None)
+    # For the CPU, images stay where they are.
+    _batches(config, packed, torch.device("cpu"))
+    pretrained = config.objective.pretrained
+    if pretrained is not None:
+        with torch.device("meta"):
+            shapes = build_network(network, num_classes=len(packed.classes), image_size=image_size)
+        check_weights(shapes, read_weights(Path(pretrained)), origin=pretrained)
+
+
+def check_device(config: DeviceConfig) -> Precision:
+    """The precision that networks run in on this machine.
+
+    Raises:
+        ConfigError: its devices cannot do what is asked for.
+    """
+    device = resolve_device(config)
+    has_node_streams(config, device)
+    preferred_mode(config, device)
+    return resolve_precision(config, device)
 
 
 def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> TrainingLoop:
-    """Networks, data and loop of a final training.
-
-    Raises:
-        ConfigError: the device is not there, or something does not fit the images.
-        DataError: too few images for ``dataset.subset``.
-        NetworkError: the network does not exist or does not fit.
-    """
+    """Networks, data and loop of a final training that has been checked."""
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
-    train, test = _batches(config, packed)
+    train, test = _batches(config, packed, resolve_device(config.device))
     if subject.graph is None:
         return OneTraining(
             network=config.network,
@@ -54,8 +84,8 @@ def num_training_images(config: TrainConfig, packed: PackedDataset) -> int:
     return len(_halves(config, packed)[0])
 
 
-def _batches(config: TrainConfig, packed: PackedDataset) -> tuple[TrainBatches, EvalBatches]:
-    device, channels_last = resolve_device(config.device), config.device.channels_last
+def _batches(config: TrainConfig, packed: PackedDataset, device: torch.device) -> tuple[TrainBatches, EvalBatches]:
+    channels_last = config.device.channels_last
     learnt, scored, half = _halves(config, packed)
     train = TrainBatches(
         packed.train,

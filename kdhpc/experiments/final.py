@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,42 +10,21 @@ from torch import nn
 
 from kdhpc import __version__
 from kdhpc.config.document import write_config
-from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
-from kdhpc.data.packed import PackedDataset
 from kdhpc.experiments.assembly import assemble, num_training_images
 from kdhpc.experiments.lock import held
-from kdhpc.experiments.result import FinalResult, read_result, write_result
-from kdhpc.experiments.settings import Settings, check_same_settings, digest, run_settings, write_settings
-from kdhpc.experiments.subject import Subject, load_subject, tell_about
+from kdhpc.experiments.result import FinalResult, SearchedWith, read_result, write_result
+from kdhpc.experiments.run import Run, open_run
+from kdhpc.experiments.settings import digest, write_settings
+from kdhpc.experiments.subject import tell_about
 from kdhpc.graph.serial import write_graph
-from kdhpc.training.checkpoint import TrialIdentity, remove_checkpoint
+from kdhpc.training.checkpoint import remove_checkpoint
 from kdhpc.training.checkpointing import Checkpointing
-from kdhpc.training.device import resolve_device
+from kdhpc.training.device import resolve_device, resolve_precision
 from kdhpc.training.loop import EpochReport, TrainingLoop
 from kdhpc.training.metrics import MetricsLog, read_metrics
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What a run is, before anything is trained."""
-
-    config: TrainConfig
-    subject: Subject
-    packed: PackedDataset
-    settings: Settings
-    name: str
-    paths: RunPaths
-
-    @property
-    def identity(self) -> TrialIdentity:
-        """Whose checkpoints it may go on from."""
-        seed = self.config.run.seed
-        return TrialIdentity(
-            study=self.name, number=seed, graph_key=self.subject.key, seed=seed, settings=digest(self.settings)
-        )
 
 
 def train_final(
@@ -63,20 +41,15 @@ def train_final(
         The result; none if it was stopped.
 
     Raises:
-        ConfigError: the run's folder holds one with other settings, and the message says which differ; or another
-            process is training it.
-        DataError: the data set is not prepared.
-        GraphError: the graph does not exist, is damaged, or does not fit.
-        NetworkError: the network does not exist or does not fit, or pretrained weights do not.
+        KdhpcError: as :func:`kdhpc.experiments.run.open_run`.
+        ConfigError: another process is training it.
         CheckpointError: the disk refuses the last checkpoint of a run that is stopped.
     """
-    run = _open(config)
-    for begun in (run.paths, *_other_seeds(run.paths)):
-        check_same_settings(run.settings, begun.settings)
+    run = open_run(config)
     if run.paths.result.exists():
         _LOG.info("%s is done already", run.paths.root)
         return read_result(run.paths.result)
-    tell_about(run.subject, config)
+    tell_about(run.subject, config, run.packed.checksum)
     training = assemble(config, run.subject, run.packed)
     with held(run.paths.lock):
         _begin(run)
@@ -84,34 +57,7 @@ def train_final(
         return None if report is None else _finish(run, report, training.networks)
 
 
-def run_name(config: TrainConfig, subject: Subject) -> str:
-    """What a training is called unless it is named: data set, network, graph, and what it is scored on if not tests."""
-    if config.run.name is not None:
-        return config.run.name
-    search = "-search" if config.run.split == "search" else ""
-    return f"{config.dataset.name}-{config.network.name}-{subject.label}{search}"
-
-
-def _open(config: TrainConfig) -> _Run:
-    subject = load_subject(config)
-    packed = PackedDataset.open(packed_dir(config.dataset.name))
-    name = run_name(config, subject)
-    return _Run(
-        config=config,
-        subject=subject,
-        packed=packed,
-        settings=run_settings(config, graph_key=subject.key, dataset_checksum=packed.checksum),
-        name=name,
-        paths=RunPaths.of(name, config.run.seed),
-    )
-
-
-def _other_seeds(paths: RunPaths) -> list[RunPaths]:
-    """All seeds of one name have the same settings: their mean would mean nothing otherwise."""
-    return [RunPaths(folder) for folder in sorted(paths.root.parent.glob("seed*")) if folder != paths.root]
-
-
-def _begin(run: _Run) -> None:
+def _begin(run: Run) -> None:
     write_config(run.config, run.paths.config)
     write_settings(run.settings, run.paths.settings)
     if run.subject.graph is not None:
@@ -119,7 +65,7 @@ def _begin(run: _Run) -> None:
 
 
 def _train(
-    training: TrainingLoop, run: _Run, show: Callable[[EpochReport], None], should_stop: Callable[[], bool]
+    training: TrainingLoop, run: Run, show: Callable[[EpochReport], None], should_stop: Callable[[], bool]
 ) -> EpochReport | None:
     """To the end, from the checkpoint where there is one. The last epoch's report; none if it was stopped."""
     checkpointing = Checkpointing(
@@ -146,7 +92,7 @@ def _train(
     return None
 
 
-def _finish(run: _Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:
+def _finish(run: Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:
     for index, network in enumerate(networks):
         _save_weights(network, run.paths.weights(index))
     result = _result(run, report, networks)
@@ -162,7 +108,7 @@ def _save_weights(network: nn.Module, path: Path) -> None:
     partial.replace(path)
 
 
-def _result(run: _Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:
+def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:
     assert report.node_accuracies is not None
     assert report.ensemble_accuracy is not None
     config = run.config
@@ -184,5 +130,8 @@ def _result(run: _Run, report: EpochReport, networks: Sequence[nn.Module]) -> Fi
         num_parameters=sum(p.numel() for network in networks for p in network.parameters()),
         seconds=sum(epoch.seconds for epoch in read_metrics(run.paths.metrics)),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        threads=torch.get_num_threads(),
+        precision=resolve_precision(config.device, device),
+        searched=SearchedWith.of(run.subject.provenance),
         versions={"kdhpc": __version__, "torch": torch.__version__},
     )

@@ -9,9 +9,31 @@ from pathlib import Path
 import dacite
 
 from kdhpc.errors import DataError
+from kdhpc.graph.serial import Provenance
 
 _FORMAT = "kdhpc-result"
 _VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedWith:
+    """The trial that a graph comes from; empty where its file does not say, as for a preset."""
+
+    dataset: str = ""
+    """Packed data set."""
+    network: str = ""
+    """Network of every node."""
+    study: str = ""
+    """Name of the study."""
+    trial: int | None = None
+    """Number in the study."""
+
+    @classmethod
+    def of(cls, provenance: Provenance) -> "SearchedWith":
+        """As far as a graph's file says."""
+        dataset, network, study = (str(provenance.get(key, "")) for key in ("dataset", "network", "study"))
+        trial = provenance.get("trial")
+        return cls(dataset=dataset, network=network, study=study, trial=trial if isinstance(trial, int) else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +74,12 @@ class FinalResult:
     """Name of the processor or GPU."""
     versions: dict[str, str]
     """Of kdhpc and torch."""
+    threads: int | None = None
+    """CPU threads, on whose number the last bits depend; none: from before this was written down, as what follows."""
+    precision: str | None = None
+    """``float32``, ``bf16`` or ``fp16``: what the networks ran in."""
+    searched: SearchedWith = SearchedWith()
+    """What the graph was searched with."""
 
 
 def write_result(result: FinalResult, path: Path) -> None:

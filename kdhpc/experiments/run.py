@@ -63,14 +63,12 @@ def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
         config=config,
         subject=subject,
         packed=packed,
-        settings=run_settings(
-            config, graph_key=subject.key, dataset_checksum=packed.checksum, precision=precision
-        ),
+        settings=run_settings(config, graph_key=subject.key, dataset_checksum=packed.checksum, precision=precision),
         name=name,
         paths=RunPaths.of(name, config.run.seed),
     )
     # The mean over seeds of one name would mean nothing otherwise.
-    for folder in (run.paths.root, *sorted(run.paths.root.parent.glob("seed*"))):
+    for folder in sorted(run.paths.root.parent.glob("seed*")):
         check_same_settings(run.settings, RunPaths(folder).settings)
     return run
 

@@ -85,7 +85,7 @@ def check_same_settings(settings: Settings, path: Path) -> None:
 def differences(begun: Settings, settings: Settings) -> list[str]:
     """The settings that differ, each with both values, in words; a precision that is not known differs from none."""
     keys = begun.keys() | settings.keys()
-    if not _PRECISION in begun.keys() & settings.keys():
+    if _PRECISION not in begun.keys() & settings.keys():
         keys -= {_PRECISION}
     return [
         f"{key} was {begun.get(key, 'not there')}, is {settings.get(key, 'not there')}"

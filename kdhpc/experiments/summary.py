@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kdhpc.experiments.result import FinalResult
+from kdhpc.experiments.result import FinalResult, SearchedWith
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,10 @@ class Summary:
     """Of the ensemble's accuracy in each run."""
     num_parameters: int
     """Of all networks together."""
+    precision: str | None
+    """What the networks ran in; none where it is not known."""
+    searched: SearchedWith
+    """What the graph was searched with."""
 
 
 def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary, ...]:
@@ -78,6 +82,8 @@ def _summary(group: list[FinalResult], ddof: int) -> Summary:
         node=_spread([statistics.fmean(result.node_accuracies) for result in group], ddof),
         ensemble=_spread([result.ensemble_accuracy for result in group], ddof),
         num_parameters=first.num_parameters,
+        precision=first.precision,
+        searched=first.searched,
     )
 
 

@@ -3,12 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from kdhpc import __version__
+from kdhpc.config.document import flatten
 from kdhpc.graph.drawing import draw_graph
 from kdhpc.graph.files import replacing
 from kdhpc.graph.serial import write_graph
@@ -62,7 +63,7 @@ def provenance(definition: StudyDefinition, trial: TrialRecord) -> dict[str, str
         "seed": definition.seed,
         "pruner": definition.pruner,
         "sampler": definition.sampler,
-        **_flat("config", json.loads(definition.settings)),
+        **flatten("config", json.loads(definition.settings)),
         "kdhpc_version": __version__,
         "torch_version": version("torch"),
         "optuna_version": version("optuna"),
@@ -90,17 +91,3 @@ def _write_table(definition: StudyDefinition, trials: Sequence[TrialRecord], fol
     with replacing(path) as partial:
         partial.write_text(text.getvalue())
     return path
-
-
-def _flat(prefix: str, document: Mapping[str, object]) -> dict[str, str | int | float]:
-    """``{"training": {"epochs": 4}}`` as ``{"config.training.epochs": 4}``; anything but text and numbers as JSON."""
-    flat: dict[str, str | int | float] = {}
-    for key, value in document.items():
-        name = f"{prefix}.{key}"
-        if isinstance(value, Mapping):
-            flat |= _flat(name, value)
-        elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            flat[name] = value
-        else:
-            flat[name] = json.dumps(value)
-    return flat

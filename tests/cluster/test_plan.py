@@ -35,6 +35,7 @@ def _config(*overrides: str) -> SearchConfig:
         (["dataset.subset=3"], r"dataset\.subset=3 is not possible"),
         (["dataset.validation_fraction=0.001"], r"dataset\.validation_fraction=0\.001 of 128 images is 0"),
         (["network.crops=[9]"], "the largest crop is 9x9"),
+        (["network=resnet18", "network.crops=[1]", "training.batch_size=1"], r"training\.batch_size=1 is not allowed"),
         (["network.name=resnet21"], "unknown network 'resnet21': did you mean 'resnet"),
         (
             ["study.gates=[cutoff]", "study.label_gates=[cutoff]", "objective.unlearned=reject"],

@@ -8,14 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdhpc.config.paths import RunPaths
+from kdhpc.config.document import flatten, to_document
+from kdhpc.config.paths import RunPaths, packed_dir
+from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ConfigError, GraphError, KdhpcError, NetworkError
 from kdhpc.experiments.final import train_final
 from kdhpc.experiments.lock import held
-from kdhpc.experiments.result import read_result
-from kdhpc.graph.presets import dml, independent
+from kdhpc.experiments.result import SearchedWith, read_result
+from kdhpc.graph.presets import dml, independent, uniform
 from kdhpc.graph.serial import read_graph, write_graph
-from kdhpc.graph.spec import Gate
+from kdhpc.graph.spec import Design, Gate
 from kdhpc.training.metrics import read_metrics
 
 
@@ -70,6 +72,16 @@ def test_train_final_scores_every_node_on_the_test_images(place, graph, nodes, n
     ]
     assert not paths.checkpoint.exists()
     assert paths.graph.exists() == (graph != "one")
+
+
+def test_train_final_by_one_design_is_named_by_it(place):
+    result, _ = train(place.config("run.graph='uniform:att-'", "run.num_nodes=2"))
+    assert result.name == "tiny-resnet8-uniform2-att-"
+    assert read_graph(RunPaths.of(result.name, 0).graph) == uniform(2, Design.ATTENTION_APART)
+
+
+def test_train_final_batch_of_one_image_trains_where_batch_norm_sees_several_values(place):
+    assert train(place.config("run.num_nodes=1", "training.batch_size=1", "training.epochs=1"))[0] is not None
 
 
 def test_train_final_done_is_not_repeated(place):
@@ -130,13 +142,66 @@ def test_train_final_graph_counts_by_its_content(place):
         train(place.config(f"run.graph={first}"))
 
 
-def test_train_final_graph_searched_with_something_else_says_so(place, caplog):
+def exported(config, **changes):
+    """What an exported graph says that was searched with that config."""
+    checksum = PackedDataset.open(packed_dir(config.dataset.name)).checksum
+    return {
+        "study": "mine",
+        "trial": 17,
+        "dataset": config.dataset.name,
+        "dataset_checksum": checksum,
+        "network": config.network.name,
+        **flatten("config", to_document(config)),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"dataset": "same_images"}, None),
+        ({"dataset": "dogs", "dataset_checksum": "f" * 64}, "dataset dogs; it is trained with dataset tiny"),
+        ({"dataset_checksum": "f" * 64}, f"dataset_checksum {'f' * 16}; it is trained with dataset_checksum "),
+        (
+            {"network": "abn_resnet18", "config.network.crops": "[3, 7, 11]", "config.training.batch_size": 128},
+            "network abn_resnet18, network.crops [3, 7, 11], training.batch_size 128; it is trained with "
+            "network resnet8, network.crops [3], training.batch_size 16",
+        ),
+        (
+            {"config.network.residual_attention": "true"},
+            "network.residual_attention true; it is trained with network.residual_attention null",
+        ),
+    ],
+)
+def test_train_final_graph_searched_with_something_else_names_it_in_one_line(place, caplog, changes, said):
+    config = place.config("run.graph=best.json")
+    write_graph(place.folder / "best.json", dml(2), exported(config, **changes))
+    with caplog.at_level(logging.WARNING):
+        result, _ = train(config)
+    assert result.searched.trial == 17
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (said is not None)
+    assert said is None or messages[0].startswith(f"best.json was searched with {said}")
+
+
+def test_train_final_graph_of_an_older_file_is_compared_as_far_as_it_says(place, caplog):
     write_graph(place.folder / "best.json", dml(2), {"dataset": "stanford_dogs", "network": "abn_resnet18"})
     with caplog.at_level(logging.WARNING):
         result, _ = train(place.config("run.graph=best.json"))
-    assert result is not None
-    assert "best.json was searched with dataset stanford_dogs, it is trained with tiny" in caplog.text
-    assert "best.json was searched with network abn_resnet18, it is trained with resnet8" in caplog.text
+    assert result.searched == SearchedWith(dataset="stanford_dogs", network="abn_resnet18")
+    assert "searched with dataset stanford_dogs, network abn_resnet18; it is trained with dataset tiny" in caplog.text
+
+
+def test_train_final_of_another_precision_is_refused(place):
+    result, _ = train(place.config("run.num_nodes=1"))
+    assert (result.precision, result.threads) == ("float32", 1)
+    for seed in (0, 1):
+        with pytest.raises(ConfigError, match=r'device\.precision was "float32", is "bf16"'):
+            train(place.config("run.num_nodes=1", f"run.seed={seed}", "device.precision=bf16"))
+    half, _ = train(place.config("run.num_nodes=1", "run.name=half", "device.precision=bf16"))
+    assert half.precision == "bf16"
+    assert half.settings != result.settings
 
 
 def test_train_final_damaged_checkpoint_starts_again_and_says_so(place, caplog):
@@ -243,6 +308,13 @@ def test_train_final_pretrained_weights_of_something_else_are_refused(place, con
         (("run.graph=dml",), "--nodes M"),
         (("run.graph=dmll", "run.num_nodes=2"), "did you mean 'dml'"),
         (("dataset.subset=100000", "run.num_nodes=1"), "dataset.subset=100000 is not possible"),
+        (("run.graph=one", "run.num_nodes=2", "network.crops=[99]"), r"network\.crops=\[99\] does not fit"),
+        (("run.graph=one", "run.num_nodes=2", "objective.unlearned=reject"), "has no meaning for run.graph=one"),
+        (("run.graph=one", "run.num_nodes=2", "training.batch_size=1"), "a channel in the gate of ONE"),
+        (
+            ("run.num_nodes=1", "network=resnet18", "network.crops=[1]", "training.batch_size=1"),
+            r"training\.batch_size=1 is not allowed.*the last stage of resnet18, 1x1 at dataset\.image_size=16",
+        ),
     ],
 )
 def test_train_final_cannot_be_meant_is_refused_before_anything_is_written(place, overrides, said):

@@ -10,7 +10,7 @@ import pytest
 
 from kdhpc.cli.main import main
 from kdhpc.errors import DataError
-from kdhpc.experiments.result import FinalResult, read_result, write_result
+from kdhpc.experiments.result import FinalResult, SearchedWith, read_result, write_result
 from kdhpc.experiments.summary import summarise
 
 ENSEMBLE = (71.0, 74.5, 70.25)
@@ -36,6 +36,9 @@ def result_of(seed, **changes):
         "seconds": 1.5,
         "device": "cpu",
         "versions": {"kdhpc": "0", "torch": "2"},
+        "threads": 2,
+        "precision": "bf16",
+        "searched": SearchedWith(dataset="cars", network="abn_resnet18", study="cars2", trial=17),
     }
     return FinalResult(**values | changes)
 
@@ -52,6 +55,16 @@ def test_write_result_reads_back_as_it_was(tmp_path):
     write_result(result_of(1), tmp_path / "result.json")
     assert read_result(tmp_path / "result.json") == result_of(1)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_read_result_of_an_older_kdhpc_lacks_what_it_did_not_write(tmp_path):
+    path = tmp_path / "result.json"
+    write_result(result_of(1), path)
+    document = json.loads(path.read_text())
+    for key in ("threads", "precision", "searched"):
+        del document[key]
+    path.write_text(json.dumps(document))
+    assert read_result(path) == result_of(1, threads=None, precision=None, searched=SearchedWith())
 
 
 @pytest.mark.parametrize(
@@ -101,10 +114,21 @@ def test_results_as_json_and_csv_hold_every_seed(written, capsys):
     assert main(["results", str(written), "--format", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["seeds"], row["ddof"], row["scored_on"]) == ([0, 1, 2], 1, "test")
+    assert row["precision"] == "bf16"
+    assert row["searched"] == {"dataset": "cars", "network": "abn_resnet18", "study": "cars2", "trial": 17}
     assert main(["results", str(written), "--format", "csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (row["training"], row["seeds"], row["ddof"]) == ("dogs-resnet18-dml2", "0 1 2", "1")
     assert float(row["ensemble_std"]) == pytest.approx(np.std(ENSEMBLE, ddof=1))
+    assert (row["precision"], row["searched_dataset"], row["searched_network"]) == ("bf16", "cars", "abn_resnet18")
+    assert (row["searched_study"], row["searched_trial"]) == ("cars2", "17")
+
+
+def test_results_of_a_preset_were_searched_with_nothing(tmp_path, capsys):
+    write_result(result_of(0, searched=SearchedWith.of({"preset": "dml"})), tmp_path / "result.json")
+    assert main(["results", str(tmp_path), "--format", "csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert [value for key, value in row.items() if key.startswith("searched")] == [""] * 4
 
 
 def test_results_of_the_search_split_say_so(tmp_path, capsys):

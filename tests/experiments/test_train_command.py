@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdhpc.cli.main import main
+from kdhpc.config.paths import RunPaths
+from kdhpc.experiments.lock import held
 from kdhpc.graph.presets import dml
 from kdhpc.graph.serial import write_graph
 from kdhpc.training.metrics import read_metrics
@@ -86,9 +88,11 @@ def test_train_seeds_then_results_and_nothing_is_repeated(place):
         (["--graph", "dml", "--nodes", "2", "--seeds", "4..0"], 2, "--seeds 4..0"),
         (["--graph", "dml", "--nodes", "2", "dataset=tinny"], 2, "did you mean 'tiny'?"),
         (["--graph", "dml", "--nodes", "2", "run.sede=1"], 2, "did you mean 'run.seed'?"),
-        (["--graph", "dml", "--nodes", "2", "network.name=resnet9"], 1, "unknown network 'resnet9'"),
+        (["--graph", "dml", "--nodes", "2", "network.name=resnet9"], 2, "unknown network 'resnet9'"),
         (["--graph", "dml", "--nodes", "2", "hydra.launcher.partition=x"], 2, "--launcher"),
         (["--graph", "dml", "--nodes", "2", "--launcher", "submitit_local", "dataset=tiny,tinny"], 2, "'tinny'"),
+        (["--graph", "dml,gone.json", "--nodes", "2"], 1, "gone.json on tiny with resnet8, seed 0: graph 'gone.json'"),
+        (["--graph", "dml,gone.json", "--nodes", "2", "--launcher", "submitit_local"], 1, "graph 'gone.json'"),
     ],
 )
 def test_train_bad_input_is_one_line_and_leaves_nothing(place, capsys, argv, code, said):
@@ -100,10 +104,17 @@ def test_train_bad_input_is_one_line_and_leaves_nothing(place, capsys, argv, cod
     assert list(place.folder.iterdir()) == []
 
 
+def test_train_graph_file_with_a_comma_in_its_name_is_one_graph(place):
+    write_graph(place.folder / "o'dml,independent.json", dml(1))
+    done = place.run("train", "--graph", "o'dml,independent.json", *TINY, "training.epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny-resnet8-o'dml,independent seed 0: ensemble ")
+
+
 def test_train_sweep_runs_every_combination_as_a_local_job(place):
     """From a folder of its own, with a graph that is named relative to it, and with Slurm's environment in the way."""
     (place.folder / "here").mkdir()
-    write_graph(place.folder / "here" / "mine.json", dml(2))
+    write_graph(place.folder / "here" / "mine.json", dml(2), {"dataset": "dogs"})
     done = place.run(
         *("train", "--graph", "independent,here/mine.json", "--nodes", "2", "--seeds", "0..1"),
         *("--launcher", "submitit_local", "dataset=tiny", "network=tiny", "training=tiny"),
@@ -111,29 +122,37 @@ def test_train_sweep_runs_every_combination_as_a_local_job(place):
         SLURM_NTASKS="4",
     )
     assert done.returncode == 0, done.stderr
+    trainings = [f"tiny-resnet8-{graph}/seed{seed}" for graph in ("independent2", "mine") for seed in (0, 1)]
     found = sorted(
         str(path.parent.relative_to(place.runs / "train")) for path in place.runs.glob("train/*/*/result.json")
     )
-    assert found == [f"tiny-resnet8-{graph}/seed{seed}" for graph in ("independent2", "mine") for seed in (0, 1)]
+    assert found == trainings
     assert sorted(path.name for path in place.folder.iterdir()) == ["here", "runs"]
     assert len(list(place.runs.glob("sweeps/*/jobs/*_log.out"))) == 4
     table = place.run("results", "--format", "csv")
     assert table.stdout.count("0 1") == 2
 
+    lines = done.stdout.splitlines()
+    assert [line.split(": ensemble ")[0].replace(" seed ", "/seed") for line in lines] == trainings
+    warning, logs = done.stderr.splitlines()
+    assert warning.endswith("mine.json was searched with dataset dogs; it is trained with dataset tiny")
+    (folder,) = place.runs.glob("sweeps/*/jobs")
+    assert logs == f"kdhpc: jobs: 4, logs: {folder}"
+
 
 def test_train_sweep_with_a_job_that_fails_names_it_and_finishes_the_others(place):
-    """The weights of another network are found out by the job only."""
-    assert place.run("train", "--graph", "independent", "--nodes", "1", "run.name=w", *TINY).returncode == 0
-    weights = place.runs / "train" / "w" / "seed0" / "node1.safetensors"
-    done = place.run(
-        *("train", "--graph", "independent", "--nodes", "1", "--launcher", "submitit_local", *TINY),
-        "network.name=resnet8,resnet14",
-        *("objective.unlearned=pretrained", f"objective.pretrained={weights}"),
-    )
+    """That a run is trained elsewhere already is found out by its job only."""
+    with held(RunPaths.of("tiny-resnet14-independent1", 0).lock):
+        done = place.run(
+            *("train", "--graph", "independent", "--nodes", "1", "--launcher", "submitit_local", *TINY),
+            "network.name=resnet8,resnet14",
+        )
     assert done.returncode == 1
-    assert "1 of 2 trainings failed, the first: independent on tiny with resnet14, seed 0" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert (place.runs / "train" / "tiny-resnet8-independent1" / "seed0" / "result.json").exists()
+    assert "1 of 2 trainings failed, the first: independent on tiny with resnet14, seed 0: " in done.stderr
+    assert "being trained by another process" in done.stderr
+    assert done.stderr.count("\n") == 2
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("tiny-resnet8-independent1 seed 0: ensemble ")
 
 
 def test_train_sweep_with_a_job_that_is_killed_says_so(place):
@@ -148,7 +167,7 @@ def test_train_sweep_with_a_job_that_is_killed_says_so(place):
     os.kill(pid, signal.SIGKILL)
     _, err = sweep.communicate(timeout=60)
     assert sweep.returncode == 1
-    assert err.count("\n") == 1
+    assert err.count("\n") == 2
     assert "logs:" in err
     again = place.run("train", "--graph", "dml", "--nodes", "2", *LONG)
     assert again.returncode == 0
