@@ -1,6 +1,7 @@
 """A search's study: what its config makes of it, checked before anything is made, made or opened, and read back."""
 
 import json
+import logging
 from dataclasses import dataclass
 
 from kdhpc.cluster.manifest import Manifest, freeze_launch
@@ -12,11 +13,13 @@ from kdhpc.data.packed import PackedDataset
 from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
 from kdhpc.graph.space import SearchSpace
-from kdhpc.networks.names import check_network, check_normalisation
+from kdhpc.networks.names import check_network
 from kdhpc.networks.weights import check_weights_file, weights_digest
 from kdhpc.study.definition import StudyDefinition, differences
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,8 +45,12 @@ class StudyPlan:
             StudyError: more trials than the budget have started.
         """
         study = SharedStudy.create_or_open(storage, self.definition, self.split, target=self.config.study.trials)
+        target = study.progress().target
         if trials is not None:
             study.resize(trials)
+        elif target != self.config.study.trials:
+            told = "study %s keeps its budget of %d trials, not study.trials=%d of its config: --trials changes it"
+            _LOG.warning(told, self.definition.name, target, self.config.study.trials)
         study.resume()
         return study
 
@@ -74,7 +81,6 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     """
     check_study_name(name)
     check_network(config.network, config.dataset.image_size)
-    check_normalisation(config.network.name, config.dataset.image_size, config.training.batch_size)
     check_weights_file(config.objective)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, _ = packed.manifest.image_shape

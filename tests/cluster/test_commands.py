@@ -13,8 +13,10 @@ def test_study_that_exists_keeps_its_budget_and_needs_no_config(workspace) -> No
     again = workspace.run("search", "--study", "lasting", "study=tiny", "training.epochs=1")
     assert again.returncode == 0, again.stderr
     assert workspace.status("lasting")["target"] == 2
+    assert "study lasting keeps its budget of 2 trials, not study.trials=6 of its config: --trials" in again.stderr
     stored = workspace.run("search", "--study", "lasting", "device.threads=1")
     assert (stored.returncode, workspace.status("lasting")["target"]) == (0, 2)
+    assert "keeps its budget" not in made.stderr + stored.stderr
     more = workspace.run("search", "--study", "lasting", "--trials", "3")
     assert more.returncode == 0, more.stderr
     assert workspace.status("lasting")["trials"]["waiting"] == 0
