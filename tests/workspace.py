@@ -7,11 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from kdhpc.config.paths import StudyPaths
+from kdhpc.study.address import EmbeddedAddress
+from kdhpc.study.storage import Storage, never
+from kdhpc.study.summary import StudyStatus, read_status, study_names
+
+PATIENCE_S = 600.0
+"""For what takes seconds where nothing else runs: a busy machine is no failure."""
 
 _STUDY = """\
 # @package _global_
@@ -34,15 +43,30 @@ training:
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Caught:
+    """A worker's process, stopped in the middle of a trial that has a checkpoint."""
+
+    pid: int
+    job: str | None
+    trial: int
+
+    def let_go(self) -> None:
+        """Go on, if something else has not brought it to an end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
+
+
 class Workspace:
     """Runs ``kdhpc`` in a folder of its own."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
+        self.runs = folder / "runs"
         self._started: list[subprocess.Popen[str]] = []
         self.environment = {
             **{name: value for name, value in environment.items() if not name.startswith("KDHPC_")},
-            "KDHPC_RUNS": str(folder / "runs"),
+            "KDHPC_RUNS": str(self.runs),
             "KDHPC_DATA": str(folder / "data"),
             "KDHPC_CONFIG_DIR": str(folder / "configs"),
         }
@@ -63,14 +87,14 @@ class Workspace:
     def close(self) -> None:
         """Stop the server, and whatever a failed test left running: a search and its workers share a process group."""
         for process in self._started:
-            with contextlib.suppress(ProcessLookupError):
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
         assert self.run("db", "stop").returncode == 0
 
     def run(self, *argv: str) -> "subprocess.CompletedProcess[str]":
         process = self.start(*argv)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE_S)
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
     def status(self, study: str) -> dict:
@@ -78,19 +102,72 @@ class Workspace:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def wait_for_training(self, study: str) -> list[dict]:
-        """Until a worker has a trial with a checkpoint behind it."""
-        for _ in range(240):
-            workers = self.run("status", "--study", study, "--format", "json")
-            if workers.returncode == 0:
-                found = json.loads(workers.stdout)["workers"]
-                if any(
-                    (self.folder / "runs" / study / "trials" / str(w["trial"]) / "checkpoint.pt").exists()
-                    for w in found
-                ):
-                    return found
+    @contextlib.contextmanager
+    def storage(self):
+        storage = Storage(EmbeddedAddress(self.runs / "db"), patience_s=PATIENCE_S, should_stop=never)
+        try:
+            yield storage
+        finally:
+            storage.close()
+
+    def read(self, study: str) -> StudyStatus:
+        with self.storage() as storage:
+            return read_status(storage, study)
+
+    def paths(self, study: str) -> StudyPaths:
+        return StudyPaths(self.runs / study)
+
+    def catch(self, study: str, *, job: str | None = None, trials: int = 1) -> list[Caught]:
+        """Wait for workers (of that job) in the middle of so many trials, and stop their processes where they stand.
+
+        So whatever a test does to them next happens to these trials, however slow the machine is. Their leases run on.
+        """
+        until(lambda: (self.runs / "db" / "endpoint.json").exists())
+        with self.storage() as storage:
+            until(lambda: study in study_names(storage))
+
+            def found() -> list[Caught]:
+                return [
+                    Caught(pid=worker.pid, job=worker.job, trial=worker.trial)
+                    for worker in read_status(storage, study).workers
+                    if job in (None, worker.job)
+                    and not worker.lost
+                    and self.paths(study).checkpoint(worker.trial).exists()
+                ]
+
+            def stopped() -> list[Caught]:
+                caught = found()
+                if len(caught) < trials:
+                    return []
+                for worker in caught:
+                    os.kill(worker.pid, signal.SIGSTOP)
+                if all(is_stopped(worker.pid) for worker in caught) and found() == caught:
+                    return caught
+                for worker in caught:
+                    worker.let_go()
+                return []
+
+            return until(stopped, every_s=0.1)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still, a moment after it was told to."""
+    for _ in range(50):
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            # What it has sent to the database by then is done there, too.
             time.sleep(0.2)
-        raise AssertionError(f"no checkpoint of {study} after a minute")
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def until(found: Callable[[], object], *, every_s: float = 0.5):
+    """Wait for something true, and give it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s in vain"
+        time.sleep(every_s)
+    return result
 
 
 def make_workspace(folder: Path, environment: Mapping[str, str] = os.environ) -> Workspace:

@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 from kdhpc.graph.serial import read_graph
+from tests.workspace import PATIENCE_S
 
 
 def finished_exactly(status: dict, target: int) -> bool:
@@ -66,10 +67,9 @@ def test_search_meets_its_budget_and_exports_what_it_found(workspace) -> None:
 def test_search_everything_killed_then_run_again_resumes_the_same_trial(workspace) -> None:
     command = ("search", "--study", "killed", "study=tiny", "training.epochs=24", "--trials", "2", "study.pruner=none")
     search = workspace.start(*command)
-    workers = workspace.wait_for_training("killed")
+    (worker,) = workspace.catch("killed")
     os.kill(search.pid, signal.SIGKILL)
-    for worker in workers:
-        os.kill(worker["pid"], signal.SIGKILL)
+    os.kill(worker.pid, signal.SIGKILL)
     search.communicate()
 
     again = workspace.run(*command)
@@ -78,24 +78,25 @@ def test_search_everything_killed_then_run_again_resumes_the_same_trial(workspac
     url = workspace.run("db", "url").stdout.strip()
     trials = optuna.load_study(study_name="killed", storage=url).trials
     assert sorted(trial.number for trial in trials) == [0, 1]
-    assert f"trial {workers[0]['trial']} goes on after epoch" in worker_logs(workspace, "killed")
+    assert f"trial {worker.trial} goes on after epoch" in worker_logs(workspace, "killed")
 
 
 def test_search_interrupted_goes_on_even_where_a_checkpoint_is_damaged(workspace) -> None:
     command = ("search", "--study", "stopped", "study=tiny", "training.epochs=24", "--trials", "2", "study.pruner=none")
     search = workspace.start(*command)
-    workers = workspace.wait_for_training("stopped")
+    (worker,) = workspace.catch("stopped")
     search.send_signal(signal.SIGINT)
-    _, err = search.communicate(timeout=60)
+    worker.let_go()
+    _, err = search.communicate(timeout=PATIENCE_S)
     assert search.returncode == 130
     assert "goes on" in err
     status = workspace.status("stopped")
     assert (status["workers"], status["trials"]["running"], status["trials"]["waiting"]) == ([], 0, 2)
     with pytest.raises(ProcessLookupError):
-        os.kill(workers[0]["pid"], 0)
+        os.kill(worker.pid, 0)
 
     trials = workspace.folder / "runs" / "stopped" / "trials"
-    (trials / str(workers[0]["trial"]) / "checkpoint.pt").write_bytes(b"half a check")
+    (trials / str(worker.trial) / "checkpoint.pt").write_bytes(b"half a check")
     assert workspace.run(*command).returncode == 0
     assert finished_exactly(workspace.status("stopped"), 2)
     assert "starts from its beginning: checkpoint" in worker_logs(workspace, "stopped")
@@ -108,9 +109,9 @@ def test_search_worker_killed_is_replaced_while_it_runs(workspace) -> None:
     search = workspace.start(
         "search", "--study", "replaced", "study=tiny", "training.epochs=24", "--trials", "1", "study.pruner=none"
     )
-    workers = workspace.wait_for_training("replaced")
-    os.kill(workers[0]["pid"], signal.SIGKILL)
-    _, err = search.communicate(timeout=120)
+    (worker,) = workspace.catch("replaced")
+    os.kill(worker.pid, signal.SIGKILL)
+    _, err = search.communicate(timeout=PATIENCE_S)
     assert search.returncode == 0, err
     assert finished_exactly(workspace.status("replaced"), 1)
 

@@ -49,11 +49,11 @@ def test_interrupted_worker_gives_all_its_seats_back_and_they_go_on(workspace) -
         *("training.epochs=24", "worker.seats=2"),
     )
     search = workspace.start(*command)
-    workers = workspace.wait_for_training("seated")
-    assert len(workers) == 2
-    assert len({worker["pid"] for worker in workers}) == 1
-    assert {worker["mode"] for worker in workers} == {"eager"}
+    one, other = workspace.catch("seated", trials=2)
+    assert one.pid == other.pid
+    assert {worker.mode for worker in workspace.read("seated").workers} == {"eager"}
     search.send_signal(signal.SIGINT)
+    one.let_go()
     search.communicate()
     status = workspace.status("seated")
     assert (status["trials"]["waiting"], status["workers"]) == (2, [])

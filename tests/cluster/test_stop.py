@@ -1,13 +1,18 @@
 """``kdhpc stop`` on workers of this machine."""
 
+from tests.workspace import PATIENCE_S, until
+
 
 def test_stop_ends_a_search_that_goes_on_later(workspace) -> None:
     command = ("search", "--study", "halted", "study=tiny", "training.epochs=24", "--trials", "2", "study.pruner=none")
     search = workspace.start(*command)
-    workspace.wait_for_training("halted")
-    stopped = workspace.run("stop", "--study", "halted")
-    assert stopped.returncode == 0, stopped.stderr
-    _, err = search.communicate(timeout=60)
+    (worker,) = workspace.catch("halted")
+    stopping = workspace.start("stop", "--study", "halted")
+    until(lambda: workspace.read("halted").draining)
+    worker.let_go()
+    _, err = stopping.communicate(timeout=PATIENCE_S)
+    assert stopping.returncode == 0, err
+    _, err = search.communicate(timeout=PATIENCE_S)
     assert search.returncode == 130, err
     status = workspace.status("halted")
     assert (status["draining"], status["workers"], status["trials"]["waiting"]) == (True, [], 2)
