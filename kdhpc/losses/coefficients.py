@@ -5,7 +5,6 @@ of ``Elementary``; N samples; C classes; H, W rows and columns of an attention m
 Pairs are indexed [source, target]. The diagonal, a node with itself, is always zero.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -51,14 +50,17 @@ class GraphCoefficients(NamedTuple):
     """1 where the label edge's gate is ``linear``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """Which halves of the distillation losses a program computes; the other half costs nothing."""
+class Terms(NamedTuple):
+    """Which elementary losses a program computes, in the order of ``Elementary``; the others cost nothing."""
 
-    probability: bool
-    """Eq. 4 and 5."""
-    attention: bool
-    """Eq. 6 and 7."""
+    prob_closer: bool
+    """Eq. 4."""
+    prob_apart: bool
+    """Eq. 5."""
+    attention_closer: bool
+    """Eq. 6."""
+    attention_apart: bool
+    """Eq. 7."""
 
 
 def graph_coefficients(graph: GraphSpec, *, device: torch.device | str, dtype: torch.dtype) -> GraphCoefficients:
@@ -84,9 +86,11 @@ def graph_coefficients(graph: GraphSpec, *, device: torch.device | str, dtype: t
 
 
 def needed_terms(graph: GraphSpec) -> Terms:
-    """The halves that some edge of the graph uses."""
+    """Those that some edge of the graph uses."""
     used = {part for edge in graph.edges if edge.gate is not Gate.CUTOFF for part in _PARTS[edge.design]}
-    return Terms(
-        probability=not used.isdisjoint({Elementary.PROB_CLOSER, Elementary.PROB_APART}),
-        attention=not used.isdisjoint({Elementary.ATTENTION_CLOSER, Elementary.ATTENTION_APART}),
-    )
+    return Terms(*(part in used for part in Elementary))
+
+
+def all_terms(num_nodes: int) -> Terms:
+    """Those that some graph of so many nodes uses: all, or none of a single node."""
+    return Terms(*(num_nodes > 1 for _ in Elementary))

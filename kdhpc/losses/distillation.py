@@ -14,15 +14,17 @@ _NORM_FLOOR = 1e-12
 
 
 class PairLosses(NamedTuple):
-    """A loss that brings a pair closer, and one that drives it apart."""
+    """A loss that brings a pair closer, and one that drives it apart; none: not asked for."""
 
-    closer_NST: Tensor
+    closer_NST: Tensor | None
     """(N, S, T)."""
-    apart_NST: Tensor
+    apart_NST: Tensor | None
     """(N, S, T)."""
 
 
-def probability_losses(source_log_NSC: Tensor, target_log_NTC: Tensor) -> PairLosses:
+def probability_losses(
+    source_log_NSC: Tensor, target_log_NTC: Tensor, *, closer: bool = True, apart: bool = True
+) -> PairLosses:
     """KL(p_s || p_t) and the cosine of p_s and p_t, from the log-probabilities of both sides.
 
     The sums over classes are matrix products: sum_c p_s log p_s - sum_c p_s log p_t.
@@ -30,13 +32,18 @@ def probability_losses(source_log_NSC: Tensor, target_log_NTC: Tensor) -> PairLo
     Args:
         source_log_NSC: Finite, detached.
         target_log_NTC: Log-probabilities.
+        closer: Whether to compute the first.
+        apart: Whether to compute the second.
 
     Source: paper Eq. 3-5.
     """
-    source_NSC, target_NTC = source_log_NSC.exp(), target_log_NTC.exp()
-    negative_entropy_NS = (source_NSC * source_log_NSC).sum(dim=2)
-    closer_NST = negative_entropy_NS.unsqueeze(2) - source_NSC @ target_log_NTC.mT
-    apart_NST = F.normalize(source_NSC, dim=2) @ F.normalize(target_NTC, dim=2).mT
+    source_NSC = source_log_NSC.exp()
+    closer_NST = apart_NST = None
+    if closer:
+        negative_entropy_NS = (source_NSC * source_log_NSC).sum(dim=2)
+        closer_NST = negative_entropy_NS.unsqueeze(2) - source_NSC @ target_log_NTC.mT
+    if apart:
+        apart_NST = F.normalize(source_NSC, dim=2) @ F.normalize(target_log_NTC.exp(), dim=2).mT
     return PairLosses(closer_NST, apart_NST)
 
 
@@ -92,7 +99,9 @@ def _spans(centres_P: Tensor, crops: tuple[int, ...], length: int) -> Tensor:
     return torch.stack(spans, dim=1)
 
 
-def attention_losses(source_NSP: Tensor, target_NTP: Tensor, windows: CropWindows) -> PairLosses:
+def attention_losses(
+    source_NSP: Tensor, target_NTP: Tensor, windows: CropWindows, *, closer: bool = True, apart: bool = True
+) -> PairLosses:
     """Squared distance and cosine of L2-normalised crops around the source's peak, averaged over the crop sizes.
 
     No crop is cut out: a window that is 1 inside and 0 outside makes norms and inner products of all crops matrix
@@ -103,6 +112,8 @@ def attention_losses(source_NSP: Tensor, target_NTP: Tensor, windows: CropWindow
         source_NSP: Attention maps, finite, detached; rows and columns flattened.
         target_NTP: Attention maps.
         windows: Made for this map size.
+        closer: Whether to compute the first.
+        apart: Whether to compute the second.
 
     Source: paper Eq. 6-7.
     """
@@ -122,9 +133,11 @@ def attention_losses(source_NSP: Tensor, target_NTP: Tensor, windows: CropWindow
     source_power_NSK1 = (crop_NSKP * crop_NSKP).sum(dim=3, keepdim=True)
 
     cosine_NSKT = product_NSKT * _inverse_norm(source_power_NSK1) * _inverse_norm(target_power_NSKT)
-    squared_NSKT = _unit_power(source_power_NSK1) + _unit_power(target_power_NSKT) - 2 * cosine_NSKT
-    closer_NST = (squared_NSKT * windows.pixel_weight_K.unsqueeze(1)).mean(dim=2)
-    return PairLosses(closer_NST, cosine_NSKT.mean(dim=2))
+    closer_NST = None
+    if closer:
+        squared_NSKT = _unit_power(source_power_NSK1) + _unit_power(target_power_NSKT) - 2 * cosine_NSKT
+        closer_NST = (squared_NSKT * windows.pixel_weight_K.unsqueeze(1)).mean(dim=2)
+    return PairLosses(closer_NST, cosine_NSKT.mean(dim=2) if apart else None)
 
 
 def _inverse_norm(power: Tensor) -> Tensor:

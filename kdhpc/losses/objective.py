@@ -61,21 +61,29 @@ def node_losses(
     logits_MNC = at_least_float32(output.logits_MNC)
     log_probability_MNC = F.log_softmax(logits_MNC, dim=2).clamp_min(_LOG_FLOOR)
     loss_M = _label_losses(output, log_probability_MNC, labels_N, coefficients, ramp)
-    if not (terms.probability or terms.attention):
+    if not any(terms):
         return loss_M
 
     finite_NM = logits_MNC.detach().isfinite().all(dim=2).T
     right_NS = (logits_MNC.detach().argmax(dim=2) == labels_N).T & finite_NM
     gate_NST = _gate_weights(right_NS, coefficients, ramp)
-    if terms.probability:
+    if terms.prob_closer or terms.prob_apart:
         log_NMC = log_probability_MNC.transpose(0, 1)
-        pairs = probability_losses(_only_finite(log_NMC.detach(), finite_NM), log_NMC)
+        pairs = probability_losses(
+            _only_finite(log_NMC.detach(), finite_NM), log_NMC, closer=terms.prob_closer, apart=terms.prob_apart
+        )
         gated_NT = _gated(pairs, Elementary.PROB_CLOSER, Elementary.PROB_APART, coefficients, gate_NST, finite_NM)
         loss_M = loss_M + gated_NT.mean(dim=0)
-    if terms.attention:
+    if terms.attention_closer or terms.attention_apart:
         maps_NMP = at_least_float32(output.maps_MNHW).flatten(2).transpose(0, 1)
         finite_NM = maps_NMP.detach().isfinite().all(dim=2)
-        pairs = attention_losses(_only_finite(maps_NMP.detach(), finite_NM), maps_NMP, windows)
+        pairs = attention_losses(
+            _only_finite(maps_NMP.detach(), finite_NM),
+            maps_NMP,
+            windows,
+            closer=terms.attention_closer,
+            apart=terms.attention_apart,
+        )
         gated_NT = _gated(
             pairs, Elementary.ATTENTION_CLOSER, Elementary.ATTENTION_APART, coefficients, gate_NST, finite_NM
         )
@@ -115,9 +123,13 @@ def _gated(
     # does teach get the nan back here.
     broken_NS1 = torch.where(finite_NS, 0.0, torch.nan).to(gate_NST.dtype).unsqueeze(2)
     weight_NST = torch.where(gate_NST != 0, gate_NST + broken_NS1, 0)
-    closer_NST = _weighted(torch.where(coefficients.design_LST[closer] > 0, weight_NST, 0), pairs.closer_NST)
-    apart_NST = _weighted(torch.where(coefficients.design_LST[apart] > 0, weight_NST, 0), pairs.apart_NST)
-    return (closer_NST + apart_NST).sum(dim=1)
+    gated_NST = [
+        _weighted(torch.where(coefficients.design_LST[part] > 0, weight_NST, 0), loss_NST)
+        for part, loss_NST in ((closer, pairs.closer_NST), (apart, pairs.apart_NST))
+        if loss_NST is not None
+    ]
+    first_NST, *others_NST = gated_NST
+    return sum(others_NST, start=first_NST).sum(dim=1)
 
 
 def _weighted(weight: Tensor, loss: Tensor) -> Tensor:

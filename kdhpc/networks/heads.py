@@ -1,5 +1,6 @@
 """What stands on the lower stages: the last stage, the classifier, and the attention map of either kind of network."""
 
+import torch
 from torch import Tensor, nn
 
 from kdhpc.networks.backbone import Backbone
@@ -16,6 +17,18 @@ def attention_transfer_map(features: Tensor) -> Tensor:
     return (features * features).mean(dim=1)  # Not `square`: it goes through `pow`, many times slower on a CPU.
 
 
+def classify(classifier: nn.Linear | nn.Conv2d, features: Tensor) -> Tensor:
+    """Logits (N, C) of pooled features (N, D, H, W), in the weights' precision whatever autocast says.
+
+    In half precision logits tie, and a tie is an answer by chance. A 1x1 convolution without a bias may come after the
+    pool as well as before it, where it is H x W times the work.
+    """
+    pooled_ND11 = features.to(classifier.weight.dtype).mean(dim=(2, 3), keepdim=True)
+    with torch.autocast(features.device.type, enabled=False):
+        logits: Tensor = classifier(pooled_ND11 if isinstance(classifier, nn.Conv2d) else pooled_ND11.flatten(1))
+    return logits.flatten(1)
+
+
 class PlainHead(nn.Module):
     """Last stage and classifier of a residual network; its map is that of Attention Transfer."""
 
@@ -27,7 +40,7 @@ class PlainHead(nn.Module):
     def forward(self, shared: Tensor) -> NetworkOutput:
         """From the features of the lower stages, (N, D, H, W)."""
         features = self.layer4(shared)
-        return NetworkOutput(self.fc(features.mean(dim=(2, 3))), attention_transfer_map(features))
+        return NetworkOutput(classify(self.fc, features), attention_transfer_map(features))
 
 
 class AttentionBranchHead(nn.Module):
@@ -66,9 +79,9 @@ class AttentionBranchHead(nn.Module):
     def forward(self, shared: Tensor) -> NetworkOutput:
         """From the features of the lower stages, (N, D, H, W)."""
         evidence = self.evidence(shared)
-        attention_logits = self.attention_fc(evidence).mean(dim=(2, 3))
+        attention_logits = classify(self.attention_fc, evidence)
         # In float32 for the losses: half precision would tie many pixels at the map's maximum.
         attention_N1HW = self.attention_map(evidence).float().sigmoid()
         weighted = shared * attention_N1HW.to(shared.dtype)
         features = self.layer4(weighted + shared if self._residual else weighted)
-        return NetworkOutput(self.fc(features.mean(dim=(2, 3))), attention_N1HW[:, 0], (attention_logits,))
+        return NetworkOutput(classify(self.fc, features), attention_N1HW[:, 0], (attention_logits,))

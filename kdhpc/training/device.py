@@ -7,8 +7,11 @@ import torch
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import ConfigError
 
-Mode = Literal["eager", "compile", "cudagraph"]
-"""How a step runs: see ``DeviceConfig.mode``."""
+Mode = Literal["eager", "compile", "cudagraph", "eager cudagraph"]
+"""How a step runs: see ``DeviceConfig.mode``. ``eager cudagraph``: recorded after torch.compile had failed."""
+Precision = Literal["float32", "bf16", "fp16"]
+"""``DeviceConfig.precision`` with its ``auto`` settled."""
+_HALF: dict[Precision, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(config: DeviceConfig) -> torch.device:
@@ -38,19 +41,26 @@ def has_node_streams(config: DeviceConfig, device: torch.device) -> bool:
     return config.node_streams
 
 
+def resolve_precision(config: DeviceConfig, device: torch.device) -> Precision:
+    """What the networks run in there.
+
+    Raises:
+        ConfigError: fp16 is asked for on a CPU.
+    """
+    if config.precision == "auto":
+        return "float32" if device.type == "cpu" else "bf16"
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("device.precision=fp16 needs CUDA, the device is cpu: use float32 or bf16")
+    return config.precision
+
+
 def autocast_dtype(config: DeviceConfig, device: torch.device) -> torch.dtype | None:
     """The half precision that networks run in, or none for float32.
 
     Raises:
         ConfigError: fp16 is asked for on a CPU.
     """
-    if config.precision == "float32" or (config.precision == "auto" and device.type == "cpu"):
-        return None
-    if config.precision == "fp16":
-        if device.type == "cpu":
-            raise ConfigError("device.precision=fp16 needs CUDA, the device is cpu: use float32 or bf16")
-        return torch.float16
-    return torch.bfloat16
+    return _HALF[resolve_precision(config, device)]
 
 
 def preferred_mode(config: DeviceConfig, device: torch.device) -> Mode:

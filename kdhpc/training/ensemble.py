@@ -13,7 +13,7 @@ from torch import Tensor
 from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from kdhpc.errors import CheckpointError
 from kdhpc.graph.spec import GraphSpec
-from kdhpc.losses.coefficients import Terms, graph_coefficients, needed_terms
+from kdhpc.losses.coefficients import all_terms, graph_coefficients, needed_terms
 from kdhpc.losses.distillation import crop_windows
 from kdhpc.losses.objective import EnsembleOutput
 from kdhpc.networks.build import Network, build_network
@@ -27,7 +27,7 @@ from kdhpc.training.node import NetworkT, Node, NodeState
 from kdhpc.training.pretrained import check_weights, freeze_with, read_weights
 from kdhpc.training.programs import Programs
 from kdhpc.training.schedule import learning_rate
-from kdhpc.training.streams import Streams
+from kdhpc.training.streams import on_streams
 
 
 def node_seed(seed: int, node: int) -> int:
@@ -88,7 +88,7 @@ class EnsembleLearner:
         self._autocast = autocast_dtype(device, target)
         self._objective = objective
         self._pretrained = None if objective.pretrained is None else read_weights(Path(objective.pretrained))
-        self._streams = Streams(graph.num_nodes if has_node_streams(device, target) else 0, target)
+        self._has_streams = has_node_streams(device, target)
 
         def build(node: int, seed: int, where: torch.device) -> Network:
             return build_seeded(
@@ -100,9 +100,9 @@ class EnsembleLearner:
             )
 
         self._build = build
-        scaled, capturable = self._autocast is torch.float16, programs.mode == "cudagraph"
+        scaled = self._autocast is torch.float16
         self._nodes = [
-            Node(build(index, seed, target), training, scale_loss=scaled, capturable=capturable)
+            Node(build(index, seed, target), training, scale_loss=scaled, capturable=programs.records)
             for index in range(graph.num_nodes)
         ]
         self._check_pretrained()
@@ -168,15 +168,14 @@ class EnsembleLearner:
 
     def learn(self, batch: ImageBatch) -> Tensor:
         """Learn the batch. Returns each node's loss before the update, (M,), detached. Nothing waits for the host."""
-        outputs = self._streams.each(lambda index: self._forward(index, batch.images), len(self._nodes))
+        outputs = self._outputs(batch.images)
         loss_M = self._programs.objective(
             _stacked(outputs),
             batch.labels,
             self._coefficients,
             self._windows,
             self._ramp,
-            self._terms.probability,
-            self._terms.attention,
+            self._terms,
         )
         # A node that no edge teaches has a loss of 0, like one that all its gates stopped: its update skips itself.
         learning = [index for index in range(len(self._nodes)) if index not in self._frozen]
@@ -222,14 +221,20 @@ class EnsembleLearner:
             for index in self._frozen:
                 freeze_with(self._nodes[index].network, self._pretrained, origin=str(self._objective.pretrained))
         # Eager runs leave out what the graph does not use; other programs are the same for all graphs.
-        pairs = graph.num_nodes > 1
         eager = self._programs.mode == "eager"
-        self._terms = needed_terms(graph) if eager else Terms(probability=pairs, attention=pairs)
+        self._terms = needed_terms(graph) if eager else all_terms(graph.num_nodes)
 
     def _check_pretrained(self) -> None:
         """For every graph: a search hears of a wrong file at once, and not at its first unlearned node."""
         if self._pretrained is not None:
             check_weights(self._nodes[0].network, self._pretrained, origin=str(self._objective.pretrained))
+
+    def _outputs(self, images: Tensor) -> list[NetworkOutput]:
+        def forward(index: int) -> NetworkOutput:
+            return self._forward(index, images)
+
+        num_nodes = len(self._nodes)
+        return on_streams(forward, num_nodes) if self._has_streams else [forward(index) for index in range(num_nodes)]
 
     def _forward(self, index: int, images: Tensor) -> NetworkOutput:
         with torch.autocast(self._target.type, self._autocast, enabled=self._autocast is not None):

@@ -16,8 +16,8 @@ from kdhpc.training.ensemble import EnsembleLearner
 from kdhpc.training.learner import Learner, Moment
 from kdhpc.training.node import NodeState
 from kdhpc.training.programs import Programs, programs_for
-from kdhpc.training.recording import RecordedStep
 from kdhpc.training.schedule import is_rung
+from kdhpc.training.step import TrainingStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ class TrainingLoop:
         self._train = train
         self._evaluation = evaluation
         self._loss_sums: Tensor | None = None
-        self._learn = RecordedStep(
-            lambda recipe: learner.learn(train.make(recipe)), self._keep, learner.programs.recorder
+        self._learn = TrainingStep[tuple[Tensor, ...]](
+            learner, lambda recipe: learner.learn(learner.programs.batch(train, recipe))
         )
         self._begin(seed)
 
@@ -168,11 +168,6 @@ class TrainingLoop:
         self._seconds = 0.0
         self._loss_sums = None
 
-    def _keep(self) -> Callable[[], None]:
-        """Copy what a step changes; the function that is returned brings it back."""
-        state = self._learner.state()
-        return lambda: self._learner.restore(state)
-
     def _train_epoch(self) -> Iterator[None]:
         """The rest of the running epoch, a step at a time."""
         num_steps = self._training.epochs * self._train.steps_per_epoch
@@ -181,7 +176,7 @@ class TrainingLoop:
         before = time.monotonic()
         for recipe in self._train.recipes(self._seed, self._epoch + 1, self._step_in_epoch):
             self._learner.set_moment(Moment(epoch=self._epoch + 1, step=self.step + 1, num_steps=num_steps))
-            losses = self._learn(recipe, self._learner.structure)
+            losses = self._learn(recipe)
             if self._loss_sums is None:
                 self._loss_sums = torch.zeros_like(losses, dtype=torch.float64)
             self._loss_sums = self._loss_sums.to(losses.device).add_(losses)

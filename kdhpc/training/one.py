@@ -57,9 +57,7 @@ class OneLearner:
             target=target,
             channels_last=device.channels_last,
         )
-        self._node = Node(
-            built, training, scale_loss=self._autocast is torch.float16, capturable=programs.mode == "cudagraph"
-        )
+        self._node = Node(built, training, scale_loss=self._autocast is torch.float16, capturable=programs.records)
         self._ramp = torch.zeros((), device=target)
 
     @property

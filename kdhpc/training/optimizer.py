@@ -39,6 +39,7 @@ class ZeroLossSGD(torch.optim.SGD):
             weight_decay=config.weight_decay,
             fused=True,
         )
+        self._rate = config.learning_rate
         if capturable:
             self.param_groups[0]["lr"] = torch.tensor(config.learning_rate, device=parameters[0].device)
         if config.momentum:
@@ -59,6 +60,9 @@ class ZeroLossSGD(torch.optim.SGD):
 
     def set_learning_rate(self, rate: float) -> None:
         """Of the next steps."""
+        if rate == self._rate:  # Nearly always: nothing is launched for it.
+            return
+        self._rate = rate
         for group in self.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)

@@ -21,6 +21,7 @@ from kdhpc.losses.one import one_loss
 from kdhpc.networks.build import Network
 from kdhpc.networks.one import OneNetwork, OneOutput
 from kdhpc.networks.output import NetworkOutput
+from kdhpc.training.batches import ImageBatch, TrainSource
 from kdhpc.training.device import Mode, preferred_mode
 from kdhpc.training.recording import Record, Recorder, record_cuda_graph
 
@@ -28,6 +29,9 @@ _LOG = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_VARIANTS = 64
+"""Of a program, before torch.compile gives up; its own limit is 8."""
 
 
 class Compiler:
@@ -39,15 +43,22 @@ class Compiler:
 
     def __init__(self, backend: str | None) -> None:
         self.backend = backend
+        if backend is not None:
+            # Networks in training, in evaluation, frozen, or for another batch are variants of one program.
+            from torch._dynamo import config  # Slow, but will be in use in a moment.
+
+            config.recompile_limit = max(config.recompile_limit, _VARIANTS)
 
     @property
     def mode(self) -> Literal["eager", "compile"]:
         """How programs run from now on."""
         return "eager" if self.backend is None else "compile"
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, error: Exception) -> None:
         """Run everything as it is from now on, and say why."""
         self.backend = None
+        cause = getattr(error, "inner_exception", error)  # Of what a backend raised.
+        reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
         _LOG.warning("torch.compile failed, going on without (device.mode=eager does not try): %s", reason)
 
 
@@ -62,19 +73,19 @@ class Program(Generic[P, R]):
             self._compiled = torch.compile(function, backend=compiler.backend, dynamic=False, fullgraph=True)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function. Compilation fails before anything has run, so that nothing has moved twice."""
+        """Call the function. Compilation fails before anything has run, so that nothing has moved twice.
+
+        Except that of the backward pass, which may come with the backward pass: see ``TrainingStep``.
+        """
         if self._compiler.mode == "eager":
             return self._function(*args, **kwargs)
-        from torch._dynamo.exc import (
-            BackendCompilerFailed,
-            TorchDynamoException,
-        )  # Slow, but here it is in use already.
+        # Slow, but here it is in use already.
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
             return self._compiled(*args, **kwargs)
-        except TorchDynamoException as exc:
-            reason = exc.inner_exception if isinstance(exc, BackendCompilerFailed) else exc
-            self._compiler.give_up(f"{type(reason).__name__}: {str(reason).strip().partition(chr(10))[0]}")
+        except (TorchDynamoException, FailOnRecompileLimitHit) as exc:
+            self._compiler.give_up(exc)
             return self._function(*args, **kwargs)
 
 
@@ -94,48 +105,61 @@ def _run_objective(
     coefficients: GraphCoefficients,
     windows: CropWindows,
     ramp: Tensor,
-    probability: bool,
-    attention: bool,
+    terms: Terms,
 ) -> Tensor:
-    terms = Terms(probability=probability, attention=attention)
     return node_losses(output, labels, coefficients, windows, ramp, terms=terms)
+
+
+def _make_batch(source: TrainSource, recipe: tuple[Tensor, ...]) -> ImageBatch:
+    return source.make(recipe)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Programs:
-    """All programs, compiled by one compiler, and what records the steps that call them."""
+    """All programs, and what records the steps that call them."""
 
     compiler: Compiler
-    """What they run under."""
+    """What they run under, but for the batch."""
     recorder: Recorder
     """What records whole steps."""
+    batch: Program[[TrainSource, tuple[Tensor, ...]], ImageBatch]
+    """A batch of its recipe, with a compiler of its own: where that fails, only this is slower."""
     network: Program[[Network, Tensor], NetworkOutput]
     """The network of a node."""
     one: Program[[OneNetwork, Tensor], OneOutput]
     """The network of ONE."""
-    objective: Program[[EnsembleOutput, Tensor, GraphCoefficients, CropWindows, Tensor, bool, bool], Tensor]
-    """`node_losses`, its terms as two bools."""
+    objective: Program[[EnsembleOutput, Tensor, GraphCoefficients, CropWindows, Tensor, Terms], Tensor]
+    """`node_losses`."""
     one_loss: Program[[Tensor, Tensor, tuple[Tensor, ...], Tensor, Tensor], Tensor]
     """`kdhpc.losses.one.one_loss`."""
 
     @property
     def mode(self) -> Mode:
         """How steps run from now on."""
-        return "cudagraph" if self.recorder.record is not None else self.compiler.mode
+        if not self.records:
+            return self.compiler.mode
+        return "cudagraph" if self.compiler.mode == "compile" else "eager cudagraph"
+
+    @property
+    def records(self) -> bool:
+        """Whether steps are recorded."""
+        return self.recorder.record is not None
 
 
 @functools.cache
-def programs(backend: str | None, record: Record | None = None) -> Programs:
+def programs(backend: str | None, record: Record | None = None, *, batch_backend: str | None = None) -> Programs:
     """The process's programs: what one trial compiled, the next one finds.
 
     Args:
         backend: Of torch.compile (``inductor``); none: as they are.
         record: What records whole steps; none: nothing does.
+        batch_backend: The same for what makes batches.
     """
     compiler = Compiler(backend)
     return Programs(
         compiler=compiler,
         recorder=Recorder(record),
+        batch=Program(_make_batch, Compiler(batch_backend)),
         network=Program(_run_network, compiler),
         one=Program(_run_one, compiler),
         objective=Program(_run_objective, compiler),
@@ -150,4 +174,10 @@ def programs_for(config: DeviceConfig, device: torch.device) -> Programs:
         ConfigError: the device cannot run so.
     """
     mode = preferred_mode(config, device)
-    return programs(None if mode == "eager" else "inductor", record_cuda_graph if mode == "cudagraph" else None)
+    backend = None if mode == "eager" else "inductor"
+    return programs(
+        backend,
+        record_cuda_graph if mode == "cudagraph" else None,
+        # On a CPU, resizing block by block is twice as fast as all that Inductor makes of it.
+        batch_backend=backend if device.type == "cuda" else None,
+    )

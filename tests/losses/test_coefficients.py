@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
-from kdhpc.losses.coefficients import Elementary, graph_coefficients, needed_terms
+from kdhpc.losses.coefficients import Elementary, all_terms, graph_coefficients, needed_terms
 
 
 def pair(design, gate, *, back=Gate.CUTOFF, labels=(Gate.THROUGH, Gate.THROUGH)):
@@ -56,12 +56,14 @@ def test_coefficients_label_gates_correct_is_through():
 
 
 def test_needed_terms_edges_cut_off_need_nothing():
-    terms = needed_terms(pair(Design.BOTH_CLOSER, Gate.CUTOFF))
-    assert (terms.probability, terms.attention) == (False, False)
+    assert not any(needed_terms(pair(Design.BOTH_CLOSER, Gate.CUTOFF)))
 
 
-def test_needed_terms_one_design_of_each_half_needs_both():
-    terms = needed_terms(pair(Design.PROB_CLOSER, Gate.LINEAR))
-    assert (terms.probability, terms.attention) == (True, False)
-    terms = needed_terms(pair(Design.PROB_CLOSER, Gate.LINEAR, back=Gate.CORRECT))
-    assert (terms.probability, terms.attention) == (True, True)
+def test_needed_terms_are_those_of_any_edge():
+    assert needed_terms(pair(Design.PROB_CLOSER, Gate.LINEAR)) == (True, False, False, False)
+    assert needed_terms(pair(Design.PROB_CLOSER, Gate.LINEAR, back=Gate.CORRECT)) == (True, True, False, True)
+
+
+def test_all_terms_of_a_single_node_are_none():
+    assert not any(all_terms(1))
+    assert all(all_terms(2))

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
-from kdhpc.losses.coefficients import Terms, graph_coefficients, needed_terms
+from kdhpc.losses.coefficients import all_terms, graph_coefficients, needed_terms
 from kdhpc.losses.distillation import crop_windows
 from kdhpc.losses.objective import EnsembleOutput, node_losses
 from tests.losses import paper_reference
 
 CROPS = (3, 5)
 RAMP = 0.3
-ALL_TERMS = Terms(probability=True, attention=True)
+ALL_TERMS = all_terms(2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import NetworkError
@@ -118,8 +119,9 @@ def test_build_network_with_weights_of_torchvision_gives_its_logits(name):
 @pytest.mark.parametrize("name", list(NETWORKS))
 @pytest.mark.parametrize("image_size", [28, 96])
 def test_build_network_any_name_and_size_gives_logits_and_map(name, image_size):
-    network = on_meta(name, num_classes=7, image_size=image_size)
-    output = network(torch.zeros(4, 3, image_size, image_size, device="meta"))
+    with FakeTensorMode():  # Shapes without numbers, that autocast knows.
+        network = built(name, num_classes=7, image_size=image_size)
+        output = network(torch.zeros(4, 3, image_size, image_size))
     side = map_side(name, image_size)
     assert output.logits.shape == (4, 7)
     assert output.attention_map.shape == (4, side, side)
@@ -214,3 +216,14 @@ def test_build_network_crop_larger_than_the_map_is_refused():
 def test_build_network_without_classes_is_refused():
     with pytest.raises(NetworkError, match="at least 1 class"):
         built("resnet8", num_classes=0)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "abn_resnet8"])
+def test_network_classifiers_are_computed_in_float32_under_autocast(name):
+    network = built(name).eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(images)
+    for logits in (output.logits, *output.extra_hard_logits):
+        assert logits.dtype == torch.float32
+        assert not torch.equal(logits, logits.bfloat16().float())

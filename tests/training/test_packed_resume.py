@@ -1,5 +1,7 @@
 """Bit-exact resume with the real data room: augmentation included."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def packed_split(*, side, num_images=20):
     )
 
 
-def training_of(augmentation):
+def training_of(augmentation, programs=None, device=CPU):
     config = DatasetConfig(
         name="noise", image_size=12, augmentation=augmentation, validation_fraction=0.5, pad=2, resize=14
     )
@@ -35,22 +37,27 @@ def training_of(augmentation):
         network=NETWORK,
         objective=OBJECTIVE,
         training=training_config(epochs=2),
-        device=CPU,
+        device=device,
         train=TrainBatches(split, None, config, batch_size=4, device=cpu, channels_last=False),
         evaluation=EvalBatches(split, None, config, batch_size=8, device=cpu, channels_last=False),
         num_classes=NUM_CLASSES,
         seed=3,
+        programs=programs,
     )
 
 
 @pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
-def test_epochs_of_packed_images_stopped_and_resumed_from_a_file_end_in_the_same_bits(augmentation, tmp_path):
-    whole = training_of(augmentation)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_epochs_of_packed_images_stopped_and_resumed_from_a_file_end_in_the_same_bits(
+    augmentation, precision, tmp_path
+):
+    device = replace(CPU, precision=precision)
+    whole = training_of(augmentation, device=device)
     expected = list(whole.epochs(never))
     path = tmp_path / "checkpoint.pt"
     reports = []
     while True:
-        training = training_of(augmentation)
+        training = training_of(augmentation, device=device)
         if path.exists():
             training.restore(load_checkpoint(path, IDENTITY))
         reports += training.epochs(StopAfter(3))

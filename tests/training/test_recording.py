@@ -9,6 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from kdhpc.config.schema import DeviceConfig, NetworkConfig
+from kdhpc.data.store import StreamedImages
 from kdhpc.graph.spec import Gate
 from kdhpc.training.learner import Moment
 from kdhpc.training.loop import EnsembleTraining
@@ -28,6 +29,7 @@ from tests.training.memory_source import (
 )
 from tests.training.test_ensemble import learner_of
 from tests.training.test_loop import never, without_time
+from tests.training.test_packed_resume import training_of as packed_training
 
 EPOCHS = 5
 
@@ -82,7 +84,7 @@ def test_recorded_steps_train_as_steps_that_are_not(seed):
         np.testing.assert_allclose(ours.train_losses, theirs.train_losses, rtol=1e-5, atol=1e-6)
         assert ours.node_accuracies == theirs.node_accuracies
     assert_close_state(recorded.state(), plain.state())
-    assert (recorded.mode, plain.mode) == ("cudagraph", "eager")
+    assert (recorded.mode, plain.mode) == ("eager cudagraph", "eager")
     assert recordings.made == 1
 
 
@@ -143,13 +145,14 @@ def forgets(function):
 
 
 @pytest.mark.parametrize(
-    ("record", "reason"), [(refuses, "RuntimeError: CUDA error: operation not"), (forgets, "replays gave losses")]
+    ("record", "reason"),
+    [(refuses, "RuntimeError: CUDA error: operation not"), (forgets, "replays gave losses")],
 )
 def test_recording_that_fails_is_told_once_and_harms_nothing(record, reason, caplog):
     programs.cache_clear()
     graph = mutual(num_nodes=2)
     first, second, plain = training_of(graph, record=record), training_of(graph, record=record), training_of(graph)
-    assert first.mode == "cudagraph"
+    assert first.mode == "eager cudagraph"
     with caplog.at_level(logging.WARNING):
         reports = list(first.epochs(never))
         list(second.epochs(never))
@@ -160,6 +163,60 @@ def test_recording_that_fails_is_told_once_and_harms_nothing(record, reason, cap
     (message,) = [entry.getMessage() for entry in caplog.records if entry.name.startswith("kdhpc")]
     assert reason in message
     assert "more lines" not in message
+
+
+class ForgetsStatistics:
+    """Replays all but the update of a buffer that no loss of the next steps depends on."""
+
+    networks = ()
+
+    def __call__(self, function):
+        def replay():
+            losses = function()
+            for network in self.networks:
+                network.lower.bn1.running_mean.zero_()
+            return losses
+
+        return replay
+
+
+def test_recording_that_leaves_another_state_is_not_used(caplog):
+    programs.cache_clear()
+    record = ForgetsStatistics()
+    training = training_of(mutual(num_nodes=2), record=record)
+    record.networks = training.networks
+    with caplog.at_level(logging.WARNING):
+        next(training.steps())
+    assert training.mode == "eager"
+    (message,) = [entry.getMessage() for entry in caplog.records if entry.name.startswith("kdhpc")]
+    assert message.endswith("a replay left another lower.bn1.running_mean of node 1 than a step")
+
+
+def out_of_memory(function):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_memory_that_ends_while_recording_is_the_callers_matter():
+    programs.cache_clear()
+    training = training_of(mutual(num_nodes=2), record=out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(training.steps())
+    assert training.mode == "eager cudagraph"
+
+
+@pytest.mark.parametrize("placement", ["mapped", "streamed"])
+@pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
+def test_recorded_steps_make_their_batches_as_steps_that_are_not(augmentation, placement, monkeypatch):
+    if placement == "streamed":
+        monkeypatch.setattr("kdhpc.data.batches.store_images", StreamedImages)
+    recorded = packed_training(augmentation, programs(None, recordings := Recordings()))
+    plain = packed_training(augmentation)
+    for ours, theirs in zip(recorded.epochs(never), plain.epochs(never), strict=True):
+        np.testing.assert_allclose(ours.train_losses, theirs.train_losses, rtol=1e-5, atol=1e-6)
+        assert ours.node_accuracies == theirs.node_accuracies
+    assert_close_state(recorded.state(), plain.state())
+    assert recordings.made == 1
+    assert recorded.mode == "eager cudagraph"
 
 
 def fake_step(device, *, precision="bf16"):

@@ -6,7 +6,7 @@ import time
 import torch
 
 from kdhpc.config.schema import TrainingConfig
-from kdhpc.losses.coefficients import Terms, graph_coefficients
+from kdhpc.losses.coefficients import graph_coefficients, needed_terms
 from kdhpc.losses.distillation import crop_windows
 from kdhpc.losses.objective import EnsembleOutput, node_losses
 from kdhpc.networks.output import NetworkOutput
@@ -68,6 +68,7 @@ class LossCase:
         self._labels = torch.randint(arguments.classes, (arguments.batch,), generator=generator)
         graph = full_graph(arguments.nodes)
         self._loop = PublishedLoop([], graph, TrainingConfig(), edge_losses)
+        self._terms = needed_terms(graph)
         self._coefficients = graph_coefficients(graph, device="cpu", dtype=torch.float32)
         self._windows = crop_windows(
             _CROPS, height=side, width=side, reduction="mean", device="cpu", dtype=torch.float32
@@ -82,7 +83,7 @@ class LossCase:
                 self._coefficients,
                 self._windows,
                 torch.tensor(0.5),
-                terms=Terms(probability=True, attention=True),
+                terms=self._terms,
             )
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdhpc.config.schema import TrainingConfig
 from kdhpc.errors import NetworkError
-from kdhpc.losses.coefficients import GraphCoefficients, Terms
+from kdhpc.losses.coefficients import GraphCoefficients, all_terms
 from kdhpc.losses.distillation import CropWindows
 from kdhpc.losses.objective import EnsembleOutput, node_losses
 from kdhpc.networks.backbone import SubsampleAndPad
@@ -68,7 +68,7 @@ def graph_losses(
     coefficients: GraphCoefficients, windows: CropWindows
 ) -> Callable[[EnsembleOutput, Tensor, Tensor], Tensor]:
     """Our losses, for a graph that uses all terms."""
-    terms = Terms(probability=True, attention=True)
+    terms = all_terms(2)
     return lambda output, labels, ramp: node_losses(output, labels, coefficients, windows, ramp, terms=terms)
 
 

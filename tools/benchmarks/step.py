@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from kdhpc.training.device import Mode, resolve_device
 from kdhpc.training.ensemble import EnsembleLearner
 from kdhpc.training.learner import Moment
 from kdhpc.training.programs import programs_for
-from kdhpc.training.recording import RecordedStep
+from kdhpc.training.step import TrainingStep
 from tools.benchmarks.paired import Paired, paired
 from tools.benchmarks.peers_published import PerEdgeLosses, PerSampleLosses, PublishedLoop
 from tools.benchmarks.peers_stacked import GroupedNetworks, VmappedNetworks, stacked_loop
@@ -129,15 +129,7 @@ class OurLoop:
             seed=seed,
         )
 
-        def keep() -> Callable[[], None]:
-            state = self.learner.state()
-            return lambda: self.learner.restore(state)
-
-        self._learn = RecordedStep(
-            lambda inputs: self.learner.learn(Batch(images=inputs[0], labels=inputs[1])),
-            keep,
-            self.learner.programs.recorder,
-        )
+        self._learn = TrainingStep(self.learner, self._learn_batch)
 
     @property
     def mode(self) -> Mode:
@@ -148,7 +140,10 @@ class OurLoop:
         """Learn a batch; the learning rate is that of the config's first epoch."""
         assert learning_rate == self.config.learning_rate
         self.learner.set_moment(Moment(epoch=1, step=round(1000 * ramp), num_steps=1000))
-        return self._learn((batch.images, batch.labels), self.learner.structure)
+        return self._learn((batch.images, batch.labels))
+
+    def _learn_batch(self, inputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return self.learner.learn(Batch(images=inputs[0], labels=inputs[1]))
 
     def wait(self) -> None:
         """Until the device is done."""

@@ -1,0 +1,73 @@
+"""A compiler that fails late: in the backward pass, with an error of any kind."""
+
+import logging
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+
+from kdhpc.training.learner import Moment
+from kdhpc.training.programs import programs
+from kdhpc.training.step import TrainingStep
+from tests.training.memory_source import MemoryTrain, mutual
+from tests.training.test_ensemble import learner_of
+from tests.training.test_recording import Recordings
+
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+def as_written(module, inputs):
+    return make_boxed_func(module.forward)
+
+
+def without_backward(module, inputs):
+    raise ZeroDivisionError("no backward pass\nand more")
+
+
+@pytest.fixture
+def fails_late():
+    torch._dynamo.reset()
+    programs.cache_clear()
+    yield aot_autograd(fw_compiler=as_written, bw_compiler=without_backward)
+    torch._dynamo.reset()
+    programs.cache_clear()
+
+
+def losses_of(learner):
+    step = TrainingStep(learner, lambda recipe: learner.learn(MemoryTrain().make(recipe)))
+    losses = []
+    for number, recipe in enumerate(MemoryTrain().recipes(seed=0, epoch=1)):
+        learner.set_moment(Moment(epoch=1, step=number + 1, num_steps=8))
+        losses.append(step(recipe).clone())
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize(("record", "mode"), [(None, "eager"), (Recordings(), "eager cudagraph")])
+def test_step_backward_pass_that_cannot_be_compiled_runs_as_it_is(fails_late, record, mode, caplog):
+    learner = learner_of(mutual(num_nodes=2), backend=fails_late, record=record)
+    with caplog.at_level(logging.WARNING):
+        losses = losses_of(learner)
+    torch.testing.assert_close(losses, losses_of(learner_of(mutual(num_nodes=2))), rtol=1e-5, atol=1e-6)
+    assert learner.programs.mode == mode
+    (message,) = [entry.getMessage() for entry in caplog.records if entry.name.startswith("kdhpc")]
+    assert message.endswith("ZeroDivisionError: no backward pass")
+
+
+def test_step_memory_that_ends_is_not_taken_for_the_compilers_failure(fails_late):
+    learner = learner_of(mutual(num_nodes=2), backend="aot_eager")
+
+    def learn(recipe):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        TrainingStep(learner, learn)(next(MemoryTrain().recipes(seed=0, epoch=1)))
+    assert learner.programs.mode == "compile"
+
+
+def test_step_is_compiled_again_for_many_more_variants_than_torch_allows(fails_late):
+    compiled = programs("aot_eager").one_loss
+    for num_samples in range(2, 22):
+        logits = torch.zeros(2, num_samples, 3)
+        compiled(logits, logits[0], (), torch.zeros(num_samples, dtype=torch.int64), torch.zeros(()))
+    assert programs("aot_eager").mode == "compile"
