@@ -3,9 +3,9 @@
 KdhpcError                   exit 1: one line, no traceback (use --debug to see it)
 ├── UsageError               exit 2: an argument, option or override that cannot be meant
 │   └── ConfigError          a config key or value
+│       └── NetworkError     a network's name, its weights, or a shape that it cannot serve
 ├── GraphError               a graph, or a file that should hold one
-├── DataError                a source of images, a packed data set, a split
-├── NetworkError             a network's name, or a shape that it cannot serve
+├── DataError                a source of images, a packed data set
 ├── StudyError               the shared study
 │   ├── UnknownStudyError    no study of that name
 │   ├── StudyMismatchError   a study re-opened with something that it was not made with
@@ -37,16 +37,16 @@ class ConfigError(UsageError):
     """A config key that does not exist, or a value that is not allowed."""
 
 
+class NetworkError(ConfigError):
+    """A network that does not exist, weights that are not its own, or a shape that it cannot serve."""
+
+
 class GraphError(KdhpcError):
     """A graph that is not well formed, or a file that does not hold one."""
 
 
 class DataError(KdhpcError):
-    """A source of images, a packed data set or a split that cannot be used."""
-
-
-class NetworkError(KdhpcError):
-    """A network that does not exist, or a shape that it cannot serve."""
+    """A source of images or a packed data set that cannot be used."""
 
 
 class StudyError(KdhpcError):

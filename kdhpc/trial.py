@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from kdhpc.config.document import to_document
 from kdhpc.config.paths import StudyPaths
@@ -13,9 +14,11 @@ from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.errors import CheckpointError
 from kdhpc.graph.space import graph_key
+from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Claim
 from kdhpc.training.checkpoint import TrialIdentity
 from kdhpc.training.checkpointing import Checkpointing
+from kdhpc.training.device import resolve_device, resolve_precision
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.training.metrics import MetricsLog
 from kdhpc.training.pretrained import tell_about_unlearned
@@ -29,6 +32,17 @@ class Outcome(str, Enum):
     COMPLETE = "complete"
     PRUNED = "pruned"
     INTERRUPTED = "interrupted"
+
+
+class Turn(str, Enum):
+    """What a trial did in its turn."""
+
+    STEP = "step"
+    """A step, and nothing else."""
+    MORE = "more"
+    """Its first step here, or more than a step: a checkpoint, the end of an epoch."""
+    SCORED = "scored"
+    """As MORE, and its ensemble was scored: it has run all programs that there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +59,20 @@ class TrialSetting:
     """The half that graphs are scored on."""
     num_classes: int
     """Classes of the data set."""
+
+    @cached_property
+    def arithmetic(self) -> str:
+        """Names what a trial's numbers depend on beside its graph and seed: its checkpoints hold for nothing else.
+
+        The precision is in words: it alone may differ between the workers of a study, and a log line shall say so.
+        """
+        config = self.config
+        document = {
+            name: to_document(getattr(config, name)) for name in ("dataset", "network", "objective", "training")
+        }
+        document["objective"]["pretrained"] = weights_digest(config.objective)
+        digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{digest} {resolve_precision(config.device, resolve_device(config.device))}"
 
 
 def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTraining | None) -> EnsembleTraining:
@@ -80,7 +108,7 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTrai
 
 def run_trial(
     claim: Claim, setting: TrialSetting, training: EnsembleTraining, should_stop: Callable[[], bool]
-) -> Generator[None, None, Outcome]:
+) -> Generator[Turn, None, Outcome]:
     """Train the claimed graph to its end, to its pruning, or until asked to stop.
 
     Args:
@@ -90,7 +118,7 @@ def run_trial(
         should_stop: Asked after each step; True checkpoints the trial and gives the slot back.
 
     Yields:
-        Between two steps: other trials of this process may take theirs.
+        Between two steps, what it did since the one before: other trials of this process may take theirs.
 
     Returns:
         How it ended.
@@ -101,17 +129,22 @@ def run_trial(
     with _checkpointing(claim, setting, training) as checkpoint:
         checkpoint.restore()
         metrics = MetricsLog(setting.paths.metrics(claim.number), epoch=training.epoch)
-        first_step = True
+        turn, first_step = Turn.MORE, True
         for report in training.steps():
             if report is None:
                 if first_step:
                     claim.describe(mode=training.mode, data=setting.train.placement)
                 first_step = False
-                checkpoint.save_if_due()
+                if checkpoint.save_if_due() and turn is Turn.STEP:
+                    turn = Turn.MORE
                 if claim.lost or should_stop():
                     break
-                yield
+                yield turn
+                turn = Turn.STEP
                 continue
+            turn = Turn.MORE if report.ensemble_accuracy is None else Turn.SCORED
+            if claim.lost:
+                break
             try:
                 metrics.append(report)
             except OSError as exc:  # As a checkpoint's: what is left to read has a gap.
@@ -146,15 +179,9 @@ def _checkpointing(claim: Claim, setting: TrialSetting, training: EnsembleTraini
             number=claim.number,
             graph_key=graph_key(claim.graph),
             seed=claim.seed,
-            settings=_settings_digest(setting.config),
+            settings=setting.arithmetic,
         ),
         every_s=setting.config.worker.checkpoint_every_s,
         name=f"trial {claim.number}",
         may_write=lambda: not claim.lost,
     )
-
-
-def _settings_digest(config: SearchConfig) -> str:
-    """Names the settings that a trial's arithmetic depends on."""
-    document = {name: to_document(getattr(config, name)) for name in ("dataset", "network", "objective", "training")}
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

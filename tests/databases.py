@@ -10,10 +10,16 @@ _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 _ORDER = ("kdhpc_slots", "kdhpc_studies", "trial_", "trials", "study_", "studies")
 
 
+def delete_order(url: str) -> list[str]:
+    """All tables that hold something of a study, those that refer to others first."""
+    tables = _run(url, _TABLES)
+    return [table for start in _ORDER for table in tables if table.startswith(start)]
+
+
 def delete_rows(url: str) -> None:
     """Leave the tables, as a database that was used before has them (quicker than making them)."""
-    tables = _run(url, _ALONE, _TABLES)
-    _run(url, *(f"DELETE FROM {table}" for start in _ORDER for table in tables if table.startswith(start)))
+    _run(url, _ALONE)
+    _run(url, *(f"DELETE FROM {table}" for table in delete_order(url)))
 
 
 def drop_tables(url: str) -> None:

@@ -79,16 +79,18 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def prepare_dataset(args: argparse.Namespace) -> int:
     """``kdhpc data prepare``: prints the folder of the packed form."""
+    from kdhpc.config.schema import check_dataset_name
     from kdhpc.data.prepare import Order, prepare
     from kdhpc.data.progress import Progress
     from kdhpc.data.readers.registry import reader_of
 
     source: Path = args.source
+    name = args.name or (source.resolve().name if args.reader == "folder" else args.reader)
     order = Order(
         reader=reader_of(args.reader),
         reader_name=args.reader,
         source=source,
-        folder=packed_dir(args.name or (source.resolve().name if args.reader == "folder" else args.reader)),
+        folder=packed_dir(check_dataset_name(name)),
         size=args.size,
         num_jobs=_cores() if args.jobs is None else args.jobs,
         skip_broken=args.skip_broken,
@@ -126,7 +128,8 @@ def list_datasets(args: argparse.Namespace) -> int:
 
 def check_dataset(args: argparse.Namespace) -> int:
     """``kdhpc data check``: prints the checksum when every byte is as it was written."""
-    from kdhpc.data.packed import check_content, check_dataset_name
+    from kdhpc.config.schema import check_dataset_name
+    from kdhpc.data.packed import check_content
     from kdhpc.data.progress import Progress
 
     print(check_content(packed_dir(check_dataset_name(args.name)), Progress(sys.stderr)).checksum)

@@ -1,4 +1,4 @@
-"""``kdhpc db``: the embedded PostgreSQL, for those who have no database server."""
+"""``kdhpc db``: the embedded PostgreSQL, for those who have no database server; and deleting a study."""
 
 import argparse
 import json
@@ -7,18 +7,18 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from kdhpc.config.paths import server_dir
-from kdhpc.errors import DatabaseError
+from kdhpc.config.paths import StudyPaths, server_dir
+from kdhpc.errors import DatabaseError, UsageError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 
 def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``db`` and its four commands."""
+    """Add ``db`` and its commands."""
     parser = subparsers.add_parser(
         "db",
-        help="the embedded PostgreSQL: start, stop, status, url",
+        help="the embedded PostgreSQL: start, stop, status, url; delete-study",
         description="The embedded PostgreSQL, in $KDHPC_RUNS/db. $KDHPC_STORAGE, if set, is used instead.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -30,6 +30,14 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
     status.set_defaults(func=_status)
     url = commands.add_parser("url", help="the server's URL for Optuna and its tools; it holds no password")
     url.set_defaults(func=_url)
+    delete = commands.add_parser(
+        "delete-study",
+        help="delete a study from the database",
+        description="Deletes a study that no worker works on from the database in use. Its files in runs/ stay.",
+    )
+    delete.add_argument("study", metavar="NAME", help="the study")
+    delete.add_argument("--yes", action="store_true", help="also if trials of it were trained, which are lost then")
+    delete.set_defaults(func=_delete_study)
 
 
 def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -109,4 +117,22 @@ def _url(arguments: argparse.Namespace) -> int:
     if endpoint is None or endpoint.pid is None:
         raise DatabaseError(f"no server runs in {folder}: start it with `kdhpc db start`")
     print(endpoint.url(folder).render_as_string(hide_password=False))
+    return 0
+
+
+def _delete_study(arguments: argparse.Namespace) -> int:
+    from kdhpc.study.storage import Storage
+    from kdhpc.study.study import SharedStudy
+
+    name: str = arguments.study
+    study = SharedStudy.open(Storage.connect(), name)
+    begun = study.num_begun()
+    if begun and not arguments.yes:
+        raise UsageError(
+            f"study {name!r} has {begun} trials: `kdhpc db delete-study {name} --yes` deletes it with them "
+            "(`kdhpc export-best` writes its best graphs to files)"
+        )
+    study.delete()
+    files = StudyPaths.of(name).root
+    print(f"study {name} deleted{f'; its files in {files} stay' if files.exists() else ''}", file=sys.stderr)
     return 0

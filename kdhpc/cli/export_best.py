@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Writes, for each of the best complete trials, the graph as JSON (with where it comes from) and drawn as SVG and PNG, and
-one CSV with a row each. Prints the paths. The JSON can be trained and searched with on any network and data set.
+one CSV with a row each. Prints the paths. The best graph is also <study>-best.json, whatever its trial's number.
+`kdhpc train --graph FILE.json` trains a graph with any network and data set.
 """
 
 

@@ -1,17 +1,18 @@
 """``kdhpc launch``: search with workers on a Slurm cluster."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import Progress
-from kdhpc.errors import DatabaseError, UsageError
+from kdhpc.cli.study_config import Wanted, add_search_study_argument, study_name, wanted_study
+from kdhpc.errors import DatabaseError
 
 if TYPE_CHECKING:
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.config.schema import SearchConfig
+    from kdhpc.study.storage import Storage
 
 _DESCRIPTION = """\
 Makes the study (or goes on with it) and submits its workers as one job array; workers that run or wait already count.
@@ -39,7 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--study", metavar="NAME", help="the study; also its config, unless study=CONFIG")
+    add_search_study_argument(parser)
     parser.add_argument("--workers", type=int, metavar="K", help="workers at once, in all (cluster.workers)")
     parser.add_argument(
         "--trials", type=int, metavar="N", help="the budget, complete, pruned and failed together (study.trials)"
@@ -59,22 +60,25 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 launched, or done where it stayed; 1 done, but trials failed; 130 stopped before it was done.
     """
-    from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
-    from kdhpc.cluster.launch import continued_launch
     from kdhpc.cluster.signals import StopSignals
-    from kdhpc.config.schema import check_study_name
-    from kdhpc.networks.names import check_network
 
-    name = check_study_name(_study_name(args))
-    log_to_stderr()
+    # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
     with StopSignals() as stop:
+        from kdhpc.cluster import slurm
+        from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
+        from kdhpc.cluster.launch import continued_launch
+        from kdhpc.networks.names import check_network
+
+        name = study_name(args)
+        log_to_stderr()
         before = continued_launch(name)
-        config = before[1] if before else _config(name, args)
-        check_network(config.network, config.dataset.image_size)
+        wanted = Wanted(name=name, config=before[1], trials=None) if before else wanted_study(args, executor="slurm")
+        check_network(wanted.config.network, wanted.config.dataset.image_size)
+        slurm.require()
         if args.dry_run:
-            return _print_script(name, config)
+            return _print_script(name, wanted.config)
         try:
-            code = _launch(name, config, stop, stays=args.wait)
+            code = 130 if stop.requested else _launch(wanted, stop, stays=args.wait)
         except DatabaseError:
             # Calls are given up when a signal comes.
             if not stop.requested:
@@ -84,60 +88,48 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _launch(name: str, config: "SearchConfig", stop: "StopSignals", *, stays: bool) -> int:
-    from kdhpc.cli.export_best import export_best
+def _launch(wanted: Wanted, stop: "StopSignals", *, stays: bool) -> int:
     from kdhpc.cluster.hosting import Hosting
     from kdhpc.cluster.launch import Launch, continued_launch
+    from kdhpc.cluster.search import StudyPlan, plan_study
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
-    from kdhpc.study.summary import read_status
 
+    name, config = wanted.name, wanted.config
+    begun = continued_launch(name) or plan_study(name, config)
     with Hosting(config.cluster, stop) as hosting:
-        storage = Storage.connect(first_contact_s=60, patience_s=20, should_stop=lambda: stop.requested)
-        before = continued_launch(name)
-        if before:
-            launch = Launch(storage, SharedStudy.open(storage, name), *before)
+        storage = hosting.attend(
+            lambda: Storage.connect(first_contact_s=60, patience_s=20, should_stop=lambda: stop.requested)
+        )
+        if isinstance(begun, StudyPlan):
+            plan, stays = begun, stays or hosting.is_bound
+            launch = hosting.attend(lambda: Launch.begin(storage, plan, trials=wanted.trials))
+            count = hosting.attend(launch.top_up if stays else lambda: launch.top_up_and_leave(stop))
+            _tell(f"study {name}: {count} workers submitted, up to {config.cluster.workers} at once")
+            if not stays:
+                _tell(f"`kdhpc status --study {name}` tells how far it is")
+                return 0
         else:
-            launch = Launch.begin(storage, name, config)
-        count = launch.top_up()
-        _tell(f"study {name}: {count} workers submitted, up to {config.cluster.workers} at once")
-        if not stays and not hosting.is_bound:
-            _tell(f"`kdhpc status --study {name}` tells how far it is")
-            return 0
+            manifest, config = begun
+            launch = Launch(storage, hosting.attend(lambda: SharedStudy.open(storage, name)), manifest, config)
         if not launch.watch(hosting, stop, Progress()):
             _tell(f"stopped before the budget was done; `kdhpc launch --study {name}` goes on")
             return 130 if stop.requested else 0
-        trials = read_status(storage, name).trials
-        if trials.complete:
-            export_best(storage, name, top=1)
-        if trials.failed:
-            _tell(f"{trials.failed} trials failed, see `kdhpc status --study {name}` and the workers' logs")
-        return 1 if trials.failed else 0
+        # Another launcher, which is done too, may have hosted the database until now.
+        return hosting.attend(lambda: _finish(storage, name))
 
 
-def _study_name(args: argparse.Namespace) -> str:
-    """``--study``, else the ``study=CONFIG`` override, else ``$KDHPC_STUDY``."""
-    chosen = [override.partition("=")[2] for override in args.overrides if override.startswith("study=")]
-    named: str | None = args.study or next(iter(chosen), None) or os.environ.get("KDHPC_STUDY")
-    if not named:
-        raise UsageError("no study is named: give --study NAME, or study=CONFIG")
-    return named
+def _finish(storage: "Storage", name: str) -> int:
+    """Export the best graph, and say what failed."""
+    from kdhpc.cli.export_best import export_best
+    from kdhpc.study.summary import read_status
 
-
-def _config(name: str, args: argparse.Namespace) -> "SearchConfig":
-    from kdhpc.cli.study_config import study_config
-
-    overrides: list[str] = list(args.overrides)
-    if args.workers is not None:
-        overrides.append(f"cluster.workers={args.workers}")
-    if args.trials is not None:
-        overrides.append(f"study.trials={args.trials}")
-    config = study_config(name, overrides, args.config_dir, cluster="slurm")
-    if config.cluster.executor != "slurm":
-        raise UsageError(
-            f"cluster.executor={config.cluster.executor} is not allowed here: launch takes slurm, `kdhpc search` local"
-        )
-    return config
+    trials = read_status(storage, name).trials
+    if trials.complete:
+        export_best(storage, name, top=1)
+    if trials.failed:
+        _tell(f"{trials.failed} trials failed, see `kdhpc status --study {name}` and the workers' logs")
+    return 1 if trials.failed else 0
 
 
 def _print_script(name: str, config: "SearchConfig") -> int:

@@ -1,6 +1,7 @@
 """The ``kdhpc`` command. Every subcommand is one file beside this one and imports what it needs only when it runs."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -46,8 +47,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done, 1 failed, 2 used wrongly (also argparse's own exit code), 130 interrupted.
+        0 done, 1 failed, 2 used wrongly (also argparse's own exit code), 130 interrupted, 141 nobody reads the output.
     """
+    args = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        code = int(args.func(args))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # As `head` does it: whoever reads has enough. Nothing is left that would be flushed, and fail, at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("kdhpc: interrupted", file=sys.stderr)
+        return 130
+    except (KdhpcError, OSError) as exc:
+        if args.debug:
+            raise
+        # A library's words, quoted in a message, may have many lines.
+        print(f"kdhpc: {' '.join(_words(exc).split())}", file=sys.stderr)
+        return exc.exit_code if isinstance(exc, KdhpcError) else 1
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; in ``words`` as they were given."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     # argparse takes overrides only where they stand together; people also write some after an option.
@@ -55,17 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides += rest
-    try:
-        return int(args.func(args))
-    except KdhpcError as exc:
-        if args.debug:
-            raise
-        # A library's words, quoted in a message, may have many lines.
-        print(f"kdhpc: {' '.join(str(exc).split())}", file=sys.stderr)
-        return exc.exit_code
-    except KeyboardInterrupt:
-        print("kdhpc: interrupted", file=sys.stderr)
-        return 130
+    args.words = list(argv)
+    return args
+
+
+def _words(exc: KdhpcError | OSError) -> str:
+    """The message; of the system's own errors the path, which people can do something about, and what is wrong."""
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return f"{exc.filename}: {exc.strerror}"
+    return str(exc)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,16 @@ class Progress:
         line = progress_line(status)
         if sys.stderr.isatty():
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-            if status.trials.waiting + status.trials.running == 0:
+            if status.trials.unfinished == 0:
                 print(file=sys.stderr)
         elif _steady(line) != _steady(self._last):
             print(line, file=sys.stderr, flush=True)
         self._last = line
+
+    def tell(self, text: str) -> None:
+        """A line of its own, above the progress."""
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+        print(f"{clear}kdhpc: {text}", file=sys.stderr, flush=True)
 
 
 def _steady(line: str) -> str:
@@ -33,13 +38,12 @@ def _steady(line: str) -> str:
 def progress_line(status: "StudyStatus") -> str:
     """One line: ``quickstart: 5/16 trials (3 complete, 2 pruned), 2 running, best 71.20 % (trial 3), 1 min to go``."""
     trials = status.trials
+    failed = f", {trials.failed} FAILED" if trials.failed else ""
     parts = [
-        f"{status.study}: {trials.complete + trials.pruned}/{status.target} trials "
-        f"({trials.complete} complete, {trials.pruned} pruned)",
+        f"{status.study}: {trials.finished}/{status.target} trials "
+        f"({trials.complete} complete, {trials.pruned} pruned{failed})",
         f"{trials.running} running",
     ]
-    if trials.failed:
-        parts.append(f"{trials.failed} FAILED")
     if status.best is not None:
         parts.append(f"best {status.best.value:.2f} % (trial {status.best.number})")
     if status.seconds_to_go:

@@ -1,13 +1,12 @@
 """``kdhpc search``: find the best graph of a study, with workers on this machine."""
 
 import argparse
-import sys
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import Progress
-from kdhpc.config.document import to_document
-from kdhpc.config.paths import StudyPaths
+from kdhpc.cli.study_config import add_search_study_argument, wanted_study
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import SearchConfig
@@ -20,7 +19,7 @@ crash. Without KDHPC_STORAGE it uses the embedded PostgreSQL of this folder, and
 _EPILOG = """\
 examples:
   kdhpc search --study quickstart                            the shipped study configs/study/quickstart.yaml
-  kdhpc search --study quickstart --trials 40                raise the budget of a study that exists
+  kdhpc search --study quickstart --trials 40                raise the budget of a study that exists: it keeps it
   kdhpc search --study mine study=dogs4 network=resnet18     a study of your own, from a shipped one
   kdhpc search --study mine study=dogs2 training.epochs=100 'study.gates=[through,cutoff]'
 """
@@ -35,12 +34,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--study", required=True, metavar="NAME", help="the study; also its config, unless study=CONFIG"
-    )
+    add_search_study_argument(parser)
     parser.add_argument("--workers", type=int, metavar="K", help="worker processes (cluster.workers)")
     parser.add_argument(
-        "--trials", type=int, metavar="N", help="the budget, complete, pruned and failed together (study.trials)"
+        "--trials",
+        type=int,
+        metavar="N",
+        help="the budget, complete, pruned and failed together (study.trials); a study that exists keeps its own",
     )
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
@@ -56,43 +56,37 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 done; 1 done, but trials failed; 130 stopped before it was done.
     """
-    from kdhpc.cli.study_config import study_config
-    from kdhpc.cluster.search import prepare_study, search_locally
-    from kdhpc.config.schema import check_study_name
+    from kdhpc.cluster.local import for_this_machine, search_locally
+    from kdhpc.cluster.search import plan_study
     from kdhpc.networks.names import check_network
     from kdhpc.study.server import ensure_server
     from kdhpc.study.storage import Storage
     from kdhpc.study.summary import read_status
 
-    name = check_study_name(args.study)
-    config = study_config(name, _overrides(args), args.config_dir)
-    check_network(config.network, config.dataset.image_size)
+    wanted = wanted_study(args, executor="local")
+    name, config = wanted.name, wanted.config
     if args.dry_run:
+        check_network(config.network, config.dataset.image_size)
         return _print_config(config)
+    # Before there is a server: most mistakes show here.
+    plan = plan_study(name, for_this_machine(config))
     ensure_server()
     storage = Storage.connect()
-    study = prepare_study(name, config, storage)
-    finished = search_locally(study, config, storage, Progress())
-    if not finished:
-        print(f"kdhpc: stopped; `kdhpc search --study {name}` goes on", file=sys.stderr)
+    study, manifest = plan.launch(storage, trials=wanted.trials)
+    progress = Progress()
+    if not search_locally(study, plan.config, manifest, storage, progress, progress.tell):
+        progress.tell(f"stopped; `{shlex.join(['kdhpc', *args.words])}` goes on")
         return 130
     failed = read_status(storage, name).trials.failed
     if failed:
-        print(f"kdhpc: {failed} trials failed, see the logs in {StudyPaths.of(name).jobs.parent}", file=sys.stderr)
+        progress.tell(f"{failed} trials failed, see `kdhpc status --study {name}` and the logs in {manifest.logs}")
     return 1 if failed else 0
-
-
-def _overrides(args: argparse.Namespace) -> list[str]:
-    overrides: list[str] = list(args.overrides)
-    if args.workers is not None:
-        overrides.append(f"cluster.workers={args.workers}")
-    if args.trials is not None:
-        overrides.append(f"study.trials={args.trials}")
-    return overrides
 
 
 def _print_config(config: "SearchConfig") -> int:
     import yaml
+
+    from kdhpc.config.document import to_document
 
     print(yaml.safe_dump(to_document(config), sort_keys=False), end="")
     return 0

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from kdhpc.cluster.slurm import QueuedJob
     from kdhpc.study.summary import StudyStatus
 
+_PATIENCE_S = 5.0
+_CRASHES_SHOWN = 10
+
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = commands.add_parser(
         "status",
         help="how far a study is",
-        description="Target, trials by state, best trial, rungs, workers, jobs, speed. Reads, and changes nothing.",
+        description="Target, trials by state, best trial, rungs, workers, jobs, crashes, speed. Only reads.",
     )
     add_study_argument(parser)
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.study.summary import read_status
 
     try:
-        storage = Storage.connect()
+        storage = Storage.connect(patience_s=_PATIENCE_S)
     except DatabaseError as exc:
         raise DatabaseError(f"{exc}{_waiting_launcher(args.study)}") from exc
     status = read_status(storage, chosen_study(args, storage))
@@ -120,7 +123,22 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
         ]
         lines += ["", *aligned([("worker", "pid", "job", "trial", "lease age", "state", "mode", "data"), *workers])]
     if jobs:
-        trial_of = {worker.job: str(worker.trial) for worker in status.workers if not worker.lost}
-        rows = [(job.job, job.node or "-", trial_of.get(job.job, "-"), job.time_left, job.condition) for job in jobs]
+        rows = [(job.job, job.node or "-", _trials(status, job), job.time_left, job.condition) for job in jobs]
         lines += ["", *aligned([("job", "node", "trial", "time left", "state"), *rows])]
+    if status.crashes:
+        lines += ["", *_crashes(status)]
     return "\n".join(lines)
+
+
+def _crashes(status: "StudyStatus") -> list[str]:
+    latest = status.crashes[-_CRASHES_SHOWN:]
+    rows = [(str(crash.number), str(crash.attempts), crash.state, crash.reason) for crash in latest]
+    lines = aligned([("crashed", "attempts", "state", "reason"), *rows])
+    num_left_out = len(status.crashes) - len(latest)
+    return [*lines, f"and {num_left_out} before: --format json"] if num_left_out else lines
+
+
+def _trials(status: "StudyStatus", job: "QueuedJob") -> str:
+    """Those that a job trains, one in each of its seats."""
+    numbers = [str(worker.trial) for worker in status.workers if worker.job == job.job and not worker.lost]
+    return ",".join(numbers) or "-"

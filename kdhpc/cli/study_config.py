@@ -1,37 +1,93 @@
-"""Which config a command means by a study's name and overrides."""
+"""Which study, config and budget a command that searches means by its arguments."""
 
+import argparse
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from kdhpc.config.schema import SearchConfig
+from kdhpc.config.schema import SearchConfig, check_study_name
 from kdhpc.errors import DatabaseError, UnknownStudyError, UsageError, nearest
 
+Executor = Literal["local", "slurm"]
 
-def study_config(
-    name: str, overrides: Sequence[str], config_dir: Path | None = None, *, cluster: str = "local"
-) -> SearchConfig:
-    """The config of a ``study=CONFIG`` override, else of the study's own name, else what the study was made with.
 
-    Args:
-        name: Of the study.
-        overrides: The user's.
-        config_dir: As for :func:`kdhpc.config.compose.config_dirs`.
-        cluster: Config of the group ``cluster`` that is meant where no override names one; also the executor.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the user asks for."""
+
+    name: str
+    """The study."""
+    config: SearchConfig
+    """Its config."""
+    trials: int | None
+    """The budget that the user gave; none: an existing study keeps its own, a new one has the config's."""
+
+
+def add_search_study_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--study``."""
+    parser.add_argument(
+        "--study",
+        metavar="NAME",
+        help="the study; also its config, unless study=CONFIG (default: study=CONFIG, else $KDHPC_STUDY)",
+    )
+
+
+def study_name(args: argparse.Namespace) -> str:
+    """``--study``, else the ``study=CONFIG`` override, else ``$KDHPC_STUDY``.
 
     Raises:
-        UsageError: there is neither such a file nor such a study.
+        UsageError: none of them is given, or the name cannot be used.
+    """
+    chosen = [override.partition("=")[2] for override in args.overrides if override.startswith("study=")]
+    named: str | None = args.study or next(iter(chosen), None) or os.environ.get("KDHPC_STUDY")
+    if not named:
+        raise UsageError("no study is named: give --study NAME, or study=CONFIG, or set KDHPC_STUDY")
+    return check_study_name(named)
+
+
+def wanted_study(args: argparse.Namespace, *, executor: Executor) -> Wanted:
+    """The study, config and budget of a command with ``--study``, ``--workers``, ``--trials`` and overrides.
+
+    Args:
+        args: The command's.
+        executor: Where its workers run; also the config of the group ``cluster`` where no override names one.
+
+    Raises:
+        UsageError: no study is named, there is neither a config nor a study of that name, or the workers are to run
+            elsewhere.
         ConfigError: an override that cannot be meant.
     """
-    from kdhpc.config.compose import compose_search, config_names
+    name = study_name(args)
+    overrides: list[str] = list(args.overrides)
+    if args.workers is not None:
+        overrides.append(f"cluster.workers={args.workers}")
+    if args.trials is not None:
+        overrides.append(f"study.trials={args.trials}")
+    config = _study_config(name, overrides, args.config_dir, executor)
+    if config.cluster.executor != executor:
+        raise UsageError(
+            f"cluster.executor={config.cluster.executor} is not allowed here: `kdhpc search` takes local, `kdhpc "
+            "launch` slurm"
+        )
+    gives_trials = any(override.lstrip("+").startswith("study.trials=") for override in overrides)
+    return Wanted(name=name, config=config, trials=config.study.trials if gives_trials else None)
 
-    groups = [] if _chooses("cluster", overrides) else [f"cluster={cluster}"]
+
+def _study_config(name: str, overrides: Sequence[str], config_dir: Path | None, executor: Executor) -> SearchConfig:
+    """The config of a ``study=CONFIG`` override, else of the study's own name, else what the study was made with."""
+    from kdhpc.config.compose import compose_search
+    from kdhpc.config.folders import config_names
+
+    groups = [] if _chooses("cluster", overrides) else [f"cluster={executor}"]
     names = config_names("study", config_dir)
-    if name in names and not _chooses("study", overrides):
-        groups.append(f"study={name}")
-    if name in names or _chooses("study", overrides):
+    if _chooses("study", overrides):
         return compose_search([*groups, *overrides], config_dir=config_dir)
+    if name in names:
+        return compose_search([*groups, f"study={name}", *overrides], config_dir=config_dir)
     try:
-        return stored_study_config(name, [f"cluster.executor={cluster}", *overrides])
+        return stored_study_config(name, [*groups, *overrides], config_dir)
     except (UnknownStudyError, DatabaseError) as exc:
         raise UsageError(
             f"unknown study {name!r}: no config has that name ({nearest(name, names)}), and {exc}"
@@ -42,16 +98,17 @@ def _chooses(group: str, overrides: Sequence[str]) -> bool:
     return any(override.startswith(f"{group}=") for override in overrides)
 
 
-def stored_study_config(name: str, overrides: Sequence[str]) -> SearchConfig:
-    """The config that an existing study was made with, with overrides.
+def stored_study_config(name: str, overrides: Sequence[str], config_dir: Path | None = None) -> SearchConfig:
+    """What an existing study was made with; how it is run is as for every study, by the config's files and overrides.
 
     Raises:
         UnknownStudyError: there is no such study.
-        ConfigError: as :func:`kdhpc.config.compose.override_config`.
+        ConfigError: as :func:`kdhpc.config.compose.compose_config`.
     """
-    from kdhpc.cluster.search import stored_config
-    from kdhpc.config.compose import override_config
+    from kdhpc.cluster.search import stored_groups
+    from kdhpc.config.compose import compose_search
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
 
-    return override_config(stored_config(SharedStudy.open(Storage.connect(), name)), overrides)
+    given = stored_groups(SharedStudy.open(Storage.connect(), name))
+    return compose_search(overrides, config_dir=config_dir, given=given)

@@ -32,14 +32,14 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr()
     # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
     with StopSignals() as stop:
-        from kdhpc.cluster.search import check_same_study, stored_config
+        from kdhpc.cluster.search import check_same_study, stored_groups
         from kdhpc.cluster.worker import run_worker
-        from kdhpc.config.compose import override_config
+        from kdhpc.config.compose import compose_search
         from kdhpc.study.study import SharedStudy
 
         storage = connect(stop)
         study = SharedStudy.open(storage, chosen_study(args, storage))
-        config = override_config(stored_config(study), args.overrides)
+        config = compose_search(args.overrides, given=stored_groups(study))
         check_same_study(study, config)
         finished = run_worker(study, config, stop)
         requeued = requeue_if_out_of_time(stop)

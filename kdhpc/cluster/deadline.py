@@ -8,6 +8,8 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.training.metrics import read_metrics
 
 _LATEST_TRIALS = 20
+# From a job's start to its worker's first trial: its programs are loaded, the database and the data opened.
+_BEGINNING_S = 60.0
 
 
 class Deadline:
@@ -19,9 +21,10 @@ class Deadline:
     """
 
     def __init__(self, paths: StudyPaths, signal_delay_s: float) -> None:
-        left = slurm.seconds_left()
+        limit = slurm.time_limit()
         self._trials = paths.trial(0).parent
-        self._told = None if left is None else time.monotonic() + left - signal_delay_s
+        self._told = None if limit is None else time.monotonic() + limit.left_s - signal_delay_s
+        self._longest_s = None if limit is None else limit.whole_s - signal_delay_s - _BEGINNING_S
         self._own: list[float] = []
 
     def learn(self, number: int) -> None:
@@ -30,10 +33,15 @@ class Deadline:
 
     def seconds_short(self) -> float:
         """How much too little time is left for a trial to reach its first rung; 0 where it is enough, or not known."""
-        if self._told is None:
-            return 0.0
-        needed = max(self._own or self._first_epochs(self._latest_trials()), default=0.0)
-        return max(0.0, needed - (self._told - time.monotonic()))
+        return 0.0 if self._told is None else max(0.0, self._needed_s() - (self._told - time.monotonic()))
+
+    def seconds_too_short(self) -> float:
+        """How much the whole time limit is too short for that, however early in a job's life a trial starts."""
+        return 0.0 if self._longest_s is None else max(0.0, self._needed_s() - self._longest_s)
+
+    def _needed_s(self) -> float:
+        """What a trial takes to its first rung: the longest of this worker's, else of the latest."""
+        return max(self._own or self._first_epochs(self._latest_trials()), default=0.0)
 
     def _latest_trials(self) -> list[int]:
         numbers = (int(path.name) for path in self._trials.glob("[0-9]*") if path.name.isdigit())

@@ -3,17 +3,20 @@
 import logging
 import os
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.paths import server_dir
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError, DatabaseError
-from kdhpc.study.endpoint import Endpoint, read_endpoint, write_endpoint
-from kdhpc.study.server import ServerOptions, running, start, stop
+from kdhpc.study.endpoint import Endpoint, is_loopback, read_endpoint
+from kdhpc.study.server import ServerOptions, adopt, running, start, stop
 from kdhpc.study.server_process import running_pid
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE_S = 300.0
@@ -23,7 +26,8 @@ _POLL_S = 2.0
 class Hosting:
     """Keeps the embedded server up while entered, if nobody else does.
 
-    Several launching jobs may share one server. The first hosts it; when it goes, one of the others does.
+    Several launching jobs may share one server. The first hosts it; when it goes, one of the others does. Who hosts it
+    stands in the endpoint file.
 
     Args:
         cluster: Whom the server listens to, and how many workers it serves.
@@ -38,7 +42,7 @@ class Hosting:
             listen=cluster.listen, allow=cluster.networks, workers=max(100, 2 * cluster.workers), job=self._job
         )
         self._is_given = bool(os.environ.get("KDHPC_STORAGE"))
-        self._hosts = False
+        self._has_started = False
 
     @property
     def is_bound(self) -> bool:
@@ -46,45 +50,63 @@ class Hosting:
         if self._is_given:
             return False
         endpoint = read_endpoint(self._folder)
-        return self._hosts or (self._job is not None and endpoint is not None and endpoint.job is not None)
+        return self._has_started or (self._job is not None and endpoint is not None and endpoint.job is not None)
+
+    @property
+    def ends_server(self) -> bool:
+        """Whether the server ends with this process. One that was started from a shell stays: it ends with no job."""
+        endpoint = None if self._is_given else read_endpoint(self._folder)
+        return self._job is not None and endpoint is not None and endpoint.job == self._job and self._is_here(endpoint)
 
     def __enter__(self) -> "Hosting":
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                self.keep_up()
-                return self
-            except DatabaseError as exc:
-                # Another launching job may just be starting it, or Slurm not know yet that its node is dead.
-                if self._job is None or self._signals.requested or time.monotonic() > deadline:
-                    raise
-                _LOG.warning("%s; trying again", exc)
-            time.sleep(_POLL_S)
+        # A job may find that another one is just starting it, or that Slurm does not know yet that its node is dead.
+        self.attend(lambda: None, patience_s=_PATIENCE_S if self._job else 0.0)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A server started from a shell stays: it ends with no job, and `kdhpc status` needs it.
-        if self._hosts and self._job is not None:
-            stopped = stop(self._folder, write_dump=not self._signals.terminated)
+        if self.ends_server:
+            # Where a signal came, the little time that is left is for the shutdown.
+            stopped = stop(self._folder, write_dump=not self._signals.requested)
             _LOG.info("PostgreSQL stopped%s", f", dump: {stopped.dump}" if stopped.dump else "")
+
+    def attend(self, work: Callable[[], T], *, patience_s: float = _PATIENCE_S) -> T:
+        """Do work on the database, and bring the server back while it is away.
+
+        Raises:
+            ClusterError: the workers could not reach the server.
+            DatabaseError: it stays away, or this process is to stop.
+        """
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                self.keep_up()
+                return work()
+            except DatabaseError as exc:
+                if self._signals.requested or time.monotonic() > deadline:
+                    raise
+                _LOG.warning("%s; trying again", exc)
+            time.sleep(_POLL_S)
 
     def keep_up(self) -> None:
         """Start the server if none answers.
 
         Raises:
+            ClusterError: workers on other machines cannot reach it.
             DatabaseError: it does not start, or another machine may still run it.
         """
         if self._is_given:
             return
         endpoint = running(self._folder)
+        _refuse_loopback(endpoint.host if endpoint else self._options.listen)
         if endpoint is None:
-            endpoint = start(self._folder, self._options, take_over=self._is_abandoned()).endpoint
-            self._hosts = True
-            _LOG.info("PostgreSQL at %s:%d", endpoint.host, endpoint.port)
-        elif not self._hosts and endpoint.job is not None and self._is_orphan(endpoint):
-            write_endpoint(self._folder, replace(endpoint, job=self._job))
-            self._hosts = True
+            started = start(self._folder, self._options, take_over=self._is_abandoned())
+            if not started.already:
+                self._has_started = True
+                _LOG.info("PostgreSQL at %s:%d", started.endpoint.host, started.endpoint.port)
+        elif self._is_orphan(endpoint) and adopt(self._folder, endpoint, self._job):
+            self._has_started = True
             _LOG.info("PostgreSQL at %s:%d outlived job %s", endpoint.host, endpoint.port, endpoint.job)
 
     def _is_abandoned(self) -> bool:
@@ -93,8 +115,11 @@ class Hosting:
         return endpoint is not None and self._has_ended(endpoint.job)
 
     def _is_orphan(self, endpoint: Endpoint) -> bool:
-        """Whether the server runs on this machine and its job has ended."""
-        return running_pid(self._folder) == endpoint.pid and self._has_ended(endpoint.job)
+        """Whether the server runs on this machine, and was another job's, which has ended."""
+        return endpoint.job != self._job and self._is_here(endpoint) and self._has_ended(endpoint.job)
+
+    def _is_here(self, endpoint: Endpoint) -> bool:
+        return endpoint.pid is not None and running_pid(self._folder) == endpoint.pid
 
     def _has_ended(self, job: str | None) -> bool:
         if job is None:
@@ -102,7 +127,15 @@ class Hosting:
         if job == self._job:  # This is the same job, requeued.
             return True
         try:
-            return all(queued.state == "PENDING" for queued in slurm.queue() if queued.job == job)
+            return all(queued.state == "PENDING" for queued in slurm.queue(patient=True) if queued.job == job)
         except ClusterError as exc:
             _LOG.warning("cannot tell whether job %s has ended: %s", job, exc)
             return False
+
+
+def _refuse_loopback(host: str) -> None:
+    if is_loopback(host):
+        raise ClusterError(
+            f"the database listens on {host} only, where workers on other machines cannot reach it: `kdhpc db stop`, "
+            "then `kdhpc db start --listen all`"
+        )

@@ -19,7 +19,8 @@ _LOG = logging.getLogger(__name__)
 _FIRST_CONTACT_S = 1800.0
 _PATIENCE_S = 3600.0
 _TERM_PATIENCE_S = 60.0
-# How long after scontrol, which dies with this job, SIGTERM may come to this process.
+_REQUEUE_PATIENCE_S = 300.0
+# How long after scontrol, which dies with this job, SIGTERM may come to this process; and between two tries.
 _TOGETHER_S = 5.0
 
 
@@ -68,13 +69,19 @@ def requeue_if_out_of_time(stop: StopSignals) -> bool:
         return False
     # Before it is done: Slurm then ends all of this job's processes, and the log with them.
     _LOG.info("requeueing job %s, which goes on later", slurm.own_job())
-    try:
-        slurm.requeue_own_job()
-    except ClusterError as exc:
-        # The requeue may have ended scontrol, which is one of the job's processes, before it could say so.
-        if not _is_ended_within(stop, _TOGETHER_S):
-            _LOG.error("not requeued: %s", exc)
-            return False
+    deadline = time.monotonic() + _REQUEUE_PATIENCE_S
+    while True:
+        try:
+            slurm.requeue_own_job()
+            break
+        except ClusterError as exc:
+            # The requeue may have ended scontrol, which is one of the job's processes, before it could say so.
+            if _is_ended_within(stop, _TOGETHER_S):
+                return True
+            if time.monotonic() > deadline:
+                _LOG.error("not requeued: %s", exc)
+                return False
+            _LOG.warning("not requeued yet, trying again: %s", exc)
     # A job that ends before Slurm ends it would count as completed.
     _is_ended_within(stop, _TERM_PATIENCE_S)
     return True

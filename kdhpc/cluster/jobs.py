@@ -2,38 +2,47 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.manifest import read_manifests
 from kdhpc.cluster.slurm import QueuedJob
+from kdhpc.config.paths import StudyPaths
 from kdhpc.study.slots import Holding
 from kdhpc.study.summary import StudyStatus
 
 
-def study_jobs(study: str, others: Iterable[str] = ()) -> tuple[QueuedJob, ...]:
+def study_jobs(study: str, others: Iterable[str] = (), *, patient: bool = False) -> tuple[QueuedJob, ...]:
     """Jobs in the queue that were launched for a study: its launching jobs and its workers.
 
     Args:
         study: Its name.
         others: Ids of further jobs, of workers that joined it.
+        patient: As for :func:`kdhpc.cluster.slurm.queue`.
 
     Raises:
         ClusterError: Slurm does not answer.
     """
-    known = {job for manifest in read_manifests(study) for job in (manifest.job, *manifest.arrays)}
-    known |= {job for job in others if not job.startswith("local-")}
+    launched = _Launched(study)
+    joined = {job for job in others if not job.startswith("local-")}
     # A search on one machine has nothing to ask Slurm for.
-    return tuple(job for job in slurm.queue() if {job.job, job.array} & known) if known - {None} else ()
+    if not launched.launchers and not launched.has_workers and not joined:
+        return ()
+    return tuple(
+        job
+        for job in slurm.queue(patient=patient)
+        if {job.job, job.array} & (joined | launched.launchers) or launched.is_worker(job)
+    )
 
 
 def worker_jobs(study: str) -> tuple[QueuedJob, ...]:
-    """Of those, the launched workers.
+    """Of those, the launched workers; Slurm may take its time to tell.
 
     Raises:
         ClusterError: Slurm does not answer.
     """
-    arrays = worker_arrays(study)
-    return tuple(job for job in study_jobs(study) if job.array in arrays)
+    launched = _Launched(study)
+    return tuple(job for job in slurm.queue(patient=True) if launched.is_worker(job)) if launched.has_workers else ()
 
 
 def launching_jobs(study: str) -> tuple[QueuedJob, ...]:
@@ -42,24 +51,17 @@ def launching_jobs(study: str) -> tuple[QueuedJob, ...]:
     Raises:
         ClusterError: Slurm does not answer.
     """
-    launchers = {manifest.job for manifest in read_manifests(study)} - {None}
+    launchers = _Launched(study).launchers
     return tuple(job for job in slurm.queue() if job.job in launchers) if launchers else ()
 
 
-def worker_arrays(study: str) -> frozenset[str]:
-    """Ids of all job arrays that were launched for a study."""
-    return frozenset(array for manifest in read_manifests(study) for array in manifest.arrays)
-
-
-def cancel_waiting(study: str) -> tuple[str, ...]:
-    """Cancel the jobs of a study that have not started; returns their ids.
+def cancel_waiting(jobs: Iterable[QueuedJob]) -> tuple[str, ...]:
+    """Cancel those that have not started; returns their ids.
 
     Raises:
         ClusterError: Slurm does not answer.
     """
-    if not read_manifests(study) or not slurm.is_available():
-        return ()
-    waiting = tuple(job.job for job in study_jobs(study) if job.state == "PENDING")
+    waiting = tuple(job.job for job in jobs if job.state == "PENDING")
     slurm.cancel(waiting)
     return waiting
 
@@ -71,7 +73,7 @@ def mark_lost(status: StudyStatus, jobs: Iterable[QueuedJob]) -> StudyStatus:
         status: Read before the queue: a job that came between would seem to be missing.
         jobs: The study's, of the queue.
     """
-    arrays, running = worker_arrays(status.study), {job.job for job in jobs if job.state != "PENDING"}
+    arrays, running = _Launched(status.study).arrays, {job.job for job in jobs if job.state != "PENDING"}
     workers = tuple(
         replace(worker, lost=worker.lost or _is_gone(worker.job, arrays, running)) for worker in status.workers
     )
@@ -88,10 +90,30 @@ def vanished(study: str, holdings: Iterable[Holding], jobs: Iterable[QueuedJob])
         holdings: Who holds its slots. Read before the queue, as for :func:`mark_lost`.
         jobs: The queue.
     """
-    arrays, queued = worker_arrays(study), {job.job for job in jobs}
+    arrays, queued = _Launched(study).arrays, {job.job for job in jobs}
     return tuple(holding for holding in holdings if _is_gone(holding.owner.job, arrays, queued))
 
 
-def _is_gone(job: str | None, arrays: frozenset[str], present: set[str]) -> bool:
+class _Launched:
+    """What was given to Slurm for a study, by the manifests of its launches."""
+
+    def __init__(self, study: str) -> None:
+        manifests, paths = read_manifests(study), StudyPaths.of(study)
+        self.launchers = {manifest.job for manifest in manifests if manifest.job is not None}
+        self.arrays = {array for manifest in manifests for array in manifest.arrays}
+        folders = (paths.launch_jobs(manifest.launch) for manifest in manifests)
+        self.folders = {folder for folder in folders if folder.exists()}
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether workers were submitted, as far as can be told."""
+        return bool(self.arrays or self.folders)
+
+    def is_worker(self, job: QueuedJob) -> bool:
+        """Whether it is one of them, even if the launcher died before it had written down what it submitted."""
+        return job.array in self.arrays or Path(job.script).parent in self.folders
+
+
+def _is_gone(job: str | None, arrays: set[str], present: set[str]) -> bool:
     """Whether a worker's job was one of these arrays' and is not present; nothing is known of other jobs."""
     return job is not None and job.partition("_")[0] in arrays and job not in present

@@ -1,15 +1,17 @@
 """Launching on Slurm: as many workers as were asked for; where the launcher stays, no fewer until the end."""
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.hosting import Hosting
-from kdhpc.cluster.jobs import vanished, worker_jobs
-from kdhpc.cluster.manifest import Manifest, freeze_launch, launch_name, read_manifest
-from kdhpc.cluster.search import prepare_study
+from kdhpc.cluster.jobs import cancel_waiting, vanished, worker_jobs
+from kdhpc.cluster.manifest import Manifest, launch_name, read_manifest
+from kdhpc.cluster.search import StudyPlan
 from kdhpc.cluster.signals import StopSignals
+from kdhpc.cluster.slurm import QueuedJob
 from kdhpc.cluster.submission import submit_workers
 from kdhpc.config.document import read_config
 from kdhpc.config.paths import StudyPaths
@@ -22,6 +24,9 @@ from kdhpc.study.summary import StudyStatus, TrialCounts, read_status
 _LOG = logging.getLogger(__name__)
 _POLL_S = 2.0
 _QUEUE_POLL_S = 10.0
+# A worker that starts has a trial, and one that ends has left the queue, in less.
+_SETTLE_S = 45.0
+_FAREWELL_S = 90.0
 
 
 def continued_launch(study: str) -> tuple[Manifest, SearchConfig] | None:
@@ -47,16 +52,17 @@ class Launch:
         self._config = config
         self._replaced = 0
         self._finished = 0
+        self._asked = -math.inf
 
     @classmethod
-    def begin(cls, storage: Storage, name: str, config: SearchConfig) -> "Launch":
+    def begin(cls, storage: Storage, plan: StudyPlan, *, trials: int | None) -> "Launch":
         """A new launch, of a study that is made now where it does not exist.
 
         Raises:
-            KdhpcError: as :func:`kdhpc.cluster.search.prepare_study`.
+            KdhpcError: as :meth:`kdhpc.cluster.search.StudyPlan.launch`.
         """
-        study = prepare_study(name, config, storage)
-        return cls(storage, study, freeze_launch(name, config), config)
+        study, manifest = plan.launch(storage, trials=trials)
+        return cls(storage, study, manifest, plan.config)
 
     def top_up(self) -> int:
         """Submit the workers that are missing, counting those of every launch of the study; returns how many.
@@ -65,10 +71,26 @@ class Launch:
             ClusterError: Slurm refuses, or does not answer.
             DatabaseError: the database cannot be reached.
         """
-        return self._storage.exclusively(self._top_up)
+        self._asked = time.monotonic()
+        return self._storage.exclusively(lambda: self._top_up(is_last=False))
+
+    def top_up_and_leave(self, stop: StopSignals) -> int:
+        """As ``top_up``, where nobody will look again: first, workers that just start or end have a while to do so.
+
+        Raises:
+            ClusterError: Slurm refuses, or does not answer.
+            DatabaseError: the database cannot be reached.
+        """
+        deadline, told = time.monotonic() + _SETTLE_S, False
+        while (unsettled := self._unsettled()) and time.monotonic() < deadline and not stop.requested:
+            if not told:
+                _LOG.info("waiting for jobs that have no trial to get one or to end: %s", " ".join(unsettled))
+            told = True
+            time.sleep(_POLL_S)
+        return self._storage.exclusively(lambda: self._top_up(is_last=True))
 
     def watch(self, hosting: Hosting, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
-        """Stay until the budget is done: keep the server up, and replace workers that are lost.
+        """Stay until the budget is done: keep the server up, replace workers that are lost; in the end, send them home.
 
         Args:
             hosting: The server.
@@ -81,8 +103,13 @@ class Launch:
         Raises:
             ClusterError: workers keep being lost without any trial being finished.
         """
+        is_done = self._watch(hosting, stop, show)
+        if hosting.ends_server and not stop.requested:
+            self._send_home(stop)
+        return is_done
+
+    def _watch(self, hosting: Hosting, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
         name = self._study.definition.name
-        asked = time.monotonic()
         while not stop.requested:
             try:
                 hosting.keep_up()
@@ -92,8 +119,7 @@ class Launch:
                     return True
                 if status.draining and status.trials.running == 0:
                     return False
-                if time.monotonic() - asked > _QUEUE_POLL_S:
-                    asked = time.monotonic()
+                if time.monotonic() - self._asked > _QUEUE_POLL_S:
                     self._replace(status.trials)
             except DatabaseError as exc:
                 _LOG.warning("%s", exc)
@@ -116,7 +142,7 @@ class Launch:
         except ClusterError as exc:
             _LOG.warning("no worker is replaced for now: %s", exc)
 
-    def _top_up(self) -> int:
+    def _top_up(self, *, is_last: bool) -> int:
         name, cluster = self._study.definition.name, self._config.cluster
         holdings = self._study.holdings()
         jobs = worker_jobs(name)
@@ -125,22 +151,58 @@ class Launch:
             self._study.expire(holding.owner for holding in gone)
             _LOG.warning("freed the trials of lost workers: %s", ", ".join(str(holding.number) for holding in gone))
         status = read_status(self._storage, name)
-        count = 0 if status.draining else num_missing(status.trials, len(jobs), cluster.workers)
+        # A job that ends may be one that comes back, and then replacing it would be one too many: that is seen later.
+        present = [job for job in jobs if job.state != "COMPLETING"] if is_last else jobs
+        idle = without_trial(present, status)
+        count = num_missing(status, present=len(present), idle=len(idle), wanted=cluster.workers)
         if count:
             array = submit_workers(name, self._manifest.config, cluster, count)
             self._manifest = self._manifest.with_array(array)
             _LOG.info("submitted job %s: %d workers of study %s", array, count, name)
         return count
 
+    def _unsettled(self) -> list[str]:
+        """Workers' jobs that run, and may be about to take a trial or to end; none where there is nothing to take."""
+        status = read_status(self._storage, self._study.definition.name)
+        if status.trials.waiting == 0:
+            return []
+        jobs = worker_jobs(self._study.definition.name)
+        return [job.job for job in without_trial(jobs, status) if job.state != "PENDING"]
 
-def num_missing(trials: TrialCounts, present: int, wanted: int) -> int:
+    def _send_home(self, stop: StopSignals) -> None:
+        """Let no worker outlive its database, for which it would wait. Those of a launch that comes now stay."""
+        name, deadline = self._study.definition.name, time.monotonic() + _FAREWELL_S
+        try:
+            jobs = worker_jobs(name)
+            leaving = {job.job for job in jobs}
+            while jobs and time.monotonic() < deadline and not stop.requested:
+                cancelled = cancel_waiting(jobs)
+                if cancelled:
+                    _LOG.info("cancelled, they had not started: %s", " ".join(cancelled))
+                time.sleep(_POLL_S)
+                jobs = tuple(job for job in worker_jobs(name) if job.job in leaving)
+            if jobs and not stop.requested:
+                slurm.cancel(job.job for job in jobs)
+                _LOG.warning("cancelled, they did not end: %s", " ".join(job.job for job in jobs))
+        except ClusterError as exc:
+            _LOG.warning("workers may be left that wait for the database: %s", exc)
+
+
+def without_trial(jobs: Iterable[QueuedJob], status: StudyStatus) -> list[QueuedJob]:
+    """Workers' jobs that hold no slot, as of a moment."""
+    busy = {worker.job for worker in status.workers if not worker.lost}
+    return [job for job in jobs if job.job not in busy]
+
+
+def num_missing(status: StudyStatus, *, present: int, idle: int, wanted: int) -> int:
     """How many workers to submit.
 
     Args:
-        trials: Of the study, by state.
+        status: Of the study.
         present: Workers in Slurm's queue, running or waiting.
+        idle: Those of them that have no trial, and will take one.
         wanted: Workers to have at once.
     """
-    # A running trial has a worker already; another worker would find nothing to do.
-    idle = max(0, present - trials.running)
-    return max(0, min(wanted - present, trials.waiting - idle))
+    if status.draining:
+        return 0
+    return max(0, min(wanted - present, status.trials.waiting - idle))

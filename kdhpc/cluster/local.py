@@ -1,44 +1,139 @@
-"""Workers as processes of this machine, through submitit's local executor."""
+"""A search on this machine: workers as processes, by submitit's local executor, watched until the budget is done."""
 
 import os
+import re
 import signal
-from collections.abc import Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import submitit
 
 from kdhpc.cluster.job import work
-from kdhpc.config.paths import StudyPaths
-from kdhpc.errors import ClusterError
+from kdhpc.cluster.manifest import Manifest
+from kdhpc.cluster.signals import StopSignals
+from kdhpc.config.schema import SearchConfig
+from kdhpc.errors import ClusterError, ConfigError, DatabaseError, KdhpcError
+from kdhpc.study.storage import Storage
+from kdhpc.study.study import SharedStudy
+from kdhpc.study.summary import StudyStatus, read_status
 
+_POLL_S = 1.0
 _YEAR_MIN = 60 * 24 * 365  # submitit's local executor always has a time limit; this machine has none.
+_WARNING = re.compile(r"^\S+ \S+ (?:WARNING|ERROR) (.+)$", re.MULTILINE)  # Lines of `log_to_stderr`.
+
+
+def search_locally(
+    study: SharedStudy,
+    config: SearchConfig,
+    manifest: Manifest,
+    storage: Storage,
+    show: Callable[[StudyStatus], None],
+    tell: Callable[[str], None],
+) -> bool:
+    """Start workers on this machine and watch them until the budget is done or a signal comes.
+
+    Workers that die are replaced, and their trials freed at once: this machine can see that their process is gone.
+
+    Args:
+        study: The study.
+        config: Its config.
+        manifest: Of the launch whose frozen config the workers read.
+        storage: The database.
+        show: Called with the status about once a second.
+        tell: Called with what workers warn of, each thing once.
+
+    Returns:
+        True when every slot is done, False when stopped before.
+
+    Raises:
+        ClusterError: a worker cannot work, and no other could; or workers keep dying. The message says why.
+    """
+    name, workers = study.definition.name, config.cluster.workers
+    fleet = LocalFleet(manifest)
+
+    def look() -> StudyStatus:
+        for warning in fleet.new_warnings():
+            tell(warning)
+        study.expire_dead()
+        status = read_status(storage, name)
+        show(status)
+        return status
+
+    with StopSignals() as stop:
+        while not stop.requested:
+            status = look()
+            if status.draining or status.trials.unfinished == 0:
+                break
+            try:
+                fleet.check(max_failures=config.worker.max_failures * workers)
+            except ClusterError:
+                fleet.stop()
+                fleet.wait()
+                raise
+            fleet.start(min(workers, status.trials.waiting + fleet.running()) - fleet.running())
+            time.sleep(_POLL_S)
+        if stop.requested or status.draining:
+            fleet.stop()
+    fleet.wait()
+    return look().trials.unfinished == 0
+
+
+def for_this_machine(config: SearchConfig) -> SearchConfig:
+    """The config with which workers share this machine: the CPU where there is no GPU, and the cores, if not yet told.
+
+    Raises:
+        ConfigError: the workers would find no CUDA device here, and are to use one.
+    """
+    device = config.device
+    if not _visible_gpus():
+        if device.device == "cuda":
+            raise ConfigError("device.device=cuda cannot be used, this machine shows no GPU: use device.device=auto")
+        # What needs CUDA is refused.
+        device = replace(device, device="cpu")
+    if device.threads is None:
+        device = replace(device, threads=max(1, len(os.sched_getaffinity(0)) // config.cluster.workers))
+    return replace(config, device=device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """How a worker failed."""
+
+    reason: str
+    """One line."""
+    hopeless: bool
+    """Another worker would fail in the same way."""
 
 
 class LocalFleet:
     """Worker processes that outlive neither their study nor a request to stop.
 
     Args:
-        study: Name of the study.
-        config: Frozen config that the workers read.
+        manifest: Of the launch that they belong to.
     """
 
-    def __init__(self, study: str, config: Path) -> None:
-        self._study, self._config = study, config
-        self._jobs: list[submitit.Job[int]] = []
+    def __init__(self, manifest: Manifest) -> None:
+        self._study, self._config = manifest.study, manifest.config
+        self._logs = manifest.logs
+        self._jobs: list[submitit.Job[Failure | None]] = []
         self._gpus = _visible_gpus()
-        self._log_folder = StudyPaths.of(study).jobs
+        self._read: dict[Path, int] = {}
+        self._warned: set[str] = set()
 
     def start(self, count: int) -> None:
         """Start more workers, over the visible GPUs in turn."""
         for _ in range(count):
             gpus = self._gpus[len(self._jobs) % len(self._gpus) :][:1] if self._gpus else []
-            executor = submitit.LocalExecutor(self._log_folder)
+            executor = submitit.LocalExecutor(self._logs)
             executor.update_parameters(
                 timeout_min=_YEAR_MIN, stderr_to_stdout=True, gpus_per_node=len(gpus), visible_gpus=gpus
             )
             with _ignoring_interrupts():
-                self._jobs.append(executor.submit(work, self._study, str(self._config)))
+                self._jobs.append(executor.submit(_work, self._study, str(self._config)))
 
     def running(self) -> int:
         """Workers whose process is alive."""
@@ -50,21 +145,58 @@ class LocalFleet:
             if not job.done():
                 os.kill(int(job.job_id), signal.SIGTERM)
 
-    def failures(self) -> list[str]:
-        """One line for each worker that ended with an error or was killed, with its log."""
-        return [
-            f"worker {job.job_id}: {_verdict(job)} (log: {job.paths.stdout})"
-            for job in self._jobs
-            if job.done() and _verdict(job)
-        ]
+    def wait(self) -> None:
+        """Until every worker has ended."""
+        while self.running():
+            time.sleep(_POLL_S / 10)
+
+    def check(self, *, max_failures: int) -> None:
+        """Look at the workers that have ended.
+
+        Raises:
+            ClusterError: one of them cannot work, or more than ``max_failures`` failed; the message has the reason.
+        """
+        failures = [(job, failure) for job in self._jobs if job.done() and (failure := _failure(job))]
+        for job, failure in failures:
+            if failure.hopeless:
+                raise ClusterError(f"workers cannot work here: {failure.reason} (log: {job.paths.stdout})")
+        if len(failures) > max_failures:
+            job, failure = failures[-1]
+            raise ClusterError(f"{len(failures)} workers failed, the last: {failure.reason} (log: {job.paths.stdout})")
+
+    def new_warnings(self) -> list[str]:
+        """What workers have warned of since the last call, and never before."""
+        told: list[str] = []
+        for path in sorted(self._logs.glob("*_log.out")):
+            with path.open("rb") as log:
+                log.seek(self._read.get(path, 0))
+                lines = log.read().rpartition(b"\n")[0]
+            self._read[path] = self._read.get(path, 0) + len(lines)
+            told += _WARNING.findall(lines.decode(errors="replace"))
+        new = [warning for warning in dict.fromkeys(told) if warning not in self._warned]
+        self._warned.update(new)
+        return new
 
 
-def _verdict(job: "submitit.Job[int]") -> str:
-    """How a worker that has ended failed; empty: it did not."""
+def _work(study: str, config_path: str) -> Failure | None:
+    """What a worker process calls: tells its launcher in one line why it fails, and its log all of it."""
+    try:
+        work(study, config_path)
+    except KdhpcError as exc:
+        traceback.print_exc()
+        passes = isinstance(exc, (DatabaseError, ClusterError))
+        return Failure(reason=" ".join(str(exc).split()), hopeless=not passes)
+    return None
+
+
+def _failure(job: "submitit.Job[Failure | None]") -> Failure | None:
+    """How a worker that has ended failed; none: it did not."""
     if not job.paths.result_pickle.exists():
-        return "was killed, or died before it could say why"
-    error = job.exception()
-    return str(error).strip().splitlines()[-1] if error is not None else ""
+        return Failure(reason="it was killed, or died before it could say why", hopeless=False)
+    if job.exception() is None:
+        return job.result()
+    traced = [line for line in str(job.exception()).splitlines() if re.match(r"[\w.]+(: |$)", line)]
+    return Failure(reason=traced[-1] if traced else type(job.exception()).__name__, hopeless=False)
 
 
 @contextmanager
@@ -79,7 +211,7 @@ def _ignoring_interrupts() -> Iterator[None]:
 
 
 def _visible_gpus() -> list[int]:
-    """Indices of this machine's GPUs, as far as CUDA_VISIBLE_DEVICES lets them be seen.
+    """Indices of this machine's GPUs, as far as CUDA_VISIBLE_DEVICES lets them be seen; workers are given no others.
 
     Raises:
         ClusterError: CUDA_VISIBLE_DEVICES holds something else than indices; submitit's local executor takes no other.

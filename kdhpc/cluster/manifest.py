@@ -57,21 +57,29 @@ class Manifest:
         """The frozen config that this launch's workers read."""
         return StudyPaths.of(self.study).config(self.launch)
 
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs of this launch's workers."""
+        return StudyPaths.of(self.study).launch_jobs(self.launch)
+
 
 def freeze_launch(study: str, config: SearchConfig) -> Manifest:
-    """Write the config that the workers of one launch read, and the launch's manifest."""
+    """Write the config that the workers of one launch read.
+
+    Returns:
+        The launch's manifest, to be written once there is a study to work on.
+    """
     manifest = Manifest(
         study=study,
         launch=launch_name(),
         host=socket.gethostname(),
-        user=getpass.getuser(),
+        user=_user(),
         command=tuple(sys.argv),
         kdhpc=__version__,
         job=own_job(),
         arrays=(),
     )
     write_config(config, manifest.config)
-    manifest.write()
     return manifest
 
 
@@ -79,6 +87,14 @@ def launch_name() -> str:
     """Of a launch that happens now."""
     job = own_job()
     return f"job{job}" if job else f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def _user() -> str:
+    """Name of the user; the number where nobody has given it a name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def read_manifest(study: str, launch: str) -> Manifest | None:

@@ -1,52 +1,100 @@
-"""A search from this machine: the study made or opened, workers started and watched until the budget is done."""
+"""A search's study: what its config makes of it, checked before anything is made, made or opened, and read back."""
 
-import dataclasses
 import json
-import os
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
-from kdhpc.cluster.local import LocalFleet
-from kdhpc.cluster.manifest import freeze_launch
-from kdhpc.cluster.signals import StopSignals
-from kdhpc.config.document import parse_config, to_document
+from kdhpc.cluster.manifest import Manifest, freeze_launch
+from kdhpc.config.document import to_document
 from kdhpc.config.paths import packed_dir
 from kdhpc.config.schema import SearchConfig, check_study_name
+from kdhpc.data.fitting import check_batch_size, check_image_size
 from kdhpc.data.packed import PackedDataset
-from kdhpc.data.split import search_split
-from kdhpc.errors import ClusterError, StudyMismatchError
+from kdhpc.data.split import SearchSplit, search_split
+from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
 from kdhpc.graph.space import SearchSpace
 from kdhpc.networks.names import check_network
+from kdhpc.networks.weights import check_weights_file, weights_digest
 from kdhpc.study.definition import StudyDefinition, differences
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.study.summary import StudyStatus, read_status
-
-_POLL_S = 1.0
 
 
-def prepare_study(name: str, config: SearchConfig, storage: Storage) -> SharedStudy:
-    """Make the study, or open it if it was made with the same graph space, data split and seed; end its draining.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyPlan:
+    """A study that its workers can train, as far as that can be told without them."""
+
+    config: SearchConfig
+    """Its config."""
+    definition: StudyDefinition
+    """What it is made with."""
+    split: SearchSplit
+    """The images that graphs are trained and scored on."""
+
+    def open(self, storage: Storage, *, trials: int | None = None) -> SharedStudy:
+        """Make the study, or open it if it was made with the same graph space, data split and seed; end its draining.
+
+        Args:
+            storage: The database.
+            trials: The budget; none: the config's for a new study, an existing one keeps its own.
+
+        Raises:
+            StudyMismatchError: the study exists and was made with something else; the message says with what.
+            StudyError: more trials than the budget have started.
+        """
+        study = SharedStudy.create_or_open(storage, self.definition, self.split, target=self.config.study.trials)
+        if trials is not None:
+            study.resize(trials)
+        study.resume()
+        return study
+
+    def launch(self, storage: Storage, *, trials: int | None = None) -> tuple[SharedStudy, Manifest]:
+        """Open the study, with a config file for the workers of one launch, and the launch's manifest.
+
+        Raises:
+            OSError: the files cannot be written: no study is made, that no worker could join.
+            StudyError: as :meth:`open`; no file is left.
+        """
+        manifest = freeze_launch(self.definition.name, self.config)
+        try:
+            study = self.open(storage, trials=trials)
+        except BaseException:
+            manifest.config.unlink()
+            raise
+        manifest.write()
+        return study, manifest
+
+
+def plan_study(name: str, config: SearchConfig) -> StudyPlan:
+    """Check a config against the packed data and the network, before there is a study that no worker could train.
 
     Raises:
-        ConfigError: the name cannot be used.
-        DataError: the data set is not prepared, or cannot be split as asked.
-        NetworkError: the network does not exist.
-        StudyMismatchError: the study exists and was made with something else; the message says with what.
+        ConfigError: the name cannot be used, there is no graph to search, or something does not fit the images.
+        DataError: the data set is not prepared.
+        NetworkError: the network does not exist or does not fit, or pretrained weights are none.
     """
     check_study_name(name)
     check_network(config.network, config.dataset.image_size)
+    check_weights_file(config.objective)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
+    height, width, _ = packed.manifest.image_shape
+    check_image_size(config.dataset, (height, width))
     split = search_split(
         packed.train.labels,
         validation_fraction=config.dataset.validation_fraction,
         subset=config.dataset.subset,
         seed=config.dataset.split_seed,
     )
-    definition = study_definition(name, config, packed.checksum)
-    study = SharedStudy.create_or_open(storage, definition, split, target=config.study.trials)
-    study.resume()
-    return study
+    check_batch_size(config.training.batch_size, len(split.train))
+    return StudyPlan(config=config, definition=study_definition(name, config, packed.checksum), split=split)
+
+
+def prepare_study(name: str, config: SearchConfig, storage: Storage) -> SharedStudy:
+    """Plan a study and open it.
+
+    Raises:
+        KdhpcError: as :func:`plan_study` and :meth:`StudyPlan.open`.
+    """
+    return plan_study(name, config).open(storage)
 
 
 def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> StudyDefinition:
@@ -64,6 +112,7 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         dataset=config.dataset.name,
         dataset_checksum=dataset_checksum,
         settings=json.dumps(settings, sort_keys=True),
+        pretrained_weights=weights_digest(config.objective),
     )
 
 
@@ -80,22 +129,28 @@ def check_same_study(study: SharedStudy, config: SearchConfig) -> None:
 
 
 def search_space(config: SearchConfig) -> SearchSpace:
-    """The graphs that a study draws from."""
-    return SearchSpace(
-        num_nodes=config.study.num_nodes,
-        label_gates=config.study.label_gates,
-        gates=config.study.gates,
-        designs=config.study.designs,
-        reject_unlearned=config.objective.unlearned == "reject",
-    )
+    """The graphs that a study draws from.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    try:
+        return SearchSpace(
+            num_nodes=config.study.num_nodes,
+            label_gates=config.study.label_gates,
+            gates=config.study.gates,
+            designs=config.study.designs,
+            reject_unlearned=config.objective.unlearned == "reject",
+        )
+    except GraphError as exc:
+        raise ConfigError(f"{exc} (study.label_gates, study.gates, objective.unlearned)") from exc
 
 
-def stored_config(study: SharedStudy) -> SearchConfig:
-    """The config that a study was made with; how it is run (device, worker, cluster) is as by default."""
+def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
+    """The groups of the config that a study was made with: not how it is run (device, worker, cluster)."""
     made_with = study.definition
     space = made_with.space
-    document: dict[str, object] = {
-        **{group: {} for group in ("device", "worker", "cluster")},
+    return {
         **json.loads(made_with.settings),
         "study": {
             "num_nodes": space.num_nodes,
@@ -109,56 +164,3 @@ def stored_config(study: SharedStudy) -> SearchConfig:
             "max_attempts": made_with.max_attempts,
         },
     }
-    return parse_config(SearchConfig, document)
-
-
-def search_locally(
-    study: SharedStudy, config: SearchConfig, storage: Storage, show: Callable[[StudyStatus], None]
-) -> bool:
-    """Start workers on this machine and watch them until the budget is done or a signal comes.
-
-    Workers that die are replaced, and their trials freed at once: this machine can see that their process is gone.
-
-    Args:
-        study: The study.
-        config: Its config; ``cluster.workers`` processes share the CPU cores.
-        storage: The database.
-        show: Called with the status about once a second.
-
-    Returns:
-        True when every slot is done, False when stopped before.
-
-    Raises:
-        ClusterError: workers keep dying; the message names the last one's log.
-    """
-    name, workers = study.definition.name, config.cluster.workers
-    fleet = LocalFleet(name, freeze_launch(name, _with_threads(config)).config)
-    with StopSignals() as stop:
-        while not stop.requested:
-            study.expire_dead()
-            status = read_status(storage, name)
-            show(status)
-            if status.draining or status.trials.waiting + status.trials.running == 0:
-                break
-            failures = fleet.failures()
-            if len(failures) > config.worker.max_failures * workers:
-                fleet.stop()
-                raise ClusterError(f"{len(failures)} workers failed, the last: {failures[-1]}")
-            fleet.start(min(workers, status.trials.waiting + fleet.running()) - fleet.running())
-            time.sleep(_POLL_S)
-        if stop.requested or status.draining:
-            fleet.stop()
-    while fleet.running():
-        time.sleep(_POLL_S / 10)
-    study.expire_dead()
-    status = read_status(storage, name)
-    show(status)
-    return status.trials.waiting + status.trials.running == 0
-
-
-def _with_threads(config: SearchConfig) -> SearchConfig:
-    """Share this machine's cores among the workers where the config leaves the number of threads open."""
-    if config.device.threads is not None:
-        return config
-    threads = max(1, len(os.sched_getaffinity(0)) // config.cluster.workers)
-    return dataclasses.replace(config, device=dataclasses.replace(config.device, threads=threads))

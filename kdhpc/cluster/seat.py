@@ -1,7 +1,9 @@
 """A seat of a worker: one trial after the other, a step at a time, in the same memory."""
 
 import contextlib
+import gc
 import logging
+import socket
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,9 +13,10 @@ import torch
 from kdhpc.errors import DatabaseError, LeaseLostError
 from kdhpc.study.claim import Claim
 from kdhpc.training.loop import EnsembleTraining
-from kdhpc.trial import Outcome, TrialSetting, prepare_training, run_trial
+from kdhpc.trial import Outcome, TrialSetting, Turn, prepare_training, run_trial
 
 _LOG = logging.getLogger(__name__)
+_REASON_LENGTH = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,8 @@ class Ended:
     """It is complete or pruned; else somebody will go on with it, or it crashed."""
     crashed: bool
     """An error ended the attempt."""
+    crowded: bool
+    """There was no memory for it beside the other seats' trials: it was given back, without counting an attempt."""
 
 
 class Seat:
@@ -38,14 +43,23 @@ class Seat:
         setting: What all trials have in common.
         device: Where they are trained.
         stopping: Whether this worker was asked to stop.
+        exploring: Whether there may be too many seats for the device's memory, which is then no trial's fault.
     """
 
-    def __init__(self, setting: TrialSetting, device: torch.device, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        setting: TrialSetting,
+        device: torch.device,
+        stopping: Callable[[], bool],
+        *,
+        exploring: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._setting = setting
         self._stopping = stopping
+        self._exploring = exploring
         self._training: EnsembleTraining | None = None
         self._claim: Claim | None = None
-        self._journey: Generator[None, None, Outcome] | None = None
+        self._journey: Generator[Turn, None, Outcome] | None = None
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -63,19 +77,29 @@ class Seat:
         self._claim = claim
         self._journey = self._train(claim)
 
-    def turn(self) -> Ended | None:
-        """One step of its trial; how the trial ended if it did.
+    def vacate(self) -> None:
+        """Give the memory back that the last trial has left for the next one."""
+        assert not self.busy
+        if self._training is None:
+            return
+        self._training = None
+        gc.collect()  # Closures hold networks in circles.
+        if self._stream is not None:
+            torch.cuda.empty_cache()
+
+    def turn(self) -> Turn | Ended:
+        """One step of its trial and what comes with it; how the trial ended if it did.
 
         Raises:
-            DatabaseError: the database stayed away, and the worker was not asked to stop.
+            DatabaseError: the database stayed away, and the worker was not asked to stop; or it stayed away when the
+                trial was given back after a crash.
         """
         assert self._claim is not None
         assert self._journey is not None
         claim = self._claim
         try:
             with self._on_stream():
-                next(self._journey)
-            return None
+                return next(self._journey)
         except StopIteration as stop:
             outcome: Outcome = stop.value
             _LOG.info("trial %d: %s", claim.number, outcome.value)
@@ -89,19 +113,37 @@ class Seat:
                 raise
             _LOG.warning("trial %d is checkpointed; its lease will expire: %s", claim.number, exc)
             return ended
+        except torch.OutOfMemoryError as exc:
+            if not self._exploring():
+                return self._crash(claim, exc)
+            _LOG.info(
+                "trial %d, slot %d: no memory for it beside the others, it is given back", claim.number, claim.slot
+            )
+            claim.release()
+            return self._leave(claim, crowded=True)
         except Exception as exc:  # A worker outlives a trial that crashes: the study counts the attempt.
-            _LOG.exception("trial %d crashed", claim.number)
-            self._training = None  # Whatever state it is in.
-            claim.crash(f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:500])
-            return self._leave(claim, crashed=True)
+            return self._crash(claim, exc)
 
-    def _train(self, claim: Claim) -> Generator[None, None, Outcome]:
+    def _train(self, claim: Claim) -> Generator[Turn, None, Outcome]:
         self._training = prepare_training(claim, self._setting, self._training)
         return (yield from run_trial(claim, self._setting, self._training, lambda: self._stopping() or claim.draining))
 
-    def _leave(self, claim: Claim, *, finished: bool = False, crashed: bool = False) -> Ended:
+    def _crash(self, claim: Claim, exc: Exception) -> Ended:
+        """Give a crashed trial back. While this process is being ended, what it needs may be, too: no attempt then."""
+        _LOG.error("trial %d crashed", claim.number, exc_info=exc)
+        self._training = None  # Whatever state it is in.
+        ended = self._leave(claim, crashed=not self._stopping())
+        if ended.crashed:
+            words = f"{type(exc).__name__}: {' '.join(str(exc).split())}"
+            claim.crash(f"{words[:_REASON_LENGTH]} (on {socket.gethostname()})")
+        else:
+            with contextlib.suppress(DatabaseError):  # Its lease will expire.
+                claim.release()
+        return ended
+
+    def _leave(self, claim: Claim, *, finished: bool = False, crashed: bool = False, crowded: bool = False) -> Ended:
         self._claim = self._journey = None
-        return Ended(number=claim.number, finished=finished, crashed=crashed)
+        return Ended(number=claim.number, finished=finished, crashed=crashed, crowded=crowded)
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

@@ -17,11 +17,15 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received: list[signal.Signals] = []
+        self._is_told = False
         self._previous: dict[signal.Signals, object] = {}
 
     @property
     def requested(self) -> bool:
-        """True once a signal has come."""
+        """True once a signal has come; told when this is first read: a handler may interrupt a line that is written."""
+        if self._received and not self._is_told:
+            self._is_told = True
+            _LOG.warning("%s: stopping after this step", self._received[0].name)
         return bool(self._received)
 
     @property
@@ -46,7 +50,4 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal itself returned
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        first = not self._received
         self._received.append(signal.Signals(number))
-        if first:
-            _LOG.warning("%s: stopping after this step", self._received[0].name)

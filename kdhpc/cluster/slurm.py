@@ -14,7 +14,10 @@ from dataclasses import dataclass
 
 from kdhpc.errors import ClusterError
 
-_FORMAT = "%i|%F|%T|%L|%N|%r"
+# The script last: its path may hold anything.
+_FORMAT = "%i|%F|%T|%L|%N|%r|%o"
+_PATIENT_TRIES = 3
+_BETWEEN_TRIES_S = 2.0
 _ENDED = frozenset({"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
 # What a job inherits from another: read by a nested sbatch or srun, they make jobs die, hang or read the wrong pickle.
 _FOREIGN = re.compile(r"(SLURM|SBATCH|SRUN|SLURMD|SUBMITIT|SPANK)_.*")
@@ -43,6 +46,8 @@ class QueuedJob:
     """Where it runs; empty: nowhere."""
     reason: str
     """Why it waits, in Slurm's words."""
+    script: str
+    """The path of what was given to sbatch."""
 
     @property
     def condition(self) -> str:
@@ -53,23 +58,48 @@ class QueuedJob:
         return {"RUNNING": "running", "COMPLETING": "ending"}.get(self.state, self.state.lower())
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimeLimit:
+    """Of a job."""
+
+    left_s: float
+    """Until it ends, by Slurm's clock."""
+    whole_s: float
+    """From the job's start."""
+
+
 def is_available() -> bool:
     """Whether this machine has Slurm's commands."""
     return shutil.which("squeue") is not None
 
 
-def queue(*, timeout_s: float = 5.0) -> tuple[QueuedJob, ...]:
+def require() -> None:
+    """See that this machine can submit jobs.
+
+    Raises:
+        ClusterError: Slurm's commands are missing.
+    """
+    for program in ("sbatch", "srun", "squeue"):
+        if shutil.which(program) is None:
+            raise _not_installed(program)
+
+
+def queue(*, patient: bool = False) -> tuple[QueuedJob, ...]:
     """This user's jobs that wait or run, array tasks one by one.
+
+    Args:
+        patient: For what must not fail because the controller is busy: it may take minutes, and not 5 s.
 
     Raises:
         ClusterError: there is no Slurm here, or it does not answer in time.
     """
-    # By name: the reason may hold blanks and commas.
-    answer = _ask("squeue", "-h", "-r", "-u", str(os.geteuid()), "-o", _FORMAT, timeout_s=timeout_s)
-    rows = (line.split("|", 5) for line in answer.splitlines())
+    # All partitions: a hidden one's jobs would seem to have ended.
+    command = ("squeue", "-h", "-a", "-r", "-u", str(os.geteuid()), "-o", _FORMAT)
+    answer = _ask_patiently(*command) if patient else _ask(*command, timeout_s=5.0)
+    rows = (line.split("|", 6) for line in answer.splitlines())
     jobs = (
-        QueuedJob(job=job, array=array, state=state, time_left=left, node=node, reason=reason)
-        for job, array, state, left, node, reason in rows
+        QueuedJob(job=job, array=array, state=state, time_left=left, node=node, reason=reason, script=script)
+        for job, array, state, left, node, reason, script in rows
     )
     return tuple(job for job in jobs if job.state not in _ENDED)
 
@@ -85,7 +115,7 @@ def num_restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def requeue_own_job(*, patience_s: float = 30.0) -> None:
+def requeue_own_job() -> None:
     """Put this job, or this array task alone, back into the queue. Slurm then ends this process by SIGTERM.
 
     Raises:
@@ -95,21 +125,23 @@ def requeue_own_job(*, patience_s: float = 30.0) -> None:
     if job is None:
         raise ClusterError("this process is not part of a Slurm job: there is nothing to requeue")
     # Never by SLURM_JOB_ID: that of an array's last task means the whole array.
-    _ask("scontrol", "requeue", job, timeout_s=patience_s)
+    _ask("scontrol", "requeue", job, timeout_s=30.0)
 
 
-def seconds_left() -> float | None:
-    """Until this job's time limit; none: it has none, or that cannot be found out."""
+def time_limit() -> TimeLimit | None:
+    """This job's; none: it has none, or that cannot be found out.
+
+    Asked, not computed from ``SLURM_JOB_END_TIME``: this machine's clock may be another than Slurm's.
+    """
     job = own_job()
-    end = os.environ.get("SLURM_JOB_END_TIME")
-    if end:
-        return int(end) - time.time()
     if job is None:
         return None
     with contextlib.suppress(ClusterError):
-        answer = _ask("squeue", "-h", "-r", "-j", job, "-o", "%i|%L", timeout_s=10.0)
-        lefts = dict(line.split("|") for line in answer.splitlines())
-        return parse_duration(lefts.get(job, ""))
+        answer = _ask("squeue", "-h", "-a", "-r", "-j", job, "-o", "%i|%L|%l", timeout_s=30.0)
+        for shown, *durations in (line.split("|") for line in answer.splitlines()):
+            left_s, whole_s = map(parse_duration, durations)
+            if shown == job and left_s is not None and whole_s is not None:
+                return TimeLimit(left_s=left_s, whole_s=whole_s)
     return None
 
 
@@ -156,15 +188,32 @@ def clean_environment() -> Iterator[None]:
         os.environ.update(dropped)
 
 
+def _ask_patiently(program: str, *arguments: str) -> str:
+    """As ``_ask``, again where that fails: a busy controller refuses, or takes long."""
+    for _ in range(_PATIENT_TRIES - 1):
+        with contextlib.suppress(ClusterError):
+            return _ask(program, *arguments, timeout_s=30.0)
+        time.sleep(_BETWEEN_TRIES_S)
+    return _ask(program, *arguments, timeout_s=30.0)
+
+
 def _ask(program: str, *arguments: str, timeout_s: float) -> str:
     """What a Slurm command prints."""
+    # What the user has set for the own use of squeue changes what it shows.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(
+            [program, *arguments], env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
     except FileNotFoundError as exc:
-        raise ClusterError(f"{program} is not installed here: this must run on a machine of a Slurm cluster") from exc
+        raise _not_installed(program) from exc
     except subprocess.TimeoutExpired as exc:
         raise ClusterError(f"{program} did not answer within {timeout_s:.0f} s: is Slurm's controller up?") from exc
     if done.returncode != 0:
         words = " ".join((done.stderr or done.stdout).split())
         raise ClusterError(f"`{program} {' '.join(arguments)}` failed: {words}")
     return done.stdout
+
+
+def _not_installed(program: str) -> ClusterError:
+    return ClusterError(f"{program} is not installed here: this must run on a machine of a Slurm cluster")

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 import time
 
 import torch
@@ -17,11 +18,12 @@ from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, KdhpcError, StudyMismatchError
+from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Owner
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.compile_cache import CompileCache, cache_key
 from kdhpc.training.device import preferred_mode, resolve_device
-from kdhpc.trial import TrialSetting
+from kdhpc.trial import TrialSetting, Turn
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 5.0
@@ -36,7 +38,7 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
     Raises:
         ClusterError: too many trials in a row crashed here, or the job's time limit is too short for an epoch.
         DatabaseError: the database stayed away.
-        StudyMismatchError: the packed data are not those that the study was made with.
+        StudyMismatchError: the packed data, or pretrained weights, are not those that the study was made with.
     """
     setting = trial_setting(study, config)
     worker = _Worker(study, setting, stop, _compile_cache(setting))
@@ -66,8 +68,11 @@ class _Worker:
         _free_slots_of_earlier_runs(study, self._owner)
         self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s)
         device = resolve_device(self._config.device)
-        self._seating = seating_on(self._config.worker.seats, device)
-        self._seats = [Seat(setting, device, self._is_stopping) for _ in range(self._seating.most)]
+        self._seating = seating_on(self._config, device)
+        self._seats = [
+            Seat(setting, device, self._is_stopping, exploring=lambda: self._seating.may_be_too_many)
+            for _ in range(self._seating.most)
+        ]
 
     def work(self) -> None:
         """Until nothing is left to do here."""
@@ -77,9 +82,12 @@ class _Worker:
             busy = [seat for seat in self._seats if seat.busy]
             if not busy and (self._is_stopping() or not self._is_waiting_for_others()):
                 return
+            only_steps = True
             for seat in busy:
-                self._note(seat.turn())
-            self._seating.note_round(len(busy))
+                turn = seat.turn()
+                only_steps = only_steps and turn is Turn.STEP
+                self._note(turn)
+            self._seating.note_round(len(busy), only_steps=only_steps)
 
     def interrupt(self) -> None:
         """Checkpoint the trials in the seats and give them back, as far as that can be done."""
@@ -96,10 +104,16 @@ class _Worker:
         return self._ending or self._stop.requested
 
     def _fill_seats(self) -> None:
-        """Give a trial to each free seat, while there are trials and time for them."""
-        for seat in self._seats[: self._seating.num_filled]:
-            if seat.busy or time.monotonic() < self._ask_again:
+        """Give trials to free seats, while there are trials and time for them; no seat too many keeps its memory."""
+        num_missing = self._seating.num_filled - sum(seat.busy for seat in self._seats)
+        for seat in self._seats:
+            if seat.busy:
                 continue
+            if num_missing <= 0:
+                seat.vacate()
+                continue
+            if time.monotonic() < self._ask_again:
+                return
             short_s = self._deadline.seconds_short()
             if short_s and not any(seat.busy for seat in self._seats):
                 self._run_out_of_time(short_s)
@@ -111,12 +125,15 @@ class _Worker:
                 self._ask_again = time.monotonic() + _POLL_S
                 return
             seat.take(claim)
+            num_missing -= 1
 
     def _run_out_of_time(self, short_s: float) -> None:
         """Nothing runs, and no other trial could reach its first report before the job's time limit."""
-        if self.finished == self._failures == 0:
+        too_short_s = self._deadline.seconds_too_short()
+        if too_short_s:
             raise ClusterError(
-                f"this job's time limit is {short_s:.0f} s too short for a trial's first epoch: raise cluster.time_min"
+                f"this job's time limit is {too_short_s:.0f} s too short for a trial's first epoch: raise "
+                "cluster.time_min"
             )
         if self._study.progress().waiting:
             _LOG.info("the job's time limit is %.0f s too near for another trial", short_s)
@@ -124,21 +141,32 @@ class _Worker:
             signal.raise_signal(signal.SIGUSR2)
 
     def _is_waiting_for_others(self) -> bool:
-        """All seats are free: whether the trial of a worker that is silent may soon be free, too; waits a while."""
-        if _silent(self._study, self._config.worker.renew_s):
+        """All seats are free: whether a trial may soon be free for this worker; waits a while."""
+        if _is_more_to_come(self._study, self._config.worker.renew_s):
             time.sleep(_POLL_S)
             self._ask_again = 0.0
             return True
-        _LOG.info("nothing to claim in study %s", self._study.definition.name)
+        name = self._study.definition.name
+        stopped = "study %s is stopped: `kdhpc search` or `kdhpc launch` goes on with it"
+        _LOG.info(stopped if self._study.is_draining() else "nothing to claim in study %s", name)
         return False
 
-    def _note(self, ended: Ended | None) -> None:
-        if ended is None:
-            return
-        if ended.finished and self._cache is not None:
-            self._cache.publish()
+    def _note(self, turn: Turn | Ended) -> None:
+        if turn is Turn.SCORED or (isinstance(turn, Ended) and turn.finished):
+            self._publish()
+        if isinstance(turn, Ended):
+            self._note_end(turn)
+
+    def _publish(self) -> None:
+        """Let other workers begin with what was compiled here, once, beside the training."""
+        if self._cache is not None:
+            threading.Thread(target=self._cache.publish, name="compile-cache").start()
             self._cache = None
+
+    def _note_end(self, ended: Ended) -> None:
         self._ask_again = 0.0
+        if ended.crowded:
+            self._seating.retreat()
         self._deadline.learn(ended.number)
         self.finished += ended.finished
         self._failures = self._failures + 1 if ended.crashed else 0
@@ -182,9 +210,11 @@ def _compile_cache(setting: TrialSetting) -> CompileCache | None:
     return cache
 
 
-def _silent(study: SharedStudy, renew_s: float) -> bool:
-    """Whether some worker has not renewed its lease in time: its trial may soon be free."""
-    return not study.is_draining() and any(holding.lease_age_s > 2 * renew_s for holding in study.holdings())
+def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:
+    """Whether a trial waits that this worker may not have yet, or some worker has not renewed its lease in time."""
+    if study.is_draining():
+        return False
+    return study.progress().waiting > 0 or any(holding.lease_age_s > 2 * renew_s for holding in study.holdings())
 
 
 def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
@@ -196,6 +226,12 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
         raise StudyMismatchError(
             f"study {study.definition.name!r} was made with {config.dataset.name} of checksum "
             f"{study.definition.dataset_checksum}, the packed data here have {packed.checksum}: prepare the same data"
+        )
+    weights, made_with = weights_digest(config.objective), study.definition.pretrained_weights
+    if weights != made_with:
+        raise StudyMismatchError(
+            f"study {study.definition.name!r} was made with weights of digest {made_with}, "
+            f"{config.objective.pretrained} has {weights}: put the same file back"
         )
     device = resolve_device(config.device)
     return TrialSetting(

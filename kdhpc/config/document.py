@@ -58,6 +58,11 @@ def defaults(kind: type) -> dict[str, dict[str, object]]:
     }
 
 
+def allowed(kind: type, group: str, key: str) -> str:
+    """What a key of a config admits, in words."""
+    return _allowed(typing.get_type_hints(typing.get_type_hints(kind)[group])[key])
+
+
 def write_config(config: object, path: Path) -> None:
     """Freeze a config to a YAML file (written beside it and renamed)."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +78,28 @@ def read_config(kind: type[Config], path: Path) -> Config:
         ConfigError: the file is missing or not a whole config.
     """
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as exc:
-        raise ConfigError(f"config file {str(path)!r} cannot be read: {' '.join(str(exc).split())}") from exc
+        document = yaml.safe_load(path.read_bytes().decode())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise ConfigError(unreadable(exc, path)) from exc
     return parse_config(kind, document)
+
+
+def unreadable(exc: OSError | UnicodeDecodeError | yaml.YAMLError, path: Path) -> str:
+    """Why a config file cannot be read, and at which line.
+
+    Args:
+        exc: What reading it raised; where it is no text, what decoding all of it raised.
+        path: The file.
+    """
+    line, why = None, str(exc)
+    if isinstance(exc, yaml.MarkedYAMLError) and exc.problem_mark is not None:
+        line, why = exc.problem_mark.line + 1, exc.problem or why
+    elif isinstance(exc, UnicodeDecodeError):
+        line, why = exc.object[: exc.start].count(b"\n") + 1, "it is not UTF-8 text"
+    elif isinstance(exc, OSError):
+        why = exc.strerror or why
+    where = str(path) if line is None else f"{path}, line {line}"
+    return f"config file {where} cannot be read: {' '.join(why.split())}"
 
 
 def _plain(value: object) -> object:

@@ -54,13 +54,8 @@ class StudyPaths:
         """The manifest of one launch: what was submitted, when, by whom."""
         return self.root / "launches" / f"{launch}.json"
 
-    @property
-    def jobs(self) -> Path:
-        """Logs of the workers on this machine, one folder each (submitit fills in the ``%j``)."""
-        return self.root / "jobs" / "%j"
-
     def launch_jobs(self, launch: str) -> Path:
-        """Logs of the workers of one launch on Slurm, ``<array job>_<task>_0_log.out``."""
+        """Logs of the workers of one launch: ``<process>_0_log.out``, on Slurm ``<array job>_<task>_0_log.out``."""
         return self.root / "jobs" / launch
 
     def trial(self, number: int) -> Path:

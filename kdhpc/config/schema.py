@@ -53,11 +53,19 @@ class DatasetConfig:
     """Seeds the search split."""
 
     def __post_init__(self) -> None:
+        check_dataset_name(self.name)
         _positive("dataset", image_size=self.image_size, resize=self.resize)
         _require(self.pad >= 0, "dataset.pad", self.pad, "0 or more")
         _require(0 < self.validation_fraction < 1, "dataset.validation_fraction", self.validation_fraction, "in (0, 1)")
         _require(0 < self.scale[0] <= self.scale[1] <= 1, "dataset.scale", list(self.scale), "0 < low <= high <= 1")
         _require(0 < self.ratio[0] <= self.ratio[1], "dataset.ratio", list(self.ratio), "0 < low <= high")
+        if self.augmentation == "resized_crop":
+            allowed = f"at most dataset.resize={self.resize}, the short side that the centre is cut from"
+            _require(self.image_size <= self.resize, "dataset.image_size", self.image_size, allowed)
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None:
+                allowed = "1 number, or 3 for red, green and blue"
+                _require(len(values) in (1, 3), f"dataset.{key}", list(values), allowed)
         _require((self.mean is None) == (self.std is None), "dataset.std", self.std, "given exactly when mean is")
         _require(self.std is None or min(self.std) > 0, "dataset.std", self.std, "every channel above 0")
         _require(self.subset is None or self.subset > 0, "dataset.subset", self.subset, "above 0, or null for all")
@@ -161,6 +169,16 @@ class DeviceConfig:
 
     def __post_init__(self) -> None:
         _require(self.threads is None or self.threads > 0, "device.threads", self.threads, "above 0, or null")
+        on_cpu = self.device == "cpu"
+        if on_cpu and self.precision == "fp16":
+            raise ConfigError("device.precision=fp16 needs CUDA, the device is cpu: use float32 or bf16")
+        if self.mode == "cudagraph" and (on_cpu or self.precision == "fp16"):
+            raise ConfigError(
+                "device.mode=cudagraph needs CUDA and a precision other than fp16, here are "
+                f"{self.device} and {self.precision}: use device.mode=auto"
+            )
+        if on_cpu and self.node_streams:
+            raise ConfigError("device.node_streams=true needs CUDA, the device is cpu: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,16 +351,30 @@ _OWN_FOLDERS = ("db", "train", "slurm", "compile-cache")
 """What lies beside the studies in ``runs/``."""
 
 
-def check_study_name(name: str) -> str:
-    """The name, if a folder and a database row can carry it.
+def check_dataset_name(name: str) -> str:
+    """The name, if a folder can carry it.
 
     Raises:
         ConfigError: it is empty, too long, or has other characters.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"study name {name!r} is not allowed: 1 to 63 letters, digits, '_', '.' or '-', a letter or digit first"
-        )
+    return _check_name("data set name", name)
+
+
+def check_study_name(name: str) -> str:
+    """The name, if a folder and a database row can carry it.
+
+    Raises:
+        ConfigError: it is empty, too long, or has other characters, or is that of a folder of kdhpc's own.
+    """
+    _check_name("study name", name)
     if name in _OWN_FOLDERS:
         raise ConfigError(f"study name {name!r} is not allowed: runs/{name} is kdhpc's own, choose another")
+    return name
+
+
+def _check_name(what: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{what} {name!r} is not allowed: 1 to 63 letters, digits, '_', '.' or '-', a letter or digit first"
+        )
     return name

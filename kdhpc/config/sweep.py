@@ -8,15 +8,14 @@ from pathlib import Path
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from kdhpc.config.compose import config_dirs, register_root
+from kdhpc.config.compose import register_root
 from kdhpc.config.document import parse_config
+from kdhpc.config.folders import config_dirs
+from kdhpc.config.overrides import read_overrides
 from kdhpc.config.schema import TrainConfig
-from kdhpc.errors import ConfigError
 
 SweepTask = Callable[[TrainConfig, int], str | None]
 """Does one combination, given its config and its number from 0; returns what went wrong, none: nothing."""
@@ -28,16 +27,12 @@ def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     Raises:
         ConfigError: an override that cannot be read.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        choices = [
-            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-            if override.is_sweep_override()
-            else [override.input_line or ""]
-            for override in parsed
-        ]
-    except HydraException as exc:
-        raise ConfigError(" ".join(str(exc).split())) from exc
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line or ""]
+        for override in read_overrides(TrainConfig, overrides)
+    ]
     return tuple(itertools.product(*choices))
 
 
@@ -58,13 +53,13 @@ def launch_sweep(
         launcher: A config of ``hydra/launcher``.
         at_once: Combinations that run at the same time; none: the launcher's own affair.
         folder: Hydra's and the jobs' files.
-        config_dir: See :func:`kdhpc.config.compose.config_dirs`.
+        config_dir: See :func:`kdhpc.config.folders.config_dirs`.
 
     Returns:
         What the task returned for each combination.
     """
     folders = config_dirs(config_dir)
-    register_root(TrainConfig, "train", folders)
+    register_root(TrainConfig, "train", folders, {})
     GlobalHydra.instance().clear()
     settings = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{folder}'", "hydra/job_logging=none"]
     if at_once is not None:

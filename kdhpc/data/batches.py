@@ -15,10 +15,11 @@ from torch import Tensor
 
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.crops import Crops, seeded
+from kdhpc.data.fitting import check_batch_size
 from kdhpc.data.packed import PackedSplit
 from kdhpc.data.store import Placement, store_images
 from kdhpc.data.transform import Transform
-from kdhpc.errors import ConfigError, DataError
+from kdhpc.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,7 @@ class TrainBatches:
         channels_last: bool = False,
     ) -> None:
         chosen = _chosen(split, indices)
-        if batch_size > len(chosen):
-            raise ConfigError(
-                f"training.batch_size={batch_size} is not allowed: only {len(chosen):,} images train, "
-                "allowed are 1 to that many"
-            )
+        check_batch_size(batch_size, len(chosen))
         self._transform = Transform(config, _stored(split), device=device, channels_last=channels_last)
         self._store = store_images(split.images, chosen, device)
         self._sizes = torch.from_numpy(split.sizes[chosen])

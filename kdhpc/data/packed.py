@@ -7,7 +7,6 @@ are stored resized to one square; their original sizes keep the geometry of crop
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -27,7 +26,6 @@ Half = Literal["train", "test"]
 HALVES: tuple[Half, ...] = ("train", "test")
 ARRAYS = ("images", "labels", "sizes")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HASHED_AT_ONCE = 1 << 22
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -141,19 +139,6 @@ class PackedDataset:
     def checksum(self) -> str:
         """Identifies the content."""
         return self.manifest.checksum
-
-
-def check_dataset_name(name: str) -> str:
-    """The name, if a folder can carry it.
-
-    Raises:
-        DataError: it is empty, too long, or has other characters.
-    """
-    if not _NAME.fullmatch(name):
-        raise DataError(
-            f"data set name {name!r} is not allowed: 1 to 63 letters, digits, '_', '.' or '-', a letter or digit first"
-        )
-    return name
 
 
 def prepared_names(root: Path) -> list[str]:

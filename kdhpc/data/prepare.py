@@ -4,20 +4,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdhpc.data.packed import (
-    FORMAT,
-    MANIFEST,
-    VERSION,
-    Manifest,
-    PackedDataset,
-    check_dataset_name,
-    content_checksum,
-)
+from kdhpc.config.schema import check_dataset_name
+from kdhpc.data.packed import FORMAT, MANIFEST, VERSION, Manifest, PackedDataset, content_checksum
 from kdhpc.data.packing import Packed, pack_arrays, pack_files
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import ArraySource, Reader, Source, check_source
 from kdhpc.data.staging import Stage, publish, staged
-from kdhpc.errors import DataError
+from kdhpc.errors import DataError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +37,9 @@ class Order:
     def __post_init__(self) -> None:
         check_dataset_name(self.folder.name)
         if self.size is not None and self.size < 1:
-            raise DataError(f"--size {self.size} is not allowed: 1 or more pixels")
+            raise UsageError(f"--size {self.size} is not allowed: 1 or more pixels")
         if self.num_jobs < 1:
-            raise DataError(f"--jobs {self.num_jobs} is not allowed: 1 or more processes")
+            raise UsageError(f"--jobs {self.num_jobs} is not allowed: 1 or more processes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +57,7 @@ def prepare(order: Order, progress: Progress) -> Outcome:
 
     Raises:
         DataError: the source is not what it should be, images cannot be decoded, or the disk is full.
+        UsageError: the source cannot be stored in that size.
     """
     try:
         with staged(order.folder) as stage:
@@ -104,10 +98,10 @@ def _read(order: Order, stage: Stage, progress: Progress) -> Source:
         check_source(source, order.reader.expected, origin=str(order.source))
         if isinstance(source, ArraySource) and order.size is not None:
             height, width = source.train.images.shape[1:3]
-            raise DataError(
+            raise UsageError(
                 f"--size {order.size} is not allowed: {order.reader_name} is stored as it is, {height}x{width}"
             )
-    except DataError:
+    except (DataError, UsageError):
         # A refused archive is of no use to the next run.
         shutil.rmtree(stage.unpacked, ignore_errors=True)
         raise

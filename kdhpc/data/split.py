@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdhpc.errors import DataError
+from kdhpc.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def search_split(
         seed: of the order within each class.
 
     Raises:
-        DataError: too few images for that.
+        ConfigError: too few images for that.
     """
     classes, counts = np.unique(np.asarray(labels), return_counts=True)
     sizes = counts.tolist()
@@ -65,7 +65,7 @@ def training_subset(labels: NDArray[np.int64], *, subset: int | None, seed: int)
         Indices, rising.
 
     Raises:
-        DataError: too few images for that.
+        ConfigError: too few images for that.
     """
     if subset is None:
         return np.arange(len(labels), dtype=np.int64)
@@ -103,7 +103,7 @@ def apportion(total: int, weights: Sequence[int], low: Sequence[int], high: Sequ
 def _subset(sizes: list[int], subset: int) -> list[int]:
     low = [min(size, 2) for size in sizes]
     if not sum(low) <= subset <= sum(sizes):
-        raise DataError(
+        raise ConfigError(
             f"dataset.subset={subset} is not possible: {len(sizes)} classes with two images each and "
             f"{sum(sizes):,} images allow {sum(low):,} to {sum(sizes):,}"
         )
@@ -115,7 +115,7 @@ def _held_out(used: list[int], fraction: float) -> list[int]:
     high = [size - 1 for size in used]
     total = round(fraction * sum(used))
     if not sum(high) > 0 or not sum(low) <= total <= sum(high):
-        raise DataError(
+        raise ConfigError(
             f"dataset.validation_fraction={fraction} of {sum(used):,} images is {total:,}, not possible: {len(used)} "
             f"classes with at least one image on each side allow {sum(low):,} to {sum(high):,}"
         )

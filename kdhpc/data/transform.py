@@ -6,7 +6,7 @@ from torch import Tensor
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.augment import cut, normalise, resample
 from kdhpc.data.crops import Crops, centre_resized, centre_squares, draw_resized, draw_shifts
-from kdhpc.errors import ConfigError
+from kdhpc.data.fitting import check_image_size
 
 _CPU_BLOCK = 4
 """Images resized at once on a CPU, so that what lies between stays in its cache; 256 at once are four times slower."""
@@ -28,7 +28,7 @@ class Transform:
     def __init__(
         self, config: DatasetConfig, stored: tuple[int, int], *, device: torch.device, channels_last: bool
     ) -> None:
-        _check(config, stored)
+        check_image_size(config, stored)
         self._config = config
         self._stored = stored
         self._channels_last = channels_last
@@ -90,20 +90,3 @@ class Transform:
 
 def _format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def _check(config: DatasetConfig, stored: tuple[int, int]) -> None:
-    for key, values in (("mean", config.mean), ("std", config.std)):
-        if values is not None and len(values) not in (1, 3):
-            raise ConfigError(f"dataset.{key}={list(values)} is not allowed: 1 number, or 3 for red, green and blue")
-    height, width = stored
-    if config.augmentation == "pad_crop" and config.image_size > min(stored) + 2 * config.pad:
-        raise ConfigError(
-            f"dataset.image_size={config.image_size} is not allowed: the stored images of {config.name} are "
-            f"{height}x{width}, with dataset.pad={config.pad} that gives at most {min(stored) + 2 * config.pad}"
-        )
-    if config.augmentation == "resized_crop" and config.image_size > config.resize:
-        raise ConfigError(
-            f"dataset.image_size={config.image_size} is not allowed: at most dataset.resize={config.resize}, "
-            "the short side that the centre is cut from"
-        )

@@ -11,19 +11,22 @@ from typing import TypeAlias
 
 from kdhpc.config.document import to_document
 from kdhpc.config.schema import TrainConfig
-from kdhpc.errors import ConfigError, NetworkError
+from kdhpc.errors import ConfigError
+from kdhpc.networks.weights import weights_digest
 
 Settings: TypeAlias = Mapping[str, str]
 """JSON values by key, such as ``training.epochs``."""
+_PRECISION = "device.precision"
 
 
-def run_settings(config: TrainConfig, *, graph_key: str, dataset_checksum: str) -> Settings:
+def run_settings(config: TrainConfig, *, graph_key: str, dataset_checksum: str, precision: str | None) -> Settings:
     """The settings of a run.
 
     Args:
         config: The run's.
         graph_key: Of its graph.
         dataset_checksum: Of the packed data.
+        precision: That the networks run in; none: known only where it is trained.
 
     Raises:
         NetworkError: the file of pretrained weights cannot be read.
@@ -32,13 +35,14 @@ def run_settings(config: TrainConfig, *, graph_key: str, dataset_checksum: str) 
     for group in ("dataset", "network", "objective", "training"):
         for key, value in to_document(getattr(config, group)).items():
             found[f"{group}.{key}"] = json.dumps(value)
-    if config.objective.pretrained is not None:
-        found["objective.pretrained"] = json.dumps(_digest_of_file(Path(config.objective.pretrained)))
+    found["objective.pretrained"] = json.dumps(weights_digest(config.objective))
     # When accuracy is measured changes no weight.
     del found["training.evaluate"]
     found["run.split"] = json.dumps(config.run.split)
     found["graph"] = json.dumps(graph_key)
     found["dataset.checksum"] = json.dumps(dataset_checksum)
+    if precision is not None:
+        found[_PRECISION] = json.dumps(precision)
     return found
 
 
@@ -70,11 +74,7 @@ def check_same_settings(settings: Settings, path: Path) -> None:
         begun = {key: json.dumps(value) for key, value in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError) as exc:
         raise ConfigError(f"{path} cannot be read ({exc}): move {path.parent} away") from exc
-    different = [
-        f"{key} was {begun.get(key, 'not there')}, is {settings.get(key, 'not there')}"
-        for key in sorted(begun.keys() | settings.keys())
-        if begun.get(key) != settings.get(key)
-    ]
+    different = differences(begun, settings)
     if different:
         raise ConfigError(
             f"{path.parent} was begun with other settings ({'; '.join(different)}): move it away, or give this "
@@ -82,11 +82,13 @@ def check_same_settings(settings: Settings, path: Path) -> None:
         )
 
 
-def _digest_of_file(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as exc:
-        raise NetworkError(
-            f"objective.pretrained={path} cannot be read ({exc.strerror or exc}): give a node1.safetensors of "
-            "`kdhpc train --graph independent --nodes 1`"
-        ) from exc
+def differences(begun: Settings, settings: Settings) -> list[str]:
+    """The settings that differ, each with both values, in words; a precision that is not known differs from none."""
+    keys = begun.keys() | settings.keys()
+    if not _PRECISION in begun.keys() & settings.keys():
+        keys -= {_PRECISION}
+    return [
+        f"{key} was {begun.get(key, 'not there')}, is {settings.get(key, 'not there')}"
+        for key in sorted(keys)
+        if begun.get(key) != settings.get(key)
+    ]

@@ -36,14 +36,17 @@ def export_trials(
 
     Args:
         definition: The study that they are from.
-        trials: Complete trials, best first.
+        trials: Complete trials, best first, at least one.
         folder: Where to; made if needed.
 
     Returns:
-        The files of each graph, and the CSV with a row for each.
+        The files of the best graph by a name that commands can rely on (``<study>-best``), those of each graph by its
+        trial's number, and the CSV with a row for each.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return tuple(_export(definition, trial, folder) for trial in trials), _write_table(definition, trials, folder)
+    best = _export(definition, trials[0], folder / f"{definition.name}-best")
+    each = [_export(definition, trial, folder / f"{definition.name}-trial{trial.number}") for trial in trials]
+    return (best, *each), _write_table(definition, trials, folder)
 
 
 def provenance(definition: StudyDefinition, trial: TrialRecord) -> dict[str, str | int | float]:
@@ -66,9 +69,9 @@ def provenance(definition: StudyDefinition, trial: TrialRecord) -> dict[str, str
     }
 
 
-def _export(definition: StudyDefinition, trial: TrialRecord, folder: Path) -> ExportedGraph:
-    stem = folder / f"{definition.name}-trial{trial.number}"
-    files = ExportedGraph(graph=stem.with_suffix(".json"), svg=stem.with_suffix(".svg"), png=stem.with_suffix(".png"))
+def _export(definition: StudyDefinition, trial: TrialRecord, stem: Path) -> ExportedGraph:
+    graph, svg, png = (stem.with_name(f"{stem.name}.{ending}") for ending in ("json", "svg", "png"))
+    files = ExportedGraph(graph=graph, svg=svg, png=png)
     write_graph(files.graph, trial.graph, provenance=provenance(definition, trial))
     title = f"{definition.name}, trial {trial.number} ({definition.network}, {definition.dataset})"
     draw_graph(trial.graph, (files.svg, files.png), title=title, ensemble_accuracy=trial.value)

@@ -24,6 +24,8 @@ class GivenAddress:
 
     hint = "see that the server runs and that KDHPC_STORAGE is right"
 
+    is_stopped = False
+
     def __init__(self, url: URL) -> None:
         self._url = url
 
@@ -40,6 +42,12 @@ class EmbeddedAddress:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._last: URL | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the server was shut down, not lost."""
+        endpoint = read_endpoint(self._folder)
+        return endpoint is not None and endpoint.pid is None
 
     def __call__(self) -> URL:
         """The URL.

@@ -67,6 +67,8 @@ class StudyDefinition:
     """Its checksum."""
     settings: str
     """Everything else that a trial's result depends on, as JSON text of the config's groups."""
+    pretrained_weights: str | None = None
+    """Digest of the file that ``objective.pretrained`` names; none where it names none."""
 
 
 def to_json(definition: StudyDefinition) -> str:
@@ -94,6 +96,7 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
                 reject_unlearned=space["reject_unlearned"],
             ),
             settings=json.dumps(document["settings"], sort_keys=True),
+            pretrained_weights=document.get("pretrained_weights"),
             **{key: document[key] for key in _PLAIN},
         )
     except (ValueError, KeyError, TypeError) as exc:
@@ -104,8 +107,13 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
 
 
 def differences(stored: StudyDefinition, given: StudyDefinition) -> list[str]:
-    """The fields in which two definitions differ, each with both values, in words."""
+    """The fields in which two definitions differ, each with both values, in words.
+
+    Pretrained weights count by their content, not by where they lie.
+    """
     before, now = dict(_flat("", _document(stored))), dict(_flat("", _document(given)))
+    for flat in (before, now):
+        flat.pop("objective.pretrained", None)
     return [
         f"{key} was {_shown(before.get(key))}, is {_shown(now.get(key))}"
         for key in sorted({*before, *now})
@@ -164,6 +172,7 @@ def _document(definition: StudyDefinition) -> dict[str, object]:
             "reject_unlearned": space.reject_unlearned,
         },
         "settings": json.loads(definition.settings),
+        "pretrained_weights": definition.pretrained_weights,
     }
 
 

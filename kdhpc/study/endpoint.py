@@ -6,6 +6,7 @@ holds no password: that is in a libpq password file beside it.
 
 import json
 from dataclasses import asdict, dataclass, fields
+from ipaddress import ip_address
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -49,6 +50,14 @@ class Endpoint:
             database=self.database,
             query={"passfile": str(folder / self.passfile)},
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is one that only its own machine can reach."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def endpoint_path(folder: Path) -> Path:

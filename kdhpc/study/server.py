@@ -143,6 +143,16 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
         return Stopped(was_running=pid is not None, dump=written, warning=warning)
 
 
+def adopt(folder: Path, orphan: Endpoint, job: str | None) -> bool:
+    """Let a running server end with another batch job, or with none; False: it is not what it was any more."""
+    folder = folder.resolve()
+    with _locked(folder):
+        if read_endpoint(folder) != orphan or running_pid(folder) != orphan.pid:
+            return False
+        write_endpoint(folder, replace(orphan, job=job))
+        return True
+
+
 def ensure_server() -> None:
     """Start the embedded server if it does not run, unless ``KDHPC_STORAGE`` names another.
 

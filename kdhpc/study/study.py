@@ -50,11 +50,11 @@ class SharedStudy:
             storage: the server.
             definition: what the study is made with.
             split: the images that graphs are trained and scored on.
-            target: the number of trials; an existing study gets more slots, or loses slots that were never started.
+            target: the number of trials of a study that is made now; one that exists keeps its own, see `resize`.
 
         Raises:
             StudyMismatchError: it was made with something else; the message names each difference.
-            StudyError: more trials than the target have started, or the name belongs to a study of another program.
+            StudyError: the name belongs to a study of another program.
         """
         from kdhpc.study.optuna_study import ensure_study
 
@@ -74,6 +74,26 @@ class SharedStudy:
         """
         row = storage.read(lambda connection: study_rows.find(connection, name))
         return cls(storage, row.study_id, row.definition, row.split)
+
+    def resize(self, target: int) -> None:
+        """Give the study another number of trials: more slots, or fewer of those that were never started.
+
+        Raises:
+            StudyError: more trials than that have started.
+        """
+        self._storage.write(lambda connection: study_rows.resize(connection, self.definition.name, target))
+
+    def num_begun(self) -> int:
+        """Trials that were ever started."""
+        return self._storage.read(lambda connection: study_rows.num_begun(connection, self._study_id))
+
+    def delete(self) -> None:
+        """Delete the study and its trials from the database.
+
+        Raises:
+            StudyError: workers hold slots of it.
+        """
+        self._storage.write(lambda connection: study_rows.delete(connection, self._study_id, self.definition.name))
 
     def claim(self, owner: Owner, *, lease_s: float, renew_s: float) -> Claim | None:
         """Hold a slot: one whose trial was begun and left, else a new one; none if others hold all that is left.
@@ -122,8 +142,7 @@ class SharedStudy:
 
     def is_done(self) -> bool:
         """Whether nothing is left to do for anybody."""
-        counts = self.progress()
-        return counts.waiting + counts.running == 0
+        return self.progress().unfinished == 0
 
     def holdings(self) -> tuple[Holding, ...]:
         """Who holds which slot."""

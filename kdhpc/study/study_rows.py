@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from kdhpc.errors import DatabaseError, StudyError, StudyMismatchError, UnknownStudyError, nearest
+from kdhpc.study import trial_rows
 from kdhpc.study.definition import (
     Split,
     StoredSplit,
@@ -16,7 +17,7 @@ from kdhpc.study.definition import (
     to_json,
     unpack_indices,
 )
-from kdhpc.study.slots import TABLES, TABLES_VERSION
+from kdhpc.study.slots import EXPIRED, TABLES, TABLES_VERSION
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,17 +33,17 @@ class StudyRow:
 
 
 def create(connection: Connection, study_id: int, definition: StudyDefinition, split: Split, target: int) -> None:
-    """Write the study's row if it is not there, compare it if it is, and give it its slots.
+    """Write the study's row and its slots if it is not there, compare it if it is.
 
     Raises:
         StudyMismatchError: it was made with something else.
-        StudyError: more trials than the target have started, or the name is that of another program's study.
+        StudyError: the name is that of another program's study.
     """
     if not has_tables(connection):
         for statement in TABLES:
             connection.execute(text(statement))
     _refuse_foreign(connection, study_id, definition.name)
-    connection.execute(
+    written = connection.execute(
         text("""
             INSERT INTO kdhpc_studies (study_id, definition, train, validation)
             VALUES (:study_id, :definition, :train, :validation) ON CONFLICT DO NOTHING
@@ -54,19 +55,67 @@ def create(connection: Connection, study_id: int, definition: StudyDefinition, s
             "validation": pack_indices(split.validation),
         },
     )
+    if written.rowcount == 1:
+        _add_slots(connection, study_id, target)
     stored = find(connection, definition.name)
     different = [*differences(stored.definition, definition), *split_differences(stored.split, split)]
     if different:
         raise StudyMismatchError(
             f"study '{definition.name}' was made with something else: {'; '.join(different)}: give the same again, or "
-            "another study name"
+            f"another study name; or delete it (kdhpc db delete-study {definition.name})"
         )
-    started = _resize(connection, study_id, target)
+
+
+def resize(connection: Connection, name: str, target: int) -> None:
+    """Add slots to a study, or remove those that were never started, highest first, to reach the target.
+
+    Raises:
+        StudyError: more trials than the target have started.
+    """
+    study_id = find_id(connection, name)
+    values = {"study_id": study_id, "target": target}
+    connection.execute(text("SELECT 1 FROM kdhpc_studies WHERE study_id = :study_id FOR UPDATE"), values)
+    _add_slots(connection, study_id, target)
+    connection.execute(
+        text("""
+            DELETE FROM kdhpc_slots WHERE study_id = :study_id AND slot IN (
+                SELECT slot FROM kdhpc_slots
+                WHERE study_id = :study_id AND slot >= :target AND trial_id IS NULL AND state = 'free'
+                FOR UPDATE SKIP LOCKED)
+        """),
+        values,
+    )
+    query = text("SELECT count(*) FROM kdhpc_slots WHERE study_id = :study_id")
+    started = connection.execute(query, values).scalar_one()
     if started > target:
         raise StudyError(
-            f"study '{definition.name}' cannot be lowered to {target} trials: {started} have started; allowed are "
-            f"{started} or more"
+            f"study '{name}' cannot be lowered to {target} trials: {started} have started; allowed are {started} or "
+            "more"
         )
+
+
+def num_begun(connection: Connection, study_id: int) -> int:
+    """Trials of a study that were ever started."""
+    query = text("SELECT num_trials FROM kdhpc_studies WHERE study_id = :study_id")
+    return int(connection.execute(query, {"study_id": study_id}).scalar_one())
+
+
+def delete(connection: Connection, study_id: int, name: str) -> None:
+    """Delete a study with its slots and trials.
+
+    Raises:
+        StudyError: workers hold slots of it.
+    """
+    # Nobody claims a slot whose row is locked.
+    query = f"SELECT state = 'held' AND NOT {EXPIRED} FROM kdhpc_slots WHERE study_id = :study_id FOR UPDATE"
+    held = sum(connection.execute(text(query), {"study_id": study_id}).scalars())
+    if held:
+        raise StudyError(
+            f"study '{name}' is not deleted: workers hold {held} of its trials; stop them (kdhpc stop --study {name}), "
+            "then try again"
+        )
+    connection.execute(text("DELETE FROM kdhpc_studies WHERE study_id = :study_id"), {"study_id": study_id})
+    trial_rows.delete_study(connection, study_id)
 
 
 def find(connection: Connection, name: str) -> StudyRow:
@@ -141,32 +190,13 @@ def has_tables(connection: Connection) -> bool:
     return found.slots is not None
 
 
-def _resize(connection: Connection, study_id: int, target: int) -> int:
-    """Add slots, or remove those that were never started, highest first, to reach the target.
-
-    Returns:
-        The number of slots then: more than the target if so many have started.
-    """
-    values = {"study_id": study_id, "target": target}
-    connection.execute(text("SELECT 1 FROM kdhpc_studies WHERE study_id = :study_id FOR UPDATE"), values)
+def _add_slots(connection: Connection, study_id: int, target: int) -> None:
     connection.execute(
         text("""
             INSERT INTO kdhpc_slots (study_id, slot)
             SELECT :study_id, generate_series(0, :target - 1) ON CONFLICT DO NOTHING
         """),
-        values,
-    )
-    connection.execute(
-        text("""
-            DELETE FROM kdhpc_slots WHERE study_id = :study_id AND slot IN (
-                SELECT slot FROM kdhpc_slots
-                WHERE study_id = :study_id AND slot >= :target AND trial_id IS NULL AND state = 'free'
-                FOR UPDATE SKIP LOCKED)
-        """),
-        values,
-    )
-    return int(
-        connection.execute(text("SELECT count(*) FROM kdhpc_slots WHERE study_id = :study_id"), values).scalar_one()
+        {"study_id": study_id, "target": target},
     )
 
 

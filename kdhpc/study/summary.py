@@ -30,7 +30,17 @@ class TrialCounts:
     @property
     def target(self) -> int:
         """The budget: all of them."""
-        return self.complete + self.pruned + self.running + self.waiting + self.failed
+        return self.finished + self.unfinished
+
+    @property
+    def finished(self) -> int:
+        """Those that nobody will go on with."""
+        return self.complete + self.pruned + self.failed
+
+    @property
+    def unfinished(self) -> int:
+        """Those that are still to be trained, or to be trained on."""
+        return self.running + self.waiting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,11 @@ class TrialState(str, Enum):
     FAILED = "FAIL"
 
 
+_OF_A_TRIAL = (
+    *("trial_heartbeats", "trial_intermediate_values", "trial_params"),
+    *("trial_system_attributes", "trial_user_attributes", "trial_values"),
+)
+_OF_A_STUDY = ("trials", "study_directions", "study_system_attributes", "study_user_attributes", "studies")
 _NOTE = text("""
     INSERT INTO trial_user_attributes AS old (trial_id, key, value_json) VALUES (:trial_id, :key, :fields)
     ON CONFLICT (trial_id, key) DO UPDATE
@@ -184,3 +189,13 @@ def read_note(connection: Connection, trial_id: int) -> NoteDocument:
     stored = connection.execute(query, {"trial_id": trial_id, "key": ATTRIBUTE}).scalar_one_or_none()
     document: NoteDocument = json.loads(stored) if stored else {}
     return document
+
+
+def delete_study(connection: Connection, study_id: int) -> None:
+    """Delete Optuna's rows of a study: all trials with what belongs to them, and the study."""
+    values = {"study_id": study_id}
+    for table in _OF_A_TRIAL:
+        query = f"DELETE FROM {table} USING trials WHERE {table}.trial_id = trials.trial_id AND study_id = :study_id"
+        connection.execute(text(query), values)
+    for table in _OF_A_STUDY:
+        connection.execute(text(f"DELETE FROM {table} WHERE study_id = :study_id"), values)

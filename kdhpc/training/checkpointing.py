@@ -69,11 +69,13 @@ class Checkpointing:
             return
         _LOG.info("%s goes on after epoch %d, step %d", self._name, self._training.epoch, self._training.step)
 
-    def save_if_due(self) -> None:
-        """Write one if the last is old, unless that is still being written."""
+    def save_if_due(self) -> bool:
+        """Write one if the last is old, unless that is still being written; whether one was begun."""
         written = self._write is None or self._write.done()
-        if written and time.monotonic() - self._saved >= self._every_s:
+        due = written and time.monotonic() - self._saved >= self._every_s
+        if due:
             self.save()
+        return due
 
     def save(self) -> None:
         """Copy the state and let it be written; a write that still runs is waited for first."""

@@ -13,6 +13,9 @@ from kdhpc.training.loop import EpochReport
 class MetricsLog:
     """Appends epoch reports to a file that a resumed run continues.
 
+    For a moment two processes may append: a worker that was taken for dead, and the one that goes on with its trial.
+    Of several lines of an epoch the last counts.
+
     Args:
         path: The ``metrics.jsonl``; its folder is made.
         epoch: Epochs that the run has behind it. Lines of later epochs (of a run that got further than its last
@@ -22,7 +25,7 @@ class MetricsLog:
     def __init__(self, path: Path, *, epoch: int) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _whole_lines(path) if json.loads(line)["epoch"] <= epoch]
+        kept = [line for at, line in _latest_lines(path).items() if at <= epoch]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(f"{line}\n" for line in kept))
         partial.replace(path)
@@ -48,12 +51,13 @@ class MetricsLog:
 def read_metrics(path: Path) -> tuple[EpochReport, ...]:
     """The reports in a file, by epoch."""
     rules = dacite.Config(cast=[tuple])
-    return tuple(dacite.from_dict(EpochReport, json.loads(line), rules) for line in _whole_lines(path))
+    return tuple(dacite.from_dict(EpochReport, json.loads(line), rules) for line in _latest_lines(path).values())
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Lines that were written to their end; a killed run may leave half of one."""
+def _latest_lines(path: Path) -> dict[int, str]:
+    """The last line of each epoch, by epoch; a killed run may leave half of one, which does not count."""
     if not path.exists():
-        return []
+        return {}
     lines = path.read_text().splitlines(keepends=True)
-    return [line.rstrip("\n") for line in lines if line.endswith("}\n")]
+    latest = {json.loads(line)["epoch"]: line.rstrip("\n") for line in lines if line.endswith("}\n")}
+    return {epoch: latest[epoch] for epoch in sorted(latest)}

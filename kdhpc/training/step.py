@@ -105,9 +105,10 @@ class TrainingStep(Generic[InputsT]):
         try:
             replay = record(lambda: self._learn(inputs))
             problem = _difference(self._try(replay, before), expected, before)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as exc:
+            for error in (exc, exc.__context__):  # Ending the recording of what failed fails, too.
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise error
             self._learner.restore(before)
             problem = f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
         if problem is None:

@@ -53,6 +53,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc db stop": [],
         "kdhpc db status": ["--format"],
         "kdhpc db url": [],
+        "kdhpc db delete-study": ["study", "--yes"],
         "kdhpc data": [],
         "kdhpc data prepare": ["reader", "source", "--name", "--size", "--jobs", "--skip-broken", "--force"],
         "kdhpc data list": ["--format"],
@@ -91,8 +92,25 @@ def test_help_costs_little_cpu_time(tmp_path: Path) -> None:
         (["search", "--study", "../x"], 2, "study name '../x' is not allowed"),
         (["search", "--study", "quickstart", "training.epoch=3"], 2, "did you mean 'training.epochs'?"),
         (["search", "--study", "quickstart", "network=resnt8"], 2, "did you mean 'resnet8'?"),
-        (["search", "--study", "quickstart", "network.name=resnt8", "--dry-run"], 1, "did you mean 'resnet8'?"),
+        (["search", "--study", "quickstart", "network.name=resnt8", "--dry-run"], 2, "did you mean 'resnet8'?"),
+        (["search", "--study", "quickstart", "network.crops=[9]", "--dry-run"], 2, "the attention map of resnet8"),
+        (["search", "--study", "quickstart", "~training"], 2, "override '~training' is not allowed"),
+        (["search", "--study", "quickstart", "cluster=slurm"], 2, "cluster.executor=slurm is not allowed here"),
         (["search", "--study", "quickstart", "--config-dir", "nowhere"], 2, "nowhere"),
+        (["search", "--workers", "2"], 2, "no study is named: give --study NAME, or study=CONFIG, or set KDHPC_STUDY"),
+        (["search", "--study", "quickstart"], 1, "data set 'fashion_mnist' is not prepared"),
+        (
+            ["search", "--study", "quickstart", "device.device=cuda"],
+            2,
+            "device.device=cuda cannot be used, this machine",
+        ),
+        (["search", "--study", "quickstart", "device.precision=fp16"], 2, "device.precision=fp16 needs CUDA"),
+        (["search", "--study", "quickstart", "device.mode=cudagraph"], 2, "device.mode=cudagraph needs CUDA"),
+        (["launch", "--study", "quickstart", "cluster=local"], 2, "cluster.executor=local is not allowed here"),
+        (["data", "prepare", "folder", ".", "--name", "../evil"], 2, "data set name '../evil' is not allowed"),
+        (["data", "check", "../evil"], 2, "data set name '../evil' is not allowed"),
+        (["data", "prepare", "folder", ".", "--name", "x", "--size", "0"], 2, "--size 0 is not allowed"),
+        (["data", "prepare", "folder", ".", "--name", "x", "--jobs", "0"], 2, "--jobs 0 is not allowed"),
         (["status", "--study", "x"], 1, "kdhpc db start"),
         (["export-best"], 1, "kdhpc db start"),
     ],
@@ -129,3 +147,44 @@ def test_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         main(["search", "--study", "quickstart", "--wokers", "3"])
     assert error.value.code == 2
     assert "--wokers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment"),
+    [
+        (("study=quickstart",), {}),
+        (("--study", "mine", "study=quickstart"), {"KDHPC_STUDY": "dogs4"}),
+        ((), {"KDHPC_STUDY": "quickstart"}),
+    ],
+)
+def test_search_study_is_named_by_option_override_or_environment(
+    argv: tuple[str, ...],
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["search", *argv, "--dry-run"]) == 0
+    assert "name: fashion_mnist" in capsys.readouterr().out
+
+
+def test_system_error_is_one_line_that_names_the_path(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    done = run("db", "start", cwd=tmp_path, KDHPC_RUNS=str(tmp_path / "runs"))
+    assert (done.returncode, done.stderr) == (1, f"kdhpc: {tmp_path / 'runs' / 'db'}: Not a directory\n")
+    assert "Traceback" in run("--debug", "db", "start", cwd=tmp_path, KDHPC_RUNS=str(tmp_path / "runs")).stderr
+
+
+def test_output_that_nobody_reads_ends_the_command_quietly(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdhpc.cli.main", "search", "--study", "quickstart", "--dry-run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 141

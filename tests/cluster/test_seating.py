@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from kdhpc.cluster.seating import Seating
+from kdhpc.cluster.seating import Seating, seating_on
+from kdhpc.config.compose import compose_search
+from kdhpc.errors import ConfigError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -12,7 +14,7 @@ def settled(speeds, *, rooms=(), seats="auto"):
     seating = Seating(seats, CUDA, has_room=lambda: next(room, True), wait=lambda: None, clock=lambda: now)
     for _ in range(3000):
         now += seating.num_filled / speeds[seating.num_filled]
-        seating.note_round(seating.num_filled)
+        seating.note_round(seating.num_filled, only_steps=True)
     return seating.num_filled
 
 
@@ -48,5 +50,46 @@ def test_seating_does_not_count_rounds_in_which_a_seat_is_empty():
     seating = Seating("auto", CUDA, has_room=lambda: True, wait=lambda: None, clock=lambda: now)
     for number in range(3000):
         now += 1.0
-        seating.note_round(number % 100 and 1)
+        seating.note_round(number % 20 and 1, only_steps=True)
     assert seating.num_filled == 1
+
+
+def settled_between_epochs(speeds, *, epoch_steps=312, epoch_end_s=5.0, rounds=20_000):
+    """As `settled`, of seats that take turns with ends of epochs in between, each at its own time."""
+    now = 0.0
+    seating = Seating("auto", CUDA, has_room=lambda: True, wait=lambda: None, clock=lambda: now)
+    steps = [seat * epoch_steps // 8 for seat in range(8)]
+    for _ in range(rounds):
+        filled = seating.num_filled
+        now += filled / speeds[filled]
+        only_steps = True
+        for seat in range(filled):
+            steps[seat] += 1
+            if steps[seat] % epoch_steps == 0:
+                now += epoch_end_s
+                only_steps = False
+        seating.note_round(filled, only_steps=only_steps)
+    return seating.num_filled
+
+
+@pytest.mark.parametrize(("speed_of_8", "expected"), [(8000, 8), (4100, 4)])
+def test_seating_ends_of_epochs_are_not_timed(speed_of_8, expected):
+    assert settled_between_epochs({1: 1000, 2: 2000, 4: 4000, 8: speed_of_8}) == expected
+
+
+def test_seating_too_many_for_the_memory_are_taken_back_for_good():
+    seating = Seating("auto", CUDA, has_room=lambda: True, wait=lambda: None, clock=iter(range(10**6)).__next__)
+    assert not seating.may_be_too_many
+    while seating.num_filled == 1:
+        seating.note_round(1, only_steps=True)
+    assert seating.may_be_too_many
+    seating.retreat()
+    for _ in range(1000):
+        seating.note_round(1, only_steps=True)
+    assert (seating.num_filled, seating.may_be_too_many) == (1, False)
+
+
+def test_seating_streams_that_several_would_share_are_refused():
+    config = compose_search(["study=cifar100_5", "worker.seats=6", "device.node_streams=true"])
+    with pytest.raises(ConfigError, match=r"worker.seats=6 is not allowed: at most 5"):
+        seating_on(config, CUDA)

@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from kdhpc.cluster import slurm
-from kdhpc.cluster.launch import num_missing
 from kdhpc.cluster.slurm import QueuedJob
-from kdhpc.study.summary import TrialCounts
+from kdhpc.errors import ClusterError
 
 
 @pytest.mark.parametrize(
@@ -31,7 +30,7 @@ def test_parse_duration(text: str, seconds: float | None) -> None:
     ],
 )
 def test_condition_of_a_job(state: str, reason: str, condition: str) -> None:
-    job = QueuedJob(job="7_1", array="7", state=state, time_left="1:00", node="", reason=reason)
+    job = QueuedJob(job="7_1", array="7", state=state, time_left="1:00", node="", reason=reason, script="")
     assert job.condition == condition
 
 
@@ -63,24 +62,33 @@ def test_own_job_of_an_array_task_is_never_the_raw_id(monkeypatch: pytest.Monkey
     assert slurm.own_job() == "7_3"
 
 
-@pytest.mark.parametrize(
-    ("waiting", "running", "present", "wanted", "missing"),
-    [
-        (6, 0, 0, 4, 4),  # a new study
-        (2, 0, 0, 4, 2),  # no more workers than trials
-        (6, 2, 2, 4, 2),
-        (6, 4, 4, 4, 0),
-        (6, 0, 4, 4, 0),  # all of them wait in the queue
-        (1, 2, 3, 4, 0),  # the third will take it
-        (0, 1, 0, 4, 0),  # its worker is gone, but its lease stands
-        (1, 0, 0, 4, 1),
-        (0, 0, 0, 4, 0),
-        (6, 0, 9, 4, 0),
-    ],
-)
-def test_num_missing(waiting: int, running: int, present: int, wanted: int, missing: int) -> None:
-    counts = TrialCounts(complete=0, pruned=0, running=running, waiting=waiting, failed=0)
-    assert num_missing(counts, present, wanted) == missing
+def test_queue_is_asked_for_all_partitions_whatever_the_user_has_set(fake_slurm, monkeypatch) -> None:
+    monkeypatch.setenv("SQUEUE_STATES", "PENDING")
+    fake_slurm.answer("squeue", 'echo "7_0|7|RUNNING|1:00|node1|None|/a|b$SQUEUE_STATES/x.sh"')
+    (job,) = slurm.queue()
+    assert (job.job, job.array, job.state, job.script) == ("7_0", "7", "RUNNING", "/a|b/x.sh")
+    assert "-a" in fake_slurm.calls("squeue")[0].split()
+
+
+def test_queue_patient_asks_a_busy_controller_again(fake_slurm, monkeypatch) -> None:
+    monkeypatch.setattr(slurm, "_BETWEEN_TRIES_S", 0.0)
+    fake_slurm.answer("squeue", "[ $N -ge 4 ] && echo '7|7|RUNNING|1:00|node1|None|x.sh'")
+    with pytest.raises(ClusterError, match="squeue"):
+        slurm.queue()
+    assert [job.job for job in slurm.queue(patient=True)] == ["7"]
+
+
+def test_time_limit_is_by_the_clock_of_slurm(fake_slurm, monkeypatch) -> None:
+    assert slurm.time_limit() is None, "outside of a job"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1")
+    assert slurm.time_limit() is None, "no answer"
+    fake_slurm.answer("squeue", "echo '7|30:00|1:00:00'")
+    limit = slurm.time_limit()
+    assert limit is not None
+    assert (limit.left_s, limit.whole_s) == (1800, 3600)
+    fake_slurm.answer("squeue", "echo '7|UNLIMITED|UNLIMITED'")
+    assert slurm.time_limit() is None
 
 
 def test_launch_and_status_import_no_torch() -> None:

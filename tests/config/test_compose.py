@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from kdhpc.config.compose import compose_search, compose_train, config_dirs, config_names, override_config
+from kdhpc.config.compose import compose_search, compose_train
 from kdhpc.config.document import defaults, parse_config, read_config, to_document, write_config
+from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.schema import SearchConfig, TrainConfig, check_study_name
 from kdhpc.errors import ConfigError
 from kdhpc.graph.spec import Design, Gate
-from kdhpc.networks.names import check_network
+from kdhpc.networks.names import NETWORKS, check_network
 
 
 @pytest.mark.parametrize("study", config_names("study"))
@@ -64,7 +65,36 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "dataset.scale=[1]"], "dataset.scale=[1] is not allowed: a list of 2, each a number"),
         (["study=dogs4", "worker.renew_s=400"], "worker.renew_s=400.0 is not allowed: at most half of worker.lease_s"),
         (["network=resnet20"], "no study chosen: add study=NAME, allowed: cifar100_2"),
-        (["study=dogs4", "training.epochs"], "missing EQUAL"),
+        (
+            ["study=dogs4", "training.epochs"],
+            "'training.epochs' cannot be read: training.epochs takes a whole number, as",
+        ),
+        (
+            ["study=dogs4", "training.epochs=["],
+            "'training.epochs=[' cannot be read: training.epochs takes a whole number",
+        ),
+        (["study=dogs4", "training.epoch=["], "cannot be read: unknown config key 'training.epoch': did you mean"),
+        (
+            ["study=dogs4", "training.epochs=1,2"],
+            "epochs=1,2 is not allowed: give one value, training.epochs takes a whole",
+        ),
+        (["study=dogs4", "training.milestones=1,2"], "takes a list, each a whole number; a list is written [1,2]"),
+        (["study=dogs4", "training=paper,short"], "give one value, training takes one of paper, paper_cifar, short"),
+        (["study=dogs4", "~training"], "override '~training' is not allowed, nothing can be left out"),
+        (["study=dogs4", "hydra.job.name=x"], "hydra.job.name=x has no meaning here"),
+        (["study=dogs4", "training=5"], "the config cannot be composed: Config group override must be a string"),
+        (["study=dogs4", "dataset.name=../evil"], "data set name '../evil' is not allowed: 1 to 63 letters"),
+        (
+            ["study=dogs4", "dataset.image_size=300"],
+            "dataset.image_size=300 is not allowed: at most dataset.resize=256",
+        ),
+        (
+            ["study=cifar10_2", "dataset.mean=[0.5,0.5]", "dataset.std=[1,1]"],
+            "dataset.mean=[0.5, 0.5] is not allowed: 1 number, or 3 for red, green and blue",
+        ),
+        (["study=dogs4", "device=cpu", "device.precision=fp16"], "device.precision=fp16 needs CUDA, the device is cpu"),
+        (["study=dogs4", "device=cpu", "device.node_streams=true"], "device.node_streams=true needs CUDA"),
+        (["study=dogs4", "device=cpu", "device.mode=cudagraph"], "device.mode=cudagraph needs CUDA"),
     ],
 )
 def test_compose_mistake_is_one_line_with_the_way_out(overrides: list[str], expected: str) -> None:
@@ -92,18 +122,70 @@ def test_config_dirs_missing_folder_is_named(tmp_path: Path) -> None:
         config_dirs(tmp_path / "nowhere")
 
 
-def test_override_config_changes_only_what_is_named() -> None:
-    config = compose_search(["study=quickstart"])
-    changed = override_config(config, ["training.epochs=9", "dataset.subset=null"])
-    assert changed.training == dataclasses.replace(config.training, epochs=9)
-    assert changed.dataset == dataclasses.replace(config.dataset, subset=None)
-    assert changed.study == config.study
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"study:\n  gates: [1\nx: 3\n", "study/mine.yaml, line 3 cannot be read: expected ',' or ']'"),
+        (b"study:\n  seed: 1\n  seed: 2\n", "study/mine.yaml, line 3 cannot be read: found duplicate key seed"),
+        (b"# @package _global_\n# f\xfcr\nstudy: {}\n", "study/mine.yaml, line 2 cannot be read: it is not UTF-8 text"),
+        (b"- 1\n", "study/mine"),
+        (b"defaults: cifar10\n", "study/mine"),
+        (b"num_nodes: ${nodes\n", "${nodes' (num_nodes)"),
+        (b"trials: 3\n", "config key 'study.num_nodes' is missing"),
+    ],
+)
+def test_compose_file_that_cannot_be_meant_is_one_line_that_names_it(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        compose_search(["study=mine", "dataset=cifar10", "network=resnet20"], config_dir=tmp_path)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("override", ["training.epoch=9", "network=resnet20", "nonsense"])
-def test_override_config_mistake_names_it(override: str) -> None:
-    with pytest.raises(ConfigError, match=override.split("=")[0]):
-        override_config(compose_search(["study=quickstart"]), [override])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"defaults: [", "search.yaml, line 1 cannot be read"),
+        (b"hello", "search.yaml has no list of defaults"),
+        (b"- 1\n", "search.yaml has no list of defaults"),
+    ],
+)
+def test_compose_root_file_of_ones_own_that_is_broken_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "search.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        compose_search(["study=quickstart"], config_dir=tmp_path)
+
+
+def test_compose_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "loop.yaml").symlink_to("loop.yaml")
+    with pytest.raises(ConfigError, match=r"loop"):
+        compose_search(["study=loop"], config_dir=tmp_path)
+
+
+def _given(*overrides: str) -> dict[str, dict[str, object]]:
+    document = to_document(compose_search(overrides))
+    return {group: document[group] for group in ("dataset", "network", "objective", "training", "study")}
+
+
+def test_compose_of_a_study_that_exists_keeps_it_and_takes_from_files_how_it_is_run(tmp_path: Path) -> None:
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "local.yaml").write_text("executor: local\nworkers: 3\n")
+    made = ("study=quickstart", "training.epochs=9", "study.seed=5", "network=resnet20")
+    config = compose_search(["device=cpu", "training.epochs=8"], config_dir=tmp_path, given=_given(*made))
+    expected = compose_search(made)
+    assert config.training == dataclasses.replace(expected.training, epochs=8)
+    assert (config.dataset, config.network, config.study) == (expected.dataset, expected.network, expected.study)
+    assert (config.device.device, config.cluster.workers, config.worker) == ("cpu", 3, expected.worker)
+
+
+@pytest.mark.parametrize("override", ["training.epoch=9", "network=resnet20", "nonsense", "device.threads=[1"])
+def test_compose_of_a_study_that_exists_mistake_names_it(override: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose_search([override], given=_given("study=quickstart"))
+    assert override.split("=")[0] in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_write_config_reads_back_equal(tmp_path: Path) -> None:
@@ -115,8 +197,13 @@ def test_write_config_reads_back_equal(tmp_path: Path) -> None:
 def test_read_config_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("dataset: [")
-    with pytest.raises(ConfigError, match=r"config\.yaml"):
+    with pytest.raises(ConfigError, match=r"config\.yaml, line 1 cannot be read"):
         read_config(SearchConfig, path)
+    path.write_bytes(b"dataset:\n  name: \xff\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml, line 2 cannot be read: it is not UTF-8"):
+        read_config(SearchConfig, path)
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file"):
+        read_config(SearchConfig, tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize("missing", ["dataset", "training"])
@@ -131,6 +218,12 @@ def test_defaults_names_every_group_of_configs() -> None:
     folders = {path.name for path in config_dirs()[-1].iterdir() if path.is_dir()}
     # The launchers of sweeps are Hydra's own group.
     assert folders - {"hydra"} == set(defaults(SearchConfig)) | set(defaults(TrainConfig))
+
+
+def test_every_network_has_a_config_of_its_name() -> None:
+    assert set(config_names("network")) == set(NETWORKS)
+    for name in NETWORKS:
+        assert compose_search(["study=cifar10_2", f"network={name}"]).network.name == name
 
 
 def test_compose_train_is_whole_and_scores_every_epoch() -> None:

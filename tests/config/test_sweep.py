@@ -23,7 +23,7 @@ def test_combinations_without_choices_are_one():
 
 
 def test_combinations_of_what_cannot_be_read_is_one_line():
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError, match=r"'run\.graph=\[1' cannot be read: run\.graph takes text") as error:
         combinations(["run.graph=[1"])
     assert "\n" not in str(error.value)
 

@@ -155,12 +155,6 @@ def test_transform_black_border_is_black_before_normalisation() -> None:
     [
         ({"image_size": 40}, (28, 28), r"dataset\.image_size=40 .* pets are 28x28, with dataset\.pad=4 .* at most 36"),
         ({"image_size": 37, "pad": 4}, (64, 28), r"dataset\.image_size=37 .* at most 36"),
-        (
-            {"image_size": 300, "augmentation": "resized_crop"},
-            (256, 256),
-            r"dataset\.image_size=300 .* dataset\.resize=256",
-        ),
-        ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, (32, 32), r"dataset\.mean=\[0\.5, 0\.5\] .* 1 number, or 3"),
     ],
 )
 def test_transform_that_does_not_fit_the_images_is_refused(

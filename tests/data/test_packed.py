@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdhpc.data.packed import PackedDataset, check_content, check_dataset_name, prepared_names
+from kdhpc.data.packed import PackedDataset, check_content, prepared_names
 from kdhpc.data.prepare import Order, prepare
 from kdhpc.data.readers.folder import FolderReader
 from kdhpc.errors import DataError
@@ -114,9 +114,3 @@ def test_prepared_names_leave_out_what_is_in_the_making(pets: Path) -> None:
     (pets.parent / "raw").mkdir()
 
     assert prepared_names(pets.parent) == ["pets"]
-
-
-@pytest.mark.parametrize("name", ["", ".pets", "a/b", "..", "x" * 64, "two words"])
-def test_check_dataset_name_refuses_what_no_folder_should_be_called(name: str) -> None:
-    with pytest.raises(DataError, match="data set name"):
-        check_dataset_name(name)

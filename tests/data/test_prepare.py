@@ -22,7 +22,7 @@ from kdhpc.data.readers.folder import FolderReader
 from kdhpc.data.readers.source import Counts, Reader
 from kdhpc.data.readers.stanford_cars import StanfordCarsReader
 from kdhpc.data.readers.stanford_dogs import StanfordDogsReader
-from kdhpc.errors import DataError
+from kdhpc.errors import DataError, UsageError
 from tests.data.trees import (
     noise,
     silent,
@@ -155,7 +155,7 @@ def test_prepare_size_for_decoded_arrays_is_refused(tmp_path: Path) -> None:
     write_fashion_mnist(tmp_path / "raw")
     reader = FashionMnistReader(expected=Counts(classes=10, train=20, test=10))
 
-    with pytest.raises(DataError, match=r"--size 64 is not allowed: .* 28x28"):
+    with pytest.raises(UsageError, match=r"--size 64 is not allowed: .* 28x28"):
         _pack(tmp_path / "raw", tmp_path / "fashion", reader=reader, size=64)
 
 
@@ -269,7 +269,7 @@ def test_prepare_jobs_give_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"num_jobs": 0}])
 def test_prepare_numbers_below_one_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(DataError, match="0 is not allowed: 1 or more"):
+    with pytest.raises(UsageError, match="0 is not allowed: 1 or more"):
         _pack(tmp_path, tmp_path / "pets", **options)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kdhpc.data.split import apportion, search_split
-from kdhpc.errors import DataError
+from kdhpc.errors import ConfigError
 
 
 def _labels(*counts: int) -> np.ndarray:
@@ -73,18 +73,18 @@ def test_search_split_rare_class_is_on_both_sides() -> None:
 
 @pytest.mark.parametrize("subset", [5, 25])
 def test_search_split_subset_that_cannot_be_is_an_error(subset: int) -> None:
-    with pytest.raises(DataError, match=rf"dataset\.subset={subset} is not possible: 3 classes .* allow 6 to 24"):
+    with pytest.raises(ConfigError, match=rf"dataset\.subset={subset} is not possible: 3 classes .* allow 6 to 24"):
         search_split(_labels(8, 8, 8), validation_fraction=0.5, subset=subset, seed=0)
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.95])
 def test_search_split_fraction_that_empties_a_side_is_an_error(fraction: float) -> None:
-    with pytest.raises(DataError, match=rf"dataset\.validation_fraction={fraction} of 24 images .* allow 3 to 21"):
+    with pytest.raises(ConfigError, match=rf"dataset\.validation_fraction={fraction} of 24 images .* allow 3 to 21"):
         search_split(_labels(8, 8, 8), validation_fraction=fraction, subset=None, seed=0)
 
 
 def test_search_split_of_single_images_is_an_error() -> None:
-    with pytest.raises(DataError, match="allow 0 to 0"):
+    with pytest.raises(ConfigError, match="allow 0 to 0"):
         search_split(_labels(1, 1), validation_fraction=0.5, subset=None, seed=0)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from kdhpc import __version__
@@ -35,8 +36,10 @@ _TRIALS = tuple(
 
 def test_export_trials_graph_reads_back_with_its_provenance(tmp_path: Path) -> None:
     exported, _ = export_trials(_DEFINITION, _TRIALS, tmp_path / "deep" / "export")
-    stored = read_stored(exported[0].graph)
-    assert stored.graph == _TRIALS[0].graph
+    assert [files.graph.name for files in exported] == ["three-best.json", "three-trial17.json", "three-trial4.json"]
+    best, stored, other = (read_stored(files.graph) for files in exported)
+    assert best == stored
+    assert (stored.graph, other.graph) == tuple(trial.graph for trial in _TRIALS)
     expected = {
         "study": "three",
         "trial": 17,
@@ -52,6 +55,11 @@ def test_export_trials_graph_reads_back_with_its_provenance(tmp_path: Path) -> N
         "kdhpc_version": __version__,
     }
     assert expected.items() <= stored.provenance.items()
+
+
+def test_export_trials_of_a_study_with_a_dot_in_its_name_keep_it(tmp_path: Path) -> None:
+    exported, _ = export_trials(replace(_DEFINITION, name="v1.2"), _TRIALS, tmp_path)
+    assert [files.png.name for files in exported] == ["v1.2-best.png", "v1.2-trial17.png", "v1.2-trial4.png"]
 
 
 def test_export_trials_draws_each_graph(tmp_path: Path) -> None:
@@ -75,4 +83,4 @@ def test_export_trials_again_replaces_what_was_there(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     export_trials(_DEFINITION, _TRIALS, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert len(first) == 2
+    assert len(first) == 3

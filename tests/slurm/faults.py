@@ -229,7 +229,7 @@ def clocks_apart(cluster: Cluster) -> None:
     """The script for plain arrays; one worker's clock is an hour ahead of, another's an hour behind the database's."""
     with cluster.login_node() as site:
         trials = 2 * TRIALS
-        held = site.launch("clocks", "--workers", "1", "--trials", str(trials), "cluster.sbatch=[exclude=node4,hold]")
+        held = site.launch("clocks", "--workers", "1", "--trials", str(trials), 'cluster.sbatch=["exclude=node4",hold]')
         jobs = []
         for shift_s in (3600, -3600):
             folder = site.folder / f"clock{shift_s}"

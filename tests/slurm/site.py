@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 MAX_ATTEMPTS = 3
 # A worker's job in the tests; its training is so small that it needs a few seconds of it. Node 4 is where nodes break.
 JOB = (
-    *("cluster.cpus_per_worker=1", "cluster.mem_gb=2", "cluster.sbatch=[exclude=node4]"),
+    *("cluster.cpus_per_worker=1", "cluster.mem_gb=2", 'cluster.sbatch=["exclude=node4"]'),
     *("device.threads=1", "worker.lease_s=20", "worker.renew_s=2"),
 )
 # Every study of the tests trains the same graphs in the same way: whatever happens to it, its values are the same.

@@ -20,6 +20,7 @@ RICH = definition(
     ),
     seed=2**40,
     settings=json.dumps({"training": {"milestones": [1, 2]}, "dataset": {"mean": None}}, sort_keys=True),
+    pretrained_weights="0123456789abcdef",
 )
 
 
@@ -45,6 +46,21 @@ def test_differences_name_each_field_once_and_shorten_long_values() -> None:
         "dataset.flip was null, is true",
         "training.milestones was [1, 2], is [1, 3]",
     ]
+
+
+def test_differences_count_pretrained_weights_by_their_content() -> None:
+    settings = [json.dumps({"objective": {"pretrained": path}}) for path in ("/here/w", "/there/w")]
+    here, there = (replace(RICH, settings=text) for text in settings)
+    assert differences(here, there) == []
+    assert differences(here, replace(there, pretrained_weights="f" * 16)) == [
+        f'pretrained_weights was "0123456789abcdef", is "{"f" * 16}"'
+    ]
+
+
+def test_definition_written_before_weights_counted_is_read() -> None:
+    document = json.loads(to_json(RICH))
+    del document["pretrained_weights"]
+    assert from_json(json.dumps(document), name="tiny") == replace(RICH, pretrained_weights=None)
 
 
 def test_indices_come_back_from_their_packed_form() -> None:

@@ -15,7 +15,7 @@ from kdhpc.study.definition import StoredSplit
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.study.summary import study_names
-from tests.databases import drop_tables
+from tests.databases import delete_order, drop_tables
 from tests.study.made import EPOCHS, HERE, SPLIT, accuracy, definition, make, optuna_trials, scalar, take
 
 
@@ -162,13 +162,50 @@ def test_target_raised_adds_slots_and_lowered_removes_only_unstarted_ones(storag
     study = make(storage, target=3)
     take(study).complete(50.0)
     take(study).release()
-    assert make(storage, target=6).progress().target == 6
-    assert make(storage, target=2).progress().target == 2
+    study.resize(6)
+    assert study.progress().target == 6
+    study.resize(2)
+    assert study.progress().target == 2
     with pytest.raises(StudyError, match="cannot be lowered to 1 trials: 2 have started"):
-        make(storage, target=1)
+        study.resize(1)
     counts = study.progress()
     assert (counts.target, counts.complete, counts.waiting) == (2, 1, 1)
-    assert [take(make(storage, target=4)).slot for _ in range(3)] == [1, 2, 3]
+    study.resize(4)
+    assert [take(study).slot for _ in range(3)] == [1, 2, 3]
+
+
+def test_target_of_a_study_that_exists_is_kept(storage: Storage) -> None:
+    make(storage, target=3)
+    for other in (1, 9):
+        assert make(storage, target=other).progress().target == 3
+
+
+def test_delete_leaves_nothing_of_the_study_and_all_of_the_others(storage: Storage, storage_url: str) -> None:
+    kept, study = make(storage, name="kept"), make(storage)
+    for each in (kept, study):
+        claim = take(each)
+        claim.report(1, 50.0)
+        claim.complete(50.0)
+        take(each).crash("broken")
+    before = {table: scalar(storage, f"SELECT count(*) FROM {table}") for table in delete_order(storage_url)}
+    assert study.num_begun() == 2
+    study.delete()
+    assert study_names(storage) == ("kept",)
+    after = {table: scalar(storage, f"SELECT count(*) FROM {table}") for table in before}
+    assert {table: 2 * count for table, count in after.items()} == before
+    assert (kept.progress().complete, kept.progress().target) == (1, 4)
+    # The name is free.
+    assert make(storage, seed=1).num_begun() == 0
+
+
+def test_delete_of_a_study_that_is_worked_on_is_refused(storage: Storage) -> None:
+    study = make(storage)
+    claim = take(study)
+    with pytest.raises(StudyError, match="workers hold 1 of its trials; stop them .kdhpc stop --study tiny"):
+        study.delete()
+    claim.release()
+    study.delete()
+    assert study_names(storage) == ()
 
 
 def test_create_name_of_another_programs_study_is_refused(storage: Storage, storage_url: str) -> None:

@@ -3,7 +3,13 @@ import torch
 
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import ConfigError
-from kdhpc.training.device import autocast_dtype, has_node_streams, preferred_mode, resolve_device
+from kdhpc.training.device import (
+    autocast_dtype,
+    has_node_streams,
+    preferred_mode,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -34,6 +40,11 @@ def test_resolve_device_cuda_without_a_gpu_says_what_to_do(monkeypatch):
 )
 def test_autocast_dtype_of_each_precision(precision, device, expected):
     assert autocast_dtype(DeviceConfig(precision=precision), device) is expected
+
+
+def test_resolve_precision_settles_auto():
+    assert [resolve_precision(DeviceConfig(), device) for device in (CPU, CUDA)] == ["float32", "bf16"]
+    assert resolve_precision(DeviceConfig(precision="float32"), CUDA) == "float32"
 
 
 def test_autocast_dtype_fp16_on_the_cpu_is_refused():

@@ -1,5 +1,6 @@
 """What a training run leaves to read."""
 
+import dataclasses
 import resource
 import subprocess
 import sys
@@ -56,3 +57,16 @@ def test_log_resumed_drops_what_comes_after_the_checkpoint(half: str, tmp_path: 
     path.write_text(path.read_text() + half)
     MetricsLog(path, epoch=1).append(report(2))
     assert read_metrics(path) == (report(1), report(2))
+
+
+def test_metrics_of_two_writers_the_last_line_of_an_epoch_counts(tmp_path: Path) -> None:
+    """A worker that was displaced appends until it finds out."""
+    path = tmp_path / "metrics.jsonl"
+    late, new = (MetricsLog(path, epoch=0) for _ in range(2))
+    new.append(report(1))
+    late.append(report(2))
+    new.append(dataclasses.replace(report(2), seconds=9.0))
+    late.append(report(1))
+    assert read_metrics(path) == (report(1), dataclasses.replace(report(2), seconds=9.0))
+    MetricsLog(path, epoch=2).append(report(3))
+    assert len(path.read_text().splitlines()) == 3

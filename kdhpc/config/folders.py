@@ -1,0 +1,33 @@
+"""Where configs are looked for."""
+
+import os
+from pathlib import Path
+
+from kdhpc.errors import ConfigError
+
+
+def config_dirs(config_dir: Path | None = None) -> tuple[Path, ...]:
+    """Folders that are searched for a config, the first that has it wins; the shipped one is always last.
+
+    Args:
+        config_dir: ``--config-dir``; none: ``$KDHPC_CONFIG_DIR``, else ``./configs`` where there is one.
+
+    Raises:
+        ConfigError: a folder was named that does not exist.
+    """
+    named = config_dir or (Path(os.environ["KDHPC_CONFIG_DIR"]) if "KDHPC_CONFIG_DIR" in os.environ else None)
+    if named is not None and not named.is_dir():
+        raise ConfigError(
+            f"config folder {str(named)!r} does not exist: name one with --config-dir or KDHPC_CONFIG_DIR"
+        )
+    own = named or Path("configs")
+    package = Path(__file__).parents[1]
+    shipped = next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+    found = [path.absolute() for path in (own, shipped) if path.is_dir()]
+    return tuple(dict.fromkeys(found))
+
+
+def config_names(group: str, config_dir: Path | None = None) -> tuple[str, ...]:
+    """Names of the configs in a group, of all searched folders."""
+    names = {path.stem for folder in config_dirs(config_dir) for path in (folder / group).glob("*.yaml")}
+    return tuple(sorted(names))

@@ -1,0 +1,36 @@
+"""Whether a config suits the images that it is for. Free of torch: who launches asks before any worker does."""
+
+from kdhpc.config.schema import DatasetConfig
+from kdhpc.errors import ConfigError
+
+
+def check_image_size(config: DatasetConfig, stored: tuple[int, int]) -> None:
+    """Refuse squares that the stored images are too small for.
+
+    Args:
+        config: The augmentation.
+        stored: Height and width of the stored images, in pixels.
+
+    Raises:
+        ConfigError: the message names both sizes.
+    """
+    largest = min(stored) + 2 * config.pad
+    if config.augmentation == "pad_crop" and config.image_size > largest:
+        height, width = stored
+        raise ConfigError(
+            f"dataset.image_size={config.image_size} is not allowed: the stored images of {config.name} are "
+            f"{height}x{width}, with dataset.pad={config.pad} that gives at most {largest}"
+        )
+
+
+def check_batch_size(batch_size: int, num_images: int) -> None:
+    """Refuse a batch that is larger than all images that train.
+
+    Raises:
+        ConfigError: the message names both numbers.
+    """
+    if batch_size > num_images:
+        raise ConfigError(
+            f"training.batch_size={batch_size} is not allowed: only {num_images:,} images train, "
+            "allowed are 1 to that many"
+        )

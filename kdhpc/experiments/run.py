@@ -1,0 +1,117 @@
+"""A final training before it starts: all that it is made of, and whatever is wrong with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdhpc.config.paths import RunPaths, packed_dir
+from kdhpc.config.schema import TrainConfig
+from kdhpc.data.packed import PackedDataset
+from kdhpc.errors import ConfigError, KdhpcError
+from kdhpc.experiments.assembly import check, check_device
+from kdhpc.experiments.settings import Settings, check_same_settings, differences, digest, run_settings
+from kdhpc.experiments.subject import Subject, load_subject
+from kdhpc.training.checkpoint import TrialIdentity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a final training is."""
+
+    config: TrainConfig
+    """What to train."""
+    subject: Subject
+    """Its graph."""
+    packed: PackedDataset
+    """Its images."""
+    settings: Settings
+    """What its result depends on, but for the seed."""
+    name: str
+    """Of the training: all seeds of one name have the same settings."""
+    paths: RunPaths
+    """Where it writes."""
+
+    @property
+    def identity(self) -> TrialIdentity:
+        """Whose checkpoints it may go on from."""
+        seed = self.config.run.seed
+        return TrialIdentity(
+            study=self.name, number=seed, graph_key=self.subject.key, seed=seed, settings=digest(self.settings)
+        )
+
+
+def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
+    """A training, checked as far as can be without beginning it.
+
+    Args:
+        config: What to train.
+        elsewhere: Another machine will train it: this one's devices have no say, and the precision that they would
+            give is left out of the comparison with what was begun.
+
+    Raises:
+        ConfigError: something cannot be meant or does not fit, the device is not there, or the run's folder holds one
+            with other settings, and the message says which differ.
+        DataError: the data set is not prepared.
+        GraphError: the graph does not exist, is damaged, or does not fit.
+        NetworkError: the network does not exist or does not fit, or pretrained weights do not.
+    """
+    subject = load_subject(config)
+    packed = PackedDataset.open(packed_dir(config.dataset.name))
+    check(config, subject, packed)
+    precision = None if elsewhere else check_device(config.device)
+    name = _name(config, subject)
+    run = Run(
+        config=config,
+        subject=subject,
+        packed=packed,
+        settings=run_settings(
+            config, graph_key=subject.key, dataset_checksum=packed.checksum, precision=precision
+        ),
+        name=name,
+        paths=RunPaths.of(name, config.run.seed),
+    )
+    # The mean over seeds of one name would mean nothing otherwise.
+    for folder in (run.paths.root, *sorted(run.paths.root.parent.glob("seed*"))):
+        check_same_settings(run.settings, RunPaths(folder).settings)
+    return run
+
+
+def open_all(configs: Sequence[TrainConfig], *, elsewhere: bool = False) -> tuple[Run, ...]:
+    """The trainings of a sweep, all of them checked before the first one starts.
+
+    Args:
+        configs: One for each combination.
+        elsewhere: As for :func:`open_run`.
+
+    Raises:
+        KdhpcError: as :func:`open_run`, of the first that is wrong, by name; or two have one name and other settings.
+    """
+    if len(configs) == 1:
+        return (open_run(configs[0], elsewhere=elsewhere),)
+    runs: list[Run] = []
+    first: dict[str, Run] = {}
+    for config in configs:
+        try:
+            run = open_run(config, elsewhere=elsewhere)
+        except KdhpcError as exc:
+            raise type(exc)(f"{describe(config)}: {exc}") from exc
+        other = first.setdefault(run.name, run)
+        if different := differences(other.settings, run.settings):
+            raise ConfigError(
+                f"{describe(other.config)} and {describe(config)} are both called {run.name} ({'; '.join(different)}): "
+                "give each a name of its own with run.name=NAME"
+            )
+        runs.append(run)
+    return tuple(runs)
+
+
+def describe(config: TrainConfig) -> str:
+    """A training in a few words, for messages."""
+    return f"{config.run.graph} on {config.dataset.name} with {config.network.name}, seed {config.run.seed}"
+
+
+def _name(config: TrainConfig, subject: Subject) -> str:
+    """Unless it is given: data set, network, graph, and what it is scored on if not tests."""
+    if config.run.name is not None:
+        return config.run.name
+    search = "-search" if config.run.split == "search" else ""
+    return f"{config.dataset.name}-{config.network.name}-{subject.label}{search}"

@@ -1,0 +1,140 @@
+"""Who hosts the database: launching jobs that come and go, on a real server of their own."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from kdhpc.cluster import hosting as room
+from kdhpc.cluster.hosting import Hosting
+from kdhpc.cluster.signals import StopSignals
+from kdhpc.config.schema import ClusterConfig
+from kdhpc.errors import ClusterError, DatabaseError
+from kdhpc.study.endpoint import read_endpoint, write_endpoint
+from kdhpc.study.server import dump_path, running, stop
+from kdhpc.study.storage import Storage
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    runs = tmp_path_factory.mktemp("hosted") / "runs"
+    yield runs
+    stop(runs / "db")
+
+
+@pytest.fixture
+def folder(runs: Path, fake_slurm, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a server that does not run."""
+    monkeypatch.setenv("KDHPC_RUNS", str(runs))
+    monkeypatch.delenv("KDHPC_STORAGE", raising=False)
+    monkeypatch.setattr(room, "_POLL_S", 0.05)
+    stop(runs / "db")
+    fake_slurm.queue("1 RUNNING", "2 RUNNING")
+    return runs / "db"
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch):
+    """Gives the hosting of a launching job; none: of a shell."""
+
+    def of(number: int | None, signals: StopSignals | None = None) -> Hosting:
+        if number is None:
+            monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        else:
+            monkeypatch.setenv("SLURM_JOB_ID", str(number))
+        return Hosting(ClusterConfig(), signals or StopSignals())
+
+    return of
+
+
+def ask() -> int:
+    storage = Storage.connect(patience_s=1.0)
+    try:
+        return storage.read(lambda connection: connection.execute(text("SELECT 42")).scalar_one())
+    finally:
+        storage.close()
+
+
+def test_hosting_ends_the_server_that_its_job_started(folder: Path, job) -> None:
+    with job(1) as first:
+        assert (first.ends_server, first.is_bound) == (True, True)
+        with job(2) as second:
+            assert (second.ends_server, second.is_bound) == (False, True)
+        assert ask() == 42
+    assert running(folder) is None
+    assert dump_path(folder).exists()
+
+
+def test_hosting_that_finds_the_server_just_started_by_another_leaves_it(folder: Path, job, monkeypatch) -> None:
+    with job(1):
+        with monkeypatch.context() as early:
+            early.setattr(room, "running", lambda folder: None)
+            second = job(2).__enter__()
+        assert not second.ends_server
+        second.__exit__(None, None, None)
+        assert ask() == 42
+
+
+def test_hosting_takes_over_when_the_host_is_done(folder: Path, job) -> None:
+    first = job(1).__enter__()
+    with job(2) as second:
+        first.__exit__(None, None, None)
+        assert running(folder) is None
+        assert second.attend(ask) == 42
+        assert second.ends_server
+
+        def fails_once(answers: Iterator[bool]) -> int:
+            if next(answers):
+                raise DatabaseError("the host went away in the middle")
+            return ask()
+
+        answers = iter((True, False))
+        assert second.attend(lambda: fails_once(answers)) == 42
+    assert running(folder) is None
+
+
+def test_hosting_takes_over_what_outlived_its_job(folder: Path, job, fake_slurm) -> None:
+    job(1).__enter__()
+    fake_slurm.queue("2 RUNNING")
+    with job(2) as second:
+        endpoint = read_endpoint(folder)
+        assert endpoint is not None
+        assert endpoint.job == "2"
+        assert second.ends_server
+    assert running(folder) is None
+
+
+def test_hosting_leaves_a_server_that_another_machine_runs(folder: Path, job) -> None:
+    """The same job, requeued to another machine, where the server did not end with it."""
+    with job(1) as here:
+        endpoint = read_endpoint(folder)
+        assert endpoint is not None
+        write_endpoint(folder, replace(endpoint, pid=os.getpid(), node="elsewhere"))
+        assert not here.ends_server
+        write_endpoint(folder, endpoint)
+
+
+def test_hosting_of_a_shell_leaves_the_server_running(folder: Path, job) -> None:
+    with job(None) as shell:
+        assert (shell.ends_server, shell.is_bound) == (False, True)
+    assert ask() == 42
+
+
+def test_hosting_that_is_out_of_time_writes_no_dump(folder: Path, job) -> None:
+    dump_path(folder).unlink(missing_ok=True)
+    with StopSignals() as signals, job(1, signals):
+        signal.raise_signal(signal.SIGUSR2)
+    assert running(folder) is None
+    assert not dump_path(folder).exists()
+
+
+def test_hosting_where_only_this_machine_could_reach_it_is_refused(folder: Path, job, monkeypatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    for listen in ("127.0.0.1", "localhost", "::1"):
+        with pytest.raises(ClusterError, match="kdhpc db start --listen all"):
+            Hosting(ClusterConfig(listen=listen), StopSignals()).__enter__()
+    assert running(folder) is None

@@ -1,0 +1,65 @@
+"""A job's signals, and how it comes back into the queue."""
+
+import logging
+import signal
+
+import pytest
+
+from kdhpc.cluster import job
+from kdhpc.cluster.job import requeue_if_out_of_time
+from kdhpc.cluster.signals import StopSignals
+
+
+@pytest.fixture(autouse=True)
+def in_a_job(fake_slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setattr(job, "_TOGETHER_S", 0.05)
+    monkeypatch.setattr(job, "_TERM_PATIENCE_S", 0.05)
+
+
+def test_signal_is_told_by_whoever_reads_it_not_by_the_handler(caplog: pytest.LogCaptureFixture) -> None:
+    with StopSignals() as stop:
+        assert not stop.requested
+        signal.raise_signal(signal.SIGUSR2)
+        assert caplog.text == ""
+        assert stop.requested
+        assert stop.out_of_time
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested
+        assert not stop.out_of_time
+    assert caplog.messages == ["SIGUSR2: stopping after this step"]
+
+
+def test_requeue_of_a_busy_controller_is_tried_again(fake_slurm, caplog: pytest.LogCaptureFixture) -> None:
+    fake_slurm.answer("scontrol", "[ $N -ge 3 ] || { echo 'Socket timed out' >&2; exit 1; }")
+    with StopSignals() as stop, caplog.at_level(logging.INFO):
+        signal.raise_signal(signal.SIGUSR2)
+        assert requeue_if_out_of_time(stop)
+    assert fake_slurm.calls("scontrol") == ["requeue 7_1"] * 3
+    assert caplog.text.count("not requeued yet, trying again: `scontrol requeue 7_1` failed: Socket timed out") == 2
+
+
+def test_requeue_that_ends_this_process_is_no_failure(fake_slurm) -> None:
+    fake_slurm.answer("scontrol", "kill -TERM $PPID; exit 1")
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGUSR2)
+        assert requeue_if_out_of_time(stop)
+    assert len(fake_slurm.calls("scontrol")) == 1
+
+
+def test_requeue_that_is_refused_for_long_is_given_up(fake_slurm, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(job, "_REQUEUE_PATIENCE_S", 0.0)
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGUSR2)
+        assert not requeue_if_out_of_time(stop)
+    assert "not requeued: `scontrol requeue 7_1` failed" in caplog.text
+
+
+def test_requeue_is_only_for_a_time_limit(fake_slurm) -> None:
+    for received in ((), (signal.SIGTERM,), (signal.SIGUSR2, signal.SIGTERM)):
+        with StopSignals() as stop:
+            for number in received:
+                signal.raise_signal(number)
+            assert not requeue_if_out_of_time(stop)
+    assert fake_slurm.calls("scontrol") == []

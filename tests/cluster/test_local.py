@@ -1,0 +1,105 @@
+"""Workers on this machine that fail or warn, and what their launcher says about it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from submitit.core.utils import FailedJobError
+
+from kdhpc.cluster.local import LocalFleet, for_this_machine
+from kdhpc.cluster.manifest import freeze_launch
+from kdhpc.config.compose import compose_search
+from kdhpc.errors import ClusterError, ConfigError
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalFleet:
+    monkeypatch.setenv("KDHPC_RUNS", str(tmp_path))
+    return LocalFleet(freeze_launch("study", compose_search(["study=quickstart"])))
+
+
+def test_search_whose_workers_cannot_work_says_why_and_stops_at_the_first(workspace, monkeypatch) -> None:
+    """A GPU that is promised and is not there shows only to torch, in a worker."""
+    monkeypatch.setitem(workspace.environment, "CUDA_VISIBLE_DEVICES", "99")
+    done = workspace.run("search", "--study", "no-gpu", "study=tiny", "device.device=cuda", "--workers", "1")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("kdhpc: workers cannot work here: device.device=cuda cannot be used: torch ")
+    logs = list((workspace.folder / "runs" / "no-gpu" / "jobs").glob("*/*_log.out"))
+    assert len(logs) == 1
+    assert f"(log: {logs[0]})" in last
+    assert "Traceback" in logs[0].read_text()
+    assert not list((workspace.folder / "runs" / "no-gpu" / "jobs").glob("*%*"))
+
+
+def test_search_tells_what_workers_warn_of(workspace) -> None:
+    checkpoint = workspace.folder / "runs" / "warned" / "trials" / "0" / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"half a check")
+    done = workspace.run("search", "--study", "warned", "study=tiny", "--trials", "1", "training.epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "kdhpc: trial 0 starts from its beginning: checkpoint" in done.stderr
+
+
+def test_new_warnings_are_told_once_and_in_whole_lines(fleet: LocalFleet, tmp_path: Path) -> None:
+    (folder,) = (tmp_path / "study").iterdir()
+    logs = folder.parent / "jobs" / next(folder.iterdir()).stem
+    logs.mkdir(parents=True)
+    one, other = logs / "1_0_log.out", logs / "2_0_log.out"
+    one.write_text("2026-01-01 10:00:00,123 INFO starts\n2026-01-01 10:00:00,124 WARNING disk\n  more\n2026-01-01 10")
+    other.write_text("2026-01-01 10:00:00,125 WARNING disk\n2026-01-01 10:00:00,126 ERROR trial 3 crashed\nTraceback\n")
+    assert fleet.new_warnings() == ["disk", "trial 3 crashed"]
+    assert fleet.new_warnings() == []
+    with one.open("a") as log:
+        log.write(":00:01,000 WARNING network\n2026-01-01 10:00:02,000 WARNING disk\n")
+    assert fleet.new_warnings() == ["network"]
+
+
+def _ended(folder: Path, error: str | None) -> SimpleNamespace:
+    pickle = folder / "result.pkl"
+    if error is not None:
+        pickle.touch()
+    paths = SimpleNamespace(result_pickle=pickle, stdout=folder / "log.out")
+    return SimpleNamespace(done=lambda: True, exception=lambda: FailedJobError(error), paths=paths)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (None, "1 workers failed, the last: it was killed, or died before it could say why (log: "),
+        (
+            "Job (task=0) failed during processing with trace:\n----\nTraceback (most recent call last):\n"
+            '  File "x.py", line 3, in work\nMemoryError: too large\n\n----\n'
+            "You can check full logs with 'job.stderr(0)' at paths:\n  - /logs/7_log.out\n",
+            "1 workers failed, the last: MemoryError: too large (log: ",
+        ),
+    ],
+)
+def test_check_says_how_the_last_worker_failed(
+    fleet: LocalFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str | None, said: str
+) -> None:
+    monkeypatch.setattr(fleet, "_jobs", [_ended(tmp_path, error)])
+    fleet.check(max_failures=1)
+    with pytest.raises(ClusterError) as raised:
+        fleet.check(max_failures=0)
+    assert said in str(raised.value)
+
+
+def test_for_this_machine_without_a_gpu_refuses_what_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    config = for_this_machine(compose_search(["study=quickstart", "cluster.workers=1000"]))
+    assert (config.device.device, config.device.threads) == ("cpu", 1)
+    for override in (
+        "device.device=cuda",
+        "device.precision=fp16",
+        "device.mode=cudagraph",
+        "device.node_streams=true",
+    ):
+        with pytest.raises(ConfigError, match=override):
+            for_this_machine(compose_search(["study=quickstart", override]))
+
+
+def test_for_this_machine_with_a_gpu_leaves_the_device_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    config = for_this_machine(compose_search(["study=quickstart", "device.threads=3", "device.mode=cudagraph"]))
+    assert (config.device.device, config.device.threads) == ("auto", 3)
