@@ -80,7 +80,8 @@ def time_limit(cluster: Cluster) -> None:
         last = f"{array}_1"  # Its raw id is the whole array's.
         worker = site.caught("limited", last)
         site.slurm("scontrol", "update", f"jobid={last}", f"timelimit={site.minutes_run(last) + 3}")
-        until(lambda: is_pending(worker.pid, signal.SIGUSR2))
+        # Slurm may tell the worker to go on, too.
+        until(lambda: is_pending(worker.pid, signal.SIGUSR2) or "SIGUSR2" in site.log("limited", last))
         worker.let_go()
         site.restarted(last)
         site.slurm("scontrol", "update", f"jobid={last}", "timelimit=60", "starttime=now+600")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -52,7 +53,7 @@ def test_launch_refused_by_sbatch_is_one_line(site: Site) -> None:
 
 def test_launch_from_inside_an_array_task(cluster: Cluster) -> None:
     site = cluster.site
-    command = f"srun python -m kdhpc.cli.main launch --study nested {' '.join(SEARCH)} --workers 2 --trials 2"
+    command = f"srun python -m kdhpc.cli.main launch --study nested {shlex.join(SEARCH)} --workers 2 --trials 2"
     outer = site.sbatch("--array=1", "--gres=gpu:1", "--mem-per-cpu=1000", "--output=nested.out", f"--wrap={command}")
     assert site.ended(f"{outer}_1") == "COMPLETED", (site.folder / "nested.out").read_text()
     site.done("nested")

@@ -43,7 +43,9 @@ def test_sweep_job_that_is_cancelled_ends_the_wait(cluster: Cluster) -> None:
             *("train", "--graph", "dml", "--nodes", "2", "--launcher", "submitit_slurm", *_TRAINING),
             *("training.epochs=10000", "run.name=cancelled", "hydra.launcher.name=cancelled"),
         )
-        until(lambda: (site.runs / "train" / "cancelled" / "seed0" / "metrics.jsonl").exists())
+        until(
+            lambda: (site.runs / "train" / "cancelled" / "seed0" / "metrics.jsonl").exists() or sweep.poll() is not None
+        )
         site.slurm("scancel", "--name=cancelled")
         _, err = sweep.communicate(timeout=PATIENCE_S)
         assert sweep.returncode == 1
