@@ -92,3 +92,21 @@ def test_arithmetic_of_how_a_worker_runs_is_the_same(tmp_path):
     there = setting_of(tmp_path, "device.channels_last=false", "worker.lease_s=900")
     assert here.arithmetic == there.arithmetic
     assert setting_of(tmp_path, "training.learning_rate=0.5").arithmetic != here.arithmetic
+
+
+class DisplacedClaim(FakeClaim):
+    """Another worker has the slot since the last step of the first epoch."""
+
+    asked = 0
+
+    @property
+    def lost(self):
+        self.asked += 1
+        return self.asked > MemoryTrain().steps_per_epoch
+
+
+def test_run_trial_displaced_leaves_the_metrics_to_the_other_worker(tmp_path):
+    setting, claim = setting_of(tmp_path), DisplacedClaim()
+    list(run_trial(claim, setting, prepare_training(claim, setting, None), lambda: False))
+    assert claim.asked > MemoryTrain().steps_per_epoch
+    assert setting.paths.metrics(claim.number).read_text() == ""

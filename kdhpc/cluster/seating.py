@@ -131,7 +131,7 @@ def seating_on(config: SearchConfig, device: torch.device) -> Seating:
     most = most_seats(config)
     if seats != "auto" and seats > most:
         raise ConfigError(
-            f"worker.seats={seats} is not allowed: at most {most}, with device.node_streams={config.device.node_streams}"
+            f"worker.seats={seats} is not allowed: at most {most}, with node_streams={config.device.node_streams}"
             f" and {config.study.num_nodes} nodes, so that each has streams of its own"
         )
     before = torch.cuda.memory_reserved(device)

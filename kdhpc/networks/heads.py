@@ -74,7 +74,7 @@ class AttentionBranchHead(nn.Module):
         )
         self.layer4 = backbone.last_stage(2)
         self.fc = nn.Linear(backbone.channels, num_classes)
-        self._residual = residual
+        self.residual = residual
 
     def forward(self, shared: Tensor) -> NetworkOutput:
         """From the features of the lower stages, (N, D, H, W)."""
@@ -83,5 +83,5 @@ class AttentionBranchHead(nn.Module):
         # In float32 for the losses: half precision would tie many pixels at the map's maximum.
         attention_N1HW = self.attention_map(evidence).float().sigmoid()
         weighted = shared * attention_N1HW.to(shared.dtype)
-        features = self.layer4(weighted + shared if self._residual else weighted)
+        features = self.layer4(weighted + shared if self.residual else weighted)
         return NetworkOutput(classify(self.fc, features), attention_N1HW[:, 0], (attention_logits,))

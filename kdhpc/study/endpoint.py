@@ -69,7 +69,7 @@ def read_endpoint(folder: Path) -> Endpoint | None:
     """The endpoint of a server's folder; none where no server was ever started.
 
     Raises:
-        DatabaseError: the file is there and cannot be understood.
+        DatabaseError: the file is there, and cannot be understood or is not for this user.
     """
     path = endpoint_path(folder)
     try:
@@ -80,6 +80,11 @@ def read_endpoint(folder: Path) -> Endpoint | None:
         return Endpoint(**{field.name: document[field.name] for field in fields(Endpoint)})
     except FileNotFoundError:
         return None
+    except PermissionError as exc:
+        raise DatabaseError(
+            f"{path} may not be read by this user: name a folder of your own in KDHPC_RUNS, or a server in "
+            "KDHPC_STORAGE"
+        ) from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise DatabaseError(f"{path} cannot be read ({exc}): delete it, then `kdhpc db start` writes it anew") from exc
 

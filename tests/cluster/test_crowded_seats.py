@@ -1,5 +1,6 @@
 """More seats than the GPU's memory holds, and what a seat says of its turns."""
 
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -35,9 +36,6 @@ def test_vacated_seat_keeps_no_network(monkeypatch) -> None:
     seat = Seat(SimpleNamespace(), torch.device("cpu"), lambda: False)
     held = torch.nn.Linear(1, 1)
     freed = []
-    held.register_buffer("watched", torch.zeros(1))
-    import weakref
-
     weakref.finalize(held, freed.append, True)
     held.circle = [held]
     seat._training = held
@@ -46,8 +44,16 @@ def test_vacated_seat_keeps_no_network(monkeypatch) -> None:
     assert freed == [True]
 
 
+class ReportingClaim(FakeClaim):
+    def report(self, epoch, accuracy):
+        return False
+
+    def complete(self, accuracy):
+        pass
+
+
 def test_turns_say_whether_they_were_a_step_and_nothing_else(tmp_path) -> None:
-    setting, claim = setting_of(tmp_path, "training.epochs=3", "training.milestones=[]"), FakeClaim()
+    setting, claim = setting_of(tmp_path, "training.epochs=3", "training.milestones=[]"), ReportingClaim()
     turns = list(run_trial(claim, setting, prepare_training(claim, setting, None), lambda: False))
     in_epoch = [Turn.STEP] * 3
     assert turns == [Turn.MORE, *in_epoch, Turn.SCORED, *in_epoch, Turn.SCORED, *in_epoch]
@@ -55,7 +61,7 @@ def test_turns_say_whether_they_were_a_step_and_nothing_else(tmp_path) -> None:
 
 def test_turn_after_an_epoch_that_is_not_scored_or_with_a_checkpoint_is_more_than_a_step(tmp_path) -> None:
     options = ("training.epochs=5", "training.milestones=[]", "worker.checkpoint_every_s=1e-9")
-    setting, claim = setting_of(tmp_path, *options), FakeClaim()
+    setting, claim = setting_of(tmp_path, *options), ReportingClaim()
     turns = list(run_trial(claim, setting, prepare_training(claim, setting, None), lambda: False))
     assert Turn.STEP not in turns[1::4]
     assert turns[12] is Turn.MORE

@@ -243,6 +243,15 @@ def test_endpoint_file_that_is_damaged_is_named(folder: Path) -> None:
             read_endpoint(folder)
 
 
+def test_endpoint_file_of_another_user_is_no_file_to_delete(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **options: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(DatabaseError, match=r"endpoint\.json may not be read by this user: .* KDHPC_RUNS"):
+        read_endpoint(folder)
+
+
 class Surroundings:
     """Where, and as whom, a server is started and stopped in a process of its own."""
 

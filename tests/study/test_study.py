@@ -50,10 +50,24 @@ def test_finished_trials_are_an_ordinary_optuna_study(storage: Storage, storage_
     for parameter in space.parameters():
         expected = optuna.distributions.CategoricalDistribution(parameter.choices)
         assert opened.trials[0].distributions[parameter.name] == expected
+    frame = opened.trials_dataframe()
+    assert frame["value"].tolist() == [accuracy(0, 4), accuracy(1, 4), 32.5]
+    assert set(space.to_parameters(space.graph(0, 0))) == {
+        column.removeprefix("params_") for column in frame.columns if column.startswith("params_")
+    }
     opened.enqueue_trial({})
     # Optuna can go on with the study: what it asks for next fits what kdhpc wrote.
     asked = opened.ask()
     assert asked.suggest_categorical("label_1_gate", [gate.value for gate in Gate]) in list(Gate)
+
+
+def test_finished_trials_have_parameters_whose_importance_optuna_can_tell(storage: Storage, storage_url: str) -> None:
+    study = make(storage, pruner="none", target=12)
+    while (claim := study.claim(HERE, lease_s=60, renew_s=20)) is not None:
+        claim.complete(90.0 if claim.graph.label_gates[0] is Gate.LINEAR else 10.0)
+    importances = optuna.importance.get_param_importances(optuna.load_study(study_name="tiny", storage=storage_url))
+    assert max(importances, key=importances.__getitem__) == "label_1_gate"
+    assert set(importances) == {parameter.name for parameter in study.definition.space.parameters()}
 
 
 def test_claims_of_many_processes_meet_the_budget_exactly(
@@ -201,7 +215,7 @@ def test_delete_leaves_nothing_of_the_study_and_all_of_the_others(storage: Stora
 def test_delete_of_a_study_that_is_worked_on_is_refused(storage: Storage) -> None:
     study = make(storage)
     claim = take(study)
-    with pytest.raises(StudyError, match="workers hold 1 of its trials; stop them .kdhpc stop --study tiny"):
+    with pytest.raises(StudyError, match=r"workers hold 1 of its trials; stop them \(kdhpc stop --study tiny"):
         study.delete()
     claim.release()
     study.delete()

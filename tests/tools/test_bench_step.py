@@ -12,7 +12,7 @@ import torch
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import NetworkError
 from tools.benchmarks.losses import LossCase
-from tools.benchmarks.peers_published import PerEdgeLosses, PerSampleLosses
+from tools.benchmarks.peers_published import PerEdgeLosses, PerSampleLosses, plain_answer
 from tools.benchmarks.step import PEERS, OurLoop, StepCell, batch_of, peer_loop
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def cell_of(network):
 
 @pytest.mark.parametrize(
     ("network", "peer"),
-    [("resnet8", peer) for peer in PEERS if peer != "no_sync"]
+    [("resnet8", peer) for peer in PEERS if peer not in ("no_sync", "compiled")]
     + [("abn_resnet8", "published"), ("abn_resnet8", "vmap")],
 )
 def test_peer_learns_as_our_step_does(network, peer):
@@ -72,8 +72,25 @@ def test_bench_step_reports_each_peer_of_each_cell():
     assert {"cpu", "torch", "load"} <= report["machine"].keys()
 
 
+def test_bench_step_in_bf16_is_compared_in_both_precisions():
+    argv = ("step", "--networks", "resnet8", "--nodes", "2", "--batches", "4", "--rounds", "3", "--json")
+    done = run_bench(*argv, "--precisions", "bf16", "--peers", "published", "vmap")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    found = [(row["precision"], row["peer"], row["peer precision"]) for row in rows]
+    assert found == [("bf16", "published", "bf16"), ("bf16", "published", "float32"), ("bf16", "vmap", "bf16")]
+    assert all(row["warm, s"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("network", ["resnet8", "abn_resnet8"])
+def test_published_layers_give_the_answers_of_our_network(network):
+    cell = cell_of(network)
+    ours, images = OurLoop(cell).learner.networks[0].eval(), batch_of(cell).images
+    torch.testing.assert_close(plain_answer(ours, images), ours(images), rtol=1e-4, atol=1e-5)
+
+
 def test_bench_losses_prints_a_table():
-    done = run_bench("losses", "--nodes", "2", "--batch", "2", "--rounds", "2")
+    done = run_bench("losses", "--nodes", "2", "--batch", "2", "--rounds", "2", "--modes", "eager")
     assert done.returncode == 0, done.stderr
     assert "| crops in tensors |" in done.stdout
     assert "torch" in done.stdout

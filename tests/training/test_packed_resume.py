@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedSplit
 from kdhpc.training.checkpoint import TrialIdentity, load_checkpoint, save_checkpoint
+from kdhpc.training.device import resolve_device
 from kdhpc.training.loop import EnsembleTraining
 from tests.training.memory_source import CPU, NETWORK, NUM_CLASSES, OBJECTIVE, training_config
 from tests.training.test_loop import GRAPH, StopAfter, assert_same_state, never, without_time
@@ -26,22 +26,23 @@ def packed_split(*, side, num_images=20):
     )
 
 
-def training_of(augmentation, programs=None, device=CPU):
+def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2):
     config = DatasetConfig(
         name="noise", image_size=12, augmentation=augmentation, validation_fraction=0.5, pad=2, resize=14
     )
     split = packed_split(side=12 if augmentation == "pad_crop" else 16)
-    cpu = torch.device("cpu")
+    target = resolve_device(device)
+    options = {"device": target, "channels_last": device.channels_last}
     return EnsembleTraining(
         graph=GRAPH,
         network=NETWORK,
         objective=OBJECTIVE,
-        training=training_config(epochs=2),
+        training=training_config(epochs=epochs),
         device=device,
-        train=TrainBatches(split, None, config, batch_size=4, device=cpu, channels_last=False),
-        evaluation=EvalBatches(split, None, config, batch_size=8, device=cpu, channels_last=False),
+        train=TrainBatches(split, None, config, batch_size=4, **options),
+        evaluation=EvalBatches(split, None, config, batch_size=8, **options),
         num_classes=NUM_CLASSES,
-        seed=3,
+        seed=seed,
         programs=programs,
     )
 

@@ -11,6 +11,8 @@ from kdhpc.training.programs import Compiler, Program, programs
 from tests.losses.paper_reference import random_graph
 from tests.training.memory_source import MemoryEval, MemoryTrain, mutual
 from tests.training.test_ensemble import learner_of
+from tests.training.test_loop import never
+from tests.training.test_packed_resume import training_of as packed_training
 
 # torch's tracing looks at inputs that are no leaves; it hides the warning from users, not from pytest's error filter.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -112,3 +114,28 @@ def test_program_error_of_the_function_itself_is_not_taken_for_the_compilers():
     compiler = Compiler(None)
     with pytest.raises(RuntimeError, match="shape"):
         Program(lambda values: values.view(7), compiler)(torch.ones(2))
+
+
+@pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
+def test_batches_compiled_and_as_written_agree(compiled, augmentation):
+    plain, fast = packed_training(augmentation), packed_training(augmentation, programs(None, batch_backend=compiled))
+    recipes = list(plain._train.recipes(seed=0, epoch=1))
+    before = num_compiled()
+    for recipe in recipes:
+        expected = plain._train.make(recipe)
+        found = fast._learner.programs.batch(fast._train, recipe)
+        torch.testing.assert_close(found.images, expected.images, rtol=1e-5, atol=1e-6)
+        assert found.images.stride() == expected.images.stride()
+        assert torch.equal(found.labels, expected.labels)
+    assert num_compiled() == before + 1
+    reports = [list(training.epochs(never)) for training in (plain, fast)]
+    assert reports[0][-1].train_losses == pytest.approx(reports[1][-1].train_losses, rel=1e-4)
+
+
+def test_batches_that_cannot_be_compiled_leave_the_networks_compiled(caplog):
+    training = packed_training("pad_crop", programs("aot_eager", batch_backend=broken_backend))
+    with caplog.at_level(logging.WARNING):
+        next(training.steps())
+    assert training.mode == "compile"
+    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("kdhpc")]
+    assert "No working C++ compiler found" in message

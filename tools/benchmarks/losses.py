@@ -2,14 +2,16 @@
 
 import argparse
 import time
+from itertools import product
 
 import torch
 
 from kdhpc.config.schema import TrainingConfig
-from kdhpc.losses.coefficients import graph_coefficients, needed_terms
+from kdhpc.losses.coefficients import all_terms, graph_coefficients, needed_terms
 from kdhpc.losses.distillation import crop_windows
-from kdhpc.losses.objective import EnsembleOutput, node_losses
+from kdhpc.losses.objective import EnsembleOutput
 from kdhpc.networks.output import NetworkOutput
+from kdhpc.training.programs import programs
 from tools.benchmarks.paired import paired
 from tools.benchmarks.peers_published import EdgeLosses, PerEdgeLosses, PerSampleLosses, PublishedLoop
 from tools.benchmarks.report import Cell, Report
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=16, help="N (default: 16)")
     parser.add_argument("--classes", type=int, default=120, help="C (default: 120)")
     parser.add_argument("--map", type=int, default=14, help="side of the attention maps (default: 14)")
+    parser.add_argument("--modes", nargs="+", choices=("eager", "compile"), default=["eager", "compile"])
     parser.add_argument("--rounds", type=int, default=15, help="default: 15")
 
 
@@ -35,12 +38,13 @@ def run(arguments: argparse.Namespace) -> Report:
         "crops in tensors": PerEdgeLosses(_CROPS),
         "crops by sample": PerSampleLosses(_CROPS),
     }
-    for name, edge_losses in peers.items():
-        case = LossCase(arguments, edge_losses)
+    for mode, (name, edge_losses) in product(arguments.modes, peers.items()):
+        case = LossCase(arguments, edge_losses, compiled=mode == "compile")
         measured = paired(case.ours, case.peer, rounds=arguments.rounds, clock=time.process_time)
         first, third = measured.quartiles
         rows.append(
             {
+                "mode": mode,
                 "peer": name,
                 "ours_ms": 1e3 * sorted(measured.ours_s)[arguments.rounds // 2],
                 "peer_ms": 1e3 * sorted(measured.peer_s)[arguments.rounds // 2],
@@ -60,7 +64,7 @@ def run(arguments: argparse.Namespace) -> Report:
 class LossCase:
     """Random answers of all networks, and both ways to their losses."""
 
-    def __init__(self, arguments: argparse.Namespace, edge_losses: EdgeLosses) -> None:
+    def __init__(self, arguments: argparse.Namespace, edge_losses: EdgeLosses, *, compiled: bool = False) -> None:
         generator = torch.Generator().manual_seed(0)
         shape, side = (arguments.nodes, arguments.batch), arguments.map
         self.logits = torch.randn(*shape, arguments.classes, generator=generator).requires_grad_()
@@ -68,7 +72,9 @@ class LossCase:
         self._labels = torch.randint(arguments.classes, (arguments.batch,), generator=generator)
         graph = full_graph(arguments.nodes)
         self._loop = PublishedLoop([], graph, TrainingConfig(), edge_losses)
-        self._terms = needed_terms(graph)
+        # Compiled, a program serves all graphs, as it does in training; as it is, it leaves out what this one has not.
+        self._terms = all_terms(arguments.nodes) if compiled else needed_terms(graph)
+        self._losses = programs("inductor" if compiled else None).objective
         self._coefficients = graph_coefficients(graph, device="cpu", dtype=torch.float32)
         self._windows = crop_windows(
             _CROPS, height=side, width=side, reduction="mean", device="cpu", dtype=torch.float32
@@ -77,13 +83,13 @@ class LossCase:
     def ours(self) -> torch.Tensor:
         """All at once; gives the losses, (M,)."""
         return self._differentiated(
-            node_losses(
+            self._losses(
                 EnsembleOutput(self.logits, self.maps),
                 self._labels,
                 self._coefficients,
                 self._windows,
                 torch.tensor(0.5),
-                terms=self._terms,
+                self._terms,
             )
         )
 

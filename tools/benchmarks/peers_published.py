@@ -4,14 +4,16 @@ Written for comparison, in the style of the method's public code; no line of it 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdhpc.config.schema import TrainingConfig
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+from kdhpc.networks.build import Network
+from kdhpc.networks.heads import PlainHead
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import ImageBatch
 
@@ -19,6 +21,17 @@ _PROB_CLOSER = (Design.PROB_CLOSER, Design.BOTH_CLOSER)
 _PROB_APART = (Design.PROB_APART, Design.BOTH_APART)
 _ATTENTION_CLOSER = (Design.ATTENTION_CLOSER, Design.BOTH_CLOSER)
 _ATTENTION_APART = (Design.ATTENTION_APART, Design.BOTH_APART)
+
+
+def _probability_loss(edge: DistillationEdge, source: NetworkOutput, target: NetworkOutput) -> Tensor:
+    """(N,): of the edge's design, 0 where that has none. Source: paper Eq. 3-5."""
+    p_s, log_p_t = F.softmax(source.logits.detach(), dim=1), F.log_softmax(target.logits, dim=1)
+    loss_N = torch.zeros(len(p_s), device=p_s.device)
+    if edge.design in _PROB_CLOSER:
+        loss_N = loss_N + (p_s * (p_s.log() - log_p_t)).sum(dim=1)
+    if edge.design in _PROB_APART:
+        loss_N = loss_N + (F.normalize(p_s, dim=1) * F.normalize(log_p_t.exp(), dim=1)).sum(dim=1)
+    return loss_N
 
 
 class PerSampleLosses:
@@ -29,24 +42,20 @@ class PerSampleLosses:
 
     def __call__(self, edge: DistillationEdge, source: NetworkOutput, target: NetworkOutput) -> Tensor:
         """(N,): the ungated loss of an edge. Source: paper Eq. 3-7 and 13."""
+        loss_N = _probability_loss(edge, source, target)
+        if edge.design not in _ATTENTION_CLOSER + _ATTENTION_APART:
+            return loss_N
+        closer = edge.design in _ATTENTION_CLOSER
         losses = []
-        p_s, log_p_t = F.softmax(source.logits.detach(), dim=1), F.log_softmax(target.logits, dim=1)
-        for n in range(len(p_s)):
-            loss = torch.zeros((), device=p_s.device)
-            if edge.design in _PROB_CLOSER:
-                loss = loss + (p_s[n] * (p_s[n].log() - log_p_t[n])).sum()
-            if edge.design in _PROB_APART:
-                loss = loss + F.normalize(p_s[n], dim=0) @ F.normalize(log_p_t[n].exp(), dim=0)
-            if edge.design not in (Design.PROB_CLOSER, Design.PROB_APART):
-                source_map, target_map = source.attention_map[n].detach(), target.attention_map[n]
-                peak = int(source_map.argmax())
-                for side in self._crops:
-                    q_s = F.normalize(_crop(source_map, peak, side), dim=0)
-                    q_t = F.normalize(_crop(target_map, peak, side), dim=0)
-                    closer = edge.design in _ATTENTION_CLOSER
-                    loss = loss + (((q_s - q_t) ** 2).mean() if closer else q_s @ q_t) / len(self._crops)
+        for source_map, target_map in zip(source.attention_map.detach(), target.attention_map, strict=True):
+            peak = int(source_map.argmax())
+            loss = torch.zeros((), device=source_map.device)
+            for side in self._crops:
+                q_s = F.normalize(_crop(source_map, peak, side), dim=0)
+                q_t = F.normalize(_crop(target_map, peak, side), dim=0)
+                loss = loss + (((q_s - q_t) ** 2).mean() if closer else q_s @ q_t) / len(self._crops)
             losses.append(loss)
-        return torch.stack(losses)
+        return loss_N + torch.stack(losses)
 
 
 def _crop(attention_map: Tensor, peak: int, side: int) -> Tensor:
@@ -65,12 +74,7 @@ class PerEdgeLosses:
 
     def __call__(self, edge: DistillationEdge, source: NetworkOutput, target: NetworkOutput) -> Tensor:
         """(N,): the ungated loss of an edge. Source: paper Eq. 3-7 and 13."""
-        p_s, log_p_t = F.softmax(source.logits.detach(), dim=1), F.log_softmax(target.logits, dim=1)
-        loss_N = torch.zeros(len(p_s), device=p_s.device)
-        if edge.design in _PROB_CLOSER:
-            loss_N = loss_N + (p_s * (p_s.log() - log_p_t)).sum(dim=1)
-        if edge.design in _PROB_APART:
-            loss_N = loss_N + (F.normalize(p_s, dim=1) * F.normalize(log_p_t.exp(), dim=1)).sum(dim=1)
+        loss_N = _probability_loss(edge, source, target)
         if edge.design in _ATTENTION_CLOSER + _ATTENTION_APART:
             source_maps = source.attention_map.detach()
             peaks = source_maps.flatten(1).argmax(dim=1)
@@ -96,8 +100,27 @@ def _crops(maps: Tensor, peaks: Tensor, side: int) -> Tensor:
 EdgeLosses = PerSampleLosses | PerEdgeLosses
 
 
+def plain_answer(network: Network, images: Tensor) -> NetworkOutput:
+    """What our network computes, layer by layer as it is published."""
+    head = network.head
+    shared = network.lower(images)
+    if isinstance(head, PlainHead):
+        features = head.layer4(shared)
+        return NetworkOutput(head.fc(_pooled(features)), features.float().pow(2).mean(dim=1))
+    evidence = head.evidence(shared)
+    attention_logits = _pooled(head.attention_fc(evidence))
+    attention_map = head.attention_map(evidence).sigmoid()
+    weighted = shared * attention_map
+    features = head.layer4(weighted + shared if head.residual else weighted)
+    return NetworkOutput(head.fc(_pooled(features)), attention_map[:, 0].float(), (attention_logits,))
+
+
+def _pooled(features: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(features, 1).flatten(1)
+
+
 class PublishedLoop:
-    """Networks are copies of those given, in contiguous memory.
+    """Networks are copies of those given, in contiguous memory, and run as they are published.
 
     Args:
         networks: Of the nodes.
@@ -105,16 +128,20 @@ class PublishedLoop:
         config: Of the optimisers.
         edge_losses: How the losses of an edge are computed.
         waits: Look at every loss, as a loop does that skips nodes without one and logs the others.
+        autocast: Half precision of the networks; none: float32.
+        compiles: One program of all networks and losses, which serves this graph alone.
     """
 
     def __init__(
         self,
-        networks: Sequence[nn.Module],
+        networks: Sequence[Network],
         graph: GraphSpec,
         config: TrainingConfig,
         edge_losses: EdgeLosses,
         *,
         waits: bool = True,
+        autocast: torch.dtype | None = None,
+        compiles: bool = False,
     ) -> None:
         self.networks = [copy.deepcopy(network) for network in networks]
         for network in self.networks:
@@ -122,6 +149,10 @@ class PublishedLoop:
         self._graph = graph
         self._edge_losses = edge_losses
         self._waits = waits
+        self._autocast = autocast
+        self._forward: Callable[[Tensor, Tensor, Tensor], list[Tensor]] = self._all_losses
+        if compiles:
+            self._forward = torch.compile(self._all_losses, dynamic=False)
         self._optimizers = [
             torch.optim.SGD(
                 network.parameters(),
@@ -135,8 +166,7 @@ class PublishedLoop:
 
     def step(self, batch: ImageBatch, ramp: float, learning_rate: float) -> list[float]:
         """Learn a batch; gives the losses before the update, none where it does not wait for them."""
-        outputs: list[NetworkOutput] = [network(batch.images.contiguous()) for network in self.networks]
-        losses = self.losses(outputs, batch.labels, ramp)
+        losses = self._forward(batch.images.contiguous(), batch.labels, torch.tensor(ramp, device=batch.images.device))
         for loss, optimizer in zip(losses, self._optimizers, strict=True):
             if not loss.requires_grad or (self._waits and loss.item() == 0):
                 continue
@@ -147,11 +177,19 @@ class PublishedLoop:
             optimizer.step()
         return [loss.item() for loss in losses] if self._waits else []
 
-    def losses(self, outputs: Sequence[NetworkOutput], labels: Tensor, ramp: float) -> list[Tensor]:
+    def answers(self, images: Tensor) -> list[NetworkOutput]:
+        """Of all networks."""
+        with torch.autocast(images.device.type, self._autocast, enabled=self._autocast is not None):
+            return [plain_answer(network, images) for network in self.networks]
+
+    def _all_losses(self, images: Tensor, labels: Tensor, ramp: Tensor) -> list[Tensor]:
+        return self.losses(self.answers(images), labels, ramp)
+
+    def losses(self, outputs: Sequence[NetworkOutput], labels: Tensor, ramp: Tensor | float) -> list[Tensor]:
         """Of each node. Source: paper Eq. 8-11 and 14-15."""
         return [self._node_loss(node, outputs, labels, ramp) for node in range(self._graph.num_nodes)]
 
-    def _node_loss(self, node: int, outputs: Sequence[NetworkOutput], labels: Tensor, ramp: float) -> Tensor:
+    def _node_loss(self, node: int, outputs: Sequence[NetworkOutput], labels: Tensor, ramp: Tensor | float) -> Tensor:
         loss = torch.zeros((), device=labels.device)
         gate = self._graph.label_gates[node]
         if gate is not Gate.CUTOFF:

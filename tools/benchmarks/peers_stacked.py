@@ -39,12 +39,20 @@ class StackedLoop:
         stacked: From images to the answers of all networks.
         losses: From those, the labels and the ramp to the loss of each node.
         config: Of the one optimiser.
+        autocast: Half precision of the networks; none: float32.
     """
 
     def __init__(
-        self, stacked: Stacked, losses: Callable[[EnsembleOutput, Tensor, Tensor], Tensor], config: TrainingConfig
+        self,
+        stacked: Stacked,
+        losses: Callable[[EnsembleOutput, Tensor, Tensor], Tensor],
+        config: TrainingConfig,
+        *,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self._stacked = stacked
+        self._autocast = autocast
+        self._ramp = torch.zeros((), device=stacked.parameters[0].device)
         self._losses = losses
         self._optimizer = torch.optim.SGD(
             stacked.parameters,
@@ -56,7 +64,10 @@ class StackedLoop:
 
     def step(self, batch: ImageBatch, ramp: float, learning_rate: float) -> Tensor:
         """Learn a batch; gives the losses before the update, (M,)."""
-        losses = self._losses(self._stacked(batch.images), batch.labels, torch.tensor(ramp, device=batch.images.device))
+        self._ramp.fill_(ramp)
+        with torch.autocast(batch.images.device.type, self._autocast, enabled=self._autocast is not None):
+            output = self._stacked(batch.images)
+        losses = self._losses(output, batch.labels, self._ramp)
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.zero_grad()
         losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -179,6 +190,8 @@ def stacked_loop(
     config: TrainingConfig,
     coefficients: GraphCoefficients,
     windows: CropWindows,
+    *,
+    autocast: torch.dtype | None = None,
 ) -> StackedLoop:
     """A loop of networks that ``stack`` puts together."""
-    return StackedLoop(stack(networks), graph_losses(coefficients, windows), config)
+    return StackedLoop(stack(networks), graph_losses(coefficients, windows), config, autocast=autocast)

@@ -33,7 +33,7 @@ from kdhpc.study.owner import Owner
 from kdhpc.study.server import ServerOptions
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.training.device import resolve_device
+from kdhpc.training.device import autocast_dtype, resolve_device
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.trial import TrialSetting, prepare_training, run_trial
 from tools.benchmarks.peers_published import PerSampleLosses, PublishedLoop
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", default="fashion_mnist", help="a packed data set (default: fashion_mnist)")
     parser.add_argument("--network", default="resnet20", help="default: resnet20")
     parser.add_argument("--subset", type=int, default=480, help="images, half of them to train on (default: 480)")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="of both sides")
     parser.add_argument("--mode", default="auto", help="device.mode of our side (default: auto)")
 
 
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> Report:
         "study=quickstart", f"study.num_nodes={arguments.nodes}", f"study.trials={arguments.trials}",
         f"dataset={arguments.dataset}", f"dataset.subset={arguments.subset}", "dataset.validation_fraction=0.5",
         f"network={arguments.network}", "training.epochs=1", "training.milestones=[]", "training.batch_size=16",
-        f"device.mode={arguments.mode}", "study.pruner=none",
+        f"device.mode={arguments.mode}", f"device.precision={arguments.precision}", "study.pruner=none",
     ]  # fmt: skip
     config = compose_search(overrides)
     with _server() as storage:
@@ -183,14 +184,16 @@ def _published_search(study: SharedStudy, setting: TrialSetting, config: SearchC
             build_network(config.network, num_classes=setting.num_classes, image_size=size).to(device)
             for _ in range(graph.num_nodes)
         ]
-        loop = PublishedLoop(networks, graph, config.training, PerSampleLosses(config.network.crops))
+        losses = PerSampleLosses(config.network.crops)
+        autocast = autocast_dtype(config.device, device)
+        loop = PublishedLoop(networks, graph, config.training, losses, autocast=autocast)
         for step, (images, labels) in enumerate(loader, start=1):
             loop.step(
                 Batch(images=images.to(device), labels=labels.to(device)),
                 step / len(loader),
                 config.training.learning_rate,
             )
-        accuracy = _score(loop.networks, setting)
+        accuracy = _score(loop, setting)
         trial.report(accuracy, 1)
         trial.should_prune()
         return accuracy
@@ -200,12 +203,12 @@ def _published_search(study: SharedStudy, setting: TrialSetting, config: SearchC
 
 
 @torch.no_grad()
-def _score(networks: list[torch.nn.Module], setting: TrialSetting) -> float:
+def _score(loop: PublishedLoop, setting: TrialSetting) -> float:
     right = count = 0
-    for network in networks:
+    for network in loop.networks:
         network.eval()
     for batch in setting.evaluation:
-        logits = torch.stack([network(batch.images).logits for network in networks]).mean(dim=0)
+        logits = torch.stack([answer.logits for answer in loop.answers(batch.images)]).mean(dim=0)
         right += int((logits.argmax(dim=1) == batch.labels).sum().item())
         count += len(batch.labels)
     return 100 * right / count
@@ -235,6 +238,7 @@ def _report(trials: list[_Trial], peer_s: float, config: SearchConfig, *, steps:
             "steps a trial": steps,
             "batch": config.training.batch_size,
             "mode": config.device.mode,
+            "precision": config.device.precision,
             "threads": torch.get_num_threads(),
         },
         rows=rows,

@@ -2,8 +2,10 @@
 
 import argparse
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Protocol
 
 import torch
@@ -15,7 +17,7 @@ from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
 from kdhpc.losses.coefficients import graph_coefficients
 from kdhpc.losses.distillation import crop_windows
 from kdhpc.networks.names import architecture, map_side
-from kdhpc.training.device import Mode, resolve_device
+from kdhpc.training.device import Mode, Precision, autocast_dtype, resolve_device, resolve_precision
 from kdhpc.training.ensemble import EnsembleLearner
 from kdhpc.training.learner import Moment
 from kdhpc.training.programs import programs_for
@@ -28,9 +30,10 @@ from tools.benchmarks.report import Cell, Report
 _CLASSES = 100
 _PROBE_ROUNDS = 2
 _LEAST_ROUNDS = 3
-PEERS = ("published", "per_sample", "no_sync", "vmap", "grouped")
+PEERS = ("published", "per_sample", "no_sync", "compiled", "vmap", "grouped")
 """The other sides: the published style of loop with crops in tensors, with crops sample by sample, without waiting for
-losses; vmap and grouped convolutions under our losses."""
+losses, compiled for its graph alone; vmap and grouped convolutions under our losses."""
+_PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[16], metavar="N", help="default: 16")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=["published", "per_sample"])
     parser.add_argument("--modes", nargs="+", choices=("eager", "compile", "cudagraph"), default=["eager"])
+    parser.add_argument(
+        "--precisions", nargs="+", choices=_PRECISIONS, default=["float32"],
+        help="of both sides; bf16 is compared with the published loop in float32, too (default: float32)",
+    )  # fmt: skip
     parser.add_argument("--image-size", type=int, help="pixels (default: 32, and 224 for ImageNet's networks)")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of a cell (default: 15)")
     parser.add_argument("--seconds", type=float, default=120, help="cap of a cell (default: 120); at least 3 rounds")
@@ -76,17 +83,16 @@ def run(arguments: argparse.Namespace) -> Report:
     torch.set_num_threads(arguments.threads)
     rows: list[dict[str, Cell]] = []
     for cell in _cells(arguments):
-        begin = time.perf_counter()
-        ours = OurLoop(cell)
-        ours.step(batch_of(cell), 0.5, 0.1)
-        ours.wait()
-        first_s = time.perf_counter() - begin
-        for peer in arguments.peers:
+        ours, first_s = _first_step(cell)
+        _, warm_s = _first_step(cell, seed=1)
+        launched = launches(partial(ours.step, batch_of(cell), 0.5, 0.1), ours.target)
+        for peer, precision in _peers(cell, arguments.peers):
             try:
-                measured = _measure(ours, peer_loop(peer, ours, cell), cell, arguments)
+                loop = peer_loop(peer, ours, cell, precision)
             except NetworkError:
                 continue
-            rows.append(_row(cell, ours, peer, measured, first_s))
+            row = _row(cell, ours, peer, precision, _measure(ours, loop, cell, arguments))
+            rows.append(row | {"first step, s": first_s, "warm, s": warm_s} | _on_gpu(launched, ours, loop, cell))
     device = resolve_device(DeviceConfig())
     return Report(
         title=f"A training step on {torch.cuda.get_device_name() if device.type == 'cuda' else 'the CPU'}",
@@ -99,7 +105,9 @@ def run(arguments: argparse.Namespace) -> Report:
         notes=(
             "ratio: the peer's time over ours, median of the rounds' own ratios, with quartiles. published: a loss an "
             "edge, crops in tensors, an SGD a node, waits for each loss; per_sample: with crops sample by sample; "
-            "no_sync: without waiting. Inputs are there already: augmentation is in no side's time.",
+            "no_sync: without waiting; compiled: all of its networks and losses one program, for this graph alone. "
+            "precision, peer precision: of the networks of either side. first step: building included; warm: that of "
+            "the next trial in the same process. Inputs are there already: augmentation is in no side's time.",
         ),
     )
 
@@ -151,17 +159,38 @@ class OurLoop:
             torch.cuda.synchronize()
 
 
-def peer_loop(name: str, ours: OurLoop, cell: StepCell) -> Loop:
+def _first_step(cell: StepCell, seed: int = 0) -> tuple[OurLoop, float]:
+    """A loop, and the seconds to the end of its first step."""
+    begin = time.perf_counter()
+    loop = OurLoop(cell, seed)
+    loop.step(batch_of(cell), 0.5, 0.1)
+    loop.wait()
+    return loop, time.perf_counter() - begin
+
+
+def _peers(cell: StepCell, names: Sequence[str]) -> Iterator[tuple[str, Precision]]:
+    """The other sides in our precision, and the published loop in float32, as its authors run it."""
+    ours = resolve_precision(cell.device, resolve_device(cell.device))
+    for name in names:
+        yield name, ours
+        if name == "published" and ours != "float32":
+            yield name, "float32"
+
+
+def peer_loop(name: str, ours: OurLoop, cell: StepCell, precision: Precision = "float32") -> Loop:
     """Another side, with the weights that ours has now.
 
     Raises:
         NetworkError: it cannot train this network.
     """
     networks, graph, crops = ours.learner.networks, ours.graph, _network(cell).crops
-    if name in ("published", "no_sync"):
-        return PublishedLoop(networks, graph, ours.config, PerEdgeLosses(crops), waits=name == "published")
-    if name == "per_sample":
-        return PublishedLoop(networks, graph, ours.config, PerSampleLosses(crops))
+    autocast = autocast_dtype(replace(cell.device, precision=precision), ours.target)
+    if name not in ("vmap", "grouped"):
+        losses = PerSampleLosses(crops) if name == "per_sample" else PerEdgeLosses(crops)
+        return PublishedLoop(
+            networks, graph, ours.config, losses,
+            waits=name != "no_sync", autocast=autocast, compiles=name == "compiled",
+        )  # fmt: skip
     side = map_side(cell.network, cell.image_size)
     windows = crop_windows(
         crops, height=side, width=side, reduction="mean", device=ours.target, dtype=torch.float32
@@ -169,7 +198,7 @@ def peer_loop(name: str, ours: OurLoop, cell: StepCell) -> Loop:
     coefficients = graph_coefficients(graph, device=ours.target, dtype=torch.float32)
     stack: type[VmappedNetworks] | type[GroupedNetworks]
     stack = VmappedNetworks if name == "vmap" else GroupedNetworks
-    return stacked_loop(networks, stack, ours.config, coefficients, windows)
+    return stacked_loop(networks, stack, ours.config, coefficients, windows, autocast=autocast)
 
 
 def full_graph(num_nodes: int) -> GraphSpec:
@@ -200,19 +229,24 @@ def _cells(arguments: argparse.Namespace) -> Iterator[StepCell]:
         small = architecture(network).family == "cifar"
         for num_nodes in arguments.nodes:
             for batch_size in arguments.batches:
-                for mode in arguments.modes:
+                for mode, precision in product(arguments.modes, arguments.precisions):
                     yield StepCell(
                         network=network,
                         num_nodes=num_nodes,
                         batch_size=batch_size,
                         image_size=arguments.image_size or (32 if small else 224),
-                        device=DeviceConfig(mode=mode),
+                        device=DeviceConfig(mode=mode, precision=precision),
                     )
 
 
 def _network(cell: StepCell) -> NetworkConfig:
-    largest = map_side(cell.network, cell.image_size)
-    return NetworkConfig(name=cell.network, crops=tuple(side for side in (3, 7, 11) if side <= largest) or (1,))
+    return NetworkConfig(name=cell.network, crops=crops_of(cell.network, cell.image_size))
+
+
+def crops_of(network: str, image_size: int) -> tuple[int, ...]:
+    """Those of the shipped configs, as far as the attention map of smaller images holds them."""
+    crops = (3, 7, 11) if architecture(network).attention_branch else (3, 5, 7)
+    return tuple(side for side in crops if side <= map_side(network, image_size)) or (1,)
 
 
 def _measure(ours: OurLoop, peer: Loop, cell: StepCell, arguments: argparse.Namespace) -> Paired:
@@ -238,7 +272,46 @@ def _by_process_time(arguments: argparse.Namespace) -> bool:
     return bool(arguments.threads == 1) and not torch.cuda.is_available()
 
 
-def _row(cell: StepCell, ours: OurLoop, peer: str, measured: Paired, first_s: float) -> dict[str, Cell]:
+def launches(step: Callable[[], object], device: torch.device) -> tuple[int, int] | None:
+    """Kernels that a step runs on a GPU, and how often its host waits; none on a CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize()
+    kinds = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA]) as profile:
+        step()
+    kernels = waits = 0
+    for event in profile.events():
+        on_gpu = str(event.device_type).endswith("CUDA")
+        kernels += on_gpu and not event.name.startswith("Memcpy")
+        # A copy to the host from memory that is not pinned waits as well, by this very call.
+        waits += not on_gpu and event.name in ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaMemcpy")
+    return kernels, waits
+
+
+def _on_gpu(launched: tuple[int, int] | None, ours: OurLoop, peer: Loop, cell: StepCell) -> dict[str, Cell]:
+    """What only a GPU has: launches, waits and peak memory of both sides."""
+    if launched is None:
+        return {}
+    batch, memory_gb = batch_of(cell), []
+    for loop in (ours, peer):
+        torch.cuda.reset_peak_memory_stats()
+        loop.step(batch, 0.5, ours.config.learning_rate)
+        ours.wait()
+        memory_gb.append(torch.cuda.max_memory_allocated() / 2**30)
+    theirs = launches(lambda: peer.step(batch, 0.5, ours.config.learning_rate), ours.target)
+    assert theirs is not None
+    return {
+        "kernels": launched[0],
+        "waits": launched[1],
+        "peer kernels": theirs[0],
+        "peer waits": theirs[1],
+        "memory, GB": memory_gb[0],
+        "peer memory, GB": memory_gb[1],
+    }
+
+
+def _row(cell: StepCell, ours: OurLoop, peer: str, precision: Precision, measured: Paired) -> dict[str, Cell]:
     ours_s = sorted(measured.ours_s)[len(measured.ours_s) // 2]
     peer_s = sorted(measured.peer_s)[len(measured.peer_s) // 2]
     first, third = measured.quartiles
@@ -248,12 +321,13 @@ def _row(cell: StepCell, ours: OurLoop, peer: str, measured: Paired, first_s: fl
         "M": cell.num_nodes,
         "batch": cell.batch_size,
         "mode": ours.mode,
+        "precision": resolve_precision(cell.device, ours.target),
         "peer": peer,
+        "peer precision": precision,
         "ours_ms": 1e3 * ours_s,
         "peer_ms": 1e3 * peer_s,
         "ratio": measured.ratio,
         "quartiles": f"{first:.2f}-{third:.2f}",
         "rounds": len(measured.ours_s),
         "images/s": cell.batch_size / ours_s,
-        "first step, s": first_s,
     }

@@ -1,0 +1,65 @@
+"""The steps of tools/quickstart, with commands that only write down how they are called."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_QUICKSTART = Path(__file__).parents[2] / "tools" / "quickstart"
+_KDHPC = """\
+#!/bin/bash
+echo "$*" >> calls
+if [ "$1 $2" = "data check" ]; then cat problem >&2; [ ! -s problem ]; fi
+"""
+
+
+def _program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "tools").mkdir()
+    shutil.copy(_QUICKSTART, tmp_path / "tools")
+    _program(tmp_path / "tools" / "setup", "#!/bin/bash\n")
+    _program(tmp_path / "tools" / "fetch_fashion_mnist", "#!/bin/bash\necho source\n")
+    _program(tmp_path / ".venv" / "bin" / "kdhpc", _KDHPC)
+    return tmp_path
+
+
+def _run(checkout: Path, problem: str) -> "subprocess.CompletedProcess[str]":
+    (checkout / "problem").write_text(problem)
+    return subprocess.run([checkout / "tools" / "quickstart"], capture_output=True, text=True, check=False)
+
+
+def _calls(checkout: Path) -> list[str]:
+    return (checkout / "calls").read_text().splitlines()
+
+
+def test_quickstart_with_whole_data_leaves_them(checkout: Path) -> None:
+    assert _run(checkout, "").returncode == 0
+    assert [call.split()[0] for call in _calls(checkout)] == ["data", "db", "search", "status", "export-best"]
+
+
+def test_quickstart_with_damaged_data_packs_them_again_and_says_so(checkout: Path) -> None:
+    (checkout / "data" / "fashion_mnist").mkdir(parents=True)
+    done = _run(checkout, "kdhpc: train/images.npy has changed\n")
+    assert done.returncode == 0, done.stderr
+    assert _calls(checkout)[:2] == ["data check fashion_mnist", "data prepare fashion_mnist source --force"]
+    assert "packed again: kdhpc: train/images.npy has changed" in done.stderr
+
+
+def test_quickstart_without_data_packs_them(checkout: Path) -> None:
+    done = _run(checkout, "kdhpc: not prepared\n")
+    assert done.returncode == 0, done.stderr
+    assert "data prepare fashion_mnist source --force" in _calls(checkout)
+    assert "packed again" not in done.stderr
+
+
+def test_quickstart_without_a_source_ends_before_it_packs_something_else(checkout: Path) -> None:
+    _program(checkout / "tools" / "fetch_fashion_mnist", "#!/bin/bash\nexit 1\n")
+    assert _run(checkout, "kdhpc: not prepared\n").returncode == 1
+    assert _calls(checkout) == ["data check fashion_mnist"]
