@@ -191,6 +191,43 @@ def launcher_killed(cluster: Cluster) -> None:
             cluster.check(site, "again", TRIALS)
 
 
+def stopped_with_its_server(cluster: Cluster) -> None:
+    """`kdhpc stop` on a study whose launching job hosts the database: that ends, too, and comes back."""
+    with cluster.own_site("stopped") as site:
+        command = ("stopped", "--workers", "2", "--trials", str(2 * TRIALS))
+        job = site.search_job(*command)
+        worker = site.caught("stopped")
+        stopping = site.start("stop", "--study", "stopped")
+        until(lambda: site.read("stopped").draining)
+        worker.let_go()
+        _, err = stopping.communicate(timeout=PATIENCE_S)
+        assert stopping.returncode == 0, err
+        assert site.ended(job) == "COMPLETED"
+        assert site.server()["pid"] is None
+        assert not site.jobs(name="kdhpc-stopped")
+        job = site.search_job(*command)
+        assert site.ended(job) == "COMPLETED"
+        assert times_resumed(site.logs("stopped"), worker.trial) == 1
+        with running_database(site):
+            cluster.check(site, "stopped", 2 * TRIALS)
+
+
+def plain_array_out_of_time(cluster: Cluster) -> None:
+    """The script for plain arrays, whose worker is the batch script itself."""
+    with cluster.login_node() as site:
+        site.launch("plain", "--workers", "1", "--trials", "3", 'cluster.sbatch=["exclude=node4",hold]')
+        script = str(ROOT / "slurm" / "worker_array.sh")
+        job = site.sbatch("--array=3", "--mem=2G", script, "--study", "plain", "device.threads=1")
+        worker = site.caught("plain", f"{job}_3")
+        site.slurm("scancel", "--signal=USR2", "--batch", f"{job}_3")
+        worker.let_go()
+        site.restarted(f"{job}_3")
+        site.done("plain")
+        assert site.ended(f"{job}_3") == "COMPLETED"
+        assert times_resumed(site.output(f"{job}_3"), worker.trial) == 1
+        cluster.check(site, "plain", 3)
+
+
 def two_launchers(cluster: Cluster) -> None:
     with cluster.own_site("twice") as site:
         command = ("twice", "--workers", "2", "--trials", str(TRIALS))
@@ -295,10 +332,12 @@ FAULTS: dict[str, Callable[[Cluster], None]] = {
         node_down_and_preempted,
         time_limit,
         launcher_killed,
+        stopped_with_its_server,
         database_away,
         killed,
         scancelled,
         requeued,
+        plain_array_out_of_time,
         disk_full,
         two_launchers,
         clocks_apart,
