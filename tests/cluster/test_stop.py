@@ -22,11 +22,10 @@ from tests.workspace import PATIENCE_S, until
 def test_stop_ends_a_search_that_goes_on_later(workspace) -> None:
     command = ("search", "--study", "halted", "study=tiny", "training.epochs=24", "--trials", "2", "study.pruner=none")
     search = workspace.start(*command)
-    workers = workspace.catch("halted")
+    (worker,) = workspace.catch("halted")
     stopping = workspace.start("stop", "--study", "halted")
     until(lambda: workspace.read("halted").draining)
-    for worker in workers:
-        worker.let_go()
+    worker.let_go()
     _, err = stopping.communicate(timeout=PATIENCE_S)
     assert stopping.returncode == 0, err
     _, err = search.communicate(timeout=PATIENCE_S)

@@ -1,78 +1,108 @@
 """A cluster site as its users see it: a folder that all nodes share, Slurm's commands, a database."""
 
 import json
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
 from sqlalchemy import text
 
-from kdhpc.config.paths import StudyPaths
-from kdhpc.study.address import EmbeddedAddress
-from kdhpc.study.storage import Storage, never
-from kdhpc.study.study import SharedStudy
-from kdhpc.study.summary import StudyStatus, read_status, study_names
-from tests.workspace import Workspace
+from kdhpc.study.summary import read_status
+from tests.workspace import Caught, Workspace, until
 
 ROOT = Path(__file__).parents[2]
 MAX_ATTEMPTS = 3
-# A worker's job in the tests; its training is so small that it needs a few seconds of it.
-JOB = ("cluster.cpus_per_worker=1", "cluster.mem_gb=2", "device.threads=1", "worker.lease_s=20", "worker.renew_s=2")
+# A worker's job in the tests; its training is so small that it needs a few seconds of it. Node 4 is where nodes break.
+JOB = (
+    *("cluster.cpus_per_worker=1", "cluster.mem_gb=2", 'cluster.sbatch=["exclude=node4"]'),
+    *("device.threads=1", "worker.lease_s=20", "worker.renew_s=2"),
+)
 # Every study of the tests trains the same graphs in the same way: whatever happens to it, its values are the same.
 EPOCHS = 48
 SEARCH = ("study=tiny", f"training.epochs={EPOCHS}", "study.pruner=none", *JOB)
 
 
 class Site(Workspace):
-    """One user's ``runs`` folder on the cluster, with a database of its own."""
+    """One user's ``runs`` folder on the cluster. Leaving it cancels all jobs that were submitted through it.
 
-    def __init__(self, shared: Workspace, name: str, environment: Mapping[str, str]) -> None:
+    Args:
+        shared: The folder, with data and configs.
+        name: Of the ``runs`` folder, which has its own database.
+        environment: In which Slurm's commands work.
+        has_own_database: Leaving the site stops it.
+    """
+
+    def __init__(self, shared: Workspace, name: str, environment: Mapping[str, str], *, has_own_database: bool) -> None:
         super().__init__(shared.folder, environment)
         self.runs = shared.folder / name
+        self._has_own_database = has_own_database
+        self._jobs: list[str] = []
+        self._studies: list[str] = []
         self.environment |= {
             "KDHPC_RUNS": str(self.runs),
             "PATH": f"{Path(sys.executable).parent}:{self.environment['PATH']}",
         }
 
-    def storage(self) -> Storage:
-        return Storage(EmbeddedAddress(self.runs / "db"), patience_s=60.0, should_stop=never)
+    def __enter__(self) -> "Site":
+        return self
 
-    def paths(self, study: str) -> StudyPaths:
-        return StudyPaths(self.runs / study)
+    def __exit__(self, *error: object) -> None:
+        for study in self._studies:
+            self.slurm("scancel", "--quiet", f"--name=kdhpc-{study}")
+        if self._jobs:
+            self.slurm("scancel", "--quiet", *self._jobs)
+        names = ",".join(f"kdhpc-{study}" for study in self._studies)
+        # A launching job that is cancelled stops its server itself, and may take a moment.
+        until(lambda: not self.slurm("squeue", "-h", "-n", names or "none").strip())
+        until(lambda: not self._jobs or not self.slurm("squeue", "-h", "-j", ",".join(self._jobs), fails="").strip())
+        if self._has_own_database:
+            self.close()
 
-    def slurm(self, *command: str) -> str:
+    def slurm(self, *command: str, fails: str | None = None) -> str:
+        """What a command prints; if it fails, ``fails``."""
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120, check=False
         )
+        if done.returncode != 0 and fails is not None:
+            return fails
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout
 
     def sbatch(self, *arguments: str, **environment: str) -> str:
-        """Submit; gives the job's id."""
+        """Submit; gives the job's id. Node 4 is where the tests break nodes."""
+        where = () if any(argument.startswith("--nodelist") for argument in arguments) else ("--exclude=node4",)
         done = subprocess.run(
-            ["sbatch", "--parsable", *arguments],
+            ["sbatch", "--parsable", *where, *arguments],
             cwd=self.folder,
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        job = done.stdout.strip()
+        self._jobs.append(job)
+        return job
 
-    def search_job(self, *arguments: str, options: tuple[str, ...] = ()) -> str:
-        """Submit the search script. Node 4 is where the tests break nodes."""
-        return self.sbatch("--exclude=node4", *options, str(ROOT / "slurm" / "search_array.sh"), *arguments)
+    def search_job(self, study: str, *arguments: str) -> str:
+        """Submit the search script."""
+        self._studies.append(study)
+        return self.sbatch(str(ROOT / "slurm" / "search_array.sh"), "--study", study, *SEARCH, *arguments)
+
+    def staying_launcher(self, study: str, *arguments: str) -> "subprocess.Popen[str]":
+        """Launch from the login node, and stay until the end."""
+        self._studies.append(study)
+        return self.start("launch", "--study", study, *SEARCH, *arguments, "--wait")
 
     def launch(self, study: str, *arguments: str) -> str:
         """Launch from the login node; gives the array's id."""
+        self._studies.append(study)
         done = self.run("launch", "--study", study, *SEARCH, *arguments)
         assert done.returncode == 0, done.stderr
+        assert "submitted job " in done.stderr, done.stderr
         return done.stderr.partition("submitted job ")[2].partition(":")[0]
 
     def jobs(self, *, name: str | None = None) -> dict[str, str]:
@@ -90,53 +120,40 @@ class Site(Workspace):
         shown = self.slurm("scontrol", "show", "job", "-o", job).splitlines()[0]
         return dict(pair.partition("=")[::2] for pair in shown.split() if "=" in pair)
 
+    def restarted(self, job: str, times: int = 1) -> None:
+        """Wait until a job was put back into the queue so many times."""
+        until(lambda: int(self.job(job).get("Restarts", 0)) >= times)
+        assert int(self.job(job)["Restarts"]) == times
+
     def ended(self, job: str) -> str:
         """Wait for a job's end; gives its last state."""
-        return until(
-            lambda: (found := self.job(job)["JobState"]) not in ("RUNNING", "PENDING", "COMPLETING") and found, 240.0
-        )
+        return until(lambda: (found := self.job(job)["JobState"]) not in ("RUNNING", "PENDING", "COMPLETING") and found)
 
-    def read(self, study: str) -> StudyStatus:
-        storage = self.storage()
-        try:
-            return read_status(storage, study)
-        finally:
-            storage.close()
+    def minutes_run(self, job: str) -> int:
+        """For how long a job has been running, whole minutes."""
+        hours, minutes, _ = self.job(job)["RunTime"].split(":")
+        return 60 * int(hours) + int(minutes)
 
-    def trained(self, study: str, job: str | None = None) -> int:
-        """Wait until a worker (of that job) has a trial with a checkpoint behind it; gives the trial's number."""
-        storage = self.storage()
-        try:
-            until(lambda: study in study_names(storage))
+    def caught(self, study: str, job: str | None = None) -> Caught:
+        """One worker in mid-trial, stopped."""
+        return self.catch(study, job=job)[0]
 
-            def number() -> int | None:
-                for worker in read_status(storage, study).workers:
-                    checkpoint = self.paths(study).checkpoint(worker.trial)
-                    if job in (None, worker.job) and checkpoint.exists():
-                        return worker.trial + 1
-                return None
-
-            return until(number) - 1
-        finally:
-            storage.close()
-
-    def done(self, study: str, timeout_s: float = 240.0) -> None:
+    def done(self, study: str) -> None:
         """Wait until a study's budget is met."""
-        storage = self.storage()
-        try:
-            shared = SharedStudy.open(storage, study)
-            until(shared.is_done, timeout_s)
-        finally:
-            storage.close()
+        with self.storage() as storage:
+            until(lambda: (trials := read_status(storage, study).trials).running + trials.waiting == 0)
 
     def logs(self, study: str) -> str:
-        """All that the workers of a study wrote."""
-        folders = [self.runs / study / "jobs", self.folder]
-        return "".join(path.read_text() for folder in folders for path in folder.rglob("*.out") if path.is_file())
+        """All that the launched workers of a study wrote."""
+        return "".join(path.read_text() for path in sorted((self.runs / study / "jobs").rglob("*.out")))
 
     def log(self, study: str, job: str) -> str:
         """All that one worker wrote, in all its runs."""
         return "".join(path.read_text() for path in (self.runs / study / "jobs").rglob(f"{job}_0_log.out"))
+
+    def output(self, job: str) -> str:
+        """All that a script's job wrote."""
+        return (self.folder / f"slurm-{job}.out").read_text()
 
     def course(self, study: str) -> dict[int, list[list[float]]]:
         """Losses of every epoch of each slot of a finished study, after having seen that nothing is wrong with it.
@@ -157,12 +174,11 @@ class Site(Workspace):
         counts = status.trials
         assert counts.complete + counts.pruned == status.target, counts
         assert (counts.running, counts.waiting, counts.failed, status.workers) == (0, 0, 0, ())
-        storage = self.storage()
-        attempts = storage.read(lambda connection: connection.execute(_ATTEMPTS, {"name": study}).scalars().all())
+        with self.storage() as storage:
+            attempts = storage.read(lambda connection: connection.execute(_ATTEMPTS, {"name": study}).scalars().all())
+            url = storage.address()
         assert len(attempts) == status.target
         assert all(1 <= attempt <= MAX_ATTEMPTS for attempt in attempts), attempts
-        url = storage.address()
-        storage.close()
         trials = optuna.load_study(study_name=study, storage=url.render_as_string()).trials
         assert sorted(trial.number for trial in trials) == list(range(status.target))
         assert all(trial.state.is_finished() for trial in trials)
@@ -171,9 +187,8 @@ class Site(Workspace):
 
     def owners(self, study: str, number: int) -> list[str]:
         """Jobs that worked on a trial, in turn."""
-        storage = self.storage()
-        url = storage.address()
-        storage.close()
+        with self.storage() as storage:
+            url = storage.address()
         trial = optuna.load_study(study_name=study, storage=url.render_as_string()).trials[number]
         return [owner["job"] for owner in trial.user_attrs["kdhpc"]["owners"]]
 
@@ -181,20 +196,3 @@ class Site(Workspace):
 _ATTEMPTS = text("""
     SELECT attempts FROM kdhpc_slots JOIN studies USING (study_id) WHERE study_name = :name ORDER BY slot
 """)
-
-
-def until(found: Callable[[], object], timeout_s: float = 200.0):
-    """Wait for something true, and give it."""
-    deadline = time.monotonic() + timeout_s
-    while not (result := found()):
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain"
-        time.sleep(0.5)
-    return result
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

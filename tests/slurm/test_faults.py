@@ -18,7 +18,6 @@ def scenarios(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[dict
         yield {name: pool.submit(scenario, cluster) for name, scenario in FAULTS.items() if name in asked}
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FAULTS)
 def test_study_ends_whole_after(scenarios: dict[str, "Future[None]"], name: str) -> None:
     scenarios[name].result()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.faults import Cluster, resumed
-from tests.slurm.site import ROOT, SEARCH, Site, until
+from tests.slurm.faults import TRIALS, Cluster, times_resumed
+from tests.slurm.site import ROOT, SEARCH, Site
+from tests.workspace import PATIENCE_S, until
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +22,6 @@ def site(cluster: Cluster) -> Site:
 
 
 def test_launch_dry_run_prints_the_script_and_submits_nothing(site: Site) -> None:
-    before = set(site.jobs())
     done = site.run(
         "launch", "--study", "dry", *SEARCH, "--workers", "3", "--dry-run",
         "cluster.partition=urgent", 'cluster.sbatch=["exclude=node2",nice]', "cluster.setup=['module load cuda']",
@@ -30,7 +31,7 @@ def test_launch_dry_run_prints_the_script_and_submits_nothing(site: Site) -> Non
     wanted = {"--array=0-2%3", "--partition=urgent", "--exclude=node2", "--nice", "--requeue", "--signal=USR2@180"}
     assert {f"#SBATCH {option}" for option in wanted} <= set(lines)
     assert "module load cuda" in lines
-    assert set(site.jobs()) == before
+    assert not site.jobs(name="kdhpc-dry")
     assert not (site.runs / "dry").exists()
     (site.folder / "dry.sh").write_text(done.stdout)
     site.slurm("sbatch", "--test-only", "dry.sh")
@@ -52,7 +53,7 @@ def test_launch_refused_by_sbatch_is_one_line(site: Site) -> None:
 
 def test_launch_from_inside_an_array_task(cluster: Cluster) -> None:
     site = cluster.site
-    command = f"srun python -m kdhpc.cli.main launch --study nested {' '.join(SEARCH)} --workers 2 --trials 2"
+    command = f"srun python -m kdhpc.cli.main launch --study nested {shlex.join(SEARCH)} --workers 2 --trials 2"
     outer = site.sbatch("--array=1", "--gres=gpu:1", "--mem-per-cpu=1000", "--output=nested.out", f"--wrap={command}")
     assert site.ended(f"{outer}_1") == "COMPLETED", (site.folder / "nested.out").read_text()
     site.done("nested")
@@ -64,45 +65,47 @@ def test_workers_beyond_the_budget_exit_at_once(cluster: Cluster) -> None:
     job = site.sbatch("--array=0-1", "--mem=2G", str(ROOT / "slurm" / "worker_array.sh"), "--study", "calm")
     assert [site.ended(f"{job}_{task}") for task in range(2)] == ["COMPLETED", "COMPLETED"]
     for task in range(2):
-        assert "0 trials finished" in (site.folder / f"slurm-{job}_{task}.out").read_text()
+        assert "0 trials finished" in site.output(f"{job}_{task}")
     again = site.run("launch", "--study", "calm", *SEARCH, "--workers", "2", "--trials", str(site.read("calm").target))
     assert "0 workers submitted" in again.stderr
 
 
 def test_stop_drains_and_a_launch_goes_on(cluster: Cluster) -> None:
-    site = cluster.site
-    site.launch("drained", "--workers", "2", "--trials", "3")
-    number = site.trained("drained")
-    stopped = site.run("stop", "--study", "drained")
-    assert stopped.returncode == 0, stopped.stderr
-    status = site.status("drained")
-    assert (status["draining"], status["trials"]["running"], status["workers"]) == (True, 0, [])
-    until(lambda: not [job for job in site.status("drained")["jobs"] if job["state"] != "COMPLETING"])
-    assert site.read("drained").trials.waiting > 0
-    site.launch("drained", "--workers", "2", "--trials", "3")
-    site.done("drained")
-    assert resumed(site.logs("drained"), number)
-    cluster.check(site, "drained", 3)
+    with cluster.login_node() as site:
+        site.launch("drained", "--workers", "2", "--trials", str(2 * TRIALS))
+        worker = site.caught("drained")
+        stopping = site.start("stop", "--study", "drained")
+        until(lambda: site.read("drained").draining)
+        worker.let_go()
+        _, err = stopping.communicate(timeout=PATIENCE_S)
+        assert stopping.returncode == 0, err
+        status = site.status("drained")
+        assert (status["draining"], status["trials"]["running"], status["workers"]) == (True, 0, [])
+        assert site.read("drained").trials.waiting > 0
+        site.launch("drained", "--workers", "2", "--trials", str(2 * TRIALS))
+        site.done("drained")
+        assert times_resumed(site.logs("drained"), worker.trial) == 1
+        cluster.check(site, "drained", 2 * TRIALS)
 
 
 def test_status_shows_jobs_and_the_lost(cluster: Cluster) -> None:
-    site = cluster.site
-    array = site.launch("shown", "--workers", "1", "--trials", "1", "worker.lease_s=300")
-    number = site.trained("shown")
-    jobs = site.status("shown")["jobs"]
-    assert [(job["job"], job["state"], job["condition"]) for job in jobs] == [(array, "RUNNING", "running")]
-    assert jobs[0]["node"].startswith("node")
-    assert re.fullmatch(r"\d+:\d\d:\d\d", jobs[0]["time_left"])
-    shown = site.run("status", "--study", "shown").stdout.splitlines()
-    row = next(line.split() for line in shown if line.startswith(f"{array} "))
-    assert (row[2], row[-1]) == (str(number), "running")
-    os.kill(site.read("shown").workers[0].pid, signal.SIGKILL)
-    until(lambda: array not in site.jobs())
-    worker = site.status("shown")["workers"][0]
-    assert (worker["job"], worker["trial"], worker["lost"]) == (array, number, True)
-    site.launch("shown", "--workers", "1", "--trials", "1")
-    site.done("shown")
-    cluster.check(site, "shown", 1)
+    with cluster.login_node() as site:
+        array = site.launch("shown", "--workers", "1", "--trials", "1", "worker.lease_s=300")
+        caught = site.caught("shown")
+        jobs = site.status("shown")["jobs"]
+        assert [(job["job"], job["state"], job["condition"]) for job in jobs] == [(array, "RUNNING", "running")]
+        assert jobs[0]["node"].startswith("node")
+        assert re.fullmatch(r"\d+:\d\d:\d\d", jobs[0]["time_left"])
+        shown = site.run("status", "--study", "shown").stdout.splitlines()
+        row = next(line.split() for line in shown if line.startswith(f"{array} "))
+        assert (row[2], row[-1]) == (str(caught.trial), "running")
+        os.kill(caught.pid, signal.SIGKILL)
+        until(lambda: array not in site.jobs())
+        worker = site.status("shown")["workers"][0]
+        assert (worker["job"], worker["trial"], worker["lost"]) == (array, caught.trial, True)
+        site.launch("shown", "--workers", "1", "--trials", "1")
+        site.done("shown")
+        cluster.check(site, "shown", 1)
 
 
 def test_status_controller_away_answers_without_jobs(site: Site) -> None:
@@ -116,7 +119,7 @@ def test_status_controller_away_answers_without_jobs(site: Site) -> None:
     finally:
         site.environment["SLURM_CONF"] = str(conf)
     assert done.returncode == 0
-    assert time.monotonic() - before < 12
+    assert time.monotonic() - before < 60
     assert json.loads(done.stdout)["jobs"] is None
     assert "no jobs shown: squeue did not answer within 5 s" in done.stderr
 

@@ -3,7 +3,7 @@
 import json
 
 from tests.slurm.faults import Cluster
-from tests.slurm.site import until
+from tests.workspace import PATIENCE_S, until
 
 _TRAINING = (
     *("dataset=fashion_mnist", "dataset.name=tiny", "dataset.image_size=16", "network=resnet8", "network.crops=[3]"),
@@ -13,21 +13,41 @@ _TRAINING = (
 
 
 def test_sweep_of_graphs_and_seeds_survives_a_requeue(cluster: Cluster) -> None:
-    site = cluster.site
-    sweep = site.start(
-        *("train", "--graph", "dml,independent", "--nodes", "2", "--seeds", "0,1", "--launcher", "submitit_slurm"),
-        *_TRAINING,
-        *("training.epochs=48", "hydra.launcher.name=sweep"),
-    )
-    checkpoints = site.runs / "train"
-    until(lambda: list(checkpoints.rglob("checkpoint.pt")) or sweep.poll() is not None)
-    task = next(job for job, state in site.jobs(name="sweep").items() if state == "RUNNING")
-    site.slurm("scontrol", "requeue", task)
-    out, err = sweep.communicate(timeout=240)
-    assert sweep.returncode == 0, (out, err)
-    assert site.job(task)["Restarts"] == "1"
-    results = [json.loads(path.read_text()) for path in checkpoints.rglob("result.json")]
-    assert len(results) == 4
-    assert {result["seed"] for result in results} == {0, 1}
-    table = site.run("results", "--format", "json")
-    assert [row["seeds"] for row in json.loads(table.stdout)] == [[0, 1], [0, 1]]
+    with cluster.login_node() as site:
+        sweep = site.start(
+            *("train", "--graph", "dml,independent", "--nodes", "2", "--seeds", "0,1", "--launcher", "submitit_slurm"),
+            *_TRAINING,
+            *("training.epochs=96", "run.checkpoint_every_s=0.05", "hydra.launcher.name=sweep"),
+        )
+        run = site.runs / "train" / "tiny-resnet8-dml2" / "seed0"
+        until(lambda: (run / "checkpoint.pt").exists() or sweep.poll() is not None)
+        (task,) = [job for job in site.jobs(name="sweep") if job.endswith("_0")]
+        site.slurm("scontrol", "requeue", task)
+        site.restarted(task)
+        assert not (run / "result.json").exists()
+        out, err = sweep.communicate(timeout=PATIENCE_S)
+        assert sweep.returncode == 0, (out, err)
+        (log,) = site.runs.glob(f"sweeps/*/jobs/{task}_0_log.out")
+        assert "goes on after epoch" in log.read_text()
+        results = [json.loads(path.read_text()) for path in (site.runs / "train").rglob("result.json")]
+        assert len(results) == 4
+        assert {result["seed"] for result in results} == {0, 1}
+        table = site.run("results", "--format", "json")
+        assert [row["seeds"] for row in json.loads(table.stdout)] == [[0, 1], [0, 1]]
+
+
+def test_sweep_job_that_is_cancelled_ends_the_wait(cluster: Cluster) -> None:
+    """Without accounting, only the queue tells."""
+    with cluster.login_node() as site:
+        sweep = site.start(
+            *("train", "--graph", "dml", "--nodes", "2", "--launcher", "submitit_slurm", *_TRAINING),
+            *("training.epochs=10000", "run.name=cancelled", "hydra.launcher.name=cancelled"),
+        )
+        until(
+            lambda: (site.runs / "train" / "cancelled" / "seed0" / "metrics.jsonl").exists() or sweep.poll() is not None
+        )
+        site.slurm("scancel", "--name=cancelled")
+        _, err = sweep.communicate(timeout=PATIENCE_S)
+        assert sweep.returncode == 1
+        assert "has not produced any output" in err
+        assert "logs: " in err
