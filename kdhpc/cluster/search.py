@@ -13,7 +13,7 @@ from kdhpc.data.packed import PackedDataset
 from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
 from kdhpc.graph.space import SearchSpace
-from kdhpc.networks.names import check_network
+from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import check_weights_file, weights_digest
 from kdhpc.study.definition import StudyDefinition, differences
 from kdhpc.study.storage import Storage
@@ -81,6 +81,7 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     """
     check_study_name(name)
     check_network(config.network, config.dataset.image_size)
+    check_normalisation(config.network.name, config.dataset.image_size, config.training.batch_size)
     check_weights_file(config.objective)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, _ = packed.manifest.image_shape
