@@ -94,12 +94,3 @@ def test_bench_losses_prints_a_table():
     assert done.returncode == 0, done.stderr
     assert "| crops in tensors |" in done.stdout
     assert "torch" in done.stdout
-
-
-def test_bench_gpu_without_one_refuses_in_one_line():
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    done = run_bench("gpu")
-    assert done.returncode == 1
-    assert "bench: error: a GPU is needed" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -1,43 +1,79 @@
 """``tools/bench gpu``: what only a GPU can settle, in one call.
 
-Modes, a stream for each node, precisions and seats, on images that learn: Fashion-MNIST where it is prepared. The
-defaults of ``device.mode``, ``device.node_streams`` and ``worker.seats`` should follow what it prints for your card.
+Modes, streams, precisions, memory formats, grouped convolutions, seats and processes on noise; bf16 against float32 on
+real images. The defaults of ``device`` and ``worker.seats`` should follow what it prints for your card.
+
+The most telling cells come first, each row is written when it is known, and a cell that fails is a row that says so:
+nothing is lost when it is stopped.
 """
 
 import argparse
-import dataclasses
-import statistics
+import os
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 
-from kdhpc.config.compose import compose_search
-from kdhpc.config.paths import packed_dir
-from kdhpc.config.schema import SearchConfig
-from kdhpc.data.batches import EvalBatches, TrainBatches
-from kdhpc.data.packed import PackedDataset
-from kdhpc.data.split import search_split
 from kdhpc.errors import ConfigError
-from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
-from kdhpc.training.device import resolve_device
-from kdhpc.training.loop import EnsembleTraining
-from tools.benchmarks.report import Cell, Report
+from kdhpc.training.device import Precision
+from tools.benchmarks.gpu_cells import Size, config_of, forget, grouped_cell, parity_cell, steps_cell
+from tools.benchmarks.gpu_process import processes_cell
+from tools.benchmarks.report import Cell, Report, write
 
-_WARM_STEPS = 10
-_LEARNT_EPOCHS = 2
+PARTS = ("modes", "seats", "parity", "processes", "grouped", "options")
+_COLUMNS = (
+    "network",
+    "cell",
+    "ran",
+    "step_ms",
+    "times eager",
+    "first_step_s",
+    "memory_gb",
+    "loss",
+    "accuracy_%",
+    "error",
+)
+
+
+_Cells = Iterator[tuple[str, Callable[[], dict[str, Cell]]]]
+"""Names of cells, and what measures them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured."""
     parser.add_argument("--networks", nargs="+", default=["resnet20", "resnet18"], help="default: resnet20 resnet18")
-    parser.add_argument("--nodes", type=int, default=4, help="M (default: 4)")
-    parser.add_argument("--batch", type=int, default=16, help="N (default: 16)")
-    parser.add_argument("--steps", type=int, default=200, help="timed steps of a cell (default: 200)")
-    parser.add_argument("--seats", type=int, nargs="+", default=[1, 2, 4, 8], help="default: 1 2 4 8")
-    parser.add_argument("--images", type=int, default=8000, help="training images (default: 8000)")
-    parser.add_argument("--dataset", default="fashion_mnist", help="a packed data set (default: fashion_mnist)")
-    parser.add_argument("--cpu", action="store_true", help="only what a CPU can do: modes, seats; small and slow")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("--nodes", type=int, help="M (default: 4; --cpu: 2)")
+    parser.add_argument("--batch", type=int, help="N (default: 16; --cpu: 2)")
+    parser.add_argument("--steps", type=int, help="timed steps of a cell (default: 200; --cpu: 2)")
+    parser.add_argument(
+        "--image-size", type=int, help="pixels (default: 32, and 224 for ImageNet's networks; --cpu: 32)"
+    )
+    parser.add_argument("--seats", type=int, nargs="+", default=[2, 4, 8], help="default: 2 4 8")
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="on one GPU (default: 2 4)")
+    parser.add_argument("--dataset", default="fashion_mnist", help="packed, for parity (default: fashion_mnist)")
+    parser.add_argument("--images", type=int, help="of parity, to learn and score (default: 16000; --cpu: 64)")
+    parser.add_argument("--epochs", type=int, default=3, help="of parity (default: 3)")
+    parser.add_argument("--minutes", type=float, default=9, help="no cell begins later (default: 9)")
+    parser.add_argument("--out", type=Path, default=Path("bench-gpu"), help="folder of gpu.md and gpu.json")
+    parser.add_argument("--cpu", action="store_true", help="what a CPU can do, at a tiny size")
+    parser.add_argument("--eager", action="store_true", help="compile nothing: with --cpu, a test of this script")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """A row to come."""
+
+    network: str
+    """Its name."""
+    name: str
+    """The cell's."""
+    measure: Callable[[], dict[str, Cell]]
+    """Measures it."""
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -48,187 +84,140 @@ def run(arguments: argparse.Namespace) -> Report:
     """
     if not torch.cuda.is_available() and not arguments.cpu:
         raise ConfigError("a GPU is needed, and torch sees none: run it in a job that has one, or give --cpu")
+    size = _size(arguments)
+    if arguments.cpu:
+        torch.set_num_threads(1)
+    end = time.monotonic() + 60 * arguments.minutes
     rows: list[dict[str, Cell]] = []
-    for name in arguments.networks:
-        base = _config(name, arguments)
-        cells = list(_cells(base, arguments))
-        reference: float | None = None
-        for label, config, num_seats in cells:
-            row = _measure(config, num_seats, arguments)
-            reference = reference or row["step_ms"]  # type: ignore[assignment]
-            assert isinstance(row["step_ms"], float)
-            rows.append({"network": name, "cell": label, **row, "times eager": _ratio(reference, row["step_ms"])})
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    eager_ms: dict[str, float] = {}
+    for planned in _plan(arguments, size):
+        row: dict[str, Cell] = _row(planned) if time.monotonic() < end else {"error": "no time was left"}
+        step_ms = row.get("step_ms")
+        if isinstance(step_ms, float) and not planned.name.startswith("parity"):
+            if planned.name == "eager":
+                eager_ms[planned.network] = step_ms
+            if planned.network in eager_ms:
+                row["times eager"] = eager_ms[planned.network] / step_ms
+        full: dict[str, Cell] = {"network": planned.network, "cell": planned.name, **row}
+        rows.append({column: full.get(column) for column in _COLUMNS})
+        report = _report(rows, arguments, size)
+        write(report, arguments.out / "gpu")
+        shown = ", ".join(f"{name} {value}" for name, value in rows[-1].items() if value is not None)
+        print(shown, file=sys.stderr, flush=True)
+    return report
+
+
+def _size(arguments: argparse.Namespace) -> Size:
+    tiny = arguments.cpu
+    return Size(
+        num_nodes=arguments.nodes or (2 if tiny else 4),
+        batch_size=arguments.batch or (2 if tiny else 16),
+        image_size=arguments.image_size or (32 if tiny else None),
+        num_steps=arguments.steps or (2 if tiny else 200),
+    )
+
+
+def _best_mode(arguments: argparse.Namespace) -> str:
+    return "eager" if arguments.eager else "compile" if arguments.cpu else "cudagraph"
+
+
+def _plan(arguments: argparse.Namespace, size: Size) -> Iterator[_Planned]:
+    """What is measured: the parts in their order, each for all networks."""
+    best = _best_mode(arguments)
+    of_part: dict[str, Callable[[str], _Cells]] = {
+        "modes": lambda network: _modes(network, size, best),
+        "seats": lambda network: _seats(network, size, best, arguments.seats),
+        "parity": lambda network: _parity(network, size, best, arguments),
+        "processes": lambda network: _processes(network, size, best, arguments.processes),
+        "grouped": lambda network: _grouped(network, size, arguments),
+        "options": lambda network: _options(network, size, best),
+    }
+    for part in PARTS:
+        for network in arguments.networks if part in arguments.parts else []:
+            for name, measure in of_part[part](network):
+                yield _Planned(network=network, name=name, measure=measure)
+
+
+def _modes(network: str, size: Size, best: str) -> _Cells:
+    for mode in ("eager", "compile", "cudagraph"):
+        yield mode, partial(steps_cell, config_of(network, size, mode=mode), size)
+        if mode == best:
+            break
+    yield f"{best}, images ready", partial(steps_cell, config_of(network, size, mode=best), size, ready=True)
+    if best == "cudagraph":
+        config = config_of(network, size, mode=best, node_streams=True)
+        yield "cudagraph, node streams", partial(steps_cell, config, size)
+
+
+def _seats(network: str, size: Size, best: str, numbers: list[int]) -> _Cells:
+    for number in numbers:
+        config = config_of(network, size, mode=best)
+        yield f"{best}, {number} seats", partial(steps_cell, config, size, num_seats=number)
+
+
+def _parity(network: str, size: Size, best: str, arguments: argparse.Namespace) -> _Cells:
+    """Of the first network for small images: the others would take too long."""
+    if network == arguments.networks[0]:
+        for precision in ("float32", "bf16"):
+            config = config_of(network, size, mode=best, precision=precision)
+            images = arguments.images or (64 if arguments.cpu else 16_000)
+            cell = partial(parity_cell, config, arguments.dataset, images=images, epochs=arguments.epochs)
+            yield f"parity, {precision}", cell
+
+
+def _grouped(network: str, size: Size, arguments: argparse.Namespace) -> _Cells:
+    precision: Precision = "float32" if arguments.cpu else "bf16"
+    yield "grouped", partial(grouped_cell, network, size, recorded=False, precision=precision)
+    if not arguments.cpu:
+        yield "grouped, one graph", partial(grouped_cell, network, size, recorded=True, precision=precision)
+
+
+def _options(network: str, size: Size, best: str) -> _Cells:
+    yield f"{best}, contiguous", partial(steps_cell, config_of(network, size, mode=best, channels_last=False), size)
+    other = "float32" if best == "cudagraph" else "bf16"
+    yield f"{best}, {other}", partial(steps_cell, config_of(network, size, mode=best, precision=other), size)
+
+
+def _processes(network: str, size: Size, best: str, numbers: list[int]) -> _Cells:
+    mps = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control"
+    beside = ", MPS" if mps.exists() else ""
+    for number in numbers:
+        yield f"{number} processes{beside}", partial(processes_cell, network, size, mode=best, number=number)
+
+
+def _row(planned: _Planned) -> dict[str, Cell]:
+    """Of one cell. A failure is told in the row: the next one may well work."""
+    broken = True
+    try:
+        row = planned.measure()
+        broken = False
+    except Exception as exc:
+        return {"error": f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]}
+    else:
+        if torch.cuda.is_available():
+            row["memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        return row
+    finally:
+        forget(broken=broken)
+
+
+def _report(rows: list[dict[str, Cell]], arguments: argparse.Namespace, size: Size) -> Report:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU, at a tiny size"
     return Report(
-        title=f"Modes, streams, precisions and seats on {device}",
+        title=f"Modes, streams, precisions, seats and processes on {device}",
         settings={
-            "nodes": arguments.nodes,
-            "batch": arguments.batch,
-            "steps": arguments.steps,
-            "images": arguments.images,
+            "nodes": size.num_nodes,
+            "batch": size.batch_size,
+            "steps": size.num_steps,
+            "px": ", ".join(f"{network} {size.pixels(network)}" for network in arguments.networks),
             "threads": torch.get_num_threads(),
         },
         rows=rows,
         notes=(
-            "`step_ms`: time of one step of one trial, all seats together (time / steps / seats); `data_share_%`: "
-            "making the batch alone, of a step. `ran` is the mode that was left after any fallback; `loss` and "
-            f"`accuracy_%` after {_LEARNT_EPOCHS} epochs from the same seed, to compare precisions and modes.",
+            "`step_ms`: time of one step of one trial, all seats or processes together (time / steps / seats). `ran`: "
+            "the mode that was left after any fallback. `images ready`: batches are not made, so what a step takes "
+            "longer is the data's share; grouped convolutions have theirs ready, too. Parity: mean and sample standard "
+            "deviation of the nodes' mean training loss and of the ensemble's accuracy in the last epoch, over seeds 0, "
+            "1 and 2; its `step_ms` includes scoring. Memory is the peak of what torch allocated in this process.",
         ),
     )
-
-
-def _cells(base: SearchConfig, arguments: argparse.Namespace) -> Iterator[tuple[str, SearchConfig, int]]:
-    """What is compared: each differs from the one before it in one thing."""
-
-    def of(**device: object) -> SearchConfig:
-        return dataclasses.replace(base, device=dataclasses.replace(base.device, **device))  # type: ignore[arg-type]
-
-    yield "eager", of(mode="eager"), 1
-    yield "compile", of(mode="compile"), 1
-    best: dict[str, object] = {"mode": "eager"}
-    if torch.cuda.is_available():
-        yield "cudagraph", of(mode="cudagraph"), 1
-        yield "cudagraph, node streams", of(mode="cudagraph", node_streams=True), 1
-        yield "cudagraph, float32", of(mode="cudagraph", precision="float32"), 1
-        yield "cudagraph, contiguous", of(mode="cudagraph", channels_last=False), 1
-        best = {"mode": "cudagraph"}
-    for seats in arguments.seats:
-        if seats > 1:
-            yield f"{best['mode']}, {seats} seats", of(**best), seats
-
-
-def _config(network: str, arguments: argparse.Namespace) -> SearchConfig:
-    return compose_search(
-        [
-            "study=quickstart", f"dataset={arguments.dataset}", f"dataset.subset={arguments.images}",
-            f"network={network}",
-            "dataset.validation_fraction=0.25", f"training.batch_size={arguments.batch}", "training=paper_cifar",
-            f"training.epochs={_LEARNT_EPOCHS}", "training.milestones=[]", f"study.num_nodes={arguments.nodes}",
-            "study.trials=1", f"device={'cuda' if torch.cuda.is_available() else 'cpu'}",
-        ]
-    )  # fmt: skip
-
-
-def _measure(config: SearchConfig, num_seats: int, arguments: argparse.Namespace) -> dict[str, Cell]:
-    device = resolve_device(config.device)
-    train, evaluation, num_classes = _batches(config, device)
-    graph = _mutual(arguments.nodes)
-    begin = time.perf_counter()
-    trainings = [
-        EnsembleTraining(
-            graph=graph,
-            network=config.network,
-            objective=config.objective,
-            training=config.training,
-            device=config.device,
-            train=train,
-            evaluation=evaluation,
-            num_classes=num_classes,
-            seed=seed,
-        )
-        for seed in range(num_seats)
-    ]
-    streams = [torch.cuda.Stream() if device.type == "cuda" else None for _ in trainings]  # type: ignore[no-untyped-call]
-    first_s, step_s = _timed_steps(trainings, streams, device, arguments.steps, begin)
-    last = None
-    if num_seats == 1:
-        trainings[0].restart(graph, 0)
-        last = list(trainings[0].epochs(lambda: False))[-1]
-    data_s = _data_step_s(train, device, arguments.steps)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    return {
-        "ran": trainings[0].mode,
-        "step_ms": 1e3 * step_s,
-        "first_step_s": first_s,
-        "data_share_%": 100 * data_s / step_s,
-        "data": train.placement,
-        "memory_gb": memory,
-        "loss": None if last is None else statistics.fmean(last.train_losses),
-        "accuracy_%": None if last is None else last.ensemble_accuracy,
-    }
-
-
-def _timed_steps(
-    trainings: Sequence[EnsembleTraining],
-    streams: "Sequence[torch.cuda.Stream | None]",
-    device: torch.device,
-    num_steps: int,
-    begin: float,
-) -> tuple[float, float]:
-    """Seconds to the end of the first steps, building included, and of one later step of one training."""
-    journeys = [training.steps() for training in trainings]
-
-    def turn() -> None:
-        for journey, stream in zip(journeys, streams, strict=True):
-            with torch.cuda.stream(stream):
-                next(journey)
-
-    turn()
-    _wait(device)
-    first_s = time.perf_counter() - begin
-    for _ in range(_WARM_STEPS):
-        turn()
-    _wait(device)
-    begin = time.perf_counter()
-    for _ in range(num_steps):
-        turn()
-    _wait(device)
-    return first_s, (time.perf_counter() - begin) / num_steps / len(trainings)
-
-
-def _data_step_s(train: TrainBatches, device: torch.device, num_steps: int) -> float:
-    """Seconds to make one batch, nothing else."""
-    _wait(device)
-    begin = time.perf_counter()
-    count = 0
-    for _ in train.epoch(0, 1):
-        count += 1
-        if count == num_steps:
-            break
-    _wait(device)
-    return (time.perf_counter() - begin) / count
-
-
-def _batches(config: SearchConfig, device: torch.device) -> tuple[TrainBatches, EvalBatches, int]:
-    packed = PackedDataset.open(packed_dir(config.dataset.name))
-    dataset = config.dataset
-    split = search_split(
-        packed.train.labels,
-        validation_fraction=dataset.validation_fraction,
-        subset=dataset.subset,
-        seed=dataset.split_seed,
-    )
-    channels_last = config.device.channels_last
-
-    train = TrainBatches(
-        packed.train, split.train, dataset,
-        batch_size=config.training.batch_size, device=device, channels_last=channels_last,
-    )  # fmt: skip
-    evaluation = EvalBatches(
-        packed.train, split.validation, dataset,
-        batch_size=config.training.eval_batch_size, device=device, channels_last=channels_last,
-    )  # fmt: skip
-    return train, evaluation, len(packed.classes)
-
-
-def _mutual(num_nodes: int) -> GraphSpec:
-    """All edges through, closer in probabilities and attention: every loss is computed."""
-    pairs = [(source, target) for source in range(num_nodes) for target in range(num_nodes) if source != target]
-    return GraphSpec(
-        label_gates=(Gate.THROUGH,) * num_nodes,
-        edges=tuple(
-            DistillationEdge(source=source, target=target, design=Design.BOTH_CLOSER, gate=Gate.THROUGH)
-            for source, target in pairs
-        ),
-    )
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _ratio(reference: float | None, value: float) -> float | None:
-    return None if reference is None else reference / value

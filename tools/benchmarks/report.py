@@ -6,6 +6,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TextIO
 
 _PACKAGES = ("torch", "torchvision", "numpy", "optuna", "sqlalchemy", "psycopg2-binary")
@@ -61,6 +62,14 @@ def show(report: Report, out: TextIO, *, style: str) -> None:
         lines += [_line([_shown(row[column]) for column in columns]) for row in report.rows]
     lines += ["", *report.notes]
     out.write("\n".join(lines).rstrip() + "\n")
+
+
+def write(report: Report, path: Path) -> None:
+    """Write a report as ``<path>.md`` and ``<path>.json``, over what is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, style in ((".md", "table"), (".json", "json")):
+        with path.with_suffix(suffix).open("w") as file:
+            show(report, file, style=style)
 
 
 def _cpu_name() -> str:
