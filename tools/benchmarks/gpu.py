@@ -217,7 +217,7 @@ def _report(rows: list[dict[str, Cell]], arguments: argparse.Namespace, size: Si
             "`step_ms`: time of one step of one trial, all seats or processes together (time / steps / seats). `ran`: "
             "the mode that was left after any fallback. `images ready`: batches are not made, so what a step takes "
             "longer is the data's share; grouped convolutions have theirs ready, too. Parity: mean and sample standard "
-            "deviation of the nodes' mean training loss and of the ensemble's accuracy in the last epoch, over seeds 0, "
-            "1 and 2; its `step_ms` includes scoring. Memory is the peak of what torch allocated in this process.",
+            "deviation of the nodes' mean training loss and of the ensemble's accuracy in the last epoch, over seeds "
+            "0, 1 and 2; its `step_ms` includes scoring. Memory is the peak of what torch allocated in this process.",
         ),
     )
