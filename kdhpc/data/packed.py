@@ -15,6 +15,7 @@ import dacite
 import numpy as np
 from numpy.typing import NDArray
 
+from kdhpc.data.origin import Origin
 from kdhpc.data.progress import Progress
 from kdhpc.errors import DataError, nearest
 
@@ -82,6 +83,8 @@ class Manifest:
     """All files beside the manifest."""
     checksum: str
     """sha256 that identifies the content: classes and files, whatever the name."""
+    origin: Origin | None = None
+    """What it was made from; none: from before this was written down."""
 
     def size_of(self, half: Half) -> int:
         """Images in a half."""

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdhpc.config.schema import check_dataset_name
+from kdhpc.data.origin import Origin, origin_of
 from kdhpc.data.packed import FORMAT, MANIFEST, VERSION, Manifest, PackedDataset, content_checksum
 from kdhpc.data.packing import Packed, pack_arrays, pack_files
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import ArraySource, Reader, Source, check_source
 from kdhpc.data.staging import Stage, publish, staged
 from kdhpc.errors import DataError, UsageError
+
+_CHOICE = "--force replaces it, another --name keeps both"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,8 @@ def prepare(order: Order, progress: Progress) -> Outcome:
     """Packs a data set, or finds it packed. It may be killed at any time and run again.
 
     Raises:
-        DataError: the source is not what it should be, images cannot be decoded, or the disk is full.
+        DataError: the source is not what it should be, images cannot be decoded, the disk is full, or the name is that
+            of another source's images.
         UsageError: the source cannot be stored in that size.
     """
     try:
@@ -66,7 +70,8 @@ def prepare(order: Order, progress: Progress) -> Outcome:
                 return Outcome(manifest=existing, made=False)
             source = _read(order, stage, progress)
             shutil.rmtree(stage.packed, ignore_errors=True)
-            manifest = _manifest(order, source, _pack(order, source, stage, progress))
+            origin = _origin(order)
+            manifest = _manifest(order, origin, source, _pack(order, source, stage, progress))
             (stage.packed / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             publish(stage, order.folder)
     except OSError as exc:
@@ -86,10 +91,24 @@ def _existing(order: Order) -> Manifest | None:
     height, width, _ = manifest.image_shape
     if manifest.reader != order.reader_name or order.size not in (None, height):
         raise DataError(
-            f"{order.folder} is prepared already, by reader {manifest.reader!r} at {height}x{width}: "
-            "--force replaces it, another --name keeps both"
+            f"{order.folder} is prepared already, by reader {manifest.reader!r} at {height}x{width}: {_CHOICE}"
         )
+    if manifest.origin is not None:
+        _check_origin(order, manifest.origin)
     return manifest
+
+
+def _check_origin(order: Order, origin: Origin) -> None:
+    """What is gone cannot have changed."""
+    path = order.source.resolve()
+    if str(path) != origin.path:
+        raise DataError(f"{order.folder} is prepared already, from {origin.path} and not from {path}: {_CHOICE}")
+    if path.exists() and _origin(order) != origin:
+        raise DataError(f"{order.folder} is prepared already, from {path}, which holds other files now: {_CHOICE}")
+
+
+def _origin(order: Order) -> Origin:
+    return origin_of(order.source, but=order.folder.parent)
 
 
 def _read(order: Order, stage: Stage, progress: Progress) -> Source:
@@ -122,7 +141,7 @@ def _pack(order: Order, source: Source, stage: Stage, progress: Progress) -> Pac
     )
 
 
-def _manifest(order: Order, source: Source, packed: Packed) -> Manifest:
+def _manifest(order: Order, origin: Origin, source: Source, packed: Packed) -> Manifest:
     return Manifest(
         format=FORMAT,
         version=VERSION,
@@ -136,4 +155,5 @@ def _manifest(order: Order, source: Source, packed: Packed) -> Manifest:
         skipped=packed.skipped,
         files=packed.files,
         checksum=content_checksum(source.classes, packed.files),
+        origin=origin,
     )

@@ -34,6 +34,7 @@ from tests.data.trees import (
     write_fashion_mnist,
     write_folder,
     write_jpeg,
+    write_tar,
 )
 
 _ROOT = Path(__file__).parents[2]
@@ -183,6 +184,77 @@ def test_prepare_over_something_different_needs_force(tmp_path: Path) -> None:
     assert _pack(source, tmp_path / "pets", size=24, force=True).made
     assert PackedDataset.open(tmp_path / "pets").train.images.shape[1] == 24
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pets", "source"]
+
+
+def test_prepare_of_another_source_under_one_name_names_both(tmp_path: Path) -> None:
+    """Even where names and lengths of all files are the same."""
+    one, other = (write_folder(tmp_path / place / "pets") for place in ("a", "b"))
+    _pack(one, tmp_path / "data" / "pets")
+
+    for gone in (False, True):
+        if gone:
+            shutil.rmtree(one)
+        with pytest.raises(DataError, match=rf"prepared already, from {one} and not from {other}: --force replaces it"):
+            _pack(other, tmp_path / "data" / "pets")
+
+    assert _pack(other, tmp_path / "data" / "pets", force=True).made
+    assert not _pack(other, tmp_path / "data" / "pets").made
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "replaced", "renamed"])
+def test_prepare_of_a_source_that_has_changed_says_so(tmp_path: Path, change: str) -> None:
+    source = write_folder(tmp_path / "pets")
+    _pack(source, tmp_path / "data" / "pets")
+    image = source / "train" / "cat" / "1.jpg"
+    if change == "added":
+        write_jpeg(image.with_name("new.jpg"), 0)
+    elif change == "removed":
+        image.unlink()
+    elif change == "replaced":
+        write_jpeg(image, 99, height=70)
+    else:
+        image.rename(image.with_name("other.jpg"))
+
+    with pytest.raises(DataError, match=rf"from {source}, which holds other files now: --force"):
+        _pack(source, tmp_path / "data" / "pets")
+
+
+def test_prepare_does_not_count_hidden_files_links_to_nowhere_and_what_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data sets lie in the source, which is named by another path the second time."""
+    source = write_folder(tmp_path / "pets")
+    (source / "lost.txt").symlink_to("nowhere")
+    assert _pack(source, source / "data" / "pets").made
+
+    (source / ".DS_Store").touch()
+    (source / ".cache").mkdir()
+    (source / ".cache" / "x").touch()
+    monkeypatch.chdir(source)
+    assert not _pack(Path("../pets"), source / "data" / "pets").made
+
+
+def test_prepare_of_an_archive_is_known_by_its_length(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "CUB_200_2011.tgz", write_cub(tmp_path / "made"), "CUB_200_2011")
+    reader = Cub200Reader(expected=_SMALL)
+    _pack(archive, tmp_path / "birds", reader=reader)
+    assert not _pack(archive, tmp_path / "birds", reader=reader).made
+
+    archive.write_bytes(archive.read_bytes() + b"\0")
+    with pytest.raises(DataError, match="which holds other files now"):
+        _pack(archive, tmp_path / "birds", reader=reader)
+
+
+def test_prepare_finds_what_was_made_before_sources_were_written_down(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "pets")
+    _pack(source, tmp_path / "data" / "pets")
+    path = tmp_path / "data" / "pets" / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["origin"]
+    path.write_text(json.dumps(document))
+
+    assert not _pack(write_folder(tmp_path / "b" / "pets"), tmp_path / "data" / "pets").made
+    assert PackedDataset.open(tmp_path / "data" / "pets").manifest.origin is None
 
 
 @pytest.mark.parametrize("force", [False, True])
