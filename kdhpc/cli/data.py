@@ -65,7 +65,8 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--size",
         type=int,
-        help="side of the square to resize to (default: 256, or none where all images have one size of at most 256)",
+        help="side of the square to resize to: detail for memory, see docs/data.md "
+        "(default: 256, or none where all images have one size of at most 256)",
     )
     parser.add_argument(
         "--jobs", type=int, default=None, help="decoding processes (default: as many as there are cores)"

@@ -8,7 +8,7 @@ from kdhpc.cluster.manifest import Manifest, freeze_launch
 from kdhpc.config.document import to_document
 from kdhpc.config.paths import packed_dir
 from kdhpc.config.schema import SearchConfig, check_study_name
-from kdhpc.data.fitting import check_batch_size, check_image_size
+from kdhpc.data.fitting import check_batch_size, check_image_size, check_resolution
 from kdhpc.data.packed import PackedDataset
 from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
@@ -86,6 +86,7 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, _ = packed.manifest.image_shape
     check_image_size(config.dataset, (height, width))
+    check_resolution(config.dataset, packed.train)
     split = search_split(
         packed.train.labels,
         validation_fraction=config.dataset.validation_fraction,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.crops import Crops, seeded
-from kdhpc.data.fitting import check_batch_size
+from kdhpc.data.fitting import check_batch_size, check_resolution
 from kdhpc.data.packed import PackedSplit
 from kdhpc.data.store import Placement, store_images
 from kdhpc.data.transform import Transform
@@ -72,6 +72,7 @@ class TrainBatches:
     ) -> None:
         chosen = _chosen(split, indices)
         check_batch_size(batch_size, len(chosen))
+        check_resolution(config, split)
         self._transform = Transform(config, _stored(split), device=device, channels_last=channels_last)
         self._store = store_images(split.images, chosen, device)
         self._sizes = torch.from_numpy(split.sizes[chosen])
@@ -160,6 +161,7 @@ class EvalBatches:
         chosen = _chosen(split, indices)
         if len(chosen) == 0:
             raise DataError(f"no image of {config.name} is left to score: use more images, or a larger share of them")
+        check_resolution(config, split)
         self._transform = Transform(config, _stored(split), device=device, channels_last=channels_last)
         self._store = store_images(split.images, chosen, device)
         self._crops = self._transform.centre(torch.from_numpy(split.sizes[chosen])).to(device)

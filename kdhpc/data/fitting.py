@@ -1,6 +1,7 @@
 """Whether a config suits the images that it is for. Free of torch: who launches asks before any worker does."""
 
 from kdhpc.config.schema import DatasetConfig
+from kdhpc.data.packed import PackedSplit
 from kdhpc.errors import ConfigError
 
 
@@ -20,6 +21,23 @@ def check_image_size(config: DatasetConfig, stored: tuple[int, int]) -> None:
         raise ConfigError(
             f"dataset.image_size={config.image_size} is not allowed: the stored images of {config.name} are "
             f"{height}x{width}, with dataset.pad={config.pad} that gives at most {largest}"
+        )
+
+
+def check_resolution(config: DatasetConfig, split: PackedSplit) -> None:
+    """Refuse photographs that were prepared smaller than the networks are to see them, though they were larger.
+
+    Images that came as small as that may be enlarged.
+
+    Raises:
+        ConfigError: the message names both sizes.
+    """
+    height, width = split.images.shape[1:3]
+    stored, came = min(height, width), split.sizes.min(axis=1).max()
+    if config.augmentation == "resized_crop" and stored < min(config.image_size, came):
+        raise ConfigError(
+            f"dataset.image_size={config.image_size} is not allowed: {config.name} was prepared at {height}x{width}, "
+            f"from larger images; prepare it again with --size {config.resize} --force, or use {stored} at most"
         )
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib import cbook
 from PIL import Image
 from torchvision.transforms.v2 import Normalize
 from torchvision.transforms.v2 import functional as reference
@@ -73,6 +74,39 @@ def test_resample_from_the_stored_square_looks_like_a_crop_of_the_original(size:
     planes = torch.from_numpy(original.copy()).permute(2, 0, 1).float()
     for ours, box in zip(result, boxes, strict=True):
         assert _decibels(_planes(ours), reference.resized_crop(planes, *box, [56, 56], antialias=True)) > 38
+
+
+def _photograph() -> np.ndarray:
+    """600x512, with all the detail that a camera sees; Matplotlib brings it along."""
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        return np.asarray(Image.open(file).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("side", "training", "worst", "testing"), [(192, 29.5, 24, 32), (256, 33.5, 26, 38), (384, 41, 33, 49)]
+)
+def test_resample_of_a_photograph_loses_what_the_stored_size_costs(
+    side: int, training: float, worst: float, testing: float
+) -> None:
+    """Decibels against the same crops of the original, to 224: see docs/data.md."""
+    original = _photograph()
+    square = torch.from_numpy(np.array(Image.fromarray(original).resize((side, side), Image.Resampling.BICUBIC)))
+    planes, sizes = torch.from_numpy(original.copy()).permute(2, 0, 1).float(), torch.tensor(original.shape[:2])
+    options = ((0.08, 1.0), (1.0, 1.3), False)
+    boxes = draw_resized(sizes.expand(20, 2), (600, 512), *options, seeded("square")).boxes.int().tolist()
+    crops = draw_resized(sizes.expand(20, 2), (side, side), *options, seeded("square"))
+
+    result = resample(square.expand(20, side, side, 3), crops, 224)
+    centre = resample(square[None], centre_resized(sizes[None], (side, side), 256, 224), 224)[0]
+
+    found = [
+        _decibels(_planes(ours), reference.resized_crop(planes, *box, [224, 224], antialias=True))
+        for ours, box in zip(result, boxes, strict=True)
+    ]
+    assert training < np.mean(found) < training + 2
+    assert worst < min(found) < worst + 4
+    expected = reference.center_crop(reference.resize(planes, [256], antialias=True), [224, 224])
+    assert testing < _decibels(_planes(centre), expected) < testing + 2
 
 
 def test_resample_does_not_alias_when_it_shrinks_much() -> None:

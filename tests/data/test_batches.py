@@ -159,3 +159,31 @@ def test_streamed_images_can_be_left_early() -> None:
     assert len(next(stream)) == 4
     stream.close()
     assert list(stream) == []
+
+
+@pytest.mark.parametrize("half", ["train", "test"])
+def test_batches_of_photographs_prepared_smaller_than_they_are_wanted_are_refused(tmp_path: Path, half: str) -> None:
+    """They are 30 pixels wide and 21 to 30 high."""
+    source = write_folder(tmp_path / "source")
+    order = Order(reader=FolderReader(), reader_name="folder", source=source, folder=tmp_path / "pets", size=16)
+    prepare(order, silent())
+    split = getattr(PackedDataset.open(tmp_path / "pets"), half)
+
+    def make(image_size: int) -> TrainBatches | EvalBatches:
+        config = _config(augmentation="resized_crop", image_size=image_size, resize=20)
+        return (
+            TrainBatches(split, None, config, batch_size=2, device=_CPU)
+            if half == "train"
+            else EvalBatches(split, None, config, batch_size=2, device=_CPU)
+        )
+
+    make(16)
+    with pytest.raises(
+        ConfigError,
+        match=r"dataset\.image_size=17 .* pets was prepared at 16x16, .* --size 20 --force, or use 16 at most",
+    ):
+        make(17)
+
+
+def test_batches_of_images_that_came_small_may_be_enlarged() -> None:
+    assert _train(augmentation="resized_crop", image_size=16).image_size == 16
