@@ -56,8 +56,7 @@ class TrainJob:
         return None if done else f"{describe(config)}: stopped"
 
     def _with_threads(self, config: TrainConfig) -> TrainConfig:
-        given = os.environ.get("SLURM_CPUS_PER_TASK")
-        threads = config.device.threads or self.threads or (int(given) if given else None)
+        threads = config.device.threads or self.threads or slurm.own_cpus()
         return dataclasses.replace(config, device=dataclasses.replace(config.device, threads=threads))
 
 

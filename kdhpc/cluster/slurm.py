@@ -110,6 +110,15 @@ def own_job() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
+def own_cpus() -> int | None:
+    """CPU cores that this process may use as part of a Slurm job; none: it is not, or Slurm does not say.
+
+    Where Slurm does not confine jobs to their cores, everybody sees all of the node's.
+    """
+    given = os.environ.get("SLURM_CPUS_PER_TASK")
+    return min(int(given), len(os.sched_getaffinity(0))) if given else None
+
+
 def num_restarts() -> int:
     """How often Slurm started this job before."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))

@@ -219,8 +219,9 @@ def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:
 
 def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
     """Open the data once for all trials of this worker."""
-    if config.device.threads is not None:
-        torch.set_num_threads(config.device.threads)
+    threads = config.device.threads or slurm.own_cpus()
+    if threads is not None:
+        torch.set_num_threads(threads)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     if packed.checksum != study.definition.dataset_checksum:
         raise StudyMismatchError(

@@ -19,6 +19,17 @@ def test_parse_duration(text: str, seconds: float | None) -> None:
     assert slurm.parse_duration(text) == seconds
 
 
+@pytest.mark.parametrize(("given", "cpus"), [("1", 1), ("1000000", len(os.sched_getaffinity(0))), (None, None)])
+def test_own_cpus_are_those_of_the_job_where_the_machine_has_them(
+    given: str | None, cpus: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if given is None:
+        monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    else:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
+    assert slurm.own_cpus() == cpus
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "condition"),
     [
