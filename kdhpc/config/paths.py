@@ -8,6 +8,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+_COMPILED, _SERVER, _SWEEPS, _TRAINED = "compile-cache", "db", "sweeps", "train"
+_SANDBOX = "slurm"  # Of tools/slurm_sandbox.
+OWN_FOLDERS = (_COMPILED, _SERVER, _SWEEPS, _TRAINED, _SANDBOX)
+"""What lies beside the studies in ``runs/``: names that no study can have."""
+
 
 def runs_root() -> Path:
     """``$KDHPC_RUNS`` or ``./runs``, absolute."""
@@ -26,12 +31,12 @@ def packed_dir(dataset: str) -> Path:
 
 def compile_cache_dir() -> Path:
     """Compiled programs, for workers on other nodes to begin with."""
-    return runs_root() / "compile-cache"
+    return runs_root() / _COMPILED
 
 
 def server_dir() -> Path:
     """The embedded PostgreSQL: its data, log, password and endpoint files."""
-    return runs_root() / "db"
+    return runs_root() / _SERVER
 
 
 @dataclass(frozen=True)
@@ -130,9 +135,9 @@ class RunPaths:
 
 def final_root() -> Path:
     """All final trainings."""
-    return runs_root() / "train"
+    return runs_root() / _TRAINED
 
 
 def sweep_dir(sweep: str) -> Path:
     """What Hydra and the jobs of one sweep of final trainings leave: configs and logs."""
-    return runs_root() / "sweeps" / sweep
+    return runs_root() / _SWEEPS / sweep

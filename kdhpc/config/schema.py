@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.errors import ConfigError
 from kdhpc.graph.spec import Design, Gate
 
@@ -165,7 +166,7 @@ class DeviceConfig:
     channels_last: bool = True
     """Memory format of images and convolutions."""
     threads: int | None = None
-    """CPU threads a worker; none: torch's own choice."""
+    """CPU threads a worker; none: the cores that its Slurm job has, else torch's own choice."""
 
     def __post_init__(self) -> None:
         _require(self.threads is None or self.threads > 0, "device.threads", self.threads, "above 0, or null")
@@ -328,7 +329,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.name is not None:
-            check_study_name(self.name)
+            _check_name("run.name", self.name)
         _require(self.num_nodes is None or self.num_nodes > 0, "run.num_nodes", self.num_nodes, "above 0, or null")
         _require(self.seed >= 0, "run.seed", self.seed, "0 or more")
         _positive("run", checkpoint_every_s=self.checkpoint_every_s)
@@ -347,8 +348,6 @@ class TrainConfig:
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_OWN_FOLDERS = ("db", "train", "slurm", "compile-cache")
-"""What lies beside the studies in ``runs/``."""
 
 
 def check_dataset_name(name: str) -> str:
@@ -367,7 +366,7 @@ def check_study_name(name: str) -> str:
         ConfigError: it is empty, too long, or has other characters, or is that of a folder of kdhpc's own.
     """
     _check_name("study name", name)
-    if name in _OWN_FOLDERS:
+    if name in OWN_FOLDERS:
         raise ConfigError(f"study name {name!r} is not allowed: runs/{name} is kdhpc's own, choose another")
     return name
 

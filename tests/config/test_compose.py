@@ -8,6 +8,7 @@ import pytest
 from kdhpc.config.compose import compose_search, compose_train
 from kdhpc.config.document import defaults, parse_config, read_config, to_document, write_config
 from kdhpc.config.folders import config_dirs, config_names
+from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.config.schema import SearchConfig, TrainConfig, check_study_name
 from kdhpc.errors import ConfigError
 from kdhpc.graph.spec import Design, Gate
@@ -234,7 +235,14 @@ def test_compose_train_is_whole_and_scores_every_epoch() -> None:
         compose_train(["dataset=cub200", "network=resnet18", "study.trials=3"])
 
 
-@pytest.mark.parametrize("name", ["db", "train", "compile-cache"])
-def test_study_name_of_a_folder_beside_the_studies_is_refused(name):
+@pytest.mark.parametrize("name", OWN_FOLDERS)
+def test_study_name_of_a_folder_beside_the_studies_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"runs/{name} is kdhpc's own"):
         check_study_name(name)
+
+
+def test_run_name_is_beside_no_folder_of_kdhpc() -> None:
+    some = ("dataset=cub200", "network=resnet18")
+    assert compose_train([*some, "run.name=train"]).run.name == "train"
+    with pytest.raises(ConfigError, match=r"run\.name 'a/b' is not allowed"):
+        compose_train([*some, "run.name=a/b"])
