@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Mean and standard deviation over seeds of the nodes' mean accuracy and of the ensemble's, on the test images, after the
 last epoch. A row for each data set, network, graph and set of settings. JSON and CSV also say what the graph was
-searched with: data set, network, study and trial.
+searched with (data set, network, study and trial), and which run taught a student, with its ensemble's accuracy.
 """
 
 
@@ -24,6 +24,7 @@ _COLUMNS = (
     *("training", "dataset", "network", "graph", "nodes", "epochs", "training_images", "scored_on", "seeds"),
     *("node_mean", "node_std", "ensemble_mean", "ensemble_std", "ddof", "parameters", "precision"),
     *("searched_dataset", "searched_network", "searched_study", "searched_trial"),
+    *("teacher", "teacher_accuracy"),
 )
 
 
@@ -95,5 +96,6 @@ def _print_csv(summaries: "tuple[Summary, ...]", ddof: int) -> None:
         spreads = (s.node.mean, s.node.std, s.ensemble.mean, s.ensemble.std)
         what = (s.name, s.dataset, s.network, s.graph, s.num_nodes, s.epochs, s.training_images, s.scored_on)
         searched = (s.searched.dataset, s.searched.network, s.searched.study, s.searched.trial)
+        taught = (s.teacher, s.teacher_accuracy)
         seeds = " ".join(map(str, s.seeds))
-        writer.writerow([*what, seeds, *spreads, ddof, s.num_parameters, s.precision, *searched])
+        writer.writerow([*what, seeds, *spreads, ddof, s.num_parameters, s.precision, *searched, *taught])

@@ -17,6 +17,7 @@ examples:
   kdhpc train --graph dml --nodes 2 dataset=fashion_mnist network=resnet8 training=short
   kdhpc train --graph one --nodes 3 --seeds 0..4 dataset=cifar100 network=resnet20 training=paper_cifar
   kdhpc train --graph runs/dogs4/export/dogs4-trial17.json dataset=cub200 network=resnet18
+  kdhpc train --graph student --teacher runs/train/NAME/seed0 dataset=stanford_dogs network=resnet18
 a sweep (commas choose values; --launcher makes a job of each training, hydra.launcher.* says what it asks for):
   kdhpc train --graph dml,independent --nodes 2 --seeds 0..4 --launcher submitit_local dataset=cub200 network=resnet18
 """
@@ -35,9 +36,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--graph",
         required=True,
         metavar="FILE|NAME",
-        help="a graph's JSON, or independent, dml, one, or uniform:DESIGN (att-, prob-att-, ...: every edge that one)",
+        help="a graph's JSON, or independent, dml, one, student, or uniform:DESIGN (att-, prob-att-, ... on all edges)",
     )
     parser.add_argument("--nodes", metavar="M", help="networks of a preset, branches of one")
+    parser.add_argument(
+        "--teacher",
+        metavar="DIR",
+        help="of --graph student: a run that is done, runs/train/NAME/seed<k>; the mean of its nodes' logits teaches",
+    )
     parser.add_argument("--seeds", default="0", metavar="SEEDS", help="such as 3, 0..4 or 0,2,5 (default: 0)")
     parser.add_argument(
         "--launcher",
@@ -86,15 +92,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
-    overrides = [f"run.graph={','.join(map(_quoted, _graphs(args.graph)))}", *args.overrides]
+    overrides = [f"run.graph={_choices(args.graph)}", *args.overrides]
+    if args.teacher is not None:
+        overrides.append(f"run.teacher={_choices(args.teacher)}")
     if args.nodes is not None:
         overrides.append(f"run.num_nodes={args.nodes}")
     return [*overrides, f"run.seed={','.join(map(str, parse_seeds(args.seeds)))}"]
 
 
-def _graphs(text: str) -> list[str]:
-    """Several with commas between them, unless a file has that name."""
-    return [text] if Path(text).is_file() else text.split(",")
+def _choices(text: str) -> str:
+    """One value of an override, or several with commas between them, unless a file or a folder has that name."""
+    names = [text] if Path(text).exists() else text.split(",")
+    return ",".join(map(_quoted, names))
 
 
 def _quoted(text: str) -> str:

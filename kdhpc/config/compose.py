@@ -78,7 +78,10 @@ def compose_search(
 def compose_train(overrides: Sequence[str], *, config_dir: Path | None = None) -> TrainConfig:
     """:func:`compose_config` of ``train.yaml``."""
     config = compose_config(TrainConfig, "train", overrides, config_dir=config_dir)
-    return dataclasses.replace(config, objective=_with_found_weights(config.objective))
+    run = config.run
+    if run.teacher is not None:
+        run = dataclasses.replace(run, teacher=str(Path(run.teacher).absolute()))
+    return dataclasses.replace(config, objective=_with_found_weights(config.objective), run=run)
 
 
 def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:

@@ -314,9 +314,14 @@ class RunConfig:
     """One final training."""
 
     graph: str
-    """A graph's file, or a preset: ``independent``, ``dml``, ``uniform:DESIGN``; ``one`` for the branched baseline."""
+    """A graph's file, or a preset: ``independent``, ``dml``, ``uniform:DESIGN``; ``one`` for the branched baseline,
+    ``student`` for a single network that learns from ``teacher``."""
     num_nodes: int | None = None
-    """M of a preset, B of ``one``; none for a file, which says so itself."""
+    """M of a preset, B of ``one``; none for a file, which says so itself, and for a student."""
+    teacher: str | None = None
+    """``graph: student``: folder of a run of `kdhpc train` that is done. The mean of its nodes' logits teaches."""
+    temperature: float = 1.0
+    """``graph: student``: T of the distillation; the paper does not say which."""
     seed: int = 0
     """Seeds weights, data order and augmentation."""
     name: str | None = None
@@ -332,7 +337,7 @@ class RunConfig:
             _check_name("run.name", self.name)
         _require(self.num_nodes is None or self.num_nodes > 0, "run.num_nodes", self.num_nodes, "above 0, or null")
         _require(self.seed >= 0, "run.seed", self.seed, "0 or more")
-        _positive("run", checkpoint_every_s=self.checkpoint_every_s)
+        _positive("run", checkpoint_every_s=self.checkpoint_every_s, temperature=self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """From a config to a training that can start."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +14,8 @@ from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.training.device import Precision, has_node_streams, preferred_mode, resolve_device, resolve_precision
 from kdhpc.training.loop import EnsembleTraining, TrainingLoop
 from kdhpc.training.one import OneTraining
-from kdhpc.training.pretrained import check_weights, read_weights
+from kdhpc.training.pretrained import check_weights, pretrained_origin, read_pretrained
+from kdhpc.training.student import StudentTraining
 
 
 def check(config: TrainConfig, subject: Subject, packed: PackedDataset) -> None:
@@ -24,18 +23,20 @@ def check(config: TrainConfig, subject: Subject, packed: PackedDataset) -> None:
 
     Raises:
         ConfigError: something does not fit the images.
-        NetworkError: the network does not exist or does not fit, or pretrained weights do not.
+        NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
     """
     network, image_size = config.network, config.dataset.image_size
     check_network(network, image_size)
-    check_normalisation(network.name, image_size, config.training.batch_size, gated=subject.graph is None)
+    check_normalisation(network.name, image_size, config.training.batch_size, gated=subject.is_one)
     # For the CPU, images stay where they are.
     _batches(config, packed, torch.device("cpu"))
-    pretrained = config.objective.pretrained
+    if subject.teacher is not None:
+        subject.teacher.check(len(packed.classes))
+    pretrained = read_pretrained(config.objective)
     if pretrained is not None:
         with torch.device("meta"):
             shapes = build_network(network, num_classes=len(packed.classes), image_size=image_size)
-        check_weights(shapes, read_weights(Path(pretrained)), origin=pretrained)
+        check_weights(shapes, pretrained, origin=pretrained_origin(config.objective))
 
 
 def check_device(config: DeviceConfig) -> Precision:
@@ -55,6 +56,18 @@ def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> Tr
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
     train, test = _batches(config, packed, resolve_device(config.device))
+    if subject.teacher is not None:
+        return StudentTraining(
+            network=config.network,
+            teacher=subject.teacher.read(),
+            temperature=config.run.temperature,
+            training=config.training,
+            device=config.device,
+            train=train,
+            evaluation=test,
+            num_classes=len(packed.classes),
+            seed=config.run.seed,
+        )
     if subject.graph is None:
         return OneTraining(
             network=config.network,

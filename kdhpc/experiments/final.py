@@ -111,7 +111,7 @@ def _save_weights(network: nn.Module, path: Path) -> None:
 def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:
     assert report.node_accuracies is not None
     assert report.ensemble_accuracy is not None
-    config = run.config
+    config, teacher = run.config, run.subject.teacher
     device = resolve_device(config.device)
     return FinalResult(
         name=run.name,
@@ -133,5 +133,7 @@ def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module]) -> Fin
         threads=torch.get_num_threads(),
         precision=resolve_precision(config.device, device),
         searched=SearchedWith.of(run.subject.provenance),
+        teacher="" if teacher is None else teacher.label,
+        teacher_accuracy=None if teacher is None else teacher.result.ensemble_accuracy,
         versions={"kdhpc": __version__, "torch": torch.__version__},
     )

@@ -47,11 +47,11 @@ class FinalResult:
     network: str
     """Network of every node."""
     graph: str
-    """Preset or file name of the graph."""
+    """Preset or file name of the graph; ``one``, ``student``."""
     graph_key: str
-    """Key of the graph; ``one`` and B for the branched baseline."""
+    """Key of the graph; ``one`` and B for the branched baseline; ``student``."""
     num_nodes: int
-    """M, or B of ONE."""
+    """M, B of ONE, or 1 of a student."""
     seed: int
     """Of weights and data order."""
     epochs: int
@@ -80,6 +80,10 @@ class FinalResult:
     """``float32``, ``bf16`` or ``fp16``: what the networks ran in."""
     searched: SearchedWith = SearchedWith()
     """What the graph was searched with."""
+    teacher: str = ""
+    """Of a student: name and seed of the run that taught it."""
+    teacher_accuracy: float | None = None
+    """Top-1 of that run's ensemble, in percent, on what it was scored on itself."""
 
 
 def write_result(result: FinalResult, path: Path) -> None:

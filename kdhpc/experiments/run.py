@@ -20,7 +20,7 @@ class Run:
     config: TrainConfig
     """What to train."""
     subject: Subject
-    """Its graph."""
+    """Its graph, or what it is instead of one."""
     packed: PackedDataset
     """Its images."""
     settings: Settings
@@ -50,9 +50,9 @@ def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
     Raises:
         ConfigError: something cannot be meant or does not fit, the device is not there, or the run's folder holds one
             with other settings, and the message says which differ.
-        DataError: the data set is not prepared.
+        DataError: the data set is not prepared, or the result of a teacher cannot be read.
         GraphError: the graph does not exist, is damaged, or does not fit.
-        NetworkError: the network does not exist or does not fit, or pretrained weights do not.
+        NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
     """
     subject = load_subject(config)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
@@ -63,7 +63,13 @@ def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
         config=config,
         subject=subject,
         packed=packed,
-        settings=run_settings(config, graph_key=subject.key, dataset_checksum=packed.checksum, precision=precision),
+        settings=run_settings(
+            config,
+            graph_key=subject.key,
+            dataset_checksum=packed.checksum,
+            precision=precision,
+            teacher=None if subject.teacher is None else subject.teacher.settings,
+        ),
         name=name,
         paths=RunPaths.of(name, config.run.seed),
     )

@@ -19,7 +19,14 @@ Settings: TypeAlias = Mapping[str, str]
 _PRECISION = "device.precision"
 
 
-def run_settings(config: TrainConfig, *, graph_key: str, dataset_checksum: str, precision: str | None) -> Settings:
+def run_settings(
+    config: TrainConfig,
+    *,
+    graph_key: str,
+    dataset_checksum: str,
+    precision: str | None,
+    teacher: Mapping[str, object] | None = None,
+) -> Settings:
     """The settings of a run.
 
     Args:
@@ -27,6 +34,7 @@ def run_settings(config: TrainConfig, *, graph_key: str, dataset_checksum: str, 
         graph_key: Of its graph.
         dataset_checksum: Of the packed data.
         precision: That the networks run in; none: known only where it is trained.
+        teacher: What the answers of a student's teacher depend on.
 
     Raises:
         NetworkError: the file of pretrained weights cannot be read.
@@ -41,6 +49,9 @@ def run_settings(config: TrainConfig, *, graph_key: str, dataset_checksum: str, 
     found["run.split"] = json.dumps(config.run.split)
     found["graph"] = json.dumps(graph_key)
     found["dataset.checksum"] = json.dumps(dataset_checksum)
+    if teacher is not None:
+        found["run.temperature"] = json.dumps(config.run.temperature)
+        found |= {key: json.dumps(value) for key, value in teacher.items()}
     if precision is not None:
         found[_PRECISION] = json.dumps(precision)
     return found

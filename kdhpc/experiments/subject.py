@@ -1,12 +1,14 @@
-"""What is trained: a graph from a file or a preset, or ONE, the branched baseline, which is no graph."""
+"""What is trained: a graph from a file or a preset; or what is no graph: ONE, the branched baseline, or a student."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdhpc.config.document import flatten, to_document
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError, GraphError
+from kdhpc.experiments.teacher import Teacher, load_teacher
 from kdhpc.graph.presets import PRESETS, load_graph
 from kdhpc.graph.serial import Provenance, read_stored
 from kdhpc.graph.space import graph_key
@@ -16,8 +18,11 @@ from kdhpc.training.pretrained import tell_about_unlearned
 _LOG = logging.getLogger(__name__)
 ONE = "one"
 """The name of the branched baseline, beside those of the presets."""
+STUDENT = "student"
+"""The name of a single network that learns from a run that is done."""
+_IMAGES = ("dataset", "dataset_checksum")
 _COMPARED = (
-    *("dataset", "dataset_checksum", "network", "config.network.crops", "config.network.residual_attention"),
+    *(*_IMAGES, "network", "config.network.crops", "config.network.residual_attention"),
     "config.training.batch_size",
 )
 """What decides, beside the graph, whether a training is like the trial that the graph comes from."""
@@ -25,29 +30,45 @@ _COMPARED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A graph, or ONE."""
+    """A graph, ONE, or a student."""
 
     graph: GraphSpec | None
-    """None: ONE."""
+    """None: ONE or a student."""
     num_nodes: int
-    """M, or B of ONE."""
+    """M, B of ONE, or 1 of a student."""
     label: str
     """Short name, for folders."""
     key: str
-    """Names the graph by what it does; ``one`` and B for ONE."""
+    """Names the graph by what it does; ``one`` and B for ONE; ``student``."""
     provenance: Provenance = field(default_factory=dict)
     """Where a graph's file says that it comes from."""
+    teacher: Teacher | None = None
+    """Of a student."""
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is the branched baseline."""
+        return self.graph is None and self.teacher is None
 
 
 def load_subject(config: TrainConfig) -> Subject:
     """What the config means by ``run.graph``.
 
     Raises:
-        ConfigError: a preset without a number of nodes, ONE without one of branches, or with options that it has not.
+        ConfigError: a preset without a number of nodes, ONE without one of branches, a student without a teacher that
+            is done, or any of them with options that it has not.
+        DataError, NetworkError: the teacher is damaged.
         GraphError: neither a preset nor a file, a damaged file, a number of nodes that does not fit, or a graph with a
             node that nothing teaches under ``objective.unlearned=reject``.
     """
     name, num_nodes = config.run.graph, config.run.num_nodes
+    if name == STUDENT:
+        return _student(config)
+    for key, value, default in (("teacher", config.run.teacher, None), ("temperature", config.run.temperature, 1)):
+        if value != default:
+            raise ConfigError(
+                f"run.{key}={value} has no meaning for run.graph={name}: leave it out, or give --graph student"
+            )
     if name == ONE:
         return _one(config)
     preset = name in PRESETS
@@ -67,35 +88,64 @@ def load_subject(config: TrainConfig) -> Subject:
 
 
 def tell_about(subject: Subject, config: TrainConfig, dataset_checksum: str) -> None:
-    """Say what a user may not expect: nodes that nothing teaches, a graph that was searched with something else."""
+    """Say what a user may not expect.
+
+    That is: nodes that nothing teaches, a graph that was searched with something else, a teacher of other images.
+    """
+    here = _facts(config, dataset_checksum)
+    if subject.teacher is not None:
+        there = _facts(subject.teacher.config, subject.teacher.dataset_checksum)
+        images = [key for key in here if key.startswith("config.dataset.") and key != "config.dataset.name"]
+        if said := _differences(there, here, (*_IMAGES, *images, "config.run.split")):
+            _LOG.warning(
+                "the teacher %s was trained with %s; its student is trained with %s", config.run.teacher, *said
+            )
     if subject.graph is None:
         return
     tell_about_unlearned(subject.graph, config.objective, name=config.run.graph)
-    here: Provenance = {
+    if said := _differences(subject.provenance, here, _COMPARED):
+        _LOG.warning("%s was searched with %s; it is trained with %s", config.run.graph, *said)
+
+
+def _facts(config: TrainConfig, dataset_checksum: str) -> Provenance:
+    """A training as the provenance of a graph would tell it."""
+    return {
         "dataset": config.dataset.name,
         "dataset_checksum": dataset_checksum,
         "network": config.network.name,
         **flatten("config", to_document(config)),
     }
-    different = _different(subject.provenance, here)
-    if different:
-        searched, trained = (
-            ", ".join(f"{key.removeprefix('config.')} {_short(source[key])}" for key in different)
-            for source in (subject.provenance, here)
+
+
+def _student(config: TrainConfig) -> Subject:
+    run = config.run
+    if run.teacher is None:
+        raise ConfigError("run.graph=student needs a teacher: give --teacher runs/train/NAME/seed<k> (run.teacher)")
+    if run.num_nodes not in (None, 1):
+        raise ConfigError(
+            f"run.num_nodes={run.num_nodes} has no meaning for run.graph=student, one network: leave it out"
         )
-        _LOG.warning("%s was searched with %s; it is trained with %s", config.run.graph, searched, trained)
+    _refuse_unlearned(config, "which learns")
+    teacher = load_teacher(Path(run.teacher))
+    label = f"{STUDENT}-of-{teacher.label}"
+    return Subject(graph=None, num_nodes=1, label=label, key=STUDENT, teacher=teacher)
 
 
 def _one(config: TrainConfig) -> Subject:
-    num_branches, unlearned = config.run.num_nodes, config.objective.unlearned
+    num_branches = config.run.num_nodes
     if num_branches is None:
         raise ConfigError("run.graph=one needs a number of branches: give --nodes B (run.num_nodes)")
-    if unlearned != "keep":
-        raise ConfigError(
-            f"objective.unlearned={unlearned} has no meaning for run.graph=one, whose branches all learn: leave it out"
-        )
+    _refuse_unlearned(config, "whose branches all learn")
     name = f"{ONE}{num_branches}"
     return Subject(graph=None, num_nodes=num_branches, label=name, key=name)
+
+
+def _refuse_unlearned(config: TrainConfig, why: str) -> None:
+    unlearned = config.objective.unlearned
+    if unlearned != "keep":
+        raise ConfigError(
+            f"objective.unlearned={unlearned} has no meaning for run.graph={config.run.graph}, {why}: leave it out"
+        )
 
 
 def _preset_label(name: str, num_nodes: int) -> str:
@@ -104,13 +154,19 @@ def _preset_label(name: str, num_nodes: int) -> str:
     return f"{kind}{num_nodes}" + (f"-{design}" if design else "")
 
 
-def _different(searched: Provenance, here: Provenance) -> list[str]:
-    """What a graph's file says to have been otherwise; the same images under another name are the same."""
-    different = [key for key in _COMPARED if searched.get(key, here[key]) != here[key]]
-    images = [key for key in ("dataset", "dataset_checksum") if key in different]
-    if images and searched.get("dataset_checksum") == here["dataset_checksum"]:
+def _differences(there: Provenance, here: Provenance, keys: Sequence[str]) -> tuple[str, str] | None:
+    """What was otherwise there, and how it is here, in words; the same images under another name are the same."""
+    different = [key for key in keys if there.get(key, here[key]) != here[key]]
+    images = [key for key in _IMAGES if key in different]
+    if images and there.get("dataset_checksum") == here["dataset_checksum"]:
         images.clear()
-    return images[:1] + [key for key in different if not key.startswith("dataset")]
+    told = images[:1] + [key for key in different if key not in _IMAGES]
+    if not told:
+        return None
+    then, now = (
+        ", ".join(f"{key.removeprefix('config.')} {_short(source[key])}" for key in told) for source in (there, here)
+    )
+    return then, now
 
 
 def _short(value: str | int | float) -> str:

@@ -30,7 +30,7 @@ class Summary:
     graph: str
     """Preset or file name."""
     num_nodes: int
-    """M, or B of ONE."""
+    """M, B of ONE, or 1 of a student."""
     epochs: int
     """Length of the schedule."""
     training_images: int
@@ -49,6 +49,10 @@ class Summary:
     """What the networks ran in; none where it is not known."""
     searched: SearchedWith
     """What the graph was searched with."""
+    teacher: str
+    """Of a student: name and seed of the run that taught it; else empty."""
+    teacher_accuracy: float | None
+    """Top-1 of that run's ensemble, in percent."""
 
 
 def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary, ...]:
@@ -84,6 +88,8 @@ def _summary(group: list[FinalResult], ddof: int) -> Summary:
         num_parameters=first.num_parameters,
         precision=first.precision,
         searched=first.searched,
+        teacher=first.teacher,
+        teacher_accuracy=first.teacher_accuracy,
     )
 
 

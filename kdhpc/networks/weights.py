@@ -1,6 +1,7 @@
 """Files of weights, which count by what is in them, not by where they lie. Free of torch."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -19,12 +20,24 @@ def weights_digest(objective: ObjectiveConfig) -> str | None:
     if path is None:
         return None
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        return content_digest([Path(path)])
     except OSError as exc:
         raise NetworkError(
             f"objective.pretrained={path} cannot be read ({exc.strerror or exc}): give a node1.safetensors of "
             "`kdhpc train --graph independent --nodes 1`"
         ) from exc
+
+
+def content_digest(paths: Iterable[Path]) -> str:
+    """16 hexadecimal digits of the sha256 of the files' contents, one after the other.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def check_weights_file(objective: ObjectiveConfig) -> None:

@@ -5,7 +5,6 @@ Dimension suffixes: M nodes, N samples, C classes, H, W rows and columns of an a
 
 import hashlib
 from collections.abc import Callable, Hashable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from kdhpc.training.device import autocast_dtype, has_node_streams
 from kdhpc.training.evaluation import Accuracies, Prediction, mean_ensemble, top1_accuracies
 from kdhpc.training.learner import Moment
 from kdhpc.training.node import NetworkT, Node, NodeState
-from kdhpc.training.pretrained import check_weights, freeze_with, read_weights
+from kdhpc.training.pretrained import check_weights, freeze_with, pretrained_origin, read_pretrained
 from kdhpc.training.programs import Programs
 from kdhpc.training.schedule import learning_rate
 from kdhpc.training.streams import on_streams
@@ -87,7 +86,7 @@ class EnsembleLearner:
         self._target = target
         self._autocast = autocast_dtype(device, target)
         self._objective = objective
-        self._pretrained = None if objective.pretrained is None else read_weights(Path(objective.pretrained))
+        self._pretrained = read_pretrained(objective)
         self._has_streams = has_node_streams(device, target)
 
         def build(node: int, seed: int, where: torch.device) -> Network:
@@ -219,7 +218,7 @@ class EnsembleLearner:
         self._frozen = graph.unlearned_nodes if self._pretrained is not None else ()
         if self._pretrained is not None:
             for index in self._frozen:
-                freeze_with(self._nodes[index].network, self._pretrained, origin=str(self._objective.pretrained))
+                freeze_with(self._nodes[index].network, self._pretrained, origin=pretrained_origin(self._objective))
         # Eager runs leave out what the graph does not use; other programs are the same for all graphs.
         eager = self._programs.mode == "eager"
         self._terms = needed_terms(graph) if eager else all_terms(graph.num_nodes)
@@ -227,7 +226,7 @@ class EnsembleLearner:
     def _check_pretrained(self) -> None:
         """For every graph: a search hears of a wrong file at once, and not at its first unlearned node."""
         if self._pretrained is not None:
-            check_weights(self._nodes[0].network, self._pretrained, origin=str(self._objective.pretrained))
+            check_weights(self._nodes[0].network, self._pretrained, origin=pretrained_origin(self._objective))
 
     def _outputs(self, images: Tensor) -> list[NetworkOutput]:
         def forward(index: int) -> NetworkOutput:

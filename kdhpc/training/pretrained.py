@@ -1,4 +1,4 @@
-"""Weights for a node that no edge teaches, from a file of an earlier training."""
+"""Weights from files of an earlier training: for a node that no edge teaches, and for a teacher."""
 
 import logging
 from pathlib import Path
@@ -28,8 +28,33 @@ def tell_about_unlearned(graph: GraphSpec, objective: ObjectiveConfig, *, name: 
         _LOG.warning("%s: no edge teaches node %s; it votes with %s", name, nodes, weights)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_pretrained(objective: ObjectiveConfig) -> dict[str, Tensor] | None:
+    """The weights of ``objective.pretrained``; none without such a file.
+
+    Raises:
+        NetworkError: see :func:`read_weights`.
+    """
+    if objective.pretrained is None:
+        return None
+    return read_weights(
+        Path(objective.pretrained),
+        origin=pretrained_origin(objective),
+        remedy="give a node1.safetensors of `kdhpc train --graph independent --nodes 1`",
+    )
+
+
+def pretrained_origin(objective: ObjectiveConfig) -> str:
+    """What messages call those weights."""
+    return f"objective.pretrained={objective.pretrained}"
+
+
+def read_weights(path: Path, *, origin: str, remedy: str) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file, which execute nothing when they are loaded.
+
+    Args:
+        path: The file.
+        origin: What messages call it.
+        remedy: What messages ask for instead.
 
     Raises:
         NetworkError: it cannot be read, or is no such file.
@@ -37,10 +62,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as exc:
-        raise NetworkError(
-            f"objective.pretrained={path} cannot be read as safetensors ({' '.join(str(exc).split())}): give a "
-            "node1.safetensors of `kdhpc train --graph independent --nodes 1`"
-        ) from exc
+        raise NetworkError(f"{origin} cannot be read as safetensors ({' '.join(str(exc).split())}): {remedy}") from exc
 
 
 def freeze_with(network: nn.Module, weights: dict[str, Tensor], *, origin: str) -> None:
@@ -65,6 +87,6 @@ def check_weights(network: nn.Module, weights: dict[str, Tensor], *, origin: str
         shapes = [list(tensors[name].shape) if name in tensors else None for tensors in (weights, expected)]
         if shapes[0] != shapes[1]:
             raise NetworkError(
-                f"objective.pretrained={origin} has {shapes[0] or 'nothing'} for tensor {name!r}, this network has "
+                f"{origin} has {shapes[0] or 'nothing'} for tensor {name!r}, this network has "
                 f"{shapes[1] or 'nothing'}: give weights of the same network and number of classes"
             )

@@ -18,6 +18,7 @@ from kdhpc.losses.coefficients import GraphCoefficients, Terms
 from kdhpc.losses.distillation import CropWindows
 from kdhpc.losses.objective import EnsembleOutput, node_losses
 from kdhpc.losses.one import one_loss
+from kdhpc.losses.student import student_loss
 from kdhpc.networks.build import Network
 from kdhpc.networks.one import OneNetwork, OneOutput
 from kdhpc.networks.output import NetworkOutput
@@ -132,6 +133,8 @@ class Programs:
     """`node_losses`."""
     one_loss: Program[[Tensor, Tensor, tuple[Tensor, ...], Tensor, Tensor], Tensor]
     """`kdhpc.losses.one.one_loss`."""
+    student_loss: Program[[Tensor, tuple[Tensor, ...], Tensor, Tensor, float], Tensor]
+    """`kdhpc.losses.student.student_loss`."""
 
     @property
     def mode(self) -> Mode:
@@ -164,6 +167,7 @@ def programs(backend: str | None, record: Record | None = None, *, batch_backend
         one=Program(_run_one, compiler),
         objective=Program(_run_objective, compiler),
         one_loss=Program(one_loss, compiler),
+        student_loss=Program(student_loss, compiler),
     )
 
 

@@ -1,0 +1,43 @@
+"""The objective of a student: the labels, and the answers of an ensemble that was trained before.
+
+Dimension suffixes: N samples, C classes.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdhpc.losses.precision import at_least_float32
+
+
+def student_loss(
+    logits_NC: Tensor,
+    extra_logits_NC: tuple[Tensor, ...],
+    teacher_logits_NC: Tensor,
+    labels_N: Tensor,
+    temperature: float,
+) -> Tensor:
+    """CE(student) + T^2 KL(softmax(teacher / T) || softmax(student / T)), each averaged over N.
+
+    The teacher is detached. Computed in float32 or finer, whatever precision the networks ran in.
+
+    Args:
+        logits_NC: Of the student.
+        extra_logits_NC: Further classifiers of the student, which join the label loss with weight 1.
+        teacher_logits_NC: The mean of the teacher's nodes.
+        labels_N: Class indices.
+        temperature: T, above 0.
+
+    Returns:
+        A scalar.
+
+    Source: Hinton et al., "Distilling the knowledge in a neural network"; paper section 5.5, which gives neither the
+    loss nor T.
+    """
+    logits_NC = at_least_float32(logits_NC)
+    hard = F.cross_entropy(logits_NC, labels_N)
+    for extra_NC in extra_logits_NC:
+        hard = hard + F.cross_entropy(at_least_float32(extra_NC), labels_N)
+    teacher_log_NC = F.log_softmax(at_least_float32(teacher_logits_NC.detach()) / temperature, dim=1)
+    student_log_NC = F.log_softmax(logits_NC / temperature, dim=1)
+    soft = F.kl_div(student_log_NC, teacher_log_NC, reduction="batchmean", log_target=True)
+    return hard + temperature**2 * soft
