@@ -8,7 +8,8 @@ import torch
 
 from kdhpc.data.store import StreamedImages
 from kdhpc.training.programs import programs
-from tests.training.memory_source import CPU
+from kdhpc.training.student import StudentTraining, TeacherWeights
+from tests.training.memory_source import CPU, IMAGE_SIZE, NETWORK, NUM_CLASSES, training_config
 from tests.training.test_loop import never
 from tests.training.test_packed_resume import GRAPH, training_of
 
@@ -65,6 +66,29 @@ def test_replays_are_the_compiled_steps(augmentation, node_streams):
     found = trained(recorded)
     assert recorded.mode == "cudagraph", "it fell back"
     assert_same(found, trained(on_gpu(augmentation, mode="compile", **options)))
+
+
+def student_on_gpu(mode):
+    teacher = on_gpu(mode="eager", precision="float32")
+    weights = tuple(network.state_dict() for network in teacher.networks)
+    return StudentTraining(
+        network=NETWORK,
+        teacher=TeacherWeights(network=NETWORK, image_size=IMAGE_SIZE, nodes=weights, origin="the teacher"),
+        temperature=2.0,
+        training=training_config(epochs=8),
+        device=replace(CPU, device="cuda", channels_last=True, precision="float32", mode=mode),
+        train=teacher._train,
+        evaluation=teacher._evaluation,
+        num_classes=NUM_CLASSES,
+        seed=3,
+    )
+
+
+def test_replays_of_a_student_are_the_compiled_steps():
+    recorded = student_on_gpu("cudagraph")
+    found = trained(recorded)
+    assert recorded.mode == "cudagraph", "it fell back"
+    assert_same(found, trained(student_on_gpu("compile")))
 
 
 def test_replays_after_a_restart_are_those_of_a_new_training():
