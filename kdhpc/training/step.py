@@ -108,7 +108,7 @@ class TrainingStep(Generic[InputsT]):
         except RuntimeError as exc:
             for error in (exc, exc.__context__):  # Ending the recording of what failed fails, too.
                 if isinstance(error, torch.OutOfMemoryError):
-                    raise error
+                    raise error from None
             self._learner.restore(before)
             problem = f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
         if problem is None:

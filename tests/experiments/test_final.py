@@ -90,8 +90,9 @@ def test_train_final_done_is_not_repeated(place):
     assert (again, reports) == (first, [])
 
 
-def test_train_final_stopped_anywhere_ends_with_the_same_weights(place):
-    config = place.config("run.graph=dml", "run.num_nodes=2")
+@pytest.mark.parametrize("how", [(), ("network.name=abn_resnet8",), ("device.channels_last=false",)])
+def test_train_final_stopped_anywhere_ends_with_the_same_weights(place, how):
+    config = place.config("run.graph=dml", "run.num_nodes=2", *how)
     whole, _ = train(dataclasses.replace(config, run=dataclasses.replace(config.run, name="whole")))
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, name="pieces"))
     result, rounds = None, 0

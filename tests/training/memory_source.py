@@ -11,6 +11,7 @@ from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
 NUM_CLASSES = 4
 IMAGE_SIZE = 12
 NETWORK = NetworkConfig(name="resnet8", crops=(1, 3))
+ATTENTION_BRANCH = NetworkConfig(name="abn_resnet8", crops=(1, 3))
 CPU = DeviceConfig(device="cpu", channels_last=False)
 OBJECTIVE = ObjectiveConfig()
 

@@ -1,19 +1,28 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import CheckpointError
 from kdhpc.training.one import OneTraining
-from tests.training.memory_source import CPU, NETWORK, NUM_CLASSES, MemoryEval, MemoryTrain, training_config
+from tests.training.memory_source import (
+    ATTENTION_BRANCH,
+    CPU,
+    NETWORK,
+    NUM_CLASSES,
+    MemoryEval,
+    MemoryTrain,
+    training_config,
+)
 from tests.training.test_loop import StopAfter, assert_same_state, never, training_of, without_time
 
 
-def one_training(network=NETWORK, **changes):
+def one_training(network=NETWORK, device=CPU, **changes):
     return OneTraining(
         network=network,
         num_branches=3,
         training=training_config(**changes),
-        device=CPU,
+        device=device,
         train=MemoryTrain(),
         evaluation=MemoryEval(),
         num_classes=NUM_CLASSES,
@@ -29,13 +38,15 @@ def test_one_training_reports_its_branches_and_its_gate():
     assert reports[-1].train_losses[0] < reports[0].train_losses[0]
 
 
-@pytest.mark.parametrize("stop", [1, 4, 6])
-def test_one_training_stopped_and_resumed_ends_in_the_same_bits(stop):
-    whole = one_training()
+@pytest.mark.parametrize("network", [NETWORK, ATTENTION_BRANCH])
+@pytest.mark.parametrize(("stop", "channels_last"), [(1, False), (4, True), (6, False)])
+def test_one_training_stopped_and_resumed_ends_in_the_same_bits(network, stop, channels_last):
+    device = replace(CPU, channels_last=channels_last)
+    whole = one_training(network, device)
     expected = list(whole.epochs(never))
-    first = one_training()
+    first = one_training(network, device)
     reports = list(first.epochs(StopAfter(stop)))
-    second = one_training()
+    second = one_training(network, device)
     second.restore(first.state())
     reports += second.epochs(never)
     assert without_time(reports) == without_time(expected)
@@ -43,7 +54,7 @@ def test_one_training_stopped_and_resumed_ends_in_the_same_bits(stop):
 
 
 def test_one_training_attention_branches_join():
-    reports = list(one_training(NetworkConfig(name="abn_resnet8", crops=(3,)), epochs=1).epochs(never))
+    reports = list(one_training(ATTENTION_BRANCH, epochs=1).epochs(never))
     assert all(torch.tensor(report.train_losses).isfinite().all() for report in reports)
 
 

@@ -11,7 +11,7 @@ from kdhpc.data.packed import PackedSplit
 from kdhpc.training.checkpoint import TrialIdentity, load_checkpoint, save_checkpoint
 from kdhpc.training.device import resolve_device
 from kdhpc.training.loop import EnsembleTraining
-from tests.training.memory_source import CPU, NETWORK, NUM_CLASSES, OBJECTIVE, training_config
+from tests.training.memory_source import ATTENTION_BRANCH, CPU, NETWORK, NUM_CLASSES, OBJECTIVE, training_config
 from tests.training.test_loop import GRAPH, StopAfter, assert_same_state, never, without_time
 
 IDENTITY = TrialIdentity(study="s", number=0, graph_key="0" * 12, seed=3, settings="0" * 16)
@@ -26,7 +26,7 @@ def packed_split(*, side, num_images=20):
     )
 
 
-def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2):
+def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2, network=NETWORK):
     config = DatasetConfig(
         name="noise", image_size=12, augmentation=augmentation, validation_fraction=0.5, pad=2, resize=14
     )
@@ -35,7 +35,7 @@ def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2):
     options = {"device": target, "channels_last": device.channels_last}
     return EnsembleTraining(
         graph=GRAPH,
-        network=NETWORK,
+        network=network,
         objective=OBJECTIVE,
         training=training_config(epochs=epochs),
         device=device,
@@ -48,17 +48,26 @@ def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2):
 
 
 @pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        (NETWORK, {}),
+        (NETWORK, {"precision": "bf16"}),
+        (NETWORK, {"channels_last": True}),
+        (ATTENTION_BRANCH, {}),
+        (ATTENTION_BRANCH, {"channels_last": True}),
+    ],
+)
 def test_epochs_of_packed_images_stopped_and_resumed_from_a_file_end_in_the_same_bits(
-    augmentation, precision, tmp_path
+    augmentation, network, options, tmp_path
 ):
-    device = replace(CPU, precision=precision)
-    whole = training_of(augmentation, device=device)
+    device = replace(CPU, **options)
+    whole = training_of(augmentation, device=device, network=network)
     expected = list(whole.epochs(never))
     path = tmp_path / "checkpoint.pt"
     reports = []
     while True:
-        training = training_of(augmentation, device=device)
+        training = training_of(augmentation, device=device, network=network)
         if path.exists():
             training.restore(load_checkpoint(path, IDENTITY))
         reports += training.epochs(StopAfter(3))

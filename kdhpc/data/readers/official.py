@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -49,29 +50,64 @@ def locate(source: Path, layouts: tuple[Layout, ...], scratch: Path, progress: P
         progress: told what is unpacked.
 
     Raises:
-        DataError: nothing there, or an archive is damaged.
+        DataError: something is missing, by name, or an archive is damaged; nothing was unpacked.
     """
     if not source.exists():
         raise DataError(f"{source} does not exist: name the folder or archive that you downloaded")
+    search = _Search(source, layouts, scratch, progress)
+    missing = []
     for layout in layouts:
-        located = _locate_one(source, layout, layouts, scratch, progress)
-        if located is not None:
-            return located
-    needed = "; or ".join(_described(layout) for layout in layouts)
-    raise DataError(f"{source} does not hold the official files: needed are {needed}")
+        missing.append(search.missing(layout))
+        if not missing[-1]:
+            return search.located(layout)
+    raise DataError(f"{source} does not hold the official files: {_told(layouts, missing)}")
 
 
-def _locate_one(
-    source: Path, layout: Layout, layouts: tuple[Layout, ...], scratch: Path, progress: Progress
-) -> Located | None:
-    roots = [source] if source.is_dir() else []
-    paths = [_find(roots, name) for name in layout.files]
-    if None in paths:
-        roots += [_unpacked(archive, scratch, progress) for archive in _archives(source, layout, layouts)]
-        beside = None if source.is_dir() else source.parent
-        paths = [_find(roots, name, beside) for name in layout.files]
-    found = tuple(path for path in paths if path is not None)
-    return Located(layout=layout, paths=found) if len(found) == len(layout.files) else None
+class _Search:
+    """Looks for layouts in what lies in a folder, and in the listings of archives before it unpacks them."""
+
+    def __init__(self, source: Path, layouts: tuple[Layout, ...], scratch: Path, progress: Progress) -> None:
+        self._source = source
+        self._layouts = layouts
+        self._scratch = scratch
+        self._progress = progress
+        self._roots = [source] if source.is_dir() else []
+        self._beside = None if source.is_dir() else source.parent
+        self._listings: dict[Path, list[PurePosixPath]] = {}
+
+    def missing(self, layout: Layout) -> tuple[str, ...]:
+        """The files of a layout that are neither there nor in an archive."""
+        if self._is_unpacked(layout):
+            return ()
+        archives = _archives(self._source, layout, self._layouts)
+        targets = [_target(archive, self._scratch) for archive in archives]
+        roots = [*self._roots, *(target for target in targets if target.exists())]
+        packed = [archive for archive, target in zip(archives, targets, strict=True) if not target.exists()]
+        listed = [path for archive in packed for path in self._listing(archive)]
+        return tuple(
+            name
+            for name in layout.files
+            if _find(roots, name, self._beside) is None and not _lists(listed, PurePosixPath(name))
+        )
+
+    def located(self, layout: Layout) -> Located:
+        """A layout of which nothing is missing."""
+        roots = list(self._roots)
+        if not self._is_unpacked(layout):
+            archives = _archives(self._source, layout, self._layouts)
+            roots += [_unpacked(archive, self._scratch, self._progress) for archive in archives]
+        paths = [_find(roots, name, self._beside) for name in layout.files]
+        return Located(layout=layout, paths=tuple(path for path in paths if path is not None))
+
+    def _is_unpacked(self, layout: Layout) -> bool:
+        return None not in [_find(self._roots, name) for name in layout.files]
+
+    def _listing(self, archive: Path) -> list[PurePosixPath]:
+        if archive not in self._listings:
+            self._progress.say(f"looking into {archive}")
+            with _opened(archive) as tar:
+                self._listings[archive] = [_inner(member, archive) for member in tar if member.isfile()]
+        return self._listings[archive]
 
 
 def _archives(source: Path, layout: Layout, layouts: tuple[Layout, ...]) -> list[Path]:
@@ -98,9 +134,24 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
             yield from _folders(root / name, depth - 1)
 
 
-def _unpacked(archive: Path, scratch: Path, progress: Progress) -> Path:
+def _lists(listing: list[PurePosixPath], name: PurePosixPath) -> bool:
+    """Whether a listing has a file or folder, as deep as `_find` would find it, not below a hidden folder."""
+    size = len(name.parts)
+    return any(
+        path.parts[depth : depth + size] == name.parts and not any(part.startswith(".") for part in path.parts[:depth])
+        for path in listing
+        for depth in range(_DEPTH + 1)
+    )
+
+
+def _target(archive: Path, scratch: Path) -> Path:
+    """Where an archive is unpacked."""
     stat = archive.stat()
-    target = scratch / f"{archive.name}-{stat.st_size}-{stat.st_mtime_ns}"
+    return scratch / f"{archive.name}-{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _unpacked(archive: Path, scratch: Path, progress: Progress) -> Path:
+    target = _target(archive, scratch)
     if not target.exists():
         progress.say(f"unpacking {archive}")
         partial = scratch / f"{target.name}.partial"
@@ -113,17 +164,26 @@ def _unpacked(archive: Path, scratch: Path, progress: Progress) -> Path:
 
 def _unpack(archive: Path, target: Path) -> None:
     """Writes the regular files of an archive below ``target``; links and devices, which none has, are left out."""
+    with _opened(archive) as tar:
+        for member in tar:
+            if member.isfile():
+                _write_member(tar, member, target / _inner(member, archive))
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(archive) as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                inner = PurePosixPath(member.name)
-                if inner.is_absolute() or ".." in inner.parts:
-                    raise DataError(f"archive {archive} holds {member.name!r}, which leads outside: it is not official")
-                _write_member(tar, member, target / inner)
+            yield tar
     except _DAMAGED as exc:
         raise DataError(f"archive {archive} is damaged or not a tar file ({exc}): get it again") from exc
+
+
+def _inner(member: tarfile.TarInfo, archive: Path) -> PurePosixPath:
+    inner = PurePosixPath(member.name)
+    if inner.is_absolute() or ".." in inner.parts:
+        raise DataError(f"archive {archive} holds {member.name!r}, which leads outside: it is not official")
+    return inner
 
 
 def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
@@ -132,6 +192,16 @@ def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
         shutil.copyfileobj(content, out, length=1 << 20)
+
+
+def _told(layouts: tuple[Layout, ...], missing: list[tuple[str, ...]]) -> str:
+    """What the layout lacks that comes nearest, and what all of them are."""
+    needed = f"needed are {'; or '.join(map(_described, layouts))}"
+    pairs = zip(layouts, missing, strict=True)
+    layout, lacking = min(pairs, key=lambda pair: len(pair[1]) / len(pair[0].files))
+    if len(lacking) == len(layout.files):
+        return needed
+    return f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing; {needed}"
 
 
 def _described(layout: Layout) -> str:

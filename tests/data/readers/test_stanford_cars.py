@@ -64,8 +64,31 @@ def test_stanford_cars_without_test_labels_says_which_file_has_them(tmp_path: Pa
     made = write_cars_halves(tmp_path)
     (made / "cars_test_annos_withlabels.mat").rename(made / "cars_test_annos.mat")
 
-    with pytest.raises(DataError, match=r"cars_test_annos_withlabels\.mat"):
+    with pytest.raises(
+        DataError, match=r"official files: cars_test_annos_withlabels\.mat is missing; needed are cars_train"
+    ):
         StanfordCarsReader().read(made, tmp_path / "scratch", silent())
+
+
+def test_stanford_cars_archives_that_lack_something_are_not_unpacked(tmp_path: Path) -> None:
+    made = write_cars_halves(tmp_path / "made")
+    away = tmp_path / "away"
+    write_tar(away / "cars_train.tgz", made, "cars_train")
+    write_tar(away / "car_devkit.tgz", made, "devkit")
+
+    with pytest.raises(
+        DataError,
+        match=r"official files: cars_test, cars_test_annos_withlabels\.mat are missing; needed are cars_train",
+    ):
+        StanfordCarsReader().read(away, tmp_path / "scratch", silent())
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_stanford_cars_nothing_of_it_says_what_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(DataError, match=r"official files: needed are cars_train, .*; or car_ims, cars_annos\.mat \("):
+        StanfordCarsReader().read(tmp_path / "empty", tmp_path / "scratch", silent())
 
 
 def test_stanford_cars_annotations_without_a_field_are_refused(tmp_path: Path) -> None:
