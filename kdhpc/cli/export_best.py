@@ -9,6 +9,7 @@ from kdhpc.cli.study_argument import add_study_argument, chosen_study
 if TYPE_CHECKING:
     from kdhpc.study.storage import Storage
 
+_PATIENCE_S = 5.0
 _DESCRIPTION = """\
 Writes, for each of the best complete trials, the graph as JSON (with where it comes from) and drawn as SVG and PNG, and
 one CSV with a row each. Prints the paths. The best graph is also <study>-best.json, whatever its trial's number.
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, and print the paths."""
     from kdhpc.study.storage import Storage
 
-    storage = Storage.connect()
+    storage = Storage.connect(patience_s=_PATIENCE_S)
     export_best(storage, chosen_study(args, storage), args.top, args.out)
     return 0
 
