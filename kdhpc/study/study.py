@@ -140,10 +140,6 @@ class SharedStudy:
         """Trials by state."""
         return self._storage.read(lambda connection: read_counts(connection, self._study_id))
 
-    def is_done(self) -> bool:
-        """Whether nothing is left to do for anybody."""
-        return self.progress().unfinished == 0
-
     def holdings(self) -> tuple[Holding, ...]:
         """Who holds which slot."""
         return self._storage.read(lambda connection: slots.holdings(connection, self._study_id))

@@ -28,7 +28,7 @@ def test_claim_new_slot_gives_the_graph_and_seed_of_that_slot(storage: Storage) 
         assert claim.graph == study.definition.space.graph(5, slot)
         assert claim.seed == trial_seed(5, slot)
     assert study.claim(HERE, lease_s=60, renew_s=20) is None
-    assert not study.is_done()
+    assert study.progress().unfinished
     assert len({trial_seed(seed, slot) for seed in range(20) for slot in range(20)}) == 400
 
 
@@ -110,7 +110,7 @@ def test_crashed_trial_is_tried_again_at_once_by_a_lone_worker(storage: Storage)
         claim = take(study)
         assert claim.attempt == attempt
         claim.crash("ValueError: the graph is at fault")
-    assert study.is_done()
+    assert study.progress().unfinished == 0
 
 
 def test_claim_after_workers_vanished_too_often_fails_the_slot(storage: Storage, storage_url: str) -> None:

@@ -30,7 +30,7 @@ def test_finished_trials_are_an_ordinary_optuna_study(storage: Storage, storage_
     pruned.report(1, 31.0)
     pruned.report(2, 32.5)
     pruned.prune()
-    assert study.is_done()
+    assert study.progress().unfinished == 0
 
     opened = optuna.load_study(study_name="tiny", storage=storage_url)
     assert opened.direction is optuna.study.StudyDirection.MAXIMIZE
@@ -75,7 +75,7 @@ def test_claims_of_many_processes_meet_the_budget_exactly(
 ) -> None:
     study = make(storage, target=60)
     told = [line for worker in [start_worker("tiny") for _ in range(8)] for line in worker.rest()]
-    assert study.is_done()
+    assert study.progress().unfinished == 0
     trials = optuna_trials(storage_url)
     assert sorted(trial.number for trial in trials) == list(range(60))
     assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}

@@ -33,7 +33,7 @@ def run(claim: Claim, epoch_s: float) -> str:
 def main(name: str, epoch_s: float, lease_s: float) -> None:
     study = SharedStudy.open(Storage.connect(first_contact_s=30), name)
     owner = Owner.current()
-    while not study.is_done():
+    while study.progress().unfinished:
         claim = study.claim(owner, lease_s=lease_s, renew_s=lease_s / 5)
         if claim is None:
             time.sleep(0.1)
