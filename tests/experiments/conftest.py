@@ -66,7 +66,7 @@ class Place:
 
     def run(self, *argv: str, **more: str) -> "subprocess.CompletedProcess[str]":
         process = self.start(*argv, **more)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
     def close(self) -> None:

@@ -21,11 +21,11 @@ LONG = (*TINY, "training.epochs=24", "run.checkpoint_every_s=0.02")
 
 
 def wait_for(path: Path) -> None:
-    for _ in range(1200):
+    for _ in range(12000):
         if path.exists():
             return
         time.sleep(0.05)
-    raise AssertionError(f"no {path} after a minute")
+    raise AssertionError(f"no {path} after ten minutes")
 
 
 def same_weights(first: Path, second: Path) -> bool:
@@ -165,7 +165,7 @@ def test_train_sweep_with_a_job_that_is_killed_says_so(place):
         if b"submitit.core._submit" in _read(path) and str(place.runs).encode() in _read(path)
     ]
     os.kill(pid, signal.SIGKILL)
-    _, err = sweep.communicate(timeout=60)
+    _, err = sweep.communicate(timeout=600)
     assert sweep.returncode == 1
     assert err.count("\n") == 2
     assert "logs:" in err

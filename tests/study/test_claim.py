@@ -151,29 +151,36 @@ def test_lease_lost_to_another_worker_writes_nothing(storage: Storage, storage_u
     assert optuna_trials(storage_url)[0].value == 70.0
 
 
+def eventually(check: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 60
+    while not check() and time.monotonic() < until:
+        time.sleep(0.02)
+    return check()
+
+
 def test_lease_is_renewed_while_the_trial_runs_and_its_loss_is_noticed(storage: Storage) -> None:
     study = make(storage, target=1)
-    claim = take(study, lease_s=0.6)
-    time.sleep(1.2)
+    claim = take(study, lease_s=6.0)
+    query = "SELECT EXTRACT(epoch FROM expires) FROM kdhpc_slots WHERE slot = 0"
+    began = scalar(storage, query)
+    assert eventually(lambda: scalar(storage, query) > began)
     assert not claim.lost
     assert study.claim(HERE, lease_s=60, renew_s=20) is None
     assert study.expire([HERE]) == 1
     thief = take(study)
     assert (thief.number, thief.attempt) == (0, 2)
-    time.sleep(0.5)
-    assert claim.lost
+    assert eventually(lambda: claim.lost)
     assert not thief.lost
 
 
 def test_ended_claim_leaves_no_thread_behind(storage: Storage) -> None:
     study = make(storage)
-    before = threading.active_count()
-    claim = study.claim(HERE, lease_s=1, renew_s=0.05)
+    before = set(threading.enumerate())
+    claim = study.claim(HERE, lease_s=60, renew_s=0.05)
     assert claim is not None
-    assert threading.active_count() == before + 1
+    (renewing,) = set(threading.enumerate()) - before
     claim.release()
-    time.sleep(0.3)
-    assert threading.active_count() == before
+    assert eventually(lambda: not renewing.is_alive())
 
 
 def test_drain_asks_for_the_slots_and_gives_none_out_until_resume(storage: Storage) -> None:
@@ -184,10 +191,7 @@ def test_drain_asks_for_the_slots_and_gives_none_out_until_resume(storage: Stora
     study.drain()
     assert SharedStudy.open(storage, "tiny").is_draining()
     assert study.claim(HERE, lease_s=60, renew_s=20) is None
-    until = time.monotonic() + 10
-    while not claim.draining and time.monotonic() < until:
-        time.sleep(0.02)
-    assert claim.draining
+    assert eventually(lambda: claim.draining)
     assert not claim.lost
     claim.release()
     study.resume()

@@ -111,9 +111,9 @@ def test_status_time_worked_leaves_out_the_time_between_claims(storage: Storage)
     study = make(storage, target=1)
     claim = study.claim(HERE, lease_s=60, renew_s=20)
     claim.release()
-    time.sleep(1.0)
+    time.sleep(5.0)
     study.claim(HERE, lease_s=60, renew_s=20).complete(50.0)
-    assert top_trials(storage, "tiny", 1)[0].worked_s < 0.9
+    assert top_trials(storage, "tiny", 1)[0].worked_s < 4.5
 
 
 def test_status_under_load_is_of_one_moment(storage: Storage, start_worker: Callable[..., object]) -> None:

@@ -62,7 +62,7 @@ def started(folder: Path, *arguments: str) -> Shell:
     return shell
 
 
-def eventually(check: Callable[[], bool], timeout_s: float = 30) -> bool:
+def eventually(check: Callable[[], bool], timeout_s: float = 120) -> bool:
     """Whether it becomes true in time."""
     deadline = time.monotonic() + timeout_s
     while not check():
@@ -115,7 +115,7 @@ def test_array_of_four_runs_at_once_with_one_gpu_each(shell: Shell, tmp_path: Pa
     script = f'echo "$SLURMD_NODENAME $CUDA_VISIBLE_DEVICES" > {tmp_path}/$SLURM_ARRAY_TASK_ID.part\n'
     script += f"cd {tmp_path} && mv $SLURM_ARRAY_TASK_ID.part $SLURM_ARRAY_TASK_ID\n"
     script += "until [ -e 0 -a -e 1 -a -e 2 -a -e 3 ]; do sleep 0.1; done"
-    shell.run(f"timeout 30 sbatch --wait --array=0-3 --gres=gpu:1 --output=/dev/null --wrap {shlex.quote(script)}")
+    shell.run(f"timeout 120 sbatch --wait --array=0-3 --gres=gpu:1 --output=/dev/null --wrap {shlex.quote(script)}")
     assert sorted((tmp_path / str(task)).read_text() for task in range(4)) == [f"{node} 0\n" for node in NODES]
 
 
@@ -136,7 +136,7 @@ def test_urgent_job_takes_the_gpu_of_a_main_job_which_is_requeued(shell: Shell, 
         f"sbatch --parsable --array=0-3 --gres=gpu:1 --output=/dev/null --wrap {shlex.quote(script)}"
     ).strip()
     assert eventually(lambda: shell.run(f"squeue --noheader --states=RUNNING --job={array}").count("\n") == 4)
-    shell.run("timeout 30 srun --partition=urgent --gres=gpu:1 true")
+    shell.run("timeout 120 srun --partition=urgent --gres=gpu:1 true")
     assert eventually(lambda: (tmp_path / "starts").read_text().count("\n") == 5)
     assert sorted(set((tmp_path / "starts").read_text().split())) == ["0", "1", "2", "3"]
     shell.run(f"scancel {array}")
