@@ -118,7 +118,7 @@ class Workspace:
         return StudyPaths(self.runs / study)
 
     def catch(self, study: str, *, job: str | None = None, trials: int = 1) -> list[Caught]:
-        """Wait for workers (of that job) in the middle of so many trials, and stop their processes where they stand.
+        """Wait for workers (of that job) in the middle of trials, and stop the processes of so many where they stand.
 
         So whatever a test does to them next happens to these trials, however slow the machine is. Their leases run on.
         """
@@ -136,12 +136,12 @@ class Workspace:
                 ]
 
             def stopped() -> list[Caught]:
-                caught = found()
+                caught = found()[:trials]
                 if len(caught) < trials:
                     return []
                 for worker in caught:
                     os.kill(worker.pid, signal.SIGSTOP)
-                if all(is_stopped(worker.pid) for worker in caught) and found() == caught:
+                if all(is_stopped(worker.pid) for worker in caught) and set(caught) <= set(found()):
                     return caught
                 for worker in caught:
                     worker.let_go()
