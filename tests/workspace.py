@@ -140,7 +140,8 @@ class Workspace:
                 if len(caught) < trials:
                     return []
                 for worker in caught:
-                    os.kill(worker.pid, signal.SIGSTOP)
+                    with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
+                        os.kill(worker.pid, signal.SIGSTOP)
                 if all(is_stopped(worker.pid) for worker in caught) and set(caught) <= set(found()):
                     return caught
                 for worker in caught:
@@ -152,12 +153,13 @@ class Workspace:
 
 def is_stopped(pid: int) -> bool:
     """Whether a process stands still, a moment after it was told to."""
-    for _ in range(50):
-        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-            # What it has sent to the database by then is done there, too.
-            time.sleep(0.2)
-            return True
-        time.sleep(0.02)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for _ in range(50):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                # What it has sent to the database by then is done there, too.
+                time.sleep(0.2)
+                return True
+            time.sleep(0.02)
     return False
 
 

@@ -1,6 +1,7 @@
 """More seats than the GPU's memory holds, and what a seat says of its turns."""
 
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from kdhpc.cluster import seat as room
 from kdhpc.cluster.seat import Seat
 from kdhpc.study.storage import Storage
 from kdhpc.study.summary import read_status
+from kdhpc.training import checkpointing
 from kdhpc.trial import Turn, prepare_training, run_trial
 from tests.study.made import make, scalar, take
 from tests.test_trial import FakeClaim, setting_of
@@ -59,7 +61,19 @@ def test_turns_say_whether_they_were_a_step_and_nothing_else(tmp_path) -> None:
     assert turns == [Turn.MORE, *in_epoch, Turn.SCORED, *in_epoch, Turn.SCORED, *in_epoch]
 
 
-def test_turn_after_an_epoch_that_is_not_scored_or_with_a_checkpoint_is_more_than_a_step(tmp_path) -> None:
+class AtOnce(ThreadPoolExecutor):
+    """No write is ever still going on when the next is due."""
+
+    def submit(self, work, *args):
+        future = super().submit(work, *args)
+        future.result()
+        return future
+
+
+def test_turn_after_an_epoch_that_is_not_scored_or_with_a_checkpoint_is_more_than_a_step(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointing, "ThreadPoolExecutor", AtOnce)
     options = ("training.epochs=5", "training.milestones=[]", "worker.checkpoint_every_s=1e-9")
     setting, claim = setting_of(tmp_path, *options), ReportingClaim()
     turns = list(run_trial(claim, setting, prepare_training(claim, setting, None), lambda: False))
