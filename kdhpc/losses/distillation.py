@@ -40,22 +40,20 @@ def probability_losses(
     source_NSC = source_log_NSC.exp()
     closer_NST = apart_NST = None
     if closer:
-        negative_entropy_NS = (source_NSC * source_log_NSC).sum(dim=2)
-        closer_NST = negative_entropy_NS.unsqueeze(2) - source_NSC @ target_log_NTC.mT
+        negative_entropy_NS1 = (source_NSC * source_log_NSC).sum(dim=2, keepdim=True)
+        closer_NST = torch.baddbmm(negative_entropy_NS1, source_NSC, target_log_NTC.mT, alpha=-1)
     if apart:
-        apart_NST = F.normalize(source_NSC, dim=2) @ F.normalize(target_log_NTC.exp(), dim=2).mT
+        apart_NST = torch.bmm(F.normalize(source_NSC, dim=2), F.normalize(target_log_NTC.exp(), dim=2).mT)
     return PairLosses(closer_NST, apart_NST)
 
 
 class CropWindows(NamedTuple):
-    """For every pixel where a source's map may peak: rows and columns of the windows around it, 1 inside, 0 outside."""
+    """The windows around every pixel where a source's map may peak."""
 
-    rows_PKH: Tensor
-    """(P, K, H)."""
-    columns_PKW: Tensor
-    """(P, K, W)."""
+    inside_PKP: Tensor
+    """(P, K, P): for each place of the peak and each crop, 1 at the pixels inside the window, 0 outside."""
     pixel_weight_K: Tensor
-    """(K,): Eq. 6's weight of a pixel, 1 / crop area (``mean``) or 1 (``sum``)."""
+    """(K,): of Eq. 6, 1 / crop area (``mean``) or 1 (``sum``), over the number of crops."""
 
 
 def crop_windows(
@@ -81,10 +79,11 @@ def crop_windows(
     """
     assert max(crops) <= min(height, width), f"crops {crops} on a {height}x{width} map"
     pixels = torch.arange(height * width)
-    pixel_weight = [1 / side**2 if reduction == "mean" else 1.0 for side in crops]
+    pixel_weight = [(1 / side**2 if reduction == "mean" else 1.0) / len(crops) for side in crops]
+    rows_PKH = _spans(pixels // width, crops, height)
+    columns_PKW = _spans(pixels % width, crops, width)
     return CropWindows(
-        rows_PKH=_spans(pixels // width, crops, height).to(device, dtype),
-        columns_PKW=_spans(pixels % width, crops, width).to(device, dtype),
+        inside_PKP=(rows_PKH.unsqueeze(3) & columns_PKW.unsqueeze(2)).flatten(2).to(device, dtype),
         pixel_weight_K=torch.tensor(pixel_weight, dtype=dtype, device=device),
     )
 
@@ -100,7 +99,13 @@ def _spans(centres_P: Tensor, crops: tuple[int, ...], length: int) -> Tensor:
 
 
 def attention_losses(
-    source_NSP: Tensor, target_NTP: Tensor, windows: CropWindows, *, closer: bool = True, apart: bool = True
+    source_NSP: Tensor,
+    target_NTP: Tensor,
+    peak_NS: Tensor,
+    windows: CropWindows,
+    *,
+    closer: bool = True,
+    apart: bool = True,
 ) -> PairLosses:
     """Squared distance and cosine of L2-normalised crops around the source's peak, averaged over the crop sizes.
 
@@ -111,6 +116,7 @@ def attention_losses(
     Args:
         source_NSP: Attention maps, finite, detached; rows and columns flattened.
         target_NTP: Attention maps.
+        peak_NS: The pixel where the source's map is highest.
         windows: Made for this map size.
         closer: Whether to compute the first.
         apart: Whether to compute the second.
@@ -119,24 +125,24 @@ def attention_losses(
     """
     num_samples, num_nodes, num_pixels = source_NSP.shape
     num_crops = windows.pixel_weight_K.shape[0]
-    peak_NS = source_NSP.argmax(dim=2)
-    rows_NSKH, columns_NSKW = windows.rows_PKH[peak_NS], windows.columns_PKW[peak_NS]
-    window_NSKP = (rows_NSKH.unsqueeze(4) * columns_NSKW.unsqueeze(3)).flatten(3)
+    window_NSKP = windows.inside_PKP.index_select(0, peak_NS.flatten()).view(num_samples, num_nodes, num_crops, -1)
     crop_NSKP = window_NSKP * source_NSP.unsqueeze(2)
 
     target_NPT = target_NTP.mT
-    all_pairs = (num_samples, num_nodes, num_crops, num_nodes)
-    product_NSKT = (crop_NSKP.view(num_samples, -1, num_pixels) @ target_NPT).view(all_pairs)
+    each_crop, all_pairs = (num_samples, -1, num_pixels), (num_samples, num_nodes, num_crops, num_nodes)
+    product_NSKT = torch.bmm(crop_NSKP.view(each_crop), target_NPT).view(all_pairs)
     # Products with themselves, as `square` goes through `pow`, which is many times slower on a CPU.
-    target_square_NPT = target_NPT * target_NPT
-    target_power_NSKT = (window_NSKP.view(num_samples, -1, num_pixels) @ target_square_NPT).view(all_pairs)
-    source_power_NSK1 = (crop_NSKP * crop_NSKP).sum(dim=3, keepdim=True)
+    target_power_NSKT = torch.bmm(window_NSKP.view(each_crop), target_NPT * target_NPT).view(all_pairs)
+    source_norm_NSK1 = torch.linalg.vector_norm(crop_NSKP, dim=3, keepdim=True)
+    divisor_NSK1 = source_norm_NSK1.clamp_min(_NORM_FLOOR)
 
-    cosine_NSKT = product_NSKT * _inverse_norm(source_power_NSK1) * _inverse_norm(target_power_NSKT)
+    cosine_NSKT = product_NSKT / divisor_NSK1 * _inverse_norm(target_power_NSKT)
     closer_NST = None
     if closer:
-        squared_NSKT = _unit_power(source_power_NSK1) + _unit_power(target_power_NSKT) - 2 * cosine_NSKT
-        closer_NST = (squared_NSKT * windows.pixel_weight_K.unsqueeze(1)).mean(dim=2)
+        unit_norm_NSK1 = source_norm_NSK1 / divisor_NSK1  # 1, but less where the norm is below the floor.
+        unit_powers_NSKT = unit_norm_NSK1 * unit_norm_NSK1 + _unit_power(target_power_NSKT)
+        squared_NSKT = torch.sub(unit_powers_NSKT, cosine_NSKT, alpha=2)
+        closer_NST = (squared_NSKT * windows.pixel_weight_K.unsqueeze(1)).sum(dim=2)
     return PairLosses(closer_NST, cosine_NSKT.mean(dim=2) if apart else None)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdhpc.losses.coefficients import Elementary, GraphCoefficients, Terms
+from kdhpc.losses.coefficients import GraphCoefficients, Terms
 from kdhpc.losses.distillation import CropWindows, PairLosses, attention_losses, probability_losses
 from kdhpc.losses.precision import at_least_float32
 
@@ -64,78 +64,78 @@ def node_losses(
     if not any(terms):
         return loss_M
 
-    finite_NM = logits_MNC.detach().isfinite().all(dim=2).T
-    right_NS = (logits_MNC.detach().argmax(dim=2) == labels_N).T & finite_NM
-    gate_NST = _gate_weights(right_NS, coefficients, ramp)
+    answer_NM, broken_answer_NM = _highest(logits_MNC.detach().transpose(0, 1))
+    right_NM = (answer_NM == labels_N.unsqueeze(1)) & broken_answer_NM.logical_not()
+    gate_NST = _gate_weights(right_NM, coefficients, ramp)
+    probability = attention = PairLosses(None, None)
+    broken_map_NM = broken_answer_NM
     if terms.prob_closer or terms.prob_apart:
         log_NMC = log_probability_MNC.transpose(0, 1)
-        pairs = probability_losses(
-            _only_finite(log_NMC.detach(), finite_NM), log_NMC, closer=terms.prob_closer, apart=terms.prob_apart
+        probability = probability_losses(
+            _finite(log_NMC.detach()), log_NMC, closer=terms.prob_closer, apart=terms.prob_apart
         )
-        gated_NT = _gated(pairs, Elementary.PROB_CLOSER, Elementary.PROB_APART, coefficients, gate_NST, finite_NM)
-        loss_M = loss_M + gated_NT.mean(dim=0)
     if terms.attention_closer or terms.attention_apart:
         maps_NMP = at_least_float32(output.maps_MNHW).flatten(2).transpose(0, 1)
-        finite_NM = maps_NMP.detach().isfinite().all(dim=2)
-        pairs = attention_losses(
-            _only_finite(maps_NMP.detach(), finite_NM),
+        source_NMP = maps_NMP.detach()
+        peak_NM, broken_map_NM = _highest(source_NMP)
+        attention = attention_losses(
+            _finite(source_NMP),
             maps_NMP,
+            peak_NM,
             windows,
             closer=terms.attention_closer,
             apart=terms.attention_apart,
         )
-        gated_NT = _gated(
-            pairs, Elementary.ATTENTION_CLOSER, Elementary.ATTENTION_APART, coefficients, gate_NST, finite_NM
-        )
-        loss_M = loss_M + gated_NT.mean(dim=0)
-    return loss_M
+    broken_LNM = torch.stack([broken_answer_NM, broken_answer_NM, broken_map_NM, broken_map_NM])
+    return loss_M + _gated((*probability, *attention), coefficients, gate_NST, broken_LNM)
 
 
 def _label_losses(
     output: EnsembleOutput, log_probability_MNC: Tensor, labels_N: Tensor, coefficients: GraphCoefficients, ramp: Tensor
 ) -> Tensor:
     """(M,): gated cross-entropy with the labels, of each node's classifiers together. Source: paper Eq. 15."""
-    index_MN1 = labels_N.expand(log_probability_MNC.shape[0], -1).unsqueeze(2)
-    cross_entropy_MN = -log_probability_MNC.gather(2, index_MN1).squeeze(2)
+    num_nodes = log_probability_MNC.shape[0]
+    labels = labels_N.repeat(num_nodes)
+    cross_entropy = F.nll_loss(log_probability_MNC.flatten(0, 1), labels, reduction="none")
     for extra_MNC in output.extra_logits_MNC:
-        log_MNC = F.log_softmax(at_least_float32(extra_MNC), dim=2)
-        cross_entropy_MN = cross_entropy_MN - log_MNC.gather(2, index_MN1).squeeze(2)
-    weight_M = coefficients.label_through_M + coefficients.label_linear_M * ramp
-    return _weighted(weight_M, cross_entropy_MN.mean(dim=1))
+        extra = at_least_float32(extra_MNC).flatten(0, 1)
+        cross_entropy = cross_entropy + F.cross_entropy(extra, labels, reduction="none")
+    weight_M = torch.addcmul(coefficients.label_through_M, coefficients.label_linear_M, ramp)
+    loss_M = cross_entropy.view(num_nodes, -1).mean(dim=1)
+    return weight_M * loss_M.masked_fill(weight_M.logical_not(), 0)
 
 
 def _gate_weights(right_NS: Tensor, coefficients: GraphCoefficients, ramp: Tensor) -> Tensor:
     """(N, S, T): what each edge's gate multiplies each sample's loss by. Source: paper Eq. 8-11."""
-    steady_ST = coefficients.through_ST + coefficients.linear_ST * ramp
+    steady_ST = torch.addcmul(coefficients.through_ST, coefficients.linear_ST, ramp)
     return steady_ST + coefficients.correct_ST * right_NS.unsqueeze(2)
 
 
 def _gated(
-    pairs: PairLosses,
-    closer: Elementary,
-    apart: Elementary,
-    coefficients: GraphCoefficients,
-    gate_NST: Tensor,
-    finite_NS: Tensor,
+    losses: tuple[Tensor | None, ...], coefficients: GraphCoefficients, gate_NST: Tensor, broken_LNS: Tensor
 ) -> Tensor:
-    """(N, T): the two losses of a pair under the graph's designs and gates, summed over the sources."""
+    """(T,): the elementary losses (N, S, T) under the graph's designs and gates, averaged over N, summed over sources.
+
+    Args:
+        losses: L of them; none: no edge has it.
+        coefficients: The graph.
+        gate_NST: What gates multiply losses by.
+        broken_LNS: nan where the source's side of a loss is not finite, else 0.
+    """
+    absent_NST = torch.zeros_like(gate_NST)
+    loss_LNST = torch.stack([absent_NST if loss_NST is None else loss_NST for loss_NST in losses])
+    unused_LNST = (coefficients.design_LST.unsqueeze(1) * gate_NST).logical_not()
     # A source that is not finite was replaced before the products, where 0 x nan would reach all targets. Those that it
-    # does teach get the nan back here.
-    broken_NS1 = torch.where(finite_NS, 0.0, torch.nan).to(gate_NST.dtype).unsqueeze(2)
-    weight_NST = torch.where(gate_NST != 0, gate_NST + broken_NS1, 0)
-    gated_NST = [
-        _weighted(torch.where(coefficients.design_LST[part] > 0, weight_NST, 0), loss_NST)
-        for part, loss_NST in ((closer, pairs.closer_NST), (apart, pairs.apart_NST))
-        if loss_NST is not None
-    ]
-    first_NST, *others_NST = gated_NST
-    return sum(others_NST, start=first_NST).sum(dim=1)
+    # does teach get the nan back here. And a target that is not finite stays so only where it is taught.
+    weight_LNST = (gate_NST + broken_LNS.unsqueeze(3)).masked_fill(unused_LNST, 0)
+    return (weight_LNST * loss_LNST.masked_fill(unused_LNST, 0)).sum(dim=(0, 2)).mean(dim=0)
 
 
-def _weighted(weight: Tensor, loss: Tensor) -> Tensor:
-    """Weight times loss, and 0 where the weight is 0 even if the loss is not finite."""
-    return torch.where(weight != 0, weight * loss, 0)
+def _highest(values_NMX: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each node's values are highest, and whether all are finite: 0 if so, else nan. Both (N, M)."""
+    place_NM = values_NMX.max(dim=2).indices  # On a CPU twice as fast as `argmax`.
+    return place_NM, (0 * values_NMX).sum(dim=2)  # A sum of large values would overflow.
 
 
-def _only_finite(values_NMX: Tensor, finite_NM: Tensor) -> Tensor:
-    return torch.where(finite_NM.unsqueeze(2), values_NMX, 0)
+def _finite(values: Tensor) -> Tensor:
+    return values.nan_to_num(nan=0, posinf=0, neginf=0)
