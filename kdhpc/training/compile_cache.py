@@ -74,7 +74,14 @@ def device_description(device: torch.device) -> str:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {_processor()}"
+
+
+def _processor() -> str:
+    """Names model and instructions: Inductor compiles for the very processor, and torch tells few of them apart."""
+    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    described = [line for line in first if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:8]
 
 
 def cache_key(

@@ -1,5 +1,7 @@
 """Where and how the arithmetic runs: the device config with its ``auto`` settled."""
 
+import os
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,16 +20,36 @@ def resolve_device(config: DeviceConfig) -> torch.device:
     """The device that the config means here.
 
     Raises:
-        ConfigError: CUDA is asked for and there is none.
+        ConfigError: CUDA is asked for and there is none, or there are GPUs that torch cannot use.
     """
-    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+    if config.device == "cpu":
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if config.device == "cuda":
         raise ConfigError(
-            f"device.device={config.device} cannot be used: torch {torch.__version__} sees no CUDA device here; "
+            f"device.device=cuda cannot be used: torch {torch.__version__} sees no CUDA device here; "
             "use device.device=cpu or auto, or run where there is a GPU"
         )
-    return torch.device("cuda")
+    if _was_given_gpus():
+        raise ConfigError(
+            f"torch {torch.__version__} cannot use this machine's GPUs: is the driver older than CUDA "
+            f"{torch.version.cuda} needs (nvidia-smi)? Or train on the CPU with device.device=cpu"
+        )
+    return torch.device("cpu")
+
+
+def _was_given_gpus() -> bool:
+    """Whether this machine has NVIDIA GPUs and this process may use some: a job, only those that Slurm gave it."""
+    if "SLURM_JOB_ID" in os.environ:
+        given = any(os.environ.get(name) for name in ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE"))
+    else:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    return given and bool(_gpus())
+
+
+def _gpus() -> list[Path]:
+    return list(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def has_node_streams(config: DeviceConfig, device: torch.device) -> bool:
@@ -48,10 +70,15 @@ def resolve_precision(config: DeviceConfig, device: torch.device) -> Precision:
         ConfigError: fp16 is asked for on a CPU.
     """
     if config.precision == "auto":
-        return "float32" if device.type == "cpu" else "bf16"
+        return "bf16" if device.type == "cuda" and _multiplies_bf16() else "float32"
     if config.precision == "fp16" and device.type == "cpu":
         raise ConfigError("device.precision=fp16 needs CUDA, the device is cpu: use float32 or bf16")
     return config.precision
+
+
+def _multiplies_bf16() -> bool:
+    """GPUs before Ampere emulate bf16, slower than float32. Where no GPU is, one that is meant is taken for a newer."""
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast_dtype(config: DeviceConfig, device: torch.device) -> torch.dtype | None:

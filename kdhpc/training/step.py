@@ -60,14 +60,14 @@ class TrainingStep(Generic[InputsT]):
         structure = self._learner.structure
         record = self._recorder.record
         if record is None:
+            self._replays.clear()  # Their memory: another learner's recording may have failed.
             return self._plain(inputs, structure)
         own = self._own(inputs)
         if structure not in self._replays:
             with off_default_stream(own[0].device):
                 replay = self._recorded(record, own, structure)
             if replay is None:
-                self._replays.clear()
-                return self._plain(inputs, structure)
+                return self(inputs)
             self._replays[structure] = replay
         return self._replays[structure]()
 

@@ -29,6 +29,31 @@ def test_resolve_device_cuda_without_a_gpu_says_what_to_do(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("environment", "refused"),
+    [
+        ({}, True),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, True),
+        ({"CUDA_VISIBLE_DEVICES": ""}, False),
+        ({"SLURM_JOB_ID": "7"}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "0", "CUDA_VISIBLE_DEVICES": "0"}, True),
+    ],
+)
+def test_resolve_device_auto_does_not_leave_gpus_unused_that_torch_cannot_use(monkeypatch, environment, refused):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("kdhpc.training.device._gpus", lambda: ["/dev/nvidia0"])
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_device(DeviceConfig(device="cpu")) == CPU
+    if refused:
+        with pytest.raises(ConfigError, match=r"cannot use this machine's GPUs.*device\.device=cpu"):
+            resolve_device(DeviceConfig())
+    else:
+        assert resolve_device(DeviceConfig()) == CPU
+
+
+@pytest.mark.parametrize(
     ("precision", "device", "expected"),
     [
         ("auto", CPU, None),
@@ -45,6 +70,13 @@ def test_autocast_dtype_of_each_precision(precision, device, expected):
 def test_resolve_precision_settles_auto():
     assert [resolve_precision(DeviceConfig(), device) for device in (CPU, CUDA)] == ["float32", "bf16"]
     assert resolve_precision(DeviceConfig(precision="float32"), CUDA) == "float32"
+
+
+def test_resolve_precision_auto_on_a_gpu_without_bf16_is_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert resolve_precision(DeviceConfig(), CUDA) == "float32"
+    assert resolve_precision(DeviceConfig(precision="bf16"), CUDA) == "bf16"
 
 
 def test_autocast_dtype_fp16_on_the_cpu_is_refused():
