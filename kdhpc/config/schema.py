@@ -156,7 +156,7 @@ class DeviceConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: CUDA where there is one."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Autocast of the networks. ``auto``: bf16 on GPUs from Ampere on, else float32. fp16 scales the loss, CUDA only."""
+    """Autocast of the networks. ``auto``: bf16 on GPUs since Ampere, else float32. fp16 scales the loss, CUDA only."""
     mode: Literal["auto", "eager", "compile", "cudagraph"] = "auto"
     """``eager``: as written. ``compile``: torch.compile of the network and of the loss. ``cudagraph``: the whole step,
     compiled, recorded once and replayed (CUDA, not fp16). ``auto``: the last that the device can, ``eager`` on the CPU.
