@@ -133,17 +133,7 @@ class SearchSpace:
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Everything that is chosen about a graph: label edges, then distillation edges by (source, target)."""
-        labels = [
-            Parameter(name=_label_name(node), choices=_values(self.label_gates)) for node in range(self.num_nodes)
-        ]
-        edges = [
-            Parameter(name=_edge_name(source, target, kind), choices=choices)
-            for source in range(self.num_nodes)
-            for target in range(self.num_nodes)
-            for kind, choices in (("gate", _values(self.gates)), ("design", _values(self.designs)))
-            if source != target
-        ]
-        return (*labels, *edges)
+        return _parameters(self)
 
     def to_parameters(self, graph: GraphSpec) -> dict[str, str]:
         """A graph as parameters, cutoff edges with both of theirs.
@@ -230,6 +220,21 @@ class SearchSpace:
         forms = _forms(self.incoming)
         digits = [index // len(forms) ** node % len(forms) for node in range(self.num_nodes)]
         return _graph_of(forms[digit][0] for digit in digits)
+
+
+@lru_cache(maxsize=8)
+def _parameters(space: SearchSpace) -> tuple[Parameter, ...]:
+    nodes = range(space.num_nodes)
+    labels = [Parameter(name=_label_name(node), choices=_values(space.label_gates)) for node in nodes]
+    kinds = (("gate", _values(space.gates)), ("design", _values(space.designs)))
+    edges = [
+        Parameter(name=_edge_name(source, target, kind), choices=choices)
+        for source in nodes
+        for target in nodes
+        for kind, choices in kinds
+        if source != target
+    ]
+    return (*labels, *edges)
 
 
 @lru_cache(maxsize=8)
