@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from kdhpc.errors import DatabaseError, LeaseLostError, StudyError
 from kdhpc.graph.spec import GraphSpec
-from kdhpc.study import slots, study_rows, trial_rows
+from kdhpc.study import slots, trial_rows
 from kdhpc.study.claiming import fail
 from kdhpc.study.owner import Owner
 from kdhpc.study.reporting import report
@@ -134,15 +134,13 @@ class Claim:
         """
         value = _finite(epoch, value)
         decides = epoch < self._rule.last_epoch
-        wants_median = decides and self._rule.pruner == "median"
-        written = self._storage.write(
-            lambda connection: report(connection, self._lease, epoch, value, wants_median=wants_median)
-        )
-        if written is None:
+        judges = decides and self._rule.pruner == "median"
+        below = self._storage.write(lambda connection: report(connection, self._lease, epoch, value, judges=judges))
+        if below is None:
             raise self._lease_lost()
         if decides and self._rule.pruner == "asha":
             return self._rule.halving_prunes(self._trial.trial_id)
-        return written.is_below_median
+        return below
 
     def describe(self, *, mode: str, data: str) -> None:
         """Write down how the trial runs, for `kdhpc status` and for the trial's record.
@@ -157,7 +155,7 @@ class Claim:
         """
 
         def write(connection: Connection) -> bool:
-            if not slots.renew(connection, self._lease):
+            if slots.renew(connection, self._lease) is None:
                 return False
             trial_rows.note(connection, self._trial.trial_id, {"run": {"mode": mode, "data": data}})
             return True
@@ -240,11 +238,10 @@ class Claim:
                 _logger.warning("trial %d: the lease could not be renewed: %s", self.number, exc)
 
     def _renew_once(self, connection: Connection) -> bool:
-        if not slots.renew(connection, self._lease):
-            return False
-        if study_rows.is_draining(connection, self._lease.study_id):
+        draining = slots.renew(connection, self._lease)
+        if draining:
             self._draining.set()
-        return True
+        return draining is not None
 
     def _lease_lost(self) -> LeaseLostError:
         self._lost.set()

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from kdhpc.graph.space import SearchSpace, graph_key
 from kdhpc.graph.spec import GraphSpec
-from kdhpc.study import slots, trial_rows
+from kdhpc.study import reporting, slots, trial_rows
 from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.owner import Owner
 from kdhpc.study.slots import HeldSlot, Lease
@@ -25,7 +25,7 @@ class HeldTrial:
     trial_id: int
     """Optuna's id of the trial."""
     number: int
-    """Its number in the study."""
+    """Its number in the study: that of the slot."""
     attempt: int
     """This one, from 1."""
     parameters: dict[str, str]
@@ -73,6 +73,7 @@ def fail(connection: Connection, lease: Lease, trial_id: int, reason: str, *, fo
     if not slots.leave(connection, lease, "failed", reason=reason, forgive=forgive):
         return False
     trial_rows.finish(connection, trial_id, TrialState.FAILED)
+    reporting.forget(connection, trial_id)
     trial_rows.note(connection, trial_id, {"reason": reason})
     return True
 
@@ -86,13 +87,13 @@ def _begin(
         graph = definition.space.graph(definition.seed, held.lease.slot)
         parameters = definition.space.to_parameters(graph)
         note["graph"] = graph_key(graph)
-    trial_id, number = trial_rows.register(
+    trial_id = trial_rows.register(
         connection, held.lease.study_id, held.lease.slot, space=definition.space, parameters=parameters, note=note
     )
     return HeldTrial(
         lease=held.lease,
         trial_id=trial_id,
-        number=number,
+        number=held.lease.slot,
         attempt=held.attempt,
         parameters=parameters,
         reported=(),
@@ -106,7 +107,7 @@ def _resume(connection: Connection, held: HeldSlot, trial_id: int, described: Ma
     return HeldTrial(
         lease=held.lease,
         trial_id=trial_id,
-        number=trial_rows.number(connection, trial_id),
+        number=held.lease.slot,
         attempt=held.attempt,
         parameters=trial_rows.read_parameters(connection, trial_id),
         reported=trial_rows.reported_epochs(connection, trial_id),

@@ -2,17 +2,49 @@
 
 The paper's rule: a trial is pruned when its accuracy is below the median of the other trials at the same epoch.
 Optuna's ``MedianPruner`` is another rule: it takes a trial's best report so far, and compares with complete trials.
-"""
 
-from dataclasses import dataclass
+The median itself is not needed, only on which side of it a value is. Of n others, b have at most this value:
+
+    2 b < n    more than half are above: below the median
+    2 b > n    at least half are not above: not below it
+    2 b = n    the median is the mean of the highest of the b and the lowest of the others
+
+So reports are counted, not sorted: eighths of a percent are counted as they come, and only one eighth is looked into.
+"""
 
 from sqlalchemy import Connection, text
 
 from kdhpc.study.slots import Lease
 
-# Of several trials that report at the same moment, none counts the others.
+TABLES = (
+    """
+    CREATE TABLE IF NOT EXISTS kdhpc_reports (
+        trial_id integer NOT NULL REFERENCES trials ON DELETE CASCADE,
+        epoch integer NOT NULL,
+        study_id integer NOT NULL,
+        value double precision NOT NULL,
+        PRIMARY KEY (trial_id, epoch)
+    )
+    """,
+    "CREATE INDEX IF NOT EXISTS kdhpc_reports_by_value ON kdhpc_reports (study_id, epoch, value)",
+    """
+    CREATE TABLE IF NOT EXISTS kdhpc_report_counts (
+        study_id integer NOT NULL REFERENCES kdhpc_studies ON DELETE CASCADE,
+        epoch integer NOT NULL,
+        eighth double precision NOT NULL,
+        num_reports integer NOT NULL,
+        PRIMARY KEY (study_id, epoch, eighth)
+    ) WITH (fillfactor = 50)
+    """,
+)
+"""The reports that decide: of trials that did not fail, before the last epoch, in studies with the median rule.
+
+``eighth`` is a multiple of 0.125, ``num_reports`` counts the values from it up to the next one. Eighths, as a binary
+fraction is exact: no value falls between two of them. Half of each page is left free, as in ``kdhpc_slots``.
+"""
+
 # A value that is there already stays: the trial was resumed from before its report.
-_REPORT = text("""
+_WRITE = """
     WITH held AS (
         UPDATE kdhpc_slots SET renewed = now(), expires = now() + :lease_s * interval '1 second'
         WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
@@ -20,38 +52,72 @@ _REPORT = text("""
     ), written AS (
         INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)
         SELECT trial_id, :epoch, :value, 'FINITE' FROM held
-        ON CONFLICT (trial_id, step) DO NOTHING
+        ON CONFLICT (trial_id, step) DO NOTHING RETURNING trial_id
     )
-    SELECT
-        coalesce((SELECT intermediate_value FROM trial_intermediate_values JOIN held USING (trial_id)
-                  WHERE step = :epoch), :value) AS value,
-        (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY intermediate_value)
-         FROM trials JOIN trial_intermediate_values USING (trial_id)
-         WHERE :wants_median AND study_id = :study_id AND state <> 'FAIL' AND step = :epoch
-             AND trial_id <> held.trial_id) AS median
-    FROM held
+"""
+_REPORT = text(f"{_WRITE} SELECT false AS is_below_median FROM held")
+# All is read as it was when the statement began: of trials that report at the same moment, none counts the others, and
+# none itself, unless it had reported before.
+_REPORT_AND_JUDGE = text(f"""
+    {_WRITE}, listed AS (
+        INSERT INTO kdhpc_reports (trial_id, epoch, study_id, value)
+        SELECT trial_id, :epoch, :study_id, :value FROM written
+    ), counted AS (
+        INSERT INTO kdhpc_report_counts AS counts (study_id, epoch, eighth, num_reports)
+        SELECT :study_id, :epoch, floor(8 * :value) / 8, 1 FROM written
+        ON CONFLICT (study_id, epoch, eighth) DO UPDATE SET num_reports = counts.num_reports + 1
+    ), own AS (
+        SELECT trial_id, coalesce(before.value, :value) AS value,
+            floor(8 * coalesce(before.value, :value)) / 8 AS eighth,
+            CASE WHEN before.value IS NULL THEN 0 ELSE 1 END AS num
+        FROM held LEFT JOIN (SELECT * FROM kdhpc_reports WHERE epoch = :epoch) AS before USING (trial_id)
+    ), others AS (
+        SELECT own.trial_id, own.value, eighths.num - own.num AS num, eighths.lower + same.num - own.num AS num_up_to
+        FROM own, LATERAL (
+            SELECT coalesce(sum(num_reports), 0) AS num,
+                coalesce(sum(num_reports) FILTER (WHERE eighth < own.eighth), 0) AS lower
+            FROM kdhpc_report_counts WHERE study_id = :study_id AND epoch = :epoch
+        ) AS eighths, LATERAL (
+            SELECT count(*) AS num FROM kdhpc_reports
+            WHERE study_id = :study_id AND epoch = :epoch AND value BETWEEN own.eighth AND own.value
+        ) AS same
+    )
+    SELECT CASE WHEN 2 * num_up_to <> num THEN 2 * num_up_to < num ELSE coalesce(value < (
+        (SELECT max(value) FROM kdhpc_reports
+         WHERE study_id = :study_id AND epoch = :epoch AND value <= others.value AND trial_id <> others.trial_id)
+        + (SELECT min(value) FROM kdhpc_reports
+           WHERE study_id = :study_id AND epoch = :epoch AND value > others.value)
+    ) / 2, false) END AS is_below_median
+    FROM others
+""")
+_FORGET = text("""
+    WITH forgotten AS (
+        DELETE FROM kdhpc_reports WHERE trial_id = :trial_id RETURNING study_id, epoch, floor(8 * value) / 8 AS eighth
+    )
+    UPDATE kdhpc_report_counts AS counts SET num_reports = num_reports - 1 FROM forgotten
+    WHERE (counts.study_id, counts.epoch, counts.eighth) = (forgotten.study_id, forgotten.epoch, forgotten.eighth)
 """)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What stands in the database after a report."""
+def report(connection: Connection, lease: Lease, epoch: int, value: float, *, judges: bool) -> bool | None:
+    """Write a value and renew the lease.
 
-    value: float
-    """The trial's value at this epoch, in percent."""
-    median: float | None
-    """Of the other trials that reached this epoch and did not fail; none: there are none, or it was not wanted."""
+    Args:
+        connection: in a transaction.
+        lease: of the trial's slot.
+        epoch: 1-based.
+        value: of the trial, in percent.
+        judges: the median rule is asked; of one epoch, for all trials or for none.
 
-    @property
-    def is_below_median(self) -> bool:
-        """The paper's rule. Source: paper section 4.2."""
-        return self.median is not None and self.value < self.median
+    Returns:
+        Whether the value is below the median of the other trials that reached this epoch and did not fail, False if
+        there are none; none if the lease is lost. Source: paper section 4.2.
+    """
+    values = {**lease.key, "lease_s": lease.duration_s, "epoch": epoch, "value": value}
+    below: bool | None = connection.execute(_REPORT_AND_JUDGE if judges else _REPORT, values).scalar_one_or_none()
+    return below
 
 
-def report(connection: Connection, lease: Lease, epoch: int, value: float, *, wants_median: bool) -> Report | None:
-    """Write a value, renew the lease, and read what the pruning rule needs; none if the lease is lost."""
-    row = connection.execute(
-        _REPORT,
-        {**lease.key, "lease_s": lease.duration_s, "epoch": epoch, "value": value, "wants_median": wants_median},
-    ).one_or_none()
-    return None if row is None else Report(value=row.value, median=row.median)
+def forget(connection: Connection, trial_id: int) -> None:
+    """Leave a trial out of all medians to come: it has failed."""
+    connection.execute(_FORGET, {"trial_id": trial_id})

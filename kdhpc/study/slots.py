@@ -24,7 +24,7 @@ from kdhpc.study import owner as owners
 from kdhpc.study.owner import Owner
 from kdhpc.study.trial_rows import ATTRIBUTE
 
-TABLES_VERSION = "kdhpc tables 3"
+TABLES_VERSION = "kdhpc tables 4"
 """To be raised with every change of the tables."""
 TABLES = (
     """
@@ -34,8 +34,7 @@ TABLES = (
         train bytea NOT NULL,
         validation bytea NOT NULL,
         created timestamptz NOT NULL DEFAULT now(),
-        draining boolean NOT NULL DEFAULT false,
-        num_trials integer NOT NULL DEFAULT 0
+        draining boolean NOT NULL DEFAULT false
     )
     """,
     """
@@ -60,13 +59,13 @@ TABLES = (
     CREATE INDEX IF NOT EXISTS kdhpc_slots_open ON kdhpc_slots (study_id, (trial_id IS NULL), slot)
         WHERE state IN ('free', 'held')
     """,
+    "CREATE UNIQUE INDEX IF NOT EXISTS kdhpc_slots_held ON kdhpc_slots (lease) WHERE state = 'held'",
     f"COMMENT ON TABLE kdhpc_slots IS '{TABLES_VERSION}'",
 )
 """Beside Optuna's. A finished slot keeps its lease token: a worker that asks again is told that it was its own.
 
-``num_trials`` gives the next trial its number. ``worked_s`` is the time that workers spent on the slot. Half of each
-page is left free: a lease that is renewed stays on its page then, and no index has to be written. While a study is
-draining, no slot of it is given out.
+``worked_s`` is the time that workers spent on the slot. Half of each page is left free: a lease that is renewed stays
+on its page then, and no index has to be written. While a study is draining, no slot of it is given out.
 """
 
 EXPIRED = "now() > greatest(expires, pg_postmaster_start_time() + (expires - renewed))"
@@ -109,6 +108,7 @@ _OWN = text("""
 _RENEW = text("""
     UPDATE kdhpc_slots SET renewed = now(), expires = now() + :lease_s * interval '1 second'
     WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
+    RETURNING (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
 """)
 _LEAVE = text("""
     UPDATE kdhpc_slots SET state = :state, attempts = attempts - :forgiven, reason = :reason,
@@ -207,9 +207,11 @@ def claim(
     return HeldSlot(lease=lease, trial_id=row.trial_id, attempt=row.attempts, reason=row.reason)
 
 
-def renew(connection: Connection, lease: Lease) -> bool:
-    """Renew a lease; False if it is lost."""
-    return connection.execute(_RENEW, {**lease.key, "lease_s": lease.duration_s}).rowcount == 1
+def renew(connection: Connection, lease: Lease) -> bool | None:
+    """Renew a lease; whether the study is draining, none if the lease is lost."""
+    values = {**lease.key, "lease_s": lease.duration_s}
+    draining: bool | None = connection.execute(_RENEW, values).scalar_one_or_none()
+    return draining
 
 
 def leave(

@@ -178,7 +178,7 @@ class SharedStudy:
         graph = self._ordinary.tpe_graph(space, seed)
 
         def write(connection: Connection) -> dict[str, str] | None:
-            if not slots.renew(connection, held.lease):
+            if slots.renew(connection, held.lease) is None:
                 return None
             write_graph(connection, held.trial_id, space, graph, {})
             return trial_rows.read_parameters(connection, held.trial_id)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from kdhpc.errors import DatabaseError, StudyError, StudyMismatchError, UnknownStudyError, nearest
-from kdhpc.study import trial_rows
+from kdhpc.study import reporting, trial_rows
 from kdhpc.study.definition import (
     Split,
     StoredSplit,
@@ -40,7 +40,7 @@ def create(connection: Connection, study_id: int, definition: StudyDefinition, s
         StudyError: the name is that of another program's study.
     """
     if not has_tables(connection):
-        for statement in TABLES:
+        for statement in (*TABLES, *reporting.TABLES):
             connection.execute(text(statement))
     _refuse_foreign(connection, study_id, definition.name)
     written = connection.execute(
@@ -96,7 +96,7 @@ def resize(connection: Connection, name: str, target: int) -> None:
 
 def num_begun(connection: Connection, study_id: int) -> int:
     """Trials of a study that were ever started."""
-    query = text("SELECT num_trials FROM kdhpc_studies WHERE study_id = :study_id")
+    query = text("SELECT count(trial_id) FROM kdhpc_slots WHERE study_id = :study_id")
     return int(connection.execute(query, {"study_id": study_id}).scalar_one())
 
 

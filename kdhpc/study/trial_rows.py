@@ -7,6 +7,7 @@ that kdhpc knows of Optuna's tables is here, in ``reporting`` and in ``summary``
 import json
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import TypedDict
 
 from sqlalchemy import Connection, text
@@ -48,16 +49,12 @@ _NOTE = text("""
     ON CONFLICT (trial_id, key) DO UPDATE
     SET value_json = CAST(CAST(old.value_json AS jsonb) || CAST(excluded.value_json AS jsonb) AS text)
 """)
-# One statement: whoever numbers a trial holds the study's row until the transaction ends, and others wait. Not by
-# counting trials, of which a statement that has waited would not see the latest.
+# A trial has its slot's number: a counter's row would make claims wait for each other. Optuna finds trials by number,
+# and needs no number before the next one to be there: a slot that a claim has passed over is begun later.
 _REGISTER = text("""
-    WITH numbered AS (
-        UPDATE kdhpc_studies SET num_trials = num_trials + 1 WHERE study_id = :study_id
-        RETURNING num_trials - 1 AS number
-    ), trial AS (
+    WITH trial AS (
         INSERT INTO trials (number, study_id, state, datetime_start)
-        SELECT number, :study_id, 'RUNNING', now() AT TIME ZONE 'utc' FROM numbered
-        RETURNING trial_id, number
+        VALUES (:slot, :study_id, 'RUNNING', now() AT TIME ZONE 'utc') RETURNING trial_id
     ), assigned AS (
         UPDATE kdhpc_slots SET trial_id = trial.trial_id FROM trial
         WHERE kdhpc_slots.study_id = :study_id AND slot = :slot
@@ -68,23 +65,26 @@ _REGISTER = text("""
     ), noted AS (
         INSERT INTO trial_user_attributes (trial_id, key, value_json) SELECT trial_id, :key, :note FROM trial
     )
-    SELECT trial_id, number FROM trial
+    SELECT trial_id FROM trial
 """)
 _WRITE_PARAMETER = text("""
     INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
     SELECT :trial_id, * FROM unnest(CAST(:names AS text[]), CAST(:values AS float8[]), CAST(:distributions AS text[]))
     ON CONFLICT (trial_id, param_name) DO NOTHING
 """)
-_FINISH = text("""
+_FINISH = """
     UPDATE trials SET state = CAST(:state AS trialstate), datetime_complete = now() AT TIME ZONE 'utc'
     WHERE trial_id = :trial_id AND state = 'RUNNING'
-""")
-_WRITE_VALUE = text("""
+"""
+_FAIL = text(_FINISH)
+_COMPLETE = text(f"""
+    WITH finished AS ({_FINISH})
     INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (:trial_id, 0, :value, 'FINITE')
     ON CONFLICT (trial_id, objective) DO NOTHING
 """)
 # What `study.optimize` does with a pruned trial: its last report is its value.
-_WRITE_LAST_REPORT = text("""
+_PRUNE = text(f"""
+    WITH finished AS ({_FINISH})
     INSERT INTO trial_values (trial_id, objective, value, value_type)
     SELECT trial_id, 0, intermediate_value, 'FINITE' FROM trial_intermediate_values
     WHERE trial_id = :trial_id ORDER BY step DESC LIMIT 1
@@ -100,8 +100,8 @@ def register(
     space: SearchSpace,
     parameters: Mapping[str, str],
     note: Mapping[str, object],
-) -> tuple[int, int]:
-    """Make a running trial with the study's next number for a slot; gives its id and its number.
+) -> int:
+    """Make a running trial with a slot's number; gives its id.
 
     Args:
         connection: in the transaction that claims the slot.
@@ -111,7 +111,7 @@ def register(
         parameters: of the graph; none: it is still to be chosen.
         note: fields of its attribute.
     """
-    row = connection.execute(
+    registered = connection.execute(
         _REGISTER,
         {
             "study_id": study_id,
@@ -120,14 +120,8 @@ def register(
             "note": json.dumps(note),
             **_parameter_columns(space, parameters),
         },
-    ).one()
-    return row.trial_id, row.number
-
-
-def number(connection: Connection, trial_id: int) -> int:
-    """A trial's number in its study."""
-    query = text("SELECT number FROM trials WHERE trial_id = :trial_id")
-    return int(connection.execute(query, {"trial_id": trial_id}).scalar_one())
+    )
+    return int(registered.scalar_one())
 
 
 def write_parameters(connection: Connection, trial_id: int, space: SearchSpace, parameters: Mapping[str, str]) -> None:
@@ -144,6 +138,7 @@ def _parameter_columns(space: SearchSpace, parameters: Mapping[str, str]) -> dic
     }
 
 
+@lru_cache(maxsize=64)
 def distribution(choices: tuple[str, ...]) -> str:
     """Optuna's JSON of a categorical distribution; a parameter's value is the index of its choice."""
     return json.dumps({"name": "CategoricalDistribution", "attributes": {"choices": choices}})
@@ -171,11 +166,9 @@ def reported_epochs(connection: Connection, trial_id: int) -> tuple[int, ...]:
 
 def finish(connection: Connection, trial_id: int, state: TrialState, value: float | None = None) -> None:
     """Give a running trial its end; a pruned one gets its last report as its value."""
-    connection.execute(_FINISH, {"trial_id": trial_id, "state": state.value})
-    if state is TrialState.COMPLETE:
-        connection.execute(_WRITE_VALUE, {"trial_id": trial_id, "value": value})
-    elif state is TrialState.PRUNED:
-        connection.execute(_WRITE_LAST_REPORT, {"trial_id": trial_id})
+    query = {TrialState.COMPLETE: _COMPLETE, TrialState.PRUNED: _PRUNE, TrialState.FAILED: _FAIL}[state]
+    values = {"value": value} if state is TrialState.COMPLETE else {}
+    connection.execute(query, {"trial_id": trial_id, "state": state.value, **values})
 
 
 def note(connection: Connection, trial_id: int, fields: Mapping[str, object]) -> None:

@@ -222,6 +222,31 @@ def test_claim_transaction_that_dies_leaves_no_trial_behind(storage: Storage, st
     assert take(study).number == 0
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_claim_waits_for_no_other_and_a_trial_has_the_number_of_its_slot(
+    storage: Storage, storage_url: str, sampler: str
+) -> None:
+    study = make(storage, sampler=sampler, target=3)
+    study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
+
+    def dies(connection: object) -> None:
+        claim_trial(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
+        passed = take(study)
+        assert (passed.slot, passed.number) == (1, 1)
+        passed.complete(50.0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.write(dies)
+    # Number 0 is not there yet.
+    opened = optuna.load_study(study_name="tiny", storage=storage_url)
+    assert [trial.number for trial in opened.trials] == [1]
+    assert (opened.best_trial.number, len(opened.trials_dataframe()), study.num_begun()) == (1, 1, 1)
+    assert [(claim.slot, claim.number) for claim in (take(study), take(study))] == [(0, 0), (2, 2)]
+    assert [trial.number for trial in optuna_trials(storage_url)] == [0, 1, 2]
+    assert study.num_begun() == 3
+
+
 def test_claim_repeated_after_a_lost_answer_gives_the_same_slot(storage: Storage) -> None:
     study = make(storage)
     study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")

@@ -1,10 +1,13 @@
+import threading
+
 import numpy as np
 import optuna
 import pytest
 
 from kdhpc.errors import StudyError
+from kdhpc.study.claim import Claim
 from kdhpc.study.storage import Storage
-from tests.study.made import EPOCHS, HERE, make, optuna_trials, take
+from tests.study.made import EPOCHS, HERE, make, optuna_trials, scalar, take
 
 
 def test_report_prunes_exactly_below_the_median_of_the_others(storage: Storage) -> None:
@@ -18,7 +21,7 @@ def test_report_prunes_exactly_below_the_median_of_the_others(storage: Storage) 
             value = float(rng.integers(0, 8))
             others = list(reports[epoch])
             reports[epoch].append(value)
-            expected = epoch != EPOCHS[-1] and bool(others) and value < float(np.median(others))
+            expected = epoch != EPOCHS[-1] and is_below(value, others)
             assert claim.report(epoch, value) is expected, (epoch, value, others)
             assert claim.report(epoch, value + 50) is expected, "a repeated report keeps its value"
             decisions.append(expected)
@@ -29,6 +32,109 @@ def test_report_prunes_exactly_below_the_median_of_the_others(storage: Storage) 
             claim.complete(value)
     assert len(reports[1]) == 40
     assert 15 < sum(decisions) < 40
+
+
+def is_below(value: float, others: list[float]) -> bool:
+    return bool(others) and bool(value < np.median(others))
+
+
+# Many ties; many values within one eighth of a percent, and on its bounds; as accuracies come; below zero.
+_SHAPES = {
+    "ties": lambda rng: float(rng.integers(0, 4)),
+    "eighths": lambda rng: 50 + int(rng.integers(0, 9)) / 32,
+    "images": lambda rng: 100 * int(rng.integers(0, 300)) / 3000,
+    "any": lambda rng: float(rng.normal(0, 1)),
+}
+
+
+@pytest.mark.parametrize("shape", _SHAPES)
+def test_report_of_many_trials_at_a_time_decides_by_the_median_of_those_that_did_not_fail(
+    storage: Storage, shape: str
+) -> None:
+    rng = np.random.default_rng(11)
+    study = make(storage, target=60, max_attempts=1)
+    claims = {claim.slot: claim for claim in (take(study) for _ in range(60))}
+    reports: dict[int, dict[int, float]] = {epoch: {} for epoch in EPOCHS}
+    decisions: list[bool] = []
+    while claims:
+        slot = int(rng.choice(list(claims)))
+        claim = claims[slot]
+        if rng.random() < 0.1:
+            claims.pop(slot).crash("out of memory")
+            for values in reports.values():
+                values.pop(slot, None)
+            continue
+        epoch = next((epoch for epoch in EPOCHS[:-1] if slot not in reports[epoch]), None)
+        if epoch is None:
+            epoch = int(rng.choice(EPOCHS[:-1]))  # Resumed from before this report: told the others' median of now.
+            del claims[slot]
+        value = reports[epoch].setdefault(slot, _SHAPES[shape](rng))
+        others = [other for of, other in reports[epoch].items() if of != slot]
+        decisions.append(claim.report(epoch, value))
+        assert decisions[-1] is is_below(value, others), (epoch, value, sorted(others))
+    assert 30 < sum(decisions) < len(decisions) - 30
+    assert_counts_are_those_of_the_reports(storage, sum(len(values) for values in reports.values()))
+
+
+@pytest.mark.parametrize(
+    ("others", "value", "prunes"),
+    [
+        ([], 50.0, False),
+        ([50.0], 50.0, False),
+        ([50.0, 51.0], 50.25, True),
+        ([50.0, 51.0], 50.5, False),
+        ([50.0, 51.0], 50.0, True),
+        ([50.0, 50.0], 50.0, False),
+        ([40.0, 50.0, 50.0, 60.0], 49.99, True),
+        ([40.0, 50.0, 50.0, 60.0], 50.0, False),
+        ([40.0, 50.0, 60.0], 49.99, True),
+        ([40.0, 50.0, 60.0], 50.0, False),
+        ([10.0, 20.0, 80.0, 90.0], 49.0, True),
+        ([10.0, 20.0, 80.0, 90.0], 50.0, False),
+    ],
+)
+def test_report_at_the_middle_is_pruned_if_below_the_mean_of_the_two_middle_ones(
+    storage: Storage, others: list[float], value: float, prunes: bool
+) -> None:
+    study = make(storage, target=len(others) + 1)
+    for other in others:
+        take(study).report(1, other)
+    assert is_below(value, others) is prunes
+    assert take(study).report(1, value) is prunes
+
+
+def test_reports_at_the_same_moment_are_all_counted(storage: Storage) -> None:
+    study = make(storage, target=41)
+    claims = [take(study) for _ in range(40)]
+    values = [50 + (slot % 5) / 64 for slot in range(40)]
+    together = threading.Barrier(8)
+
+    def report(first: int) -> None:
+        together.wait()
+        for claim, value in list(zip(claims, values, strict=True))[first::8]:
+            claim.report(1, value)
+
+    threads = [threading.Thread(target=report, args=(first,)) for first in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_counts_are_those_of_the_reports(storage, 40)
+    middle = float(np.median(values))
+    last: Claim = take(study)
+    assert last.report(1, middle) is False
+    assert last.report(2, middle) is False, "nobody else was there"
+
+
+def assert_counts_are_those_of_the_reports(storage: Storage, num_reports: int) -> None:
+    assert scalar(storage, "SELECT count(*) FROM kdhpc_reports") == num_reports
+    different = """
+        SELECT count(*) FROM (SELECT epoch, eighth, num_reports FROM kdhpc_report_counts WHERE num_reports <> 0) AS kept
+        FULL JOIN (SELECT epoch, floor(8 * value) / 8 AS eighth, count(*) AS num FROM kdhpc_reports GROUP BY 1, 2)
+            AS counted USING (epoch, eighth)
+        WHERE num_reports IS DISTINCT FROM num
+    """
+    assert scalar(storage, different) == 0
 
 
 def test_report_counts_running_trials_and_no_failed_ones(storage: Storage) -> None:

@@ -42,9 +42,9 @@ def test_statements_of_a_trial_are_few_and_the_same_in_a_large_study(storage: St
     study = make(storage, target=200)
     first = cost_of_a_trial(study)
     claimed, described, *reports, ended = first
-    assert claimed <= 15
-    assert max(reports) <= 6
-    assert described + ended <= 6
+    assert claimed <= 3
+    assert max(reports) <= 1
+    assert described + ended <= 4
     running = [take(study) for _ in range(30)]
     for _ in range(100):
         claim = take(study)

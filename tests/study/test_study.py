@@ -188,6 +188,20 @@ def test_target_raised_adds_slots_and_lowered_removes_only_unstarted_ones(storag
     assert [take(study).slot for _ in range(3)] == [1, 2, 3]
 
 
+def test_target_is_not_lowered_below_a_slot_that_began_before_its_turn(storage: Storage) -> None:
+    study = make(storage, target=4)
+    locked = "SELECT 1 FROM kdhpc_slots WHERE slot < 2 FOR UPDATE"
+    passed = storage.write(lambda c: (c.execute(text(locked)), take(study))[1])
+    assert passed.number == 2
+    for target in (1, 2):
+        with pytest.raises(StudyError, match=f"cannot be lowered to {target} trials"):
+            study.resize(target)
+    study.resize(3)
+    assert [take(study).number for _ in range(2)] == [0, 1]
+    study.resize(4)
+    assert take(study).number == 3
+
+
 def test_target_of_a_study_that_exists_is_kept(storage: Storage) -> None:
     make(storage, target=3)
     for other in (1, 9):

@@ -63,7 +63,7 @@ def make_ours(storage: Storage, name: str, *, finished: int, trials: int) -> Sha
             claim.report(epoch, accuracy(0, epoch))
         claim.complete(accuracy(0, EPOCHS[-1]))
         storage.write(lambda connection: _repeat(connection, name, finished))
-        storage.write(lambda connection: _finish_slots(connection, name))
+        storage.write(lambda connection: _finish_ours(connection, name))
     return study
 
 
@@ -93,7 +93,8 @@ def _repeat(connection: Connection, study: str, count: int) -> None:
         connection.execute(text(statement), values)
 
 
-# How many reports a trial has: one more than its number has zeros at its end in binary.
+# How many reports a trial has: one more than its number has zeros at its end in binary. The more, the better it is:
+# those that are pruned are the lower half of those that came so far, as the rule has it.
 _RUNGS = "least(:last, 1 + (SELECT count(*) FROM generate_series(0, 12) AS bit WHERE (number & ((2 << bit) - 1)) = 0))"
 _REPEAT = (
     """
@@ -114,9 +115,10 @@ _REPEAT = (
     """,
     f"""
     INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)
-    SELECT trial_id, epoch, 20 + 60 * random(), 'FINITE'
-    FROM trials, unnest(CAST(:epochs AS integer[])) WITH ORDINALITY AS rung (epoch, place)
-    WHERE study_id = :study_id AND number > 0 AND place <= {_RUNGS}
+    SELECT trial_id, epoch, 80 - 60 * power(2.0, -rungs) * (1 + luck), 'FINITE'
+    FROM (SELECT trial_id, {_RUNGS} AS rungs, random() AS luck FROM trials WHERE study_id = :study_id AND number > 0)
+        AS past, unnest(CAST(:epochs AS integer[])) WITH ORDINALITY AS rung (epoch, place)
+    WHERE place <= rungs
     """,
     f"UPDATE trials SET state = 'COMPLETE' WHERE study_id = :study_id AND number > 0 AND {_RUNGS} = :last",
     """
@@ -127,14 +129,8 @@ _REPEAT = (
 )
 
 
-def _finish_slots(connection: Connection, study: str) -> None:
-    connection.execute(
-        text("""
-            UPDATE kdhpc_studies SET num_trials = (SELECT count(*) FROM trials WHERE study_id = kdhpc_studies.study_id)
-            WHERE study_id = (SELECT study_id FROM studies WHERE study_name = :study)
-        """),
-        {"study": study},
-    )
+def _finish_ours(connection: Connection, study: str) -> None:
+    """The copies' slots and reports, as if each had been claimed and trained."""
     connection.execute(
         text("""
             UPDATE kdhpc_slots AS slots SET state = 'done', trial_id = trials.trial_id, attempts = 1, worked_s = 1
@@ -144,3 +140,22 @@ def _finish_slots(connection: Connection, study: str) -> None:
         """),
         {"study": study},
     )
+    for statement in _LIST_REPORTS:
+        connection.execute(text(statement), {"study": study, "last": EPOCHS[-1]})
+
+
+_LIST_REPORTS = (
+    """
+    INSERT INTO kdhpc_reports (trial_id, epoch, study_id, value)
+    SELECT trial_id, step, study_id, intermediate_value
+    FROM studies JOIN trials USING (study_id) JOIN trial_intermediate_values USING (trial_id)
+    WHERE study_name = :study AND number > 0 AND step < :last
+    """,
+    """
+    INSERT INTO kdhpc_report_counts (study_id, epoch, eighth, num_reports)
+    SELECT study_id, epoch, floor(8 * value) / 8, count(*) FROM kdhpc_reports
+    WHERE study_id = (SELECT study_id FROM studies WHERE study_name = :study) GROUP BY 1, 2, 3
+    ON CONFLICT (study_id, epoch, eighth) DO UPDATE SET num_reports = excluded.num_reports
+    """,
+    "ANALYZE",
+)
