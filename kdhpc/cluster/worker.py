@@ -64,8 +64,8 @@ class _Worker:
         self._ending = False
         self._failures = 0
         self._ask_again = 0.0
-        self._owner = Owner.current(job=job_id())
-        _free_slots_of_earlier_runs(study, self._owner)
+        self._owner = Owner.current(job=job_id(), restarts=slurm.num_restarts())
+        _free_slots_of_the_dead(study, self._owner)
         self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s)
         device = resolve_device(self._config.device)
         self._seating = seating_on(self._config, device)
@@ -177,16 +177,12 @@ class _Worker:
             )
 
 
-def _free_slots_of_earlier_runs(study: SharedStudy, owner: Owner) -> None:
-    """A job that was killed and requeued: what ran in it before holds nothing any more."""
-    if slurm.own_job() is not None:
-        gone = study.expire(
-            holding.owner
-            for holding in study.holdings()
-            if holding.owner.job == owner.job and holding.owner.token != owner.token
-        )
-        if gone:
-            _LOG.info("freed %d slots of this job's earlier run", gone)
+def _free_slots_of_the_dead(study: SharedStudy, owner: Owner) -> None:
+    """What this job held before it was killed and requeued, and processes of this machine that are gone."""
+    owners = [holding.owner for holding in study.holdings()]
+    freed = study.expire(other for other in owners if other.is_gone or other.is_followed_by(owner))
+    if freed:
+        _LOG.info("freed %d slots of workers that have ended", freed)
 
 
 def _compile_cache(setting: TrialSetting) -> CompileCache | None:

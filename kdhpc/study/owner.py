@@ -24,9 +24,11 @@ class Owner:
     """The batch job that it is part of; none outside one."""
     token: str
     """Its own, 32 hexadecimal digits."""
+    restarts: int = 0
+    """How often the batch system had started that job before: an owner of the same job with fewer has ended."""
 
     @classmethod
-    def current(cls, job: str | None = None) -> "Owner":
+    def current(cls, job: str | None = None, *, restarts: int = 0) -> "Owner":
         """This process."""
         pid = os.getpid()
         return cls(
@@ -36,7 +38,15 @@ class Owner:
             process_start=_process_start(pid) or 0,
             job=job,
             token=uuid.uuid4().hex,
+            restarts=restarts,
         )
+
+    def is_followed_by(self, other: "Owner") -> bool:
+        """Whether the other is of the same job, put back into the queue since: all that ran in it then has ended.
+
+        Several workers of one run of a job are beside each other.
+        """
+        return self.job is not None and self.job == other.job and self.restarts < other.restarts
 
     @property
     def is_gone(self) -> bool:
@@ -50,9 +60,9 @@ def to_json(owner: Owner) -> str:
 
 
 def from_json(text: str) -> Owner:
-    """The owner that a database row holds."""
+    """The owner that a database row holds; what a newer or an older kdhpc knew more or less of it does not matter."""
     document = json.loads(text)
-    return Owner(**{field.name: document[field.name] for field in fields(Owner)})
+    return Owner(**{field.name: document[field.name] for field in fields(Owner) if field.name in document})
 
 
 def _process_space() -> str:
