@@ -257,7 +257,7 @@ class ClusterConfig:
     constraint: str | None = None
     """Node features that Slurm must find, as ``a100``; none: any node."""
     gpus_per_worker: int = 1
-    """GPUs that a worker's job asks for; 0: none."""
+    """GPUs that a worker's job asks for: 1, or 0 for none. A worker uses one; more GPUs are for more ``workers``."""
     cpus_per_worker: int = 4
     """CPU cores of a worker's job."""
     mem_gb: float = 16.0
@@ -284,7 +284,12 @@ class ClusterConfig:
             time_min=self.time_min,
             signal_delay_s=self.signal_delay_s,
         )
-        _require(self.gpus_per_worker >= 0, "cluster.gpus_per_worker", self.gpus_per_worker, "0 or more")
+        _require(
+            self.gpus_per_worker in (0, 1),
+            "cluster.gpus_per_worker",
+            self.gpus_per_worker,
+            "0 or 1, a worker uses one GPU; start more workers (cluster.workers) for more GPUs",
+        )
         limit_s = 60 * self.time_min
         _require(
             self.signal_delay_s < limit_s, "cluster.signal_delay_s", self.signal_delay_s, "less than cluster.time_min"

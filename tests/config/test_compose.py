@@ -64,6 +64,10 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "study.gates=[open]"], "through, cutoff, linear, correct"),
         (["study=dogs4", "study.pruner=hyperband"], "study.pruner='hyperband' is not allowed: median, asha, none"),
         (["study=dogs4", "dataset.scale=[1]"], "dataset.scale=[1] is not allowed: a list of 2, each a number"),
+        (
+            ["study=dogs4", "cluster=slurm", "cluster.gpus_per_worker=4"],
+            "cluster.gpus_per_worker=4 is not allowed: 0 or 1, a worker uses one GPU; start more workers",
+        ),
         (["study=dogs4", "worker.renew_s=400"], "worker.renew_s=400.0 is not allowed: at most half of worker.lease_s"),
         (["network=resnet20"], "no study chosen: add study=NAME, allowed: cifar100_2"),
         (
