@@ -43,7 +43,7 @@ class Seat:
         setting: What all trials have in common.
         device: Where they are trained.
         stopping: Whether this worker was asked to stop.
-        exploring: Whether there may be too many seats for the device's memory, which is then no trial's fault.
+        may_be_crowded: Whether there may be too many trials for the device's memory, which is then no trial's fault.
     """
 
     def __init__(
@@ -52,11 +52,13 @@ class Seat:
         device: torch.device,
         stopping: Callable[[], bool],
         *,
-        exploring: Callable[[], bool] = lambda: False,
+        may_be_crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._setting = setting
         self._stopping = stopping
-        self._exploring = exploring
+        self._may_be_crowded = may_be_crowded
+        self._has_stepped = False
+        self._is_empty = True
         self._training: EnsembleTraining | None = None
         self._claim: Claim | None = None
         self._journey: Generator[Turn, None, Outcome] | None = None
@@ -70,18 +72,36 @@ class Seat:
         """Whether a trial is in it."""
         return self._claim is not None
 
+    @property
+    def has_stepped(self) -> bool:
+        """Whether the trial in it has done a step here."""
+        return self.busy and self._has_stepped
+
     def take(self, claim: Claim) -> None:
         """Begin a trial; its first step is the next turn's."""
         assert not self.busy
+        if self._training is None:
+            self.vacate()  # What a trial that failed has left.
         _LOG.info("trial %d, slot %d, attempt %d: starts", claim.number, claim.slot, claim.attempt)
         self._claim = claim
         self._journey = self._train(claim)
+        self._has_stepped = self._is_empty = False
+
+    def give_back(self) -> None:
+        """Give the trial back before its first step, without counting an attempt."""
+        assert self._claim is not None
+        assert not self._has_stepped
+        claim = self._claim
+        _LOG.info("trial %d, slot %d: is given back before it began", claim.number, claim.slot)
+        self._leave(claim)
+        _release(claim)
 
     def vacate(self) -> None:
         """Give the memory back that the last trial has left for the next one."""
         assert not self.busy
-        if self._training is None:
+        if self._is_empty:
             return
+        self._is_empty = True
         self._training = None
         gc.collect()  # Closures hold networks in circles.
         if self._stream is not None:
@@ -99,7 +119,9 @@ class Seat:
         claim = self._claim
         try:
             with self._on_stream():
-                return next(self._journey)
+                turn = next(self._journey)
+            self._has_stepped = True
+            return turn
         except StopIteration as stop:
             outcome: Outcome = stop.value
             _LOG.info("trial %d: %s", claim.number, outcome.value)
@@ -114,13 +136,12 @@ class Seat:
             _LOG.warning("trial %d is checkpointed; its lease will expire: %s", claim.number, exc)
             return ended
         except torch.OutOfMemoryError as exc:
-            if not self._exploring():
+            if not self._may_be_crowded():
                 return self._crash(claim, exc)
             _LOG.info(
                 "trial %d, slot %d: no memory for it beside the others, it is given back", claim.number, claim.slot
             )
-            claim.release()
-            return self._leave(claim, crowded=True)
+            return self._make_room(claim)
         except Exception as exc:  # A worker outlives a trial that crashes: the study counts the attempt.
             return self._crash(claim, exc)
 
@@ -137,8 +158,14 @@ class Seat:
             words = f"{type(exc).__name__}: {' '.join(str(exc).split())}"
             claim.crash(f"{words[:_REASON_LENGTH]} (on {socket.gethostname()})")
         else:
-            with contextlib.suppress(DatabaseError):  # Its lease will expire.
-                claim.release()
+            _release(claim)
+        return ended
+
+    def _make_room(self, claim: Claim) -> Ended:
+        """Give back a trial for which there is no memory."""
+        self._training = None
+        ended = self._leave(claim, crowded=True)
+        _release(claim)
         return ended
 
     def _leave(self, claim: Claim, *, finished: bool = False, crashed: bool = False, crowded: bool = False) -> Ended:
@@ -147,3 +174,8 @@ class Seat:
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+
+def _release(claim: Claim) -> None:
+    with contextlib.suppress(DatabaseError):  # Its lease will expire.
+        claim.release()

@@ -49,7 +49,7 @@ class Seating:
         wait: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._explores = seats == "auto" and device.type == "cuda"
+        self._explores = self._is_found_out = seats == "auto" and device.type == "cuda"
         self.most = seats if seats != "auto" else most if self._explores else 1
         """Seats that a worker must have ready."""
         self.num_filled = 1 if self._explores else self.most
@@ -62,14 +62,17 @@ class Seating:
         self._windows_s: list[float] = []
         self._rate: float | None = None
 
-    @property
-    def may_be_too_many(self) -> bool:
-        """Whether the last doubling may be more than fits into the device's memory."""
-        return self._explores and self.num_filled > 1
+    def may_be_too_many(self, num_busy: int) -> bool:
+        """Whether so many trials at once may be more than fit into the device's memory, by no fault of theirs."""
+        return self._is_found_out and num_busy > 1
 
-    def retreat(self) -> None:
-        """They were too many for the device's memory."""
-        if self.may_be_too_many:
+    def retreat(self, num_left: int) -> None:
+        """They were too many for the device's memory: halve the number for good, if no more than that were there.
+
+        Args:
+            num_left: Trials that are left beside the one for which there was no memory.
+        """
+        if self.num_filled > max(1, num_left):
             self.num_filled //= 2
             self._settle("twice as many do not fit into the GPU's memory")
 

@@ -70,7 +70,7 @@ class _Worker:
         device = resolve_device(self._config.device)
         self._seating = seating_on(self._config, device)
         self._seats = [
-            Seat(setting, device, self._is_stopping, exploring=lambda: self._seating.may_be_too_many)
+            Seat(setting, device, self._is_stopping, may_be_crowded=self._may_be_crowded)
             for _ in range(self._seating.most)
         ]
 
@@ -79,11 +79,13 @@ class _Worker:
         while True:
             if not self._is_stopping():
                 self._fill_seats()
-            busy = [seat for seat in self._seats if seat.busy]
+            busy = self._busy_seats()
             if not busy and (self._is_stopping() or not self._is_waiting_for_others()):
                 return
             only_steps = True
             for seat in busy:
+                if not seat.busy:  # Its trial was given back in another's turn.
+                    continue
                 turn = seat.turn()
                 only_steps = only_steps and turn is Turn.STEP
                 self._note(turn)
@@ -103,9 +105,15 @@ class _Worker:
     def _is_stopping(self) -> bool:
         return self._ending or self._stop.requested
 
+    def _busy_seats(self) -> list[Seat]:
+        return [seat for seat in self._seats if seat.busy]
+
+    def _may_be_crowded(self) -> bool:
+        return self._seating.may_be_too_many(len(self._busy_seats()))
+
     def _fill_seats(self) -> None:
         """Give trials to free seats, while there are trials and time for them; no seat too many keeps its memory."""
-        num_missing = self._seating.num_filled - sum(seat.busy for seat in self._seats)
+        num_missing = self._seating.num_filled - len(self._busy_seats())
         for seat in self._seats:
             if seat.busy:
                 continue
@@ -115,7 +123,7 @@ class _Worker:
             if time.monotonic() < self._ask_again:
                 return
             short_s = self._deadline.seconds_short()
-            if short_s and not any(seat.busy for seat in self._seats):
+            if short_s and not self._busy_seats():
                 self._run_out_of_time(short_s)
             claim = None
             if not short_s:
@@ -166,7 +174,7 @@ class _Worker:
     def _note_end(self, ended: Ended) -> None:
         self._ask_again = 0.0
         if ended.crowded:
-            self._seating.retreat()
+            self._make_room()
         self._deadline.learn(ended.number)
         self.finished += ended.finished
         self._failures = self._failures + 1 if ended.crashed else 0
@@ -175,6 +183,15 @@ class _Worker:
                 f"{self._failures} trials in a row crashed on {self._owner.host} (worker.max_failures): "
                 "see this worker's log"
             )
+
+    def _make_room(self) -> None:
+        """There was no memory for one more: fill fewer seats, and let none that is too many begin."""
+        busy = self._busy_seats()
+        self._seating.retreat(num_left=len(busy))
+        num_surplus = max(0, len(busy) - self._seating.num_filled)
+        waiting = [seat for seat in reversed(busy) if not seat.has_stepped]
+        for seat in waiting[:num_surplus]:
+            seat.give_back()
 
 
 def _free_slots_of_the_dead(study: SharedStudy, owner: Owner) -> None:

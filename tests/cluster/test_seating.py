@@ -77,16 +77,34 @@ def test_seating_ends_of_epochs_are_not_timed(speed_of_8, expected):
     assert settled_between_epochs({1: 1000, 2: 2000, 4: 4000, 8: speed_of_8}) == expected
 
 
-def test_seating_too_many_for_the_memory_are_taken_back_for_good():
+def doubled(num_filled):
+    """One that explores and has come so far."""
     seating = Seating("auto", CUDA, has_room=lambda: True, wait=lambda: None, clock=iter(range(10**6)).__next__)
-    assert not seating.may_be_too_many
-    while seating.num_filled == 1:
-        seating.note_round(1, only_steps=True)
-    assert seating.may_be_too_many
-    seating.retreat()
+    while seating.num_filled < num_filled:
+        seating._rate = None
+        seating.note_round(seating.num_filled, only_steps=True)
+    return seating
+
+
+def test_seating_too_many_for_the_memory_are_taken_back_for_good():
+    seating = doubled(2)
+    seating.retreat(num_left=1)
     for _ in range(1000):
         seating.note_round(1, only_steps=True)
-    assert (seating.num_filled, seating.may_be_too_many) == (1, False)
+    assert seating.num_filled == 1
+
+
+def test_seating_surplus_that_finds_no_memory_lowers_the_number_no_further():
+    seating = doubled(4)
+    for num_left, number in ((3, 2), (2, 2), (1, 1), (0, 1)):
+        seating.retreat(num_left)
+        assert seating.num_filled == number
+
+
+@pytest.mark.parametrize(("seats", "num_busy", "expected"), [("auto", 2, True), ("auto", 1, False), (4, 4, False)])
+def test_seating_may_be_too_many_only_where_it_chose_the_number(seats, num_busy, expected):
+    seating = Seating(seats, CUDA, has_room=lambda: True, wait=lambda: None)
+    assert seating.may_be_too_many(num_busy) is expected
 
 
 def test_seating_streams_that_several_would_share_are_refused():
