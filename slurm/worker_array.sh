@@ -18,7 +18,7 @@
 #SBATCH --open-mode=append
 
 cd "$SLURM_SUBMIT_DIR" || exit
-PATH="$PWD/.venv/bin:$PATH"
+unset VIRTUAL_ENV  # That of the shell that submitted.
 if [ -e slurm/site.sh ]; then . slurm/site.sh; fi
-# exec: bash would keep the signal to itself until its child ends.
-exec python -m kdhpc.cli.main worker "$@"
+# By its path: modules put their own python first. exec: bash would keep the signal to itself until its child ends.
+exec "${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m kdhpc.cli.main worker "$@"

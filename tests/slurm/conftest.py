@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def slurm_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
 def cluster(slurm_sandbox: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A site with a database on the login node, and what the tests' search comes to when nothing happens to it."""
     shared = make_workspace(tmp_path_factory.mktemp("site"), slurm_sandbox)
+    (shared.folder / ".venv").symlink_to(sys.prefix)  # The scripts are submitted from there.
     site = Site(shared, "runs", slurm_sandbox, has_own_database=True)
     assert site.run("db", "start", "--listen", "all").returncode == 0
     done = site.run("launch", "--study", "calm", *SEARCH, "--workers", "2", "--trials", str(TRIALS), "--wait")
