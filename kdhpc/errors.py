@@ -13,6 +13,7 @@ KdhpcError                   exit 1: one line, no traceback (use --debug to see 
 ├── DatabaseError            PostgreSQL unreachable, or not able to do what was asked
 ├── CheckpointError          a checkpoint that is damaged or belongs to another trial
 └── ClusterError             launching, or talking to the batch system
+    └── ClusterBusyError     the batch system is away or busy: the same may succeed later
 
 A message names the thing, the value that it has, what is allowed, and what to do next.
 """
@@ -75,6 +76,10 @@ class CheckpointError(KdhpcError):
 
 class ClusterError(KdhpcError):
     """A launch failed, or the batch system did not answer as it should."""
+
+
+class ClusterBusyError(ClusterError):
+    """The batch system is away, or too busy to do what was asked; it has not refused it."""
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """``kdhpc launch``: search with workers on a Slurm cluster."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +19,10 @@ _DESCRIPTION = """\
 Makes the study (or goes on with it) and submits its workers as one job array; workers that run or wait already count.
 Run it on a login node, or as a small job: `sbatch slurm/search_array.sh` passes its arguments on to it.
 
-With a database (KDHPC_STORAGE, or `kdhpc db start --listen all`) it returns at once. Without one it hosts PostgreSQL
-itself, and stays until the budget is done: it replaces lost workers, exports the best graph, and, as a job, requeues
-itself at its time limit while the workers wait.
+With a database (KDHPC_STORAGE, or `kdhpc db start --listen all`) it returns when the workers are submitted, for which
+it may wait 45 s to see whether workers that have no trial start or end. Without one it hosts PostgreSQL itself, and
+stays, as it does with --wait and in that script, until the budget is done: it replaces lost workers, exports the best
+graph, and, as a job, requeues itself at its time limit while the workers wait.
 """
 _EPILOG = """\
 examples:
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             return _print_script(name, wanted.config)
         try:
-            code = 130 if stop.requested else _launch(wanted, stop, stays=args.wait)
+            code = 130 if stop.requested else _launch(wanted, stop, stays=args.wait, again=_again(args.words))
         except DatabaseError:
             # Calls are given up when a signal comes.
             if not stop.requested:
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _launch(wanted: Wanted, stop: "StopSignals", *, stays: bool) -> int:
+def _launch(wanted: Wanted, stop: "StopSignals", *, stays: bool, again: str) -> int:
     from kdhpc.cluster.hosting import Hosting
     from kdhpc.cluster.launch import Launch, continued_launch
     from kdhpc.cluster.search import StudyPlan, plan_study
@@ -104,7 +106,7 @@ def _launch(wanted: Wanted, stop: "StopSignals", *, stays: bool) -> int:
         if isinstance(begun, StudyPlan):
             plan, stays = begun, stays or hosting.is_bound
             launch = hosting.attend(lambda: Launch.begin(storage, plan, trials=wanted.trials))
-            count = hosting.attend(launch.top_up if stays else lambda: launch.top_up_and_leave(stop))
+            count = hosting.attend(launch.top_up_or_later if stays else lambda: launch.top_up_and_leave(stop))
             _tell(f"study {name}: {count} workers submitted, up to {config.cluster.workers} at once")
             if not stays:
                 _tell(f"`kdhpc status --study {name}` tells how far it is")
@@ -113,10 +115,19 @@ def _launch(wanted: Wanted, stop: "StopSignals", *, stays: bool) -> int:
             manifest, config = begun
             launch = Launch(storage, hosting.attend(lambda: SharedStudy.open(storage, name)), manifest, config)
         if not launch.watch(hosting, stop, Progress()):
-            _tell(f"stopped before the budget was done; `kdhpc launch --study {name}` goes on")
+            _tell(f"stopped before the budget was done; `{again}` goes on")
             return 130 if stop.requested else 0
         # Another launcher, which is done too, may have hosted the database until now.
         return hosting.attend(lambda: _finish(storage, name))
+
+
+def _again(words: list[str]) -> str:
+    """The command that was given, to be given again."""
+    from kdhpc.cluster.slurm import own_job
+
+    if own_job() is not None and words[:2] == ["launch", "--wait"]:  # By the script.
+        return shlex.join(["sbatch", "slurm/search_array.sh", *words[2:]])
+    return shlex.join(["kdhpc", *words])
 
 
 def _finish(storage: "Storage", name: str) -> int:

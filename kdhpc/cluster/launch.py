@@ -16,7 +16,7 @@ from kdhpc.cluster.submission import submit_workers
 from kdhpc.config.document import read_config
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
-from kdhpc.errors import ClusterError, DatabaseError
+from kdhpc.errors import ClusterBusyError, ClusterError, DatabaseError
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.study.summary import StudyStatus, TrialCounts, read_status
@@ -74,6 +74,19 @@ class Launch:
         self._asked = time.monotonic()
         return self._storage.exclusively(lambda: self._top_up(is_last=False))
 
+    def top_up_or_later(self) -> int:
+        """As ``top_up``, where :meth:`watch` follows, which asks a controller again that is busy now.
+
+        Raises:
+            ClusterError: Slurm refuses.
+            DatabaseError: the database cannot be reached.
+        """
+        try:
+            return self.top_up()
+        except ClusterBusyError as exc:
+            _LOG.warning("no worker is submitted for now, trying again: %s", exc)
+            return 0
+
     def top_up_and_leave(self, stop: StopSignals) -> int:
         """As ``top_up``, where nobody will look again: first, workers that just start or end have a while to do so.
 
@@ -127,7 +140,7 @@ class Launch:
         return False
 
     def _replace(self, trials: TrialCounts) -> None:
-        """Top up, but not for ever."""
+        """Top up, but not for ever. The first workers that are submitted replace none."""
         finished = trials.complete + trials.pruned + trials.failed
         if finished > self._finished:
             self._finished, self._replaced = finished, 0
@@ -137,10 +150,13 @@ class Launch:
                 f"{self._replaced} workers of study {name!r} were lost, and no trial was finished meanwhile: see their "
                 f"logs in {StudyPaths.of(name).launch_jobs(self._manifest.launch)}"
             )
+        is_first = not self._manifest.arrays
         try:
-            self._replaced += self.top_up()
+            count = self.top_up()
         except ClusterError as exc:
-            _LOG.warning("no worker is replaced for now: %s", exc)
+            _LOG.warning("no worker is submitted for now, trying again: %s", exc)
+            return
+        self._replaced += 0 if is_first else count
 
     def _top_up(self, *, is_last: bool) -> int:
         name, cluster = self._study.definition.name, self._config.cluster

@@ -12,12 +12,19 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from kdhpc.errors import ClusterError
+from kdhpc.errors import ClusterBusyError, ClusterError
 
 # The script last: its path may hold anything.
 _FORMAT = "%i|%F|%T|%L|%N|%r|%o"
 _PATIENT_TRIES = 3
 _BETWEEN_TRIES_S = 2.0
+# Slurm's words for a controller that is away, restarts or has too much to do; errno's for the way there.
+_BUSY = re.compile(
+    r"socket timed out|unable to contact slurm|in standby mode|zero bytes were transmitted"
+    r"|temporarily (unable|unavailable)|connection (refused|timed out|reset)|not connected"
+    r"|(connection|send|receive|shutdown) failure",
+    re.IGNORECASE,
+)
 _ENDED = frozenset({"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
 # What a job inherits from another: read by a nested sbatch or srun, they make jobs die, hang or read the wrong pickle.
 _FOREIGN = re.compile(r"(SLURM|SBATCH|SRUN|SLURMD|SUBMITIT|SPANK)_.*")
@@ -164,8 +171,12 @@ def parse_duration(text: str) -> float | None:
 
 
 def largest_array() -> int | None:
-    """How many tasks a job array may have; none: Slurm does not say."""
-    match = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config", timeout_s=10.0))
+    """How many tasks a job array may have; none: Slurm does not say.
+
+    Raises:
+        ClusterError: Slurm does not answer; it may take minutes until that is sure.
+    """
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask_patiently("scontrol", "show", "config"))
     # The size is the first index that is not allowed.
     return int(match[1]) if match else None
 
@@ -197,6 +208,12 @@ def clean_environment() -> Iterator[None]:
         os.environ.update(dropped)
 
 
+def refusal(what: str, words: str) -> ClusterError:
+    """The error of a command that failed, by what Slurm said: it has refused, or it is only busy."""
+    kind = ClusterBusyError if _BUSY.search(words) else ClusterError
+    return kind(f"{what}: {' '.join(words.split())}")
+
+
 def _ask_patiently(program: str, *arguments: str) -> str:
     """As ``_ask``, again where that fails: a busy controller refuses, or takes long."""
     for _ in range(_PATIENT_TRIES - 1):
@@ -217,10 +234,9 @@ def _ask(program: str, *arguments: str, timeout_s: float) -> str:
     except FileNotFoundError as exc:
         raise _not_installed(program) from exc
     except subprocess.TimeoutExpired as exc:
-        raise ClusterError(f"{program} did not answer within {timeout_s:.0f} s: is Slurm's controller up?") from exc
+        raise ClusterBusyError(f"{program} did not answer within {timeout_s:.0f} s: is Slurm's controller up?") from exc
     if done.returncode != 0:
-        words = " ".join((done.stderr or done.stdout).split())
-        raise ClusterError(f"`{program} {' '.join(arguments)}` failed: {words}")
+        raise refusal(f"`{program} {' '.join(arguments)}` failed", done.stderr or done.stdout)
     return done.stdout
 
 

@@ -34,7 +34,8 @@ def submit_workers(study: str, config: Path, cluster: ClusterConfig, count: int)
         Slurm's id of the array; of the job, where there is but one worker.
 
     Raises:
-        ClusterError: Slurm refuses, or takes no array of that size.
+        ClusterBusyError: Slurm does not answer. It may have taken the jobs all the same: they are in its queue, then.
+        ClusterError: it refuses, or takes no array of that size.
     """
     largest = slurm.largest_array()
     if largest is not None and count > largest:
@@ -47,7 +48,7 @@ def submit_workers(study: str, config: Path, cluster: ClusterConfig, count: int)
         try:
             jobs = executor.map_array(work, [study] * count, [str(config)] * count)
         except (FailedJobError, FailedSubmissionError) as exc:
-            raise ClusterError(f"sbatch refused the workers' jobs: {' '.join(str(exc).split())}") from exc
+            raise slurm.refusal("sbatch did not take the workers' jobs", str(exc)) from exc
     return str(jobs[0].job_id).partition("_")[0]
 
 

@@ -7,13 +7,16 @@ from types import SimpleNamespace
 import pytest
 
 from kdhpc.cluster import launch as launching
+from kdhpc.cluster import slurm
 from kdhpc.cluster.jobs import worker_jobs
 from kdhpc.cluster.launch import Launch, num_missing
-from kdhpc.cluster.manifest import Manifest
+from kdhpc.cluster.manifest import Manifest, read_manifests
 from kdhpc.cluster.signals import StopSignals
+from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths
+from kdhpc.errors import ClusterBusyError, ClusterError
 from kdhpc.study.storage import Storage
-from kdhpc.study.summary import TrialCounts
+from kdhpc.study.summary import StudyStatus, TrialCounts
 from tests.study.made import make, take
 
 
@@ -51,14 +54,14 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def begun(storage: Storage, *, trials: int = 4, workers: int = 2) -> Launch:
-    """A launch that has submitted job array 7."""
+def begun(storage: Storage, *, trials: int = 4, workers: int = 2, arrays: tuple[str, ...] = ("7",)) -> Launch:
+    """A launch that has submitted job array 7, or what is given."""
     study = make(storage, target=trials)
     manifest = Manifest(
-        study="tiny", launch="first", host="here", user="me", command=(), kdhpc="0", job=None, arrays=("7",)
+        study="tiny", launch="first", host="here", user="me", command=(), kdhpc="0", job=None, arrays=arrays
     )
     manifest.write()
-    config = SimpleNamespace(cluster=SimpleNamespace(workers=workers), worker=SimpleNamespace(max_failures=3))
+    config = compose_search(["study=quickstart", "cluster=slurm", f"cluster.workers={workers}"])
     return Launch(storage, study, manifest, config)
 
 
@@ -148,6 +151,48 @@ def test_watch_cancels_workers_that_do_not_end_by_themselves(storage, fake_slurm
     fake_slurm.queue("7_0 RUNNING", "7_1 COMPLETING")
     ended(SimpleNamespace(keep_up=lambda: None, ends_server=True), launch)
     assert fake_slurm.calls("scancel") == ["--quiet 7_0 7_1"]
+
+
+@pytest.fixture
+def busy_slurm(fake_slurm, monkeypatch):
+    """One that lets the first sbatch wait in vain."""
+    monkeypatch.setattr(slurm, "_BETWEEN_TRIES_S", 0.0)
+    monkeypatch.setattr(launching, "_POLL_S", 0.05)
+    monkeypatch.setattr(launching, "_QUEUE_POLL_S", 0.0)
+    fake_slurm.queue()
+    fake_slurm.answer("scontrol", "[ $N = 2 ] && echo 'MaxArraySize = 1001'")
+    words = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    fake_slurm.answer("sbatch", f"[ $N = 1 ] && {{ echo '{words}' >&2; exit 1; }}; echo Submitted batch job 9")
+    return fake_slurm
+
+
+def test_launch_that_stays_asks_a_busy_controller_again(storage, busy_slurm, caplog) -> None:
+    launch, study = begun(storage, trials=1, workers=1, arrays=()), make(storage, target=1)
+    assert launch.top_up_or_later() == 0
+    assert "no worker is submitted for now, trying again: sbatch did not take the workers' jobs: " in caplog.text
+    busy_slurm.answer("scontrol", "echo 'MaxArraySize = 1001'")
+
+    def show(status: StudyStatus) -> None:
+        if len(busy_slurm.calls("sbatch")) == 2 and status.trials.waiting:
+            take(study).complete(50.0)
+
+    with StopSignals() as stop:
+        assert launch.watch(SimpleNamespace(keep_up=lambda: None, ends_server=False), stop, show)
+    (manifest,) = read_manifests("tiny")
+    assert manifest.arrays == ("9",)
+
+
+def test_launch_that_leaves_says_that_the_controller_is_busy(storage, busy_slurm) -> None:
+    launch = begun(storage, arrays=())
+    with StopSignals() as stop, pytest.raises(ClusterBusyError, match="Socket timed out"):
+        launch.top_up_and_leave(stop)
+
+
+def test_launch_that_is_refused_does_not_stay(storage, busy_slurm) -> None:
+    busy_slurm.answer("sbatch", "echo 'sbatch: error: invalid partition specified: nowhere' >&2; exit 1")
+    with pytest.raises(ClusterError, match="invalid partition") as raised:
+        begun(storage, arrays=()).top_up_or_later()
+    assert type(raised.value) is ClusterError
 
 
 def run(workspace, *argv: str, **environment: str) -> "subprocess.CompletedProcess[str]":

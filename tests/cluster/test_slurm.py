@@ -8,7 +8,7 @@ import pytest
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.slurm import QueuedJob
-from kdhpc.errors import ClusterError
+from kdhpc.errors import ClusterBusyError, ClusterError
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,30 @@ def test_queue_patient_asks_a_busy_controller_again(fake_slurm, monkeypatch) -> 
     with pytest.raises(ClusterError, match="squeue"):
         slurm.queue()
     assert [job.job for job in slurm.queue(patient=True)] == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Batch job submission failed: Socket timed out on send/recv operation", ClusterBusyError),
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", ClusterBusyError),
+        ("Slurm temporarily unable to accept job, sleeping and retrying", ClusterBusyError),
+        ("Batch job submission failed: Resource temporarily unavailable", ClusterBusyError),
+        ("Batch job submission failed: Slurm backup controller in standby mode", ClusterBusyError),
+        ("invalid partition specified: nowhere", ClusterError),
+        ("Batch job submission failed: Requested node configuration is not available", ClusterError),
+        ("Batch job submission failed: Invalid account or account/partition combination specified", ClusterError),
+    ],
+)
+def test_refusal_knows_a_busy_controller_by_its_words(words: str, kind: type[ClusterError]) -> None:
+    error = slurm.refusal("sbatch did not take it", f"sbatch: error:\n {words}\n")
+    assert (type(error), str(error)) == (kind, f"sbatch did not take it: sbatch: error: {words}")
+
+
+def test_largest_array_asks_a_busy_controller_again(fake_slurm, monkeypatch) -> None:
+    monkeypatch.setattr(slurm, "_BETWEEN_TRIES_S", 0.0)
+    fake_slurm.answer("scontrol", "[ $N -ge 3 ] && echo 'MaxArraySize            = 1001'")
+    assert slurm.largest_array() == 1001
 
 
 def test_time_limit_is_by_the_clock_of_slurm(fake_slurm, monkeypatch) -> None:
