@@ -130,7 +130,7 @@ def _delete_study(arguments: argparse.Namespace) -> int:
     if begun and not arguments.yes:
         raise UsageError(
             f"study {name!r} has {begun} trials: `kdhpc db delete-study {name} --yes` deletes it with them "
-            "(`kdhpc export-best` writes its best graphs to files)"
+            f"(`kdhpc export-best --study {name}` writes its best graphs to files)"
         )
     study.delete()
     files = StudyPaths.of(name).root

@@ -55,7 +55,9 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
     study = SharedStudy.open(storage, name)
     trials = top_trials(storage, name, top)
     if not trials:
-        raise StudyError(f"study {name!r} has no complete trial yet: nothing to export (see `kdhpc status`)")
+        raise StudyError(
+            f"study {name!r} has no complete trial yet: nothing to export (see `kdhpc status --study {name}`)"
+        )
     exported, table = export_trials(study.definition, trials, folder or StudyPaths.of(name).export)
     for files in exported:
         print(files.graph, files.svg, files.png, sep="\n")

@@ -135,7 +135,8 @@ def _crashes(status: "StudyStatus") -> list[str]:
     rows = [(str(crash.number), str(crash.attempts), crash.state, crash.reason) for crash in latest]
     lines = aligned([("crashed", "attempts", "state", "reason"), *rows])
     num_left_out = len(status.crashes) - len(latest)
-    return [*lines, f"and {num_left_out} before: --format json"] if num_left_out else lines
+    all_of_them = f"`kdhpc status --study {status.study} --format json`"
+    return [*lines, f"and {num_left_out} before: {all_of_them}"] if num_left_out else lines
 
 
 def _trials(status: "StudyStatus", job: "QueuedJob") -> str:
