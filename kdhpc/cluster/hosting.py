@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -9,11 +10,12 @@ from typing import TypeVar
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.signals import StopSignals
+from kdhpc.cluster.take_over import Caution, refuse_beside_take_over, take_over
 from kdhpc.config.paths import server_dir
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError, DatabaseError
 from kdhpc.study.endpoint import Endpoint, is_loopback, read_endpoint
-from kdhpc.study.server import ServerOptions, adopt, running, start, stop
+from kdhpc.study.server import ServerOptions, Started, adopt, running, start, stop
 from kdhpc.study.server_process import running_pid
 
 T = TypeVar("T")
@@ -21,6 +23,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 _PATIENCE_S = 300.0
 _POLL_S = 2.0
+_CAUTION = Caution()
 
 
 class Hosting:
@@ -32,11 +35,13 @@ class Hosting:
     Args:
         cluster: Whom the server listens to, and how many workers it serves.
         stop: Whether this process is to stop.
+        caution: How long a take-over from another machine waits.
     """
 
-    def __init__(self, cluster: ClusterConfig, stop: StopSignals) -> None:
+    def __init__(self, cluster: ClusterConfig, stop: StopSignals, caution: Caution = _CAUTION) -> None:
         self._folder = server_dir()
         self._signals = stop
+        self._caution = caution
         self._job = slurm.own_job()
         self._options = ServerOptions(
             listen=cluster.listen, allow=cluster.networks, workers=max(100, 2 * cluster.workers), job=self._job
@@ -101,7 +106,7 @@ class Hosting:
         endpoint = running(self._folder)
         _refuse_loopback(endpoint.host if endpoint else self._options.listen)
         if endpoint is None:
-            started = start(self._folder, self._options, take_over=self._is_abandoned())
+            started = self._start()
             if not started.already:
                 self._has_started = True
                 _LOG.info("PostgreSQL at %s:%d", started.endpoint.host, started.endpoint.port)
@@ -109,10 +114,18 @@ class Hosting:
             self._has_started = True
             _LOG.info("PostgreSQL at %s:%d outlived job %s", endpoint.host, endpoint.port, endpoint.job)
 
-    def _is_abandoned(self) -> bool:
-        """Whether the job that hosted the server has ended for certain."""
-        endpoint = read_endpoint(self._folder)
-        return endpoint is not None and self._has_ended(endpoint.job)
+    def _start(self) -> Started:
+        """Start the server here; another machine's only if the job that hosted it has ended."""
+        before = read_endpoint(self._folder)
+        if before is None or before.pid is None:
+            return start(self._folder, self._options)
+        if before.node == socket.gethostname():
+            # Whether it runs on this machine can be seen. But this one may be cut off, and given up by the others.
+            refuse_beside_take_over(self._folder)
+            return start(self._folder, self._options)
+        if not self._has_ended(before.job):
+            return start(self._folder, self._options)  # It refuses, and says what to do.
+        return take_over(self._folder, self._options, before, self._caution, lambda: self._signals.requested)
 
     def _is_orphan(self, endpoint: Endpoint) -> bool:
         """Whether the server runs on this machine, and was another job's, which has ended."""

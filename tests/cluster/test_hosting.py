@@ -1,7 +1,9 @@
 """Who hosts the database: launching jobs that come and go, on a real server of their own."""
 
+import fcntl
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,14 @@ import pytest
 from sqlalchemy import text
 
 from kdhpc.cluster import hosting as room
+from kdhpc.cluster import take_over as taking
 from kdhpc.cluster.hosting import Hosting
 from kdhpc.cluster.signals import StopSignals
+from kdhpc.cluster.take_over import Caution
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError, DatabaseError
 from kdhpc.study.endpoint import read_endpoint, write_endpoint
-from kdhpc.study.server import dump_path, running, stop
+from kdhpc.study.server import dump_path, running, start, stop
 from kdhpc.study.storage import Storage
 
 
@@ -46,7 +50,7 @@ def job(monkeypatch: pytest.MonkeyPatch):
             monkeypatch.delenv("SLURM_JOB_ID", raising=False)
         else:
             monkeypatch.setenv("SLURM_JOB_ID", str(number))
-        return Hosting(ClusterConfig(), signals or StopSignals())
+        return Hosting(ClusterConfig(), signals or StopSignals(), Caution(probe_s=0.2, lock_file_s=0.2))
 
     return of
 
@@ -116,6 +120,66 @@ def test_hosting_leaves_a_server_that_another_machine_runs(folder: Path, job) ->
         write_endpoint(folder, replace(endpoint, pid=os.getpid(), node="elsewhere"))
         assert not here.ends_server
         write_endpoint(folder, endpoint)
+
+
+@pytest.fixture
+def elsewhere(folder: Path, job, fake_slurm) -> Iterator[Path]:
+    """The lock file of a server on another machine, whose job 1 has ended; it does not answer."""
+    with job(1):
+        endpoint = read_endpoint(folder)
+    assert endpoint is not None
+    write_endpoint(folder, replace(endpoint, pid=2**22 - 1, node="elsewhere"))
+    fake_slurm.queue("2 RUNNING", "3 RUNNING")
+    lock_file = folder / "data" / "postmaster.pid"
+    lock_file.write_text("4194303\n")
+    yield lock_file
+    lock_file.unlink(missing_ok=True)
+    write_endpoint(folder, endpoint)
+
+
+def test_hosting_takes_over_from_another_machine_when_it_had_time_to_end(
+    folder: Path, job, elsewhere: Path, monkeypatch, caplog
+) -> None:
+    def start_without_the_lock_file(*arguments: object, take_over: bool) -> object:
+        assert not elsewhere.exists()
+        return start(*arguments, take_over=take_over)
+
+    monkeypatch.setattr(taking, "start", start_without_the_lock_file)
+    with job(2) as second:
+        assert ask() == 42
+        assert second.ends_server
+    assert "PostgreSQL on elsewhere does not answer, and job 1, which ran it, has ended" in caplog.text
+    assert "removed PostgreSQL's lock file; waiting" in caplog.text
+
+
+def test_hosting_takes_nothing_over_that_answers_again(folder: Path, job, elsewhere: Path, monkeypatch) -> None:
+    monkeypatch.setattr(taking, "running", lambda folder: read_endpoint(folder))
+    with pytest.raises(DatabaseError, match="it runs again"):
+        job(2).keep_up()
+    assert elsewhere.exists()
+
+
+def test_hosting_that_is_to_stop_takes_nothing_over(folder: Path, job, elsewhere: Path) -> None:
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(DatabaseError, match="this process is to stop"):
+            job(2, signals).keep_up()
+    assert running(folder) is None
+    assert elsewhere.exists()
+
+
+def test_hosting_leaves_a_take_over_to_the_launcher_that_began_it(folder: Path, job, elsewhere: Path) -> None:
+    endpoint = read_endpoint(folder)
+    assert endpoint is not None
+    with (folder / "take-over.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DatabaseError, match="another launching job takes it over"):
+            job(3).keep_up()
+        # The old launcher on the machine that is cut off.
+        write_endpoint(folder, replace(endpoint, node=socket.gethostname()))
+        with pytest.raises(DatabaseError, match="another launching job takes it over"):
+            job(1).keep_up()
+    assert running(folder) is None
 
 
 def test_hosting_of_a_shell_leaves_the_server_running(folder: Path, job) -> None:
