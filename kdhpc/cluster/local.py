@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 import submitit
@@ -23,6 +24,7 @@ from kdhpc.study.summary import StudyStatus, read_status
 
 _POLL_S = 1.0
 _YEAR_MIN = 60 * 24 * 365  # submitit's local executor always has a time limit; this machine has none.
+_GPU = re.compile(r"\d+|(GPU|MIG)-.+")
 _WARNING = re.compile(r"^\S+ \S+ (?:WARNING|ERROR) (.+)$", re.MULTILINE)  # Lines of `log_to_stderr`.
 
 
@@ -127,13 +129,11 @@ class LocalFleet:
     def start(self, count: int) -> None:
         """Start more workers, over the visible GPUs in turn."""
         for _ in range(count):
-            gpus = self._gpus[len(self._jobs) % len(self._gpus) :][:1] if self._gpus else []
+            gpu = self._gpus[len(self._jobs) % len(self._gpus)] if self._gpus else ""
             executor = submitit.LocalExecutor(self._logs)
-            executor.update_parameters(
-                timeout_min=_YEAR_MIN, stderr_to_stdout=True, gpus_per_node=len(gpus), visible_gpus=gpus
-            )
+            executor.update_parameters(timeout_min=_YEAR_MIN, stderr_to_stdout=True)
             with _ignoring_interrupts():
-                self._jobs.append(executor.submit(_work, self._study, str(self._config)))
+                self._jobs.append(executor.submit(_work, self._study, str(self._config), gpu))
 
     def running(self) -> int:
         """Workers whose process is alive."""
@@ -178,8 +178,10 @@ class LocalFleet:
         return new
 
 
-def _work(study: str, config_path: str) -> Failure | None:
+def _work(study: str, config_path: str, gpu: str) -> Failure | None:
     """What a worker process calls: tells its launcher in one line why it fails, and its log all of it."""
+    # Before torch is loaded. submitit would do it, but for indices only, and many sites give a job's GPUs by UUID.
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
         work(study, config_path)
     except KdhpcError as exc:
@@ -210,16 +212,11 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _visible_gpus() -> list[int]:
-    """Indices of this machine's GPUs, as far as CUDA_VISIBLE_DEVICES lets them be seen; workers are given no others.
-
-    Raises:
-        ClusterError: CUDA_VISIBLE_DEVICES holds something else than indices; submitit's local executor takes no other.
-    """
+def _visible_gpus() -> list[str]:
+    """This machine's GPUs, by index or UUID, as far as CUDA_VISIBLE_DEVICES shows them; workers see no others."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
-    try:
-        return [int(index) for index in visible.split(",") if index]
-    except ValueError as exc:
-        raise ClusterError(f"CUDA_VISIBLE_DEVICES={visible!r}: local workers need indices such as 0,1") from exc
+        indices = sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
+        return [str(index) for index in indices]
+    # As CUDA reads it: what comes after a name that is none, as -1, is not seen.
+    return list(takewhile(_GPU.fullmatch, (name.strip() for name in visible.split(","))))

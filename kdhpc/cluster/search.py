@@ -97,15 +97,6 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     return StudyPlan(config=config, definition=study_definition(name, config, packed.checksum), split=split)
 
 
-def prepare_study(name: str, config: SearchConfig, storage: Storage) -> SharedStudy:
-    """Plan a study and open it.
-
-    Raises:
-        KdhpcError: as :func:`plan_study` and :meth:`StudyPlan.open`.
-    """
-    return plan_study(name, config).open(storage)
-
-
 def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> StudyDefinition:
     """What a study with that config is made with."""
     settings = {part: to_document(getattr(config, part)) for part in ("dataset", "network", "objective", "training")}

@@ -1,11 +1,14 @@
 """Workers on this machine that fail or warn, and what their launcher says about it."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import submitit
 from submitit.core.utils import FailedJobError
 
+from kdhpc.cluster import local
 from kdhpc.cluster.local import LocalFleet, for_this_machine
 from kdhpc.cluster.manifest import freeze_launch
 from kdhpc.config.compose import compose_search
@@ -97,6 +100,32 @@ def test_for_this_machine_without_a_gpu_refuses_what_needs_one(monkeypatch: pyte
     ):
         with pytest.raises(ConfigError, match=override):
             for_this_machine(compose_search(["study=quickstart", override]))
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [("0,1", ["0", "1"]), ("GPU-1a, MIG-2b", ["GPU-1a", "MIG-2b"]), ("0,-1,1", ["0"]), ("-1", [""]), ("", [""])],
+)
+def test_workers_are_given_one_visible_gpu_each_by_index_or_uuid(
+    visible: str, gpus: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setenv("KDHPC_RUNS", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(local, "work", lambda study, config: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.setattr(
+        submitit.LocalExecutor, "submit", lambda executor, call, *arguments: SimpleNamespace(failed=call(*arguments))
+    )
+    LocalFleet(freeze_launch("study", compose_search(["study=quickstart"]))).start(len(gpus))
+    assert seen == gpus
+
+
+def test_search_on_cpus_does_not_mind_how_gpus_are_named(workspace, monkeypatch) -> None:
+    monkeypatch.setitem(workspace.environment, "CUDA_VISIBLE_DEVICES", "MIG-0a1b")
+    done = workspace.run(
+        *("search", "--study", "by-uuid", "study=tiny", "--trials", "1", "training.epochs=1", "device.device=cpu")
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_for_this_machine_with_a_gpu_leaves_the_device_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import optuna
 import torch
 from torchvision.transforms import v2
 
-from kdhpc.cluster.search import prepare_study
+from kdhpc.cluster.search import plan_study
 from kdhpc.cluster.worker import trial_setting
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import packed_dir, server_dir
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> Report:
     ]  # fmt: skip
     config = compose_search(overrides)
     with _server() as storage:
-        study = prepare_study("ours", config, storage)
+        study = plan_study("ours", config).open(storage)
         setting = trial_setting(study, config)
         ours = _search(study, setting)
         peer_s = _published_search(study, setting, config)
