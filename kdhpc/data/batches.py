@@ -173,6 +173,11 @@ class EvalBatches:
         """Images that are scored."""
         return len(self._labels)
 
+    @property
+    def labels(self) -> Tensor:
+        """int64 (N,), of all of them, on the device."""
+        return self._labels
+
     def __iter__(self) -> Iterator[Batch]:
         order = torch.arange(self.num_images)
         for start, streamed in zip(

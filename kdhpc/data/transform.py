@@ -32,8 +32,7 @@ class Transform:
         self._config = config
         self._stored = stored
         self._channels_last = channels_last
-        mean = torch.tensor(config.mean or (0.0,), dtype=torch.float64).expand(3)
-        std = torch.tensor(config.std or (1.0,), dtype=torch.float64).expand(3)
+        mean, std = _normalisation(config)
         self._scale = (1 / (255 * std)).float().reshape(3, 1, 1).to(device)
         self._shift = (-mean / std).float().reshape(3, 1, 1).to(device)
 
@@ -86,6 +85,27 @@ class Transform:
         else:
             pixels = resample(images, crops, config.image_size)
         return normalise(pixels, self._scale, self._shift, _format(self._channels_last))
+
+
+def undo_normalisation(images: Tensor, config: DatasetConfig) -> Tensor:
+    """Images as people see them.
+
+    Args:
+        images: float32 (N, 3, S, S), as networks take them.
+        config: what they were made with.
+
+    Returns:
+        float32 (N, 3, S, S), 0 to 1.
+    """
+    mean, std = (values.float().reshape(3, 1, 1).to(images.device) for values in _normalisation(config))
+    return (images * std + mean).clamp(0, 1)
+
+
+def _normalisation(config: DatasetConfig) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the channels, float64 (3,) each."""
+    mean = torch.tensor(config.mean or (0.0,), dtype=torch.float64).expand(3)
+    std = torch.tensor(config.std or (1.0,), dtype=torch.float64).expand(3)
+    return mean, std
 
 
 def _format(channels_last: bool) -> torch.memory_format:

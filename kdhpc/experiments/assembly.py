@@ -97,26 +97,33 @@ def num_training_images(config: TrainConfig, packed: PackedDataset) -> int:
     return len(_halves(config, packed)[0])
 
 
-def _batches(config: TrainConfig, packed: PackedDataset, device: torch.device) -> tuple[TrainBatches, EvalBatches]:
-    channels_last = config.device.channels_last
-    learnt, scored, half = _halves(config, packed)
-    train = TrainBatches(
-        packed.train,
-        learnt,
-        config.dataset,
-        batch_size=config.training.batch_size,
-        device=device,
-        channels_last=channels_last,
-    )
-    test = EvalBatches(
+def scored_batches(config: TrainConfig, packed: PackedDataset, device: torch.device) -> EvalBatches:
+    """The images that a final training is scored on: the test half, or what a search would hold out.
+
+    Raises:
+        ConfigError: the config does not fit the images.
+    """
+    _, scored, half = _halves(config, packed)
+    return EvalBatches(
         half,
         scored,
         config.dataset,
         batch_size=config.training.eval_batch_size,
         device=device,
-        channels_last=channels_last,
+        channels_last=config.device.channels_last,
     )
-    return train, test
+
+
+def _batches(config: TrainConfig, packed: PackedDataset, device: torch.device) -> tuple[TrainBatches, EvalBatches]:
+    train = TrainBatches(
+        packed.train,
+        _halves(config, packed)[0],
+        config.dataset,
+        batch_size=config.training.batch_size,
+        device=device,
+        channels_last=config.device.channels_last,
+    )
+    return train, scored_batches(config, packed, device)
 
 
 def _halves(

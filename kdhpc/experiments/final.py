@@ -133,7 +133,7 @@ def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module]) -> Fin
         threads=torch.get_num_threads(),
         precision=resolve_precision(config.device, device),
         searched=SearchedWith.of(run.subject.provenance),
-        teacher="" if teacher is None else teacher.label,
-        teacher_accuracy=None if teacher is None else teacher.result.ensemble_accuracy,
+        teacher="" if teacher is None else teacher.run.label,
+        teacher_accuracy=None if teacher is None else teacher.run.result.ensemble_accuracy,
         versions={"kdhpc": __version__, "torch": torch.__version__},
     )

@@ -94,7 +94,8 @@ def tell_about(subject: Subject, config: TrainConfig, dataset_checksum: str) -> 
     """
     here = _facts(config, dataset_checksum)
     if subject.teacher is not None:
-        there = _facts(subject.teacher.config, subject.teacher.dataset_checksum)
+        taught = subject.teacher.run
+        there = _facts(taught.config, taught.dataset_checksum)
         images = [key for key in here if key.startswith("config.dataset.") and key != "config.dataset.name"]
         if said := _differences(there, here, (*_IMAGES, *images, "config.run.split")):
             _LOG.warning(
@@ -127,7 +128,7 @@ def _student(config: TrainConfig) -> Subject:
         )
     _refuse_unlearned(config, "which learns")
     teacher = load_teacher(Path(run.teacher))
-    label = f"{STUDENT}-of-{teacher.label}"
+    label = f"{STUDENT}-of-{teacher.run.label}"
     return Subject(graph=None, num_nodes=1, label=label, key=STUDENT, teacher=teacher)
 
 
