@@ -8,9 +8,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-_COMPILED, _SERVER, _SWEEPS, _TRAINED = "compile-cache", "db", "sweeps", "train"
+_COMPILED, _REPORTS, _SERVER, _SWEEPS, _TRAINED = "compile-cache", "report", "db", "sweeps", "train"
 _SANDBOX = "slurm"  # Of tools/slurm_sandbox.
-OWN_FOLDERS = (_COMPILED, _SERVER, _SWEEPS, _TRAINED, _SANDBOX)
+OWN_FOLDERS = (_COMPILED, _REPORTS, _SERVER, _SWEEPS, _TRAINED, _SANDBOX)
 """What lies beside the studies in ``runs/``: names that no study can have."""
 
 
@@ -141,3 +141,8 @@ def final_root() -> Path:
 def sweep_dir(sweep: str) -> Path:
     """What Hydra and the jobs of one sweep of final trainings leave: configs and logs."""
     return runs_root() / _SWEEPS / sweep
+
+
+def report_dir(report: str) -> Path:
+    """Figures and tables of final trainings that are done."""
+    return runs_root() / _REPORTS / report

@@ -6,7 +6,6 @@ Matplotlib without pyplot: nothing global is left changed, and the same graph al
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,7 +14,7 @@ from matplotlib.path import Path as Outline
 
 from kdhpc.errors import GraphError
 from kdhpc.graph.curves import Box
-from kdhpc.graph.files import replacing
+from kdhpc.graph.figure import ENDINGS, plain_style, save_figure
 from kdhpc.graph.layout import (
     ENSEMBLE_RADIUS,
     LINE_HEIGHT,
@@ -39,10 +38,6 @@ _TITLE_SIZE, _MIN_TITLE_SIZE = 13.0, 10.0
 _BOLD_WIDTH = 0.7
 """Of a bold character on average, as a multiple of the font size."""
 _PNG_DPI = 150
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "kdhpc"}
-"""Texts stay texts in an SVG, and its identifiers don't change from one run to the next."""
-_METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
-"""Left out, because it changes with the time and with Matplotlib's version."""
 
 
 def draw_graph(
@@ -70,13 +65,11 @@ def draw_graph(
             f"{len(node_accuracies)} node accuracies for a graph of {graph.num_nodes} nodes: give one each"
         )
     for path in paths:
-        if path.suffix not in _METADATA:
-            raise GraphError(f"{path} cannot be a drawing: its name must end in {' or '.join(_METADATA)}")
-    with style.context(["default", _STYLE]):
+        if path.suffix not in ENDINGS:
+            raise GraphError(f"{path} cannot be a drawing: its name must end in {' or '.join(ENDINGS)}")
+    with plain_style():
         figure = _figure(graph, title, _texts(node_accuracies, graph.num_nodes), _texts([ensemble_accuracy], 1)[0])
-        for path in paths:
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format=path.suffix[1:], dpi=_PNG_DPI, metadata=_METADATA[path.suffix])
+        save_figure(figure, paths, dpi=_PNG_DPI)
 
 
 def _texts(accuracies: Sequence[float | None] | None, number: int) -> list[str]:

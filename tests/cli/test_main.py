@@ -47,6 +47,10 @@ def test_surface_is_frozen() -> None:
         "kdhpc export-best": ["--study", "--top", "--out"],
         "kdhpc train": ["--graph", "--nodes", "--teacher", "--seeds", "--launcher", "--config-dir", "overrides"],
         "kdhpc results": ["folder", "--ddof", "--format"],
+        "kdhpc report": [],
+        "kdhpc report pairs": ["folders", "--out"],
+        "kdhpc report attention": ["folder", "--images", "--indices", "--out"],
+        "kdhpc report accuracy": ["folder", "--by", "--out"],
         "kdhpc worker": ["--study", "overrides"],
         "kdhpc db": [],
         "kdhpc db start": ["--listen", "--allow", "--port", "--workers", "--take-over"],
@@ -61,7 +65,13 @@ def test_surface_is_frozen() -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["--help", "search --help", "status --help", "db --help", "data --help"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("--help", "search --help", "status --help", "db --help", "data --help", "report --help"),
+        *("report pairs --help", "report attention --help", "report accuracy --help"),
+    ],
+)
 def test_help_teaches_without_heavy_imports(command: str, tmp_path: Path) -> None:
     heavy = "torch,optuna,sqlalchemy,hydra,omegaconf,submitit,matplotlib,numpy"
     code = (
@@ -113,6 +123,9 @@ def test_help_costs_little_cpu_time(tmp_path: Path) -> None:
         (["data", "prepare", "folder", ".", "--name", "x", "--jobs", "0"], 2, "--jobs 0 is not allowed"),
         (["status", "--study", "x"], 1, "kdhpc db start"),
         (["export-best"], 1, "kdhpc db start"),
+        (["report", "pairs", "nowhere"], 2, "nowhere is no folder"),
+        (["report", "attention", "nowhere"], 2, "nowhere is no folder"),
+        (["report", "accuracy", "--by", "nodes"], 1, "make one with `kdhpc train`"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(argv: list[str], code: int, said: str, tmp_path: Path) -> None:
@@ -140,6 +153,23 @@ def test_search_overrides_may_follow_options(capsys: pytest.CaptureFixture[str])
     assert "epochs: 7" in printed
     assert "trials: 5" in printed
     assert "seed: 3" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("report", "REPORT"),
+        ("report attention x --images 0", "0 is not above 0"),
+        ("report attention x --indices -1", "--indices"),
+        ("report attention x --images 2 --indices 3", "not allowed with"),
+        ("report accuracy", "--by"),
+    ],
+)
+def test_report_that_cannot_be_meant_is_refused(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(words.split())
+    assert error.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,30 @@
+"""``kdhpc report``: figures and tables of the paper from final trainings that are done."""
+
+import argparse
+
+from kdhpc.cli import report_accuracy, report_attention, report_pairs
+
+_DESCRIPTION = """\
+Figures and tables of the paper, from final trainings that are done. Prints the paths of what it writes.
+`kdhpc results` has the tables of accuracies.
+"""
+_EPILOG = """\
+examples:
+  kdhpc report pairs runs/train/cifar10-resnet20-independent1
+  kdhpc report attention runs/train/dogs5-best/seed0 --images 4
+  kdhpc report accuracy --by nodes
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command and its subcommands."""
+    parser = commands.add_parser(
+        "report",
+        help="draw the paper's figures from final trainings",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    reports = parser.add_subparsers(dest="report", metavar="REPORT", required=True)
+    for report in (report_pairs, report_attention, report_accuracy):
+        report.add_parser(reports)

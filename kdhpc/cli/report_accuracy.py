@@ -1,0 +1,61 @@
+"""``kdhpc report accuracy``: ensemble accuracy by the number of nodes, or of parameters."""
+
+import argparse
+from pathlib import Path
+
+_DESCRIPTION = """\
+Draws the ensemble accuracy of final trainings, a picture for each data set: by the number of nodes, a curve for each
+kind of graph (the paper's Figure 3), or by the number of parameters of all networks, a curve for each network and kind
+of graph, and one for single networks of several sizes (Figure 8). Bars are standard deviations over seeds (ddof 1).
+
+A curve joins trainings of the same network, epochs, training images and precision; what the curves of a picture have
+in common is said below it. Two trainings of one curve with the same number of nodes are points of their own, by name.
+The numbers: kdhpc results --format csv.
+"""
+_EPILOG = """\
+examples:
+  kdhpc report accuracy --by nodes
+  kdhpc report accuracy runs/train --by parameters --out figures
+"""
+
+
+def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    parser = reports.add_parser(
+        "accuracy",
+        help="ensemble accuracy by number of nodes or of parameters (Figures 3 and 8)",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where to look (default: runs/train)")
+    parser.add_argument("--by", choices=("nodes", "parameters"), required=True, help="what the horizontal axis is")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: runs/report/accuracy)")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw, and print the paths.
+
+    Raises:
+        DataError: there is no such folder, or no result in it.
+    """
+    from kdhpc.config.paths import final_root, report_dir
+    from kdhpc.errors import DataError
+    from kdhpc.experiments.result import read_results
+    from kdhpc.experiments.summary import summarise
+    from kdhpc.report.accuracy import chart_accuracies
+    from kdhpc.report.draw_accuracy import draw_chart
+
+    source = args.folder or final_root()
+    summaries = summarise(read_results(source), ddof=1)
+    if not summaries:
+        raise DataError(f"no result of a final training in {source}: make one with `kdhpc train`")
+    folder = args.out or report_dir("accuracy")
+    for chart in chart_accuracies(summaries, args.by):
+        validation = "" if chart.scored_on == "test" else f"-{chart.scored_on}"
+        stem = f"{chart.dataset}{validation}-by-{chart.by}"
+        paths = tuple(folder / f"{stem}.{ending}" for ending in ("svg", "png"))
+        draw_chart(chart, paths, ddof=1)
+        print(*paths, sep="\n")
+    return 0

@@ -1,0 +1,99 @@
+"""``kdhpc report attention``: what each node of a training looks at."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdhpc.cli.table import aligned
+
+if TYPE_CHECKING:
+    from kdhpc.report.sights import Sights
+
+_DESCRIPTION = """\
+Draws some test images (rows), and over each the attention map of each node of a finished training (columns): the
+paper's Figure 7. Below a map are the node's answer, marked right or wrong, and the entropy of its class probabilities;
+above a column are its accuracy and its mean entropy on all test images, which are also printed. The first column has
+the image, its number and class, and the ensemble's answer.
+
+A plain network's map is the mean over channels of its last stage's squared activations, an attention branch network's
+is its sigmoid map. Colours go from each map's lowest to its highest value.
+"""
+_EPILOG = """\
+examples:
+  kdhpc report attention runs/train/dogs5-best/seed0
+  kdhpc report attention runs/train/dogs5-best/seed0 --indices 17 204 3120 --out figures
+"""
+
+
+def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    parser = reports.add_parser(
+        "attention",
+        help="attention map, answer and entropy of each node on some images (Figure 7)",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a run that is done, runs/train/NAME/seed<k>")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--images", type=_positive, default=4, metavar="K", help="the first image of each of K classes (default: 4)"
+    )
+    choice.add_argument(
+        "--indices", type=_index, nargs="+", metavar="I", help="images by number, from 0, of those that are scored"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to (default: runs/report/attention-<name>-seed<k>)"
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, draw, and print the table and the paths.
+
+    Raises:
+        ConfigError: no finished run, or one of ONE.
+        UsageError: there are no such images.
+        KdhpcError: the run, its weights or its images are damaged or not there.
+    """
+    from kdhpc.cluster.job import log_to_stderr
+    from kdhpc.config.paths import report_dir
+    from kdhpc.data.progress import Progress
+    from kdhpc.experiments.finished import open_finished
+    from kdhpc.report.attention import read_sights
+    from kdhpc.report.draw_attention import draw_sights
+
+    log_to_stderr()
+    finished = open_finished(args.folder)
+    sights = read_sights(finished, num_images=args.images, indices=args.indices, progress=Progress(sys.stderr))
+    folder = args.out or report_dir(f"attention-{finished.label}")
+    paths = tuple(folder / f"attention.{ending}" for ending in ("svg", "png"))
+    draw_sights(sights, paths)
+    print(_table(sights))
+    print(*paths, sep="\n")
+    return 0
+
+
+def _table(sights: "Sights") -> str:
+    rows = [(f"node {number}", node) for number, node in enumerate(sights.nodes, start=1)]
+    shown = [
+        (name, f"{all_.accuracy:.2f}", f"{all_.entropy:.4f}") for name, all_ in [*rows, ("ensemble", sights.ensemble)]
+    ]
+    lines = aligned([("", "accuracy", "mean entropy"), *shown])
+    return "\n".join(
+        [*lines, "", f"top-1 in percent, entropy in nats, of {sights.num_images:,} {sights.scored_on} images"]
+    )
+
+
+def _positive(text: str) -> int:
+    value = _index(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
+
+
+def _index(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)

@@ -1,0 +1,182 @@
+"""Ensemble accuracy by what an ensemble costs: results of final trainings as curves. Free of torch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from kdhpc.experiments.summary import Spread, Summary
+from kdhpc.graph.presets import PRESETS
+
+By = Literal["nodes", "parameters"]
+"""What the horizontal axis is. ``nodes``: paper Fig. 3. ``parameters``: paper Fig. 8."""
+SEARCHED = "searched graph"
+SINGLE = "single network"
+_ALIASES = {"uniform:prob+": "dml"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """All seeds of one training."""
+
+    x: int
+    """Nodes, or parameters of all networks."""
+    accuracy: Spread
+    """Of the ensemble, in percent."""
+    num_seeds: int
+    """That are done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Trainings that differ in their number of nodes, or are single networks of growing size."""
+
+    kind: str
+    """Preset, ``one``, ``student``, where a searched graph was searched, or the name of a graph's file."""
+    label: str
+    """The kind or a training's name, and what else tells it from other curves of the picture."""
+    points: tuple[Point, ...]
+    """By rising x."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One picture."""
+
+    dataset: str
+    """Packed data set."""
+    scored_on: str
+    """``test`` or ``validation`` images."""
+    by: By
+    """What x is."""
+    alike: tuple[str, ...]
+    """What all curves have in common, in words."""
+    curves: tuple[Curve, ...]
+    """Baselines first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Family:
+    """What all trainings of a curve share."""
+
+    kind: str
+    traits: tuple[str, ...]
+    """Network, length, images, precision, in words."""
+
+
+_Part: TypeAlias = tuple[_Family, str, list[Summary]]
+"""What becomes a curve, with its own name where it must not bear its family's."""
+
+
+def chart_accuracies(summaries: Iterable[Summary], by: By) -> tuple[Chart, ...]:
+    """One chart for each data set and half of it that was scored on.
+
+    Trainings are joined to a curve where they have the same kind of graph, network, epochs, number of training images
+    and precision; searched graphs also where they were searched on the same data set. Where two of a curve have the
+    same number of nodes, these are points of their own, by name. A single network, which has no edges, begins the
+    curves of all presets. By parameters, single networks of several sizes are one more curve.
+    """
+    charts: dict[tuple[str, str], list[Summary]] = {}
+    for summary in summaries:
+        charts.setdefault((summary.dataset, summary.scored_on), []).append(summary)
+    return tuple(_chart(dataset, scored_on, by, charts[dataset, scored_on]) for dataset, scored_on in sorted(charts))
+
+
+def _chart(dataset: str, scored_on: str, by: By, summaries: Sequence[Summary]) -> Chart:
+    families: dict[_Family, list[Summary]] = {}
+    for summary in summaries:
+        families.setdefault(_family(summary), []).append(summary)
+    found = [part for family, members in families.items() for part in _parted(family, members)]
+    found = [(family, name, _begun(family, name, members, families)) for family, name, members in found]
+    if by == "parameters":
+        found += _single_networks(families)
+    found.sort(key=lambda entry: (_rank(entry[0].kind), entry[0].kind, entry[0].traits, entry[1]))
+    varying = _varying([family.traits for family, _, _ in found])
+    curves = [
+        Curve(
+            kind=family.kind,
+            label=", ".join([name or family.kind, *_chosen(family.traits, varying)]),
+            points=_points(members, by),
+        )
+        for family, name, members in found
+    ]
+    first = found[0][0].traits
+    alike = tuple(trait for index, trait in enumerate(first) if index not in varying and trait)
+    return Chart(dataset=dataset, scored_on=scored_on, by=by, alike=alike, curves=tuple(curves))
+
+
+def _family(summary: Summary) -> _Family:
+    traits = (
+        summary.network,
+        f"{summary.epochs} epochs",
+        f"{summary.training_images:,} training images",
+        summary.precision or "",
+    )
+    return _Family(kind=_kind(summary), traits=traits)
+
+
+def _kind(summary: Summary) -> str:
+    if summary.graph in PRESETS or summary.graph in ("one", "student"):
+        return _ALIASES.get(summary.graph, summary.graph)
+    return f"{SEARCHED} ({summary.searched.dataset})" if summary.searched.dataset else Path(summary.graph).stem
+
+
+def _rank(kind: str) -> int:
+    """Single networks and presets first, then ONE and students, then searched graphs."""
+    order = [SINGLE, "independent", "dml", *sorted(set(PRESETS) - {"independent", "dml"}), "one", "student"]
+    return order.index(kind) if kind in order else len(order)
+
+
+def _parted(family: _Family, members: Sequence[Summary]) -> list[_Part]:
+    """The curve, without a name of its own; then by name what would be a second point at one place of it."""
+    counts = [member.num_nodes for member in members]
+    curve = [member for member in members if counts.count(member.num_nodes) == 1]
+    rest = [(family, member.name, [member]) for member in members if counts.count(member.num_nodes) > 1]
+    return [(family, "", curve), *rest] if curve else rest
+
+
+def _begun(family: _Family, name: str, members: list[Summary], families: dict[_Family, list[Summary]]) -> list[Summary]:
+    """A preset's curve with the single network that is alike but for the preset."""
+    if name or family.kind not in PRESETS or any(member.num_nodes == 1 for member in members):
+        return members
+    singles = [
+        member
+        for other, others in families.items()
+        if other.kind in PRESETS and other.traits == family.traits
+        for member in others
+        if member.num_nodes == 1
+    ]
+    return [*singles, *members] if len(singles) == 1 else members
+
+
+def _single_networks(families: dict[_Family, list[Summary]]) -> list[_Part]:
+    """Independent single networks of more than one size."""
+    alike: dict[tuple[str, ...], list[Summary]] = {}
+    for family, members in families.items():
+        if family.kind == "independent":
+            alike.setdefault(family.traits[1:], []).extend(member for member in members if member.num_nodes == 1)
+    return [
+        (_Family(kind=SINGLE, traits=("", *traits)), "", members)
+        for traits, members in alike.items()
+        if len({member.num_parameters for member in members}) > 1
+    ]
+
+
+def _varying(all_traits: Sequence[tuple[str, ...]]) -> set[int]:
+    return {index for index, values in enumerate(zip(*all_traits, strict=True)) if len(set(values) - {""}) > 1}
+
+
+def _chosen(traits: tuple[str, ...], indices: set[int]) -> list[str]:
+    return [trait for index, trait in enumerate(traits) if index in indices and trait]
+
+
+def _points(members: Sequence[Summary], by: By) -> tuple[Point, ...]:
+    points = [
+        Point(
+            x=member.num_nodes if by == "nodes" else member.num_parameters,
+            accuracy=member.ensemble,
+            num_seeds=len(member.seeds),
+        )
+        for member in members
+    ]
+    return tuple(sorted(points, key=lambda point: point.x))

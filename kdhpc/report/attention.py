@@ -1,0 +1,138 @@
+"""What each node of a run looks at in some images, what it answers, and how sure it is.
+
+Dimension suffixes: M nodes, L = M + 1 nodes and their ensemble, n images of one batch, C classes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdhpc.config.schema import DatasetConfig
+from kdhpc.data.progress import Progress
+from kdhpc.data.transform import undo_normalisation
+from kdhpc.errors import ConfigError, UsageError
+from kdhpc.experiments.finished import FinishedRun
+from kdhpc.report.answers import Examiner, tell_about_accuracy
+from kdhpc.report.sights import Overall, Sight, Sights, Verdict
+from kdhpc.training.evaluation import mean_ensemble
+
+MAX_IMAGES = 24
+"""Rows of a picture that can still be looked at."""
+
+
+def read_sights(run: FinishedRun, *, num_images: int, indices: Sequence[int] | None, progress: Progress) -> Sights:
+    """Chosen images with each node's attention map and answer, and what all scored images say of each node.
+
+    Args:
+        run: Not one of ONE.
+        num_images: Without ``indices``: so many, the first of as many classes.
+        indices: Images, counted from 0 among those that the run is scored on.
+        progress: Counts images times networks.
+
+    Raises:
+        ConfigError: it is a run of ONE.
+        DataError: its images are not here.
+        NetworkError: its weights are damaged.
+        UsageError: there are no such images.
+    """
+    if run.is_one:
+        raise ConfigError(f"{run.origin} is a run of ONE, whose branches give no attention maps: give a run of a graph")
+    examiner = Examiner(progress)
+    classes = run.open_images().classes
+    labels = examiner.batches(run).labels.tolist()
+    chosen = _checked(indices, len(labels)) if indices is not None else _of_different_classes(labels, num_images)
+    progress.start(f"{run.label} on {len(labels):,} images", len(run.weights) * len(labels))
+    tally, seen, start = _Tally(len(run.weights)), {}, 0
+    for batch, outputs in examiner.examine(run, range(len(run.weights))):
+        answers_MnC, ensemble_nC = mean_ensemble(torch.stack([output.logits for output in outputs]))
+        logits_LnC = torch.cat([answers_MnC, ensemble_nC.unsqueeze(0)])
+        tally.add(logits_LnC, batch.labels)
+        for index in set(chosen) & set(range(start, start + len(batch.labels))):
+            at = index - start
+            *nodes, ensemble = _verdicts(logits_LnC[:, at], labels[index], classes)
+            seen[index] = Sight(
+                index=index,
+                label=classes[labels[index]],
+                image=_shown(batch.images[at], run.config.dataset),
+                maps=tuple(output.attention_map[at].float().cpu().numpy() for output in outputs),
+                nodes=tuple(nodes),
+                ensemble=ensemble,
+            )
+        start += len(batch.labels)
+    *nodes_seen, ensemble_seen = tally.means()
+    for node, overall in enumerate(nodes_seen):
+        tell_about_accuracy(run, node, overall.accuracy)
+    return Sights(
+        name=run.label,
+        num_images=len(labels),
+        scored_on=run.result.scored_on,
+        nodes=tuple(nodes_seen),
+        ensemble=ensemble_seen,
+        sights=tuple(seen[index] for index in chosen),
+    )
+
+
+class _Tally:
+    """Right answers and entropies of all images: of M nodes and, last, of their ensemble."""
+
+    def __init__(self, num_nodes: int) -> None:
+        self._right_L = torch.zeros(num_nodes + 1, dtype=torch.int64)
+        self._entropy_L = torch.zeros(num_nodes + 1, dtype=torch.float64)
+        self._num_images = 0
+
+    def add(self, logits_LnC: Tensor, labels_n: Tensor) -> None:
+        """Count one batch."""
+        self._right_L += (logits_LnC.argmax(dim=2) == labels_n).sum(dim=1).cpu()
+        self._entropy_L += _entropies(logits_LnC).sum(dim=1).cpu()
+        self._num_images += len(labels_n)
+
+    def means(self) -> list[Overall]:
+        """Over all images."""
+        rates = zip(self._right_L.tolist(), self._entropy_L.tolist(), strict=True)
+        return [
+            Overall(accuracy=100 * right / self._num_images, entropy=entropy / self._num_images)
+            for right, entropy in rates
+        ]
+
+
+def _verdicts(logits_LC: Tensor, label: int, classes: Sequence[str]) -> list[Verdict]:
+    """On one image."""
+    answers, entropies = logits_LC.argmax(dim=1).tolist(), _entropies(logits_LC).tolist()
+    return [
+        Verdict(answer=classes[answer], right=answer == label, entropy=entropy)
+        for answer, entropy in zip(answers, entropies, strict=True)
+    ]
+
+
+def _shown(image: Tensor, config: DatasetConfig) -> NDArray[np.float32]:
+    pixels: NDArray[np.float32] = undo_normalisation(image.unsqueeze(0), config)[0].permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
+def _entropies(logits: Tensor) -> Tensor:
+    """Entropy of the probability distribution over the last dimension, in nats, float64."""
+    log_p = torch.log_softmax(logits.double(), dim=-1)
+    return -(log_p.exp() * log_p).sum(dim=-1)
+
+
+def _of_different_classes(labels: Sequence[int], num_images: int) -> tuple[int, ...]:
+    first = {label: index for index, label in reversed(list(enumerate(labels)))}
+    allowed = min(len(first), MAX_IMAGES)
+    if num_images > allowed:
+        raise UsageError(
+            f"--images {num_images} is not allowed: 1 to {allowed}, as each is of another class, and a picture has "
+            f"{MAX_IMAGES} rows at most; or choose with --indices"
+        )
+    return tuple(sorted(first.values())[:num_images])
+
+
+def _checked(indices: Sequence[int], num_images: int) -> tuple[int, ...]:
+    wrong = [index for index in indices if index >= num_images]
+    if wrong:
+        raise UsageError(f"--indices {wrong[0]} is not allowed: 0 to {num_images - 1}, the images that it is scored on")
+    if len(indices) > MAX_IMAGES or len(set(indices)) < len(indices):
+        raise UsageError(f"--indices are {len(indices)}: give at most {MAX_IMAGES}, each once")
+    return tuple(indices)

@@ -1,0 +1,76 @@
+"""How far two networks differ, and what an ensemble of the two gains: all pairs of some networks.
+
+Dimension suffixes: M networks, P = M (M - 1) / 2 pairs, n images of one chunk, C classes.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdhpc.data.progress import Progress
+from kdhpc.report.answers import Answers
+from kdhpc.report.correlation import Pairs
+
+_CHUNK_BYTES = 1 << 26
+
+
+def compare_pairs(answers: Answers, device: torch.device, progress: Progress) -> Pairs:
+    """Every pair of networks, each once.
+
+    Args:
+        answers: Of all networks.
+        device: Where it is computed.
+        progress: Counts images.
+    """
+    num_networks, num_images, num_classes = answers.logits_MNC.shape
+    rows, columns = np.triu_indices(num_networks, k=1)
+    cross_MM = torch.zeros(num_networks, num_networks, dtype=torch.float64, device=device)
+    right_MM = torch.zeros(num_networks, num_networks, dtype=torch.int64, device=device)
+    size = max(1, _CHUNK_BYTES // (8 * num_networks * num_classes))
+    progress.start(f"{len(rows):,} pairs on {num_images:,} images", num_images)
+    for start in range(0, num_images, size):
+        logits_MnC = answers.logits_MNC[:, start : start + size].to(device)
+        labels_n = answers.labels_N[start : start + size].to(device)
+        cross_MM += _cross_entropies(logits_MnC)
+        right_MM += _right_answers(logits_MnC, labels_n)
+        progress.advance(len(labels_n))
+    mutual_kl_MM = _mutual_kl(cross_MM / num_images).cpu().numpy()
+    accuracies_MM: NDArray[np.float64] = right_MM.cpu().numpy() * (100 / num_images)
+    return Pairs(
+        networks=answers.networks,
+        accuracies=np.diagonal(accuracies_MM).copy(),
+        first=rows,
+        second=columns,
+        mutual_kl=mutual_kl_MM[rows, columns],
+        ensemble_accuracies=accuracies_MM[rows, columns],
+        num_images=num_images,
+    )
+
+
+def _cross_entropies(logits_MnC: Tensor) -> Tensor:
+    """Sum over images and classes of -p_i log p_j, (M, M) [i, j], as one product of matrices.
+
+    In float64: networks may differ by much less than their entropies, which are subtracted.
+    """
+    log_p = torch.log_softmax(logits_MnC.double(), dim=2).flatten(1)
+    return -(log_p.exp() @ log_p.T)
+
+
+def _mutual_kl(cross_MM: Tensor) -> Tensor:
+    """From mean cross-entropies H: KL(p_i || p_j) = H_ij - H_ii. Source: paper Eq. 1, temperature 1."""
+    kl_MM = cross_MM - cross_MM.diagonal().unsqueeze(1)
+    return ((kl_MM + kl_MM.T) / 2).clamp(min=0)
+
+
+def _right_answers(logits_MnC: Tensor, labels_n: Tensor) -> Tensor:
+    """How often each ensemble of two is right, (M, M), above the diagonal; on it, how often each network alone is.
+
+    The sum of two networks' logits has its maximum where their mean has it.
+    """
+    num_networks = len(logits_MnC)
+    right_MM = torch.zeros(num_networks, num_networks, dtype=torch.int64, device=logits_MnC.device)
+    for first in range(num_networks):
+        sums = logits_MnC[first] + logits_MnC[first:]
+        right_MM[first, first:] = (sums.argmax(dim=2) == labels_n).sum(dim=1)
+    return right_MM

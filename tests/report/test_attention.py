@@ -1,0 +1,142 @@
+"""Attention maps, answers and entropies of a run's nodes, and the command."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdhpc.cli.main import main
+from kdhpc.config.paths import RunPaths
+from kdhpc.data.progress import Progress
+from kdhpc.experiments.finished import open_finished
+from kdhpc.experiments.result import read_result
+from kdhpc.report.attention import read_sights
+from tests.report.conftest import INDEPENDENT, svg_texts
+from tests.report.paper_numbers import accuracy, answers_of, entropy
+
+CLASSES = ("dark", "light")
+
+
+class Silent:
+    """A stream that is no terminal."""
+
+    def isatty(self):
+        return False
+
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        pass
+
+
+def sights_of(folder, *, num_images=2, indices=None):
+    return read_sights(open_finished(Path(folder)), num_images=num_images, indices=indices, progress=Progress(Silent()))
+
+
+@pytest.mark.parametrize("name", ["branch", "normalised"])
+def test_read_sights_agrees_with_the_networks_own_answers(finished, name):
+    folder = Path("runs/train") / name / "seed0"
+    found = sights_of(folder, indices=(31, 2))
+    result = read_result(RunPaths(folder).result)
+    assert (found.name, found.num_images, found.scored_on) == (f"{name}-seed0", 40, "test")
+    assert [sight.index for sight in found.sights] == [31, 2]
+    nodes = [answers_of(folder, node) for node in (0, 1)]
+    images, labels = nodes[0][2:]
+    for node, (logits, maps, *_) in enumerate(nodes):
+        assert found.nodes[node].accuracy == pytest.approx(accuracy(logits, labels))
+        assert found.nodes[node].accuracy == pytest.approx(result.node_accuracies[node])
+        assert found.nodes[node].entropy == pytest.approx(entropy(logits).mean(), rel=1e-4)
+        for sight in found.sights:
+            verdict = sight.nodes[node]
+            assert verdict.answer == CLASSES[logits[sight.index].argmax()]
+            assert verdict.right == (logits[sight.index].argmax() == labels[sight.index])
+            assert verdict.entropy == pytest.approx(entropy(logits)[sight.index], rel=1e-3, abs=1e-5)
+            assert sight.maps[node] == pytest.approx(maps[sight.index], rel=1e-3, abs=1e-5)
+    mean = (nodes[0][0] + nodes[1][0]) / 2
+    assert found.ensemble.accuracy == pytest.approx(result.ensemble_accuracy)
+    assert found.ensemble.entropy == pytest.approx(entropy(mean).mean(), rel=1e-4)
+    for sight in found.sights:
+        assert sight.label == CLASSES[labels[sight.index]]
+        assert sight.ensemble.entropy == pytest.approx(entropy(mean)[sight.index], rel=1e-3, abs=1e-5)
+        # As stored, whatever the networks' normalisation.
+        assert sight.image * 255 == pytest.approx(images[sight.index].astype(np.float64), abs=0.01)
+
+
+def test_read_sights_without_indices_takes_the_first_image_of_each_class(finished):
+    assert [sight.index for sight in sights_of(f"{INDEPENDENT}/seed0").sights] == [0, 20]
+    assert [sight.label for sight in sights_of(f"{INDEPENDENT}/seed0", num_images=1).sights] == ["dark"]
+
+
+def test_read_sights_of_a_run_on_the_search_split_shows_what_it_was_scored_on(finished):
+    found = sights_of("runs/train/tiny-resnet8-independent1-search/seed0")
+    assert (found.num_images, found.scored_on) == (32, "validation")
+
+
+def test_report_attention_draws_every_node_with_its_answers(finished, capsys):
+    assert main(["report", "attention", "runs/train/branch/seed0", "--images", "2"]) == 0
+    out, err = capsys.readouterr()
+    found = sights_of("runs/train/branch/seed0")
+    assert "branch-seed0 on 40 images: 80 of 80" in err
+    lines = out.splitlines()
+    assert lines[0].split() == ["accuracy", "mean", "entropy"]
+    for line, name, overall in zip(
+        lines[1:], ("node 1", "node 2", "ensemble"), (*found.nodes, found.ensemble), strict=False
+    ):
+        assert line.startswith(name)
+        assert line.split()[-2:] == [f"{overall.accuracy:.2f}", f"{overall.entropy:.4f}"]
+    assert lines[5] == "top-1 in percent, entropy in nats, of 40 test images"
+    svg, png = map(Path, lines[-2:])
+    assert svg.parent == finished.runs / "report" / "attention-branch-seed0"
+
+    texts = svg_texts(svg)
+    assert {"branch-seed0", "Ensemble", "Node 1", "Node 2", "0: dark", "20: light", "lowest", "highest"} <= set(texts)
+    for sight in found.sights:
+        for verdict in (*sight.nodes, sight.ensemble):
+            assert f"{'✓' if verdict.right else '✗'} {verdict.answer}" in texts
+            assert f"entropy {verdict.entropy:.2f}" in texts
+    for overall in (*found.nodes, found.ensemble):
+        assert f"mean entropy {overall.entropy:.2f}" in texts
+    with Image.open(png) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert (pixels[:20] == 255).all()
+    assert (pixels[:, :20] == 255).all()
+    yellow = (pixels[..., 0] > 180) & (pixels[..., 1] > 150) & (pixels[..., 2] < 130)
+    assert yellow.sum() > 1000  # Each map has its highest value somewhere.
+
+
+def test_report_attention_of_a_student_is_one_node(finished, capsys):
+    student = next(Path("runs/train").glob("*student*"))
+    assert main(["report", "attention", f"{student}/seed0", "--indices", "3", "--out", "figures"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:2]] == [["node", "1"]]
+    assert sorted(path.name for path in Path("figures").iterdir()) == ["attention.png", "attention.svg"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        ([INDEPENDENT], 2, "holds several runs (seed0, seed1): give a runs/train/NAME/seed<k>"),
+        (["nowhere"], 2, "nowhere is no folder"),
+        (["runs/train/tiny-resnet8-one2/seed0"], 2, "is a run of ONE"),
+        ([f"{INDEPENDENT}/seed0", "--images", "3"], 2, "--images 3 is not allowed: 1 to 2"),
+        ([f"{INDEPENDENT}/seed0", "--indices", "4", "40"], 2, "--indices 40 is not allowed: 0 to 39"),
+        ([f"{INDEPENDENT}/seed0", "--indices", "4", "4"], 2, "each once"),
+    ],
+)
+def test_report_attention_that_cannot_be_meant_is_one_line_and_leaves_nothing(finished, capsys, argv, code, said):
+    assert main(["report", "attention", *argv]) == code
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert not (finished.runs / "report").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_read_sights_on_a_gpu_agrees_with_the_cpu(finished):
+    folder = Path("runs/train/branch/seed0")
+    logits, maps, *_ = answers_of(folder, 0)
+    found = sights_of(folder)
+    assert found.nodes[0].entropy == pytest.approx(entropy(logits).mean(), rel=1e-2)
+    assert found.sights[0].maps[0] == pytest.approx(maps[0], abs=1e-2)
