@@ -12,7 +12,7 @@ from kdhpc.config.document import to_document
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
-from kdhpc.errors import CheckpointError
+from kdhpc.errors import CheckpointError, DatabaseError
 from kdhpc.graph.space import graph_key
 from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Claim
@@ -125,49 +125,95 @@ def run_trial(
 
     Raises:
         LeaseLostError: another worker took the trial over; nothing was written.
+        DatabaseError: the database stayed away; the trial is checkpointed, and what was not reported is due again.
     """
     with _checkpointing(claim, setting, training) as checkpoint:
-        checkpoint.restore()
-        metrics = MetricsLog(setting.paths.metrics(claim.number), epoch=training.epoch)
-        turn, first_step = Turn.MORE, True
-        for report in training.steps():
-            if report is None:
-                if first_step:
-                    claim.describe(mode=training.mode, data=setting.train.placement)
-                first_step = False
-                if checkpoint.save_if_due() and turn is Turn.STEP:
-                    turn = Turn.MORE
-                if claim.lost or should_stop():
-                    break
-                yield turn
-                turn = Turn.STEP
-                continue
-            turn = Turn.MORE if report.ensemble_accuracy is None else Turn.SCORED
-            if claim.lost:
-                break
-            try:
-                metrics.append(report)
-            except OSError as exc:  # As a checkpoint's: what is left to read has a gap.
-                _LOG.warning("trial %d: epoch %d is not in its metrics: %s", claim.number, report.epoch, exc)
-            if not report.rung or report.ensemble_accuracy is None:
-                continue
-            # Reported before it is checkpointed: a crash in between repeats a report, which the study ignores.
-            prune = claim.report(report.epoch, report.ensemble_accuracy)
-            if training.finished:
-                claim.complete(report.ensemble_accuracy)
-                checkpoint.delete()
-                return Outcome.COMPLETE
-            if prune:
-                claim.prune()
-                checkpoint.delete()
-                return Outcome.PRUNED
-            checkpoint.save()
+        _restore(claim, setting, checkpoint)
         try:
-            checkpoint.save_now()
-        except CheckpointError as exc:  # What is lost is the time since the last one.
-            _LOG.warning("trial %d stops without a new checkpoint: %s", claim.number, exc)
+            outcome = yield from _train(claim, setting, training, checkpoint, should_stop)
+        except DatabaseError:
+            _save_at_the_end(claim, checkpoint)
+            raise
+        if outcome is not None:
+            checkpoint.delete()
+            return outcome
+        _save_at_the_end(claim, checkpoint)
     claim.release()
     return Outcome.INTERRUPTED
+
+
+def _train(
+    claim: Claim,
+    setting: TrialSetting,
+    training: EnsembleTraining,
+    checkpoint: Checkpointing,
+    should_stop: Callable[[], bool],
+) -> Generator[Turn, None, Outcome | None]:
+    """From where it stands; returns how the trial ended, none if it was interrupted."""
+    metrics = MetricsLog(setting.paths.metrics(claim.number), epoch=training.epoch)
+    turn, first_step = Turn.MORE, True
+    for report in training.steps():
+        if report is None:
+            if first_step:
+                claim.describe(mode=training.mode, data=setting.train.placement)
+            first_step = False
+            if checkpoint.save_if_due() and turn is Turn.STEP:
+                turn = Turn.MORE
+            if claim.lost or should_stop():
+                return None
+            yield turn
+            turn = Turn.STEP
+            continue
+        turn = Turn.MORE if report.ensemble_accuracy is None else Turn.SCORED
+        if claim.lost:
+            return None
+        try:
+            metrics.append(report)
+        except OSError as exc:  # As a checkpoint's: what is left to read has a gap.
+            _LOG.warning("trial %d: epoch %d is not in its metrics: %s", claim.number, report.epoch, exc)
+        if not report.rung or report.ensemble_accuracy is None:
+            continue
+        # Reported before it is checkpointed: a crash in between repeats a report, which the study ignores.
+        outcome = _report(claim, training, report.epoch, report.ensemble_accuracy)
+        if outcome is not None:
+            return outcome
+        checkpoint.save()
+    return None
+
+
+def _report(claim: Claim, training: EnsembleTraining, epoch: int, accuracy: float) -> Outcome | None:
+    """Tell the study, and end the trial there if this was its last epoch, or is to be."""
+    try:
+        prune = claim.report(epoch, accuracy)
+        if training.finished:
+            claim.complete(accuracy)
+            return Outcome.COMPLETE
+        if prune:
+            claim.prune()
+            return Outcome.PRUNED
+    except DatabaseError:
+        training.reopen_epoch()
+        raise
+    return None
+
+
+def _restore(claim: Claim, setting: TrialSetting, checkpoint: Checkpointing) -> None:
+    if not checkpoint.restore() and claim.reported:
+        _LOG.warning(
+            "trial %d starts from its beginning, though its epoch %d is reported: no checkpoint is in %s; all workers "
+            "of a study need the same KDHPC_RUNS",
+            claim.number,
+            claim.reported[-1],
+            setting.paths.checkpoint(claim.number).parent,
+        )
+
+
+def _save_at_the_end(claim: Claim, checkpoint: Checkpointing) -> None:
+    try:
+        if checkpoint.save_now():
+            _LOG.info("trial %d is checkpointed", claim.number)
+    except CheckpointError as exc:  # What is lost is the time since the last one.
+        _LOG.warning("trial %d stops without a new checkpoint: %s", claim.number, exc)
 
 
 def _checkpointing(claim: Claim, setting: TrialSetting, training: EnsembleTraining) -> Checkpointing:

@@ -133,7 +133,7 @@ class Seat:
             ended = self._leave(claim)
             if not self._stopping():
                 raise
-            _LOG.warning("trial %d is checkpointed; its lease will expire: %s", claim.number, exc)
+            _LOG.warning("trial %d was not given back, its lease will expire: %s", claim.number, exc)
             return ended
         except torch.OutOfMemoryError as exc:
             if not self._may_be_crowded():

@@ -58,16 +58,21 @@ class Checkpointing:
     ) -> None:
         self._thread.shutdown()
 
-    def restore(self) -> None:
-        """Go on from the file, where there is one; a damaged or foreign one is told and left alone."""
+    def restore(self) -> bool:
+        """Go on from the file, where there is one; a damaged or foreign one is told and left alone.
+
+        Returns:
+            Whether there is a file.
+        """
         if not self._path.exists():
-            return
+            return False
         try:
             self._training.restore(load_checkpoint(self._path, self._identity))
         except CheckpointError as exc:
             _LOG.warning("%s starts from its beginning: %s", self._name, exc)
-            return
+            return True
         _LOG.info("%s goes on after epoch %d, step %d", self._name, self._training.epoch, self._training.step)
+        return True
 
     def save_if_due(self) -> bool:
         """Write one if the last is old, unless that is still being written; whether one was begun."""
@@ -83,14 +88,17 @@ class Checkpointing:
         self._saved = time.monotonic()
         self._write = self._thread.submit(self._try_to_write, self._training.state())
 
-    def save_now(self) -> None:
+    def save_now(self) -> bool:
         """Write the state before returning.
+
+        Returns:
+            False: the file is another worker's by now, nothing was written.
 
         Raises:
             CheckpointError: the disk refuses; the old checkpoint is still there.
         """
         self._wait()
-        self._write_state(self._training.state())
+        return self._write_state(self._training.state())
 
     def delete(self) -> None:
         """Remove the file, and what killed writers have left."""
@@ -107,6 +115,8 @@ class Checkpointing:
         except CheckpointError as exc:
             _LOG.warning("%s trains on without a new checkpoint: %s", self._name, exc)
 
-    def _write_state(self, state: TrainingState) -> None:
-        if self._may_write():
-            save_checkpoint(self._path, state, self._identity)
+    def _write_state(self, state: TrainingState) -> bool:
+        if not self._may_write():
+            return False
+        save_checkpoint(self._path, state, self._identity)
+        return True

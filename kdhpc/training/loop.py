@@ -78,6 +78,7 @@ class TrainingLoop:
         self._train = train
         self._evaluation = evaluation
         self._loss_sums: Tensor | None = None
+        self._ended: tuple[float, Tensor] | None = None
         self._learn = TrainingStep[tuple[Tensor, ...]](
             learner, lambda recipe: learner.learn(learner.programs.batch(train, recipe))
         )
@@ -159,6 +160,13 @@ class TrainingLoop:
         self._learner.restore(state.nodes)
         self._epoch, self._step_in_epoch, self._seconds = state.epoch, state.step_in_epoch, state.seconds
         self._loss_sums = state.loss_sums.clone() if state.step_in_epoch else None
+        self._ended = None
+
+    def reopen_epoch(self) -> None:
+        """Stand before the end of the epoch that was reported last: whoever goes on gets its report again."""
+        assert self._ended is not None, "no epoch has ended since training began, was restored, or went on"
+        self._seconds, self._loss_sums = self._ended
+        self._epoch, self._step_in_epoch, self._ended = self._epoch - 1, self._train.steps_per_epoch, None
 
     def _begin(self, seed: int) -> None:
         """Stand before the first step."""
@@ -167,12 +175,14 @@ class TrainingLoop:
         self._step_in_epoch = 0
         self._seconds = 0.0
         self._loss_sums = None
+        self._ended = None
 
     def _train_epoch(self) -> Iterator[None]:
         """The rest of the running epoch, a step at a time."""
         num_steps = self._training.epochs * self._train.steps_per_epoch
         if self._step_in_epoch == self._train.steps_per_epoch:  # Stopped before its evaluation.
             return
+        self._ended = None
         before = time.monotonic()
         for recipe in self._train.recipes(self._seed, self._epoch + 1, self._step_in_epoch):
             self._learner.set_moment(Moment(epoch=self._epoch + 1, step=self.step + 1, num_steps=num_steps))
@@ -203,6 +213,7 @@ class TrainingLoop:
             ensemble_accuracy=None if accuracies is None else accuracies.ensemble,
             seconds=self._seconds + time.monotonic() - before,
         )
+        self._ended = (self._seconds, self._loss_sums)
         self._epoch, self._step_in_epoch, self._seconds, self._loss_sums = epoch, 0, 0.0, None
         return report
 

@@ -23,7 +23,7 @@ from kdhpc.study.summary import read_status
 from kdhpc.training import checkpointing
 from kdhpc.trial import Outcome, Turn, prepare_training, run_trial
 from tests.study.made import make, scalar, take
-from tests.test_trial import FakeClaim, setting_of
+from tests.test_trial import ReportingClaim, setting_of
 
 
 def no_memory(*_: object) -> None:
@@ -127,14 +127,6 @@ def test_vacated_seat_keeps_no_network(storage: Storage, monkeypatch) -> None:
     assert freed == []
     seat.vacate()
     assert freed == [True]
-
-
-class ReportingClaim(FakeClaim):
-    def report(self, epoch, accuracy):
-        return False
-
-    def complete(self, accuracy):
-        pass
 
 
 def test_turns_say_whether_they_were_a_step_and_nothing_else(tmp_path) -> None:

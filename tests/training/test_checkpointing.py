@@ -91,12 +91,12 @@ def test_writer_that_lost_its_trial_leaves_the_file_to_its_new_owner(tmp_path, s
     training = training_of()
     with checkpointing(tmp_path / "c", training, may_write=lambda: not lost.is_set()) as checkpoint:
         slow_disk.set()
-        checkpoint.save_now()
+        assert checkpoint.save_now()
         written = (tmp_path / "c").read_bytes()
         list(training.epochs(StopAfter(1)))
         lost.set()
         checkpoint.save()
-        checkpoint.save_now()
+        assert not checkpoint.save_now()
     assert (tmp_path / "c").read_bytes() == written
 
 

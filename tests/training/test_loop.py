@@ -152,6 +152,22 @@ def test_state_taken_between_two_epochs_resumes_with_the_next(uninterrupted):
     assert_same_state(second.state(), uninterrupted[1])
 
 
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_reopened_epoch_is_reported_again_here_and_from_its_state(uninterrupted, epoch):
+    first = training_of()
+    epochs = first.epochs(never)
+    reports = [next(epochs) for _ in range(epoch)]
+    first.reopen_epoch()
+    state = first.state()
+    assert (state.epoch, state.step_in_epoch, first.finished) == (epoch - 1, 4, False)
+    second = training_of(seed=3)
+    second.restore(state)
+    for training in (first, second):
+        again = list(training.epochs(never))
+        assert without_time(reports[:-1] + again) == without_time(uninterrupted[0])
+        assert_same_state(training.state(), uninterrupted[1])
+
+
 def test_after_step_sees_every_step_with_a_whole_state():
     training = training_of(epochs=1)
     seen = []
