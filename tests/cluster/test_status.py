@@ -39,7 +39,7 @@ def test_status_says_why_trials_crashed(storage: Storage, capsys) -> None:
     head = shown.index("crashed attempts state reason")
     assert len(shown) == head + 12, "the last ten, and that there are more"
     assert shown[head + 1] == "1 1 failed RuntimeError: number 1 (on node7)"
-    assert shown[-1] == "and 1 before: --format json"
+    assert shown[-1] == "and 1 before: `kdhpc status --study tiny --format json`"
     assert main(["status", "--study", "tiny", "--format", "json"]) == 0
     crashes = json.loads(capsys.readouterr().out)["crashes"]
     assert [crash["number"] for crash in crashes] == list(range(11))
