@@ -21,4 +21,4 @@ cd "$SLURM_SUBMIT_DIR" || exit
 unset VIRTUAL_ENV  # That of the shell that submitted.
 if [ -e slurm/site.sh ]; then . slurm/site.sh; fi
 # By its path: modules put their own python first. exec: bash would keep the signal to itself until its child ends.
-exec "${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m kdhpc.cli.main worker "$@"
+exec "${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m kdhpc.cli.main worker --requeue "$@"

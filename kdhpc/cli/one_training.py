@@ -13,9 +13,9 @@ def train_one(config: "TrainConfig") -> bool:
     """Train one config, with progress on stderr and the accuracies on stdout.
 
     Returns:
-        False: it was stopped. If that was because a job's time limit is near, the job is in Slurm's queue again.
+        False: it was stopped. If a job of a sweep stopped because its time limit is near, it is in Slurm's queue again.
     """
-    from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
+    from kdhpc.cluster.job import is_submitted, log_to_stderr, requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
 
     log_to_stderr()
@@ -29,7 +29,7 @@ def train_one(config: "TrainConfig") -> bool:
 
         result = train_final(config, show=show, should_stop=lambda: stop.requested)
         if result is None:
-            requeue_if_out_of_time(stop)
+            requeue_if_out_of_time(stop, is_ours=is_submitted())
     if result is None:
         print("kdhpc: stopped; the same command goes on", file=sys.stderr)
         return False

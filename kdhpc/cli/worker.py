@@ -1,13 +1,17 @@
 """``kdhpc worker``: one worker in the foreground."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
 
+if TYPE_CHECKING:
+    from kdhpc.cluster.signals import StopSignals
+
 _DESCRIPTION = """\
 Joins a study that exists (see `kdhpc search`): claims trials, trains them, and ends when nothing is left to claim.
-Any number of workers can join, on any machine that reaches the database and the packed data. On SIGINT, SIGTERM or
-SIGUSR2 the trial is checkpointed and given back.
+Any number of workers can join, on any machine that reaches the database, the packed data, and the same KDHPC_RUNS,
+where the checkpoints are. On SIGINT, SIGTERM or SIGUSR2 the trial is checkpointed and given back.
 """
 
 
@@ -20,28 +24,39 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_study_argument(parser)
+    parser.add_argument(
+        "--requeue",
+        action="store_true",
+        help="at its time limit (SIGUSR2), requeue the Slurm job: for a batch script that does nothing else",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="how to run here, as device.threads=4")
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Work until nothing is left to claim."""
-    from kdhpc.cluster.job import connect, log_to_stderr, requeue_if_out_of_time
+    from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time, unless_stopped
     from kdhpc.cluster.signals import StopSignals
 
     log_to_stderr()
     # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
     with StopSignals() as stop:
-        from kdhpc.cluster.search import check_same_study, stored_groups
-        from kdhpc.cluster.worker import run_worker
-        from kdhpc.config.compose import compose_search
-        from kdhpc.study.study import SharedStudy
-
-        storage = connect(stop)
-        study = SharedStudy.open(storage, chosen_study(args, storage))
-        config = compose_search(args.overrides, given=stored_groups(study))
-        check_same_study(study, config)
-        finished = run_worker(study, config, stop)
-        requeued = requeue_if_out_of_time(stop)
-    print(f"{finished} trials finished")
+        finished = unless_stopped(stop, lambda: _work(args, stop))
+        requeued = requeue_if_out_of_time(stop, is_ours=args.requeue)
+    if finished is not None:
+        print(f"{finished} trials finished")
     return 130 if stop.requested and not requeued else 0
+
+
+def _work(args: argparse.Namespace, stop: "StopSignals") -> int:
+    from kdhpc.cluster.job import connect
+    from kdhpc.cluster.search import check_same_study, stored_groups
+    from kdhpc.cluster.worker import run_worker
+    from kdhpc.config.compose import compose_search
+    from kdhpc.study.study import SharedStudy
+
+    storage = connect(stop)
+    study = SharedStudy.open(storage, chosen_study(args, storage))
+    config = compose_search(args.overrides, given=stored_groups(study))
+    check_same_study(study, config)
+    return run_worker(study, config, stop)

@@ -4,12 +4,13 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.signals import StopSignals
-from kdhpc.errors import ClusterError
+from kdhpc.errors import ClusterError, DatabaseError
 
 if TYPE_CHECKING:
     from kdhpc.study.storage import Storage
@@ -22,13 +23,15 @@ _TERM_PATIENCE_S = 60.0
 _REQUEUE_PATIENCE_S = 300.0
 # How long after scontrol, which dies with this job, SIGTERM may come to this process; and between two tries.
 _TOGETHER_S = 5.0
+# Slurm's words for a job that it never requeues: one of salloc or srun; one that was submitted with --no-requeue.
+_NEVER_REQUEUED = ("Only batch jobs", "Requested operation is presently disabled")
 
 
-def work(study: str, config_path: str) -> int:
+def work(study: str, config_path: str) -> int | None:
     """Run one worker on a frozen config, in a job of its own. Takes and returns primitives only: submitit pickles them.
 
     Returns:
-        Trials that this worker finished.
+        Trials that this worker finished; none if it was stopped while the database was away.
     """
     log_to_stderr()
     logging.getLogger("submitit").propagate = False  # It writes its lines itself.
@@ -39,11 +42,29 @@ def work(study: str, config_path: str) -> int:
         from kdhpc.config.schema import SearchConfig
         from kdhpc.study.study import SharedStudy
 
-        storage = connect(stop)
-        config = read_config(SearchConfig, Path(config_path))
-        finished = run_worker(SharedStudy.open(storage, study), config, stop)
-        requeue_if_out_of_time(stop)
+        def run() -> int:
+            storage = connect(stop)
+            config = read_config(SearchConfig, Path(config_path))
+            return run_worker(SharedStudy.open(storage, study), config, stop)
+
+        finished = unless_stopped(stop, run)
+        requeue_if_out_of_time(stop, is_ours=is_submitted())
     return finished
+
+
+def unless_stopped(stop: StopSignals, run: Callable[[], int]) -> int | None:
+    """Run; none if the database was away and was not waited for any longer because a signal came: that is no failure.
+
+    Raises:
+        DatabaseError: the database stayed away, without any signal.
+    """
+    try:
+        return run()
+    except DatabaseError as exc:
+        if not stop.requested:
+            raise
+        _LOG.warning("stopped while the database was away: %s", exc)
+        return None
 
 
 def connect(stop: StopSignals) -> "Storage":
@@ -59,13 +80,25 @@ def connect(stop: StopSignals) -> "Storage":
     return Storage.connect(first_contact_s=_FIRST_CONTACT_S, patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
 
 
-def requeue_if_out_of_time(stop: StopSignals) -> bool:
+def is_submitted() -> bool:
+    """Whether submitit made the Slurm job that this process is part of: the job is one worker, or one training."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+def requeue_if_out_of_time(stop: StopSignals, *, is_ours: bool = True) -> bool:
     """Put this job back into Slurm's queue if the announcement of its time limit is why it stops.
+
+    Args:
+        stop: What came.
+        is_ours: The job is this process and nothing else. A script that does more would begin again.
 
     Returns:
         Whether it was requeued.
     """
     if not stop.out_of_time or slurm.own_job() is None:
+        return False
+    if not is_ours:
+        _LOG.info("job %s is not requeued: it is not one of kdhpc's own", slurm.own_job())
         return False
     # Before it is done: Slurm then ends all of this job's processes, and the log with them.
     _LOG.info("requeueing job %s, which goes on later", slurm.own_job())
@@ -78,7 +111,7 @@ def requeue_if_out_of_time(stop: StopSignals) -> bool:
             # The requeue may have ended scontrol, which is one of the job's processes, before it could say so.
             if _is_ended_within(stop, _TOGETHER_S):
                 return True
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or any(words in str(exc) for words in _NEVER_REQUEUED):
                 _LOG.error("not requeued: %s", exc)
                 return False
             _LOG.warning("not requeued yet, trying again: %s", exc)

@@ -14,7 +14,7 @@ from kdhpc.cluster.seat import Ended, Seat
 from kdhpc.cluster.seating import seating_on
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.paths import StudyPaths, compile_cache_dir, packed_dir
-from kdhpc.config.schema import SearchConfig
+from kdhpc.config.schema import DeviceConfig, SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, KdhpcError, StudyMismatchError
@@ -22,7 +22,7 @@ from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Owner
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.compile_cache import CompileCache, cache_key
-from kdhpc.training.device import preferred_mode, resolve_device
+from kdhpc.training.device import preferred_mode, resolve_device, resolve_precision
 from kdhpc.trial import TrialSetting, Turn
 
 _LOG = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
         StudyMismatchError: the packed data, or pretrained weights, are not those that the study was made with.
     """
     setting = trial_setting(study, config)
+    _log_device(config.device)
     worker = _Worker(study, setting, stop, _compile_cache(setting))
     try:
         worker.work()
@@ -192,6 +193,14 @@ class _Worker:
         waiting = [seat for seat in reversed(busy) if not seat.has_stepped]
         for seat in waiting[:num_surplus]:
             seat.give_back()
+
+
+def _log_device(config: DeviceConfig) -> None:
+    """How trials are trained here; ``kdhpc status`` shows the mode that came of it."""
+    device = resolve_device(config)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    precision, mode = resolve_precision(config, device), preferred_mode(config, device)
+    _LOG.info("device %s, precision %s, mode %s", name, precision, mode)
 
 
 def _free_slots_of_the_dead(study: SharedStudy, owner: Owner) -> None:

@@ -51,7 +51,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc report pairs": ["folders", "--out"],
         "kdhpc report attention": ["folder", "--images", "--indices", "--out"],
         "kdhpc report accuracy": ["folder", "--by", "--out"],
-        "kdhpc worker": ["--study", "overrides"],
+        "kdhpc worker": ["--study", "--requeue", "overrides"],
         "kdhpc db": [],
         "kdhpc db start": ["--listen", "--allow", "--port", "--workers", "--take-over"],
         "kdhpc db stop": [],

@@ -52,9 +52,10 @@ def test_workers_of_one_job_leave_each_other_their_trials(workspace, monkeypatch
     for name, value in (("SLURM_JOB_ID", "77"), ("SLURM_RESTART_COUNT", "0")):
         monkeypatch.setitem(workspace.environment, name, value)
 
-    first = workspace.start("worker", "--study", "nodeful", "device.threads=1")
+    command = ("worker", "--study", "nodeful", "device.threads=1", "device.device=cpu")
+    first = workspace.start(*command)
     (held,) = workspace.catch("nodeful", job="77")
-    second = workspace.start("worker", "--study", "nodeful", "device.threads=1")
+    second = workspace.start(*command)
     study = SharedStudy.open(storage, "nodeful")
     owners = until(lambda: len(found := {h.number: h.owner for h in study.holdings()}) == 2 and found)
     assert owners[held.trial].pid == held.pid
@@ -63,4 +64,5 @@ def test_workers_of_one_job_leave_each_other_their_trials(workspace, monkeypatch
     for worker in (first, second):
         out, err = worker.communicate(timeout=PATIENCE_S)
         assert (worker.returncode, out) == (0, "1 trials finished\n"), err
+        assert err.count("device CPU, precision float32, mode eager") == 1
     storage.close()
