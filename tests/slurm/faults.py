@@ -186,6 +186,8 @@ def launcher_killed(cluster: Cluster) -> None:
         job = site.search_job(*command)
         assert site.ended(job) == "COMPLETED"
         assert "0 workers submitted" in site.output(job)
+        assert "PostgreSQL on elsewhere does not answer" in site.output(job)
+        assert "removed PostgreSQL's lock file" in site.output(job)
         with running_database(site):
             assert len(site.owners("again", worker.trial)) == 1
             cluster.check(site, "again", TRIALS)

@@ -70,6 +70,32 @@ def test_workers_beyond_the_budget_exit_at_once(cluster: Cluster) -> None:
     assert "0 workers submitted" in again.stderr
 
 
+def test_search_job_with_a_given_database_stays_and_exports(cluster: Cluster) -> None:
+    with cluster.login_node() as site:
+        with site.storage() as storage:
+            site.environment["KDHPC_STORAGE"] = storage.address().render_as_string()
+        job = site.search_job("given", "--workers", "1", "--trials", "1")
+        assert site.ended(job) == "COMPLETED", site.output(job)
+        assert list((site.runs / "given" / "export").glob("*.json"))
+        cluster.check(site, "given", 1)
+
+
+def test_launch_that_stays_waits_for_a_controller_that_is_away(cluster: Cluster) -> None:
+    with cluster.login_node() as site:
+        conf = Path(site.environment["SLURM_CONF"])
+        away = conf.with_name("comes-back.conf")
+        away.write_text(re.sub(r"(?m)^SlurmctldPort=.*$", "SlurmctldPort=9", conf.read_text()))
+        site.environment["SLURM_CONF"] = str(away)
+        launcher = site.staying_launcher("patient", "--workers", "1", "--trials", "1")
+        assert launcher.stderr is not None
+        assert any("no worker is submitted for now, trying again: " in line for line in launcher.stderr)
+        away.write_text(conf.read_text())
+        site.environment["SLURM_CONF"] = str(conf)
+        _, err = launcher.communicate(timeout=PATIENCE_S)
+        assert launcher.returncode == 0, err
+        cluster.check(site, "patient", 1)
+
+
 def test_stop_drains_and_a_launch_goes_on(cluster: Cluster) -> None:
     with cluster.login_node() as site:
         site.launch("drained", "--workers", "2", "--trials", str(2 * TRIALS))
