@@ -9,7 +9,7 @@ The median itself is not needed, only on which side of it a value is. Of n other
     2 b > n    at least half are not above: not below it
     2 b = n    the median is the mean of the highest of the b and the lowest of the others
 
-So reports are counted, not sorted: eighths of a percent are counted as they come, and only one eighth is looked into.
+So reports are counted in an index, not sorted.
 """
 
 from sqlalchemy import Connection, text
@@ -26,22 +26,9 @@ TABLES = (
         PRIMARY KEY (trial_id, epoch)
     )
     """,
-    "CREATE INDEX IF NOT EXISTS kdhpc_reports_by_value ON kdhpc_reports (study_id, epoch, value)",
-    """
-    CREATE TABLE IF NOT EXISTS kdhpc_report_counts (
-        study_id integer NOT NULL REFERENCES kdhpc_studies ON DELETE CASCADE,
-        epoch integer NOT NULL,
-        eighth double precision NOT NULL,
-        num_reports integer NOT NULL,
-        PRIMARY KEY (study_id, epoch, eighth)
-    ) WITH (fillfactor = 50)
-    """,
+    "CREATE INDEX IF NOT EXISTS kdhpc_reports_by_value ON kdhpc_reports (study_id, epoch, value, trial_id)",
 )
-"""The reports that decide: of trials that did not fail, before the last epoch, in studies with the median rule.
-
-``eighth`` is a multiple of 0.125, ``num_reports`` counts the values from it up to the next one. Eighths, as a binary
-fraction is exact: no value falls between two of them. Half of each page is left free, as in ``kdhpc_slots``.
-"""
+"""The reports that decide: of trials that did not fail, before the last epoch, in studies with the median rule."""
 
 # A value that is there already stays: the trial was resumed from before its report.
 _WRITE = """
@@ -56,47 +43,29 @@ _WRITE = """
     )
 """
 _REPORT = text(f"{_WRITE} SELECT false AS is_below_median FROM held")
-# All is read as it was when the statement began: of trials that report at the same moment, none counts the others, and
-# none itself, unless it had reported before.
+# All is read as it was when the statement began: of trials that report at the same moment, none counts the others.
 _REPORT_AND_JUDGE = text(f"""
     {_WRITE}, listed AS (
         INSERT INTO kdhpc_reports (trial_id, epoch, study_id, value)
         SELECT trial_id, :epoch, :study_id, :value FROM written
-    ), counted AS (
-        INSERT INTO kdhpc_report_counts AS counts (study_id, epoch, eighth, num_reports)
-        SELECT :study_id, :epoch, floor(8 * :value) / 8, 1 FROM written
-        ON CONFLICT (study_id, epoch, eighth) DO UPDATE SET num_reports = counts.num_reports + 1
     ), own AS (
-        SELECT trial_id, coalesce(before.value, :value) AS value,
-            floor(8 * coalesce(before.value, :value)) / 8 AS eighth,
-            CASE WHEN before.value IS NULL THEN 0 ELSE 1 END AS num
+        SELECT trial_id, coalesce(before.value, :value) AS value
         FROM held LEFT JOIN (SELECT * FROM kdhpc_reports WHERE epoch = :epoch) AS before USING (trial_id)
-    ), others AS (
-        SELECT own.trial_id, own.value, eighths.num - own.num AS num, eighths.lower + same.num - own.num AS num_up_to
-        FROM own, LATERAL (
-            SELECT coalesce(sum(num_reports), 0) AS num,
-                coalesce(sum(num_reports) FILTER (WHERE eighth < own.eighth), 0) AS lower
-            FROM kdhpc_report_counts WHERE study_id = :study_id AND epoch = :epoch
-        ) AS eighths, LATERAL (
-            SELECT count(*) AS num FROM kdhpc_reports
-            WHERE study_id = :study_id AND epoch = :epoch AND value BETWEEN own.eighth AND own.value
-        ) AS same
+    ), counted AS (
+        SELECT own.trial_id, own.value, others.* FROM own, LATERAL (
+            SELECT count(*) AS num, count(*) FILTER (WHERE value <= own.value) AS num_up_to FROM kdhpc_reports
+            WHERE study_id = :study_id AND epoch = :epoch AND trial_id <> own.trial_id
+        ) AS others
     )
     SELECT CASE WHEN 2 * num_up_to <> num THEN 2 * num_up_to < num ELSE coalesce(value < (
         (SELECT max(value) FROM kdhpc_reports
-         WHERE study_id = :study_id AND epoch = :epoch AND value <= others.value AND trial_id <> others.trial_id)
+         WHERE study_id = :study_id AND epoch = :epoch AND value <= counted.value AND trial_id <> counted.trial_id)
         + (SELECT min(value) FROM kdhpc_reports
-           WHERE study_id = :study_id AND epoch = :epoch AND value > others.value)
+           WHERE study_id = :study_id AND epoch = :epoch AND value > counted.value)
     ) / 2, false) END AS is_below_median
-    FROM others
+    FROM counted
 """)
-_FORGET = text("""
-    WITH forgotten AS (
-        DELETE FROM kdhpc_reports WHERE trial_id = :trial_id RETURNING study_id, epoch, floor(8 * value) / 8 AS eighth
-    )
-    UPDATE kdhpc_report_counts AS counts SET num_reports = num_reports - 1 FROM forgotten
-    WHERE (counts.study_id, counts.epoch, counts.eighth) = (forgotten.study_id, forgotten.epoch, forgotten.eighth)
-""")
+_FORGET = text("DELETE FROM kdhpc_reports WHERE trial_id = :trial_id")
 
 
 def report(connection: Connection, lease: Lease, epoch: int, value: float, *, judges: bool) -> bool | None:

@@ -151,11 +151,5 @@ _LIST_REPORTS = (
     FROM studies JOIN trials USING (study_id) JOIN trial_intermediate_values USING (trial_id)
     WHERE study_name = :study AND number > 0 AND step < :last
     """,
-    """
-    INSERT INTO kdhpc_report_counts (study_id, epoch, eighth, num_reports)
-    SELECT study_id, epoch, floor(8 * value) / 8, count(*) FROM kdhpc_reports
-    WHERE study_id = (SELECT study_id FROM studies WHERE study_name = :study) GROUP BY 1, 2, 3
-    ON CONFLICT (study_id, epoch, eighth) DO UPDATE SET num_reports = excluded.num_reports
-    """,
     "ANALYZE",
 )
