@@ -22,4 +22,4 @@ unset VIRTUAL_ENV  # That of the shell that submitted.
 if [ -e slurm/site.sh ]; then . slurm/site.sh; fi
 # By its path: modules put their own python first. exec: bash would keep the signal to itself until its child ends.
 # --wait: with a database elsewhere, a launcher would only submit.
-exec "${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m kdhpc.cli.main launch --wait "$@"
+exec "${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m kdhpc.cli.main launch --wait --requeue "$@"

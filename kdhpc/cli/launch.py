@@ -22,7 +22,7 @@ Run it on a login node, or as a small job: `sbatch slurm/search_array.sh` passes
 With a database (KDHPC_STORAGE, or `kdhpc db start --listen all`) it returns when the workers are submitted, for which
 it may wait 45 s to see whether workers that have no trial start or end. Without one it hosts PostgreSQL itself, and
 stays, as it does with --wait and in that script, until the budget is done: it replaces lost workers, exports the best
-graph, and, as a job, requeues itself at its time limit while the workers wait.
+graph, and, in that script, requeues its job at the time limit while the workers wait.
 """
 _EPILOG = """\
 examples:
@@ -31,6 +31,7 @@ examples:
   kdhpc launch --study dogs4 --workers 16 --dry-run        what would be given to sbatch
   kdhpc launch --study dogs4 --workers 32                  16 more
 """
+_BY_THE_SCRIPT = ["launch", "--wait", "--requeue"]
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,6 +52,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
     )
     parser.add_argument("--wait", action="store_true", help="stay until the budget is done, in any case")
+    parser.add_argument(
+        "--requeue",
+        action="store_true",
+        help="at its time limit (SIGUSR2), requeue the Slurm job: for a batch script that does nothing else",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the workers' sbatch script and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as cluster.time_min=600")
     parser.set_defaults(func=run)
@@ -86,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             if not stop.requested:
                 raise
             code = 130
-        requeue_if_out_of_time(stop)
+        requeue_if_out_of_time(stop, is_ours=args.requeue)
     return code
 
 
@@ -125,8 +131,8 @@ def _again(words: list[str]) -> str:
     """The command that was given, to be given again."""
     from kdhpc.cluster.slurm import own_job
 
-    if own_job() is not None and words[:2] == ["launch", "--wait"]:  # By the script.
-        return shlex.join(["sbatch", "slurm/search_array.sh", *words[2:]])
+    if own_job() is not None and words[: len(_BY_THE_SCRIPT)] == _BY_THE_SCRIPT:
+        return shlex.join(["sbatch", "slurm/search_array.sh", *words[len(_BY_THE_SCRIPT) :]])
     return shlex.join(["kdhpc", *words])
 
 

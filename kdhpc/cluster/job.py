@@ -85,7 +85,7 @@ def is_submitted() -> bool:
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
 
-def requeue_if_out_of_time(stop: StopSignals, *, is_ours: bool = True) -> bool:
+def requeue_if_out_of_time(stop: StopSignals, *, is_ours: bool) -> bool:
     """Put this job back into Slurm's queue if the announcement of its time limit is why it stops.
 
     Args:

@@ -40,7 +40,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc": ["--version", "--debug"],
         "kdhpc search": ["--study", "--workers", "--trials", "--config-dir", "--dry-run", "overrides"],
         "kdhpc launch": [
-            *("--study", "--workers", "--trials", "--config-dir", "--wait", "--dry-run", "overrides"),
+            *("--study", "--workers", "--trials", "--config-dir", "--wait", "--requeue", "--dry-run", "overrides"),
         ],
         "kdhpc status": ["--study", "--format"],
         "kdhpc stop": ["--study", "--no-wait"],

@@ -40,7 +40,7 @@ def test_requeue_of_a_busy_controller_is_tried_again(fake_slurm, caplog: pytest.
     fake_slurm.answer("scontrol", "[ $N -ge 3 ] || { echo 'Socket timed out' >&2; exit 1; }")
     with StopSignals() as stop, caplog.at_level(logging.INFO):
         signal.raise_signal(signal.SIGUSR2)
-        assert requeue_if_out_of_time(stop)
+        assert requeue_if_out_of_time(stop, is_ours=True)
     assert fake_slurm.calls("scontrol") == ["requeue 7_1"] * 3
     assert caplog.text.count("not requeued yet, trying again: `scontrol requeue 7_1` failed: Socket timed out") == 2
 
@@ -49,7 +49,7 @@ def test_requeue_that_ends_this_process_is_no_failure(fake_slurm) -> None:
     fake_slurm.answer("scontrol", "kill -TERM $PPID; exit 1")
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGUSR2)
-        assert requeue_if_out_of_time(stop)
+        assert requeue_if_out_of_time(stop, is_ours=True)
     assert len(fake_slurm.calls("scontrol")) == 1
 
 
@@ -57,7 +57,7 @@ def test_requeue_that_is_refused_for_long_is_given_up(fake_slurm, monkeypatch, c
     monkeypatch.setattr(job, "_REQUEUE_PATIENCE_S", 0.0)
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGUSR2)
-        assert not requeue_if_out_of_time(stop)
+        assert not requeue_if_out_of_time(stop, is_ours=True)
     assert "not requeued: `scontrol requeue 7_1` failed" in caplog.text
 
 
@@ -68,7 +68,7 @@ def test_requeue_of_a_job_that_never_is_requeued_is_tried_once(fake_slurm, caplo
     fake_slurm.answer("scontrol", f"echo '{words} for job 7' >&2; exit 1")
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGUSR2)
-        assert not requeue_if_out_of_time(stop)
+        assert not requeue_if_out_of_time(stop, is_ours=True)
     assert len(fake_slurm.calls("scontrol")) == 1
     assert f"not requeued: `scontrol requeue 7_1` failed: {words}" in caplog.text
 
@@ -110,5 +110,5 @@ def test_requeue_is_only_for_a_time_limit(fake_slurm) -> None:
         with StopSignals() as stop:
             for number in received:
                 signal.raise_signal(number)
-            assert not requeue_if_out_of_time(stop)
+            assert not requeue_if_out_of_time(stop, is_ours=True)
     assert fake_slurm.calls("scontrol") == []
