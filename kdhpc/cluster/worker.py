@@ -156,8 +156,12 @@ class _Worker:
             self._ask_again = 0.0
             return True
         name = self._study.definition.name
-        stopped = "study %s is stopped: `kdhpc search` or `kdhpc launch` goes on with it"
-        _LOG.info(stopped if self._study.is_draining() else "nothing to claim in study %s", name)
+        if self._study.is_draining():
+            _LOG.info(
+                "study %s is stopped: `kdhpc search` or `kdhpc launch`, with --study %s, goes on with it", name, name
+            )
+        else:
+            _LOG.info("nothing to claim in study %s", name)
         return False
 
     def _note(self, turn: Turn | Ended) -> None:

@@ -260,7 +260,7 @@ def _refuse_other_node(endpoint: Endpoint | None) -> None:
     if endpoint is not None and endpoint.pid is not None and endpoint.node != socket.gethostname():
         raise DatabaseError(
             f"the database was started on {endpoint.node} (process {endpoint.pid}) and not stopped: stop it there; or, "
-            f"if {endpoint.node} is down for certain, `kdhpc db start --take-over`"
+            f"if {endpoint.node} is down for certain, `kdhpc db start --take-over` (for a cluster with --listen all)"
         )
 
 

@@ -1,6 +1,7 @@
 """Final trainings in this process: what is trained, scored, written, refused and repeated."""
 
 import dataclasses
+import errno
 import json
 import logging
 
@@ -18,7 +19,7 @@ from kdhpc.experiments.result import SearchedWith, read_result
 from kdhpc.graph.presets import dml, independent, uniform
 from kdhpc.graph.serial import read_graph, write_graph
 from kdhpc.graph.spec import Design, Gate
-from kdhpc.training.metrics import read_metrics
+from kdhpc.training.metrics import MetricsLog, read_metrics
 
 
 def never() -> bool:
@@ -349,3 +350,15 @@ def test_train_final_timed_checkpoint_that_cannot_be_written_costs_nothing(place
         )
     assert "trains on without a new checkpoint" in caplog.text
     assert result is not None
+
+
+def test_train_final_epoch_that_cannot_be_written_down_costs_no_training(place, caplog, monkeypatch):
+    def refuse(log, report):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MetricsLog, "append", refuse)
+    with caplog.at_level(logging.WARNING):
+        result, _ = train(place.config("run.num_nodes=1", "run.name=full"))
+    assert "epoch 2 is not in its metrics: [Errno 28] No space left on device" in caplog.text
+    assert result is not None
+    assert RunPaths.of("full", 0).result.is_file()
