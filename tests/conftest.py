@@ -1,5 +1,6 @@
 """A real PostgreSQL for all tests: started once, by those that ask for it, and stopped by what started it."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,16 @@ from tests.databases import delete_rows
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on Slurm first: they mostly wait, and where two processes share the tests, the other one runs the rest."""
     items.sort(key=lambda item: "slurm" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that runs in the tests' own process sets up logging; the next test shall not hear of it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ def test_run_trial_without_the_checkpoint_of_what_is_reported_says_where_it_look
     assert f"{setting.paths.trial(3)}; all workers of a study need the same KDHPC_RUNS" in caplog.text
     caplog.clear()
     list(run_trial(claim, setting, prepare_training(claim, setting, None), lambda: True))
-    assert caplog.text == ""
+    assert "starts from its beginning" not in caplog.text
 
 
 def epochs_of(setting, number):
