@@ -48,10 +48,12 @@ def probability_losses(
 
 
 class CropWindows(NamedTuple):
-    """The windows around every pixel where a source's map may peak."""
+    """For every pixel where a source's map may peak: rows and columns of the windows around it, 1 inside, 0 outside."""
 
-    inside_PKP: Tensor
-    """(P, K, P): for each place of the peak and each crop, 1 at the pixels inside the window, 0 outside."""
+    rows_PKH: Tensor
+    """(P, K, H)."""
+    columns_PKW: Tensor
+    """(P, K, W)."""
     pixel_weight_K: Tensor
     """(K,): of Eq. 6, 1 / crop area (``mean``) or 1 (``sum``), over the number of crops."""
 
@@ -80,10 +82,9 @@ def crop_windows(
     assert max(crops) <= min(height, width), f"crops {crops} on a {height}x{width} map"
     pixels = torch.arange(height * width)
     pixel_weight = [(1 / side**2 if reduction == "mean" else 1.0) / len(crops) for side in crops]
-    rows_PKH = _spans(pixels // width, crops, height)
-    columns_PKW = _spans(pixels % width, crops, width)
     return CropWindows(
-        inside_PKP=(rows_PKH.unsqueeze(3) & columns_PKW.unsqueeze(2)).flatten(2).to(device, dtype),
+        rows_PKH=_spans(pixels // width, crops, height).to(device, dtype),
+        columns_PKW=_spans(pixels % width, crops, width).to(device, dtype),
         pixel_weight_K=torch.tensor(pixel_weight, dtype=dtype, device=device),
     )
 
@@ -125,7 +126,10 @@ def attention_losses(
     """
     num_samples, num_nodes, num_pixels = source_NSP.shape
     num_crops = windows.pixel_weight_K.shape[0]
-    window_NSKP = windows.inside_PKP.index_select(0, peak_NS.flatten()).view(num_samples, num_nodes, num_crops, -1)
+    # `index_select` is three times as fast as indexing with [peak_NS].
+    peaks = peak_NS.flatten()
+    rows, columns = windows.rows_PKH.index_select(0, peaks), windows.columns_PKW.index_select(0, peaks)
+    window_NSKP = (rows.unsqueeze(3) * columns.unsqueeze(2)).view(num_samples, num_nodes, num_crops, num_pixels)
     crop_NSKP = window_NSKP * source_NSP.unsqueeze(2)
 
     target_NPT = target_NTP.mT

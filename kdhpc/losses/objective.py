@@ -127,8 +127,8 @@ def _gated(
     unused_LNST = (coefficients.design_LST.unsqueeze(1) * gate_NST).logical_not()
     # A source that is not finite was replaced before the products, where 0 x nan would reach all targets. Those that it
     # does teach get the nan back here. And a target that is not finite stays so only where it is taught.
-    weight_LNST = (gate_NST + broken_LNS.unsqueeze(3)).masked_fill(unused_LNST, 0)
-    return (weight_LNST * loss_LNST.masked_fill(unused_LNST, 0)).sum(dim=(0, 2)).mean(dim=0)
+    weight_LNST = (gate_NST / len(gate_NST) + broken_LNS.unsqueeze(3)).masked_fill(unused_LNST, 0)
+    return (weight_LNST * loss_LNST.masked_fill(unused_LNST, 0)).sum(dim=(0, 1, 2))
 
 
 def _highest(values_NMX: Tensor) -> tuple[Tensor, Tensor]:

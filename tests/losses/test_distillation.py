@@ -77,22 +77,22 @@ def test_attention_losses_all_pairs_match_the_equations(dtype, tolerance, reduct
 )
 def test_crop_windows_at_a_border_are_shifted_inside(row, column, top, left):
     windows = windows_for((5,), 8)
-    expected = torch.zeros(8, 8, dtype=torch.float64)
-    expected[top : top + 5, left : left + 5] = 1
-    assert torch.equal(windows.inside_PKP[row * 8 + column, 0].view(8, 8), expected)
+    rows, columns = windows.rows_PKH[row * 8 + column, 0], windows.columns_PKW[row * 8 + column, 0]
+    assert rows.nonzero().flatten().tolist() == list(range(top, top + 5))
+    assert columns.nonzero().flatten().tolist() == list(range(left, left + 5))
 
 
 def test_crop_windows_of_the_whole_map_are_the_same_everywhere():
     windows = windows_for((8,), 8)
-    assert windows.inside_PKP.min() == 1
+    assert windows.rows_PKH.min() == 1
+    assert windows.columns_PKW.min() == 1
 
 
 def test_crop_windows_on_a_map_that_is_not_square_use_its_own_rows_and_columns():
     windows = crop_windows((3,), height=4, width=6, reduction="mean", device="cpu", dtype=torch.float64)
     peak = 3 * 6 + 5  # Bottom right.
-    expected = torch.zeros(4, 6, dtype=torch.float64)
-    expected[1:, 3:] = 1
-    assert torch.equal(windows.inside_PKP[peak, 0].view(4, 6), expected)
+    assert windows.rows_PKH[peak, 0].tolist() == [0, 1, 1, 1]
+    assert windows.columns_PKW[peak, 0].tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def with_empty_crop():
