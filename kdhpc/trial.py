@@ -167,10 +167,7 @@ def _train(
         turn = Turn.MORE if report.ensemble_accuracy is None else Turn.SCORED
         if claim.lost:
             return None
-        try:
-            metrics.append(report)
-        except OSError as exc:  # As a checkpoint's: what is left to read has a gap.
-            _LOG.warning("trial %d: epoch %d is not in its metrics: %s", claim.number, report.epoch, exc)
+        metrics.append(report)
         if not report.rung or report.ensemble_accuracy is None:
             continue
         # Reported before it is checkpointed: a crash in between repeats a report, which the study ignores.

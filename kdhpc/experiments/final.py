@@ -80,10 +80,7 @@ def _train(
         metrics = MetricsLog(run.paths.metrics, epoch=training.epoch)
         for report in training.steps():
             if report is not None:
-                try:
-                    metrics.append(report)
-                except OSError as exc:  # As a checkpoint's: what is left to read has a gap.
-                    _LOG.warning("%s: epoch %d is not in its metrics: %s", run.paths.root, report.epoch, exc)
+                metrics.append(report)
                 show(report)
                 if training.finished:
                     return report

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
 
 import dacite
 
 from kdhpc.training.loop import EpochReport
+
+_LOG = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -31,12 +34,15 @@ class MetricsLog:
         partial.replace(path)
 
     def append(self, report: EpochReport) -> None:
-        """Write one epoch's line at once.
-
-        Raises:
-            OSError: the disk is full, for example; no part of the line was written.
-        """
+        """Write one epoch's line at once, or warn that the disk refuses: what is left to read has a gap then."""
         line = f"{json.dumps(dataclasses.asdict(report))}\n".encode()
+        try:
+            self._append(line)
+        except OSError as exc:
+            _LOG.warning("epoch %d is not in %s: %s", report.epoch, self._path, exc)
+
+    def _append(self, line: bytes) -> None:
+        """All of it or nothing."""
         with self._path.open("ab", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             written = 0

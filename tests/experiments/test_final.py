@@ -353,12 +353,13 @@ def test_train_final_timed_checkpoint_that_cannot_be_written_costs_nothing(place
 
 
 def test_train_final_epoch_that_cannot_be_written_down_costs_no_training(place, caplog, monkeypatch):
-    def refuse(log, report):
+    def refuse(log, line):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(MetricsLog, "append", refuse)
+    monkeypatch.setattr(MetricsLog, "_append", refuse)
     with caplog.at_level(logging.WARNING):
         result, _ = train(place.config("run.num_nodes=1", "run.name=full"))
-    assert "epoch 2 is not in its metrics: [Errno 28] No space left on device" in caplog.text
+    path = RunPaths.of("full", 0).metrics
+    assert f"epoch 2 is not in {path}: [Errno 28] No space left on device" in caplog.text
     assert result is not None
     assert RunPaths.of("full", 0).result.is_file()
