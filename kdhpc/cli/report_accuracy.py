@@ -41,16 +41,11 @@ def run(args: argparse.Namespace) -> int:
         DataError: there is no such folder, or no result in it.
     """
     from kdhpc.config.paths import final_root, report_dir
-    from kdhpc.errors import DataError
-    from kdhpc.experiments.result import read_results
-    from kdhpc.experiments.summary import summarise
+    from kdhpc.experiments.summary import summarise_folder
     from kdhpc.report.accuracy import chart_accuracies
     from kdhpc.report.draw_accuracy import draw_chart
 
-    source = args.folder or final_root()
-    summaries = summarise(read_results(source), ddof=1)
-    if not summaries:
-        raise DataError(f"no result of a final training in {source}: make one with `kdhpc train`")
+    summaries = summarise_folder(args.folder or final_root())
     folder = args.out or report_dir("accuracy")
     for chart in chart_accuracies(summaries, args.by):
         validation = "" if chart.scored_on == "test" else f"-{chart.scored_on}"

@@ -49,14 +49,9 @@ def run(args: argparse.Namespace) -> int:
         DataError: there is no such folder, or no result in it.
     """
     from kdhpc.config.paths import final_root
-    from kdhpc.errors import DataError
-    from kdhpc.experiments.result import read_results
-    from kdhpc.experiments.summary import summarise
+    from kdhpc.experiments.summary import summarise_folder
 
-    folder = args.folder or final_root()
-    summaries = summarise(read_results(folder), ddof=args.ddof)
-    if not summaries:
-        raise DataError(f"no result of a final training in {folder}: make one with `kdhpc train`")
+    summaries = summarise_folder(args.folder or final_root(), ddof=args.ddof)
     if args.format == "json":
         print(json.dumps([{**dataclasses.asdict(summary), "ddof": args.ddof} for summary in summaries], indent=2))
     elif args.format == "csv":

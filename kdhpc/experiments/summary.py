@@ -3,8 +3,10 @@
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from kdhpc.experiments.result import FinalResult, SearchedWith
+from kdhpc.errors import DataError
+from kdhpc.experiments.result import FinalResult, SearchedWith, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,18 @@ class Summary:
     """Of a student: name and seed of the run that taught it; else empty."""
     teacher_accuracy: float | None
     """Top-1 of that run's ensemble, in percent."""
+
+
+def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
+    """Those of all results below a folder.
+
+    Raises:
+        DataError: there is none, or one cannot be read.
+    """
+    summaries = summarise(read_results(folder), ddof=ddof)
+    if not summaries:
+        raise DataError(f"no result of a final training in {folder}: make one with `kdhpc train`")
+    return summaries
 
 
 def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary, ...]:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_COLUMNS = (
-    *("network_1", "network_2", "accuracy_1", "accuracy_2", "ensemble_accuracy"),
-    *("gain", "mutual_kl"),
-)
+_COLUMNS = ("network_1", "network_2", "accuracy_1", "accuracy_2", "ensemble_accuracy", "gain", "mutual_kl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +49,11 @@ class Line:
 
 def fit_line(pairs: Pairs) -> Line | None:
     """By least squares; none where all pairs differ by the same, or gain the same. Source: paper Table 1, Fig. 2."""
-    x, y = pairs.mutual_kl - pairs.mutual_kl.mean(), pairs.gains - pairs.gains.mean()
-    xx, yy, xy = float(x @ x), float(y @ y), float(x @ y)
-    # Rounding errors are no variance.
-    if xx <= _rounding(pairs.mutual_kl) or yy <= _rounding(pairs.gains):
+    x, y = pairs.mutual_kl, pairs.gains
+    if _is_constant(x) or _is_constant(y):
         return None
-    slope = xy / xx
-    return Line(
-        slope=slope,
-        intercept=float(pairs.gains.mean()) - slope * float(pairs.mutual_kl.mean()),
-        r=xy / float(np.sqrt(xx * yy)),
-    )
+    slope, intercept = np.polyfit(x, y, deg=1)
+    return Line(slope=float(slope), intercept=float(intercept), r=float(np.corrcoef(x, y)[0, 1]))
 
 
 def pairs_table(pairs: Pairs) -> str:
@@ -70,17 +61,13 @@ def pairs_table(pairs: Pairs) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    measures = zip(
-        *(values.tolist() for values in (pairs.first, pairs.second, pairs.ensemble_accuracies)),
-        *(values.tolist() for values in (pairs.gains, pairs.mutual_kl)),
-        strict=True,
-    )
-    accuracies = pairs.accuracies.tolist()
-    for first, second, ensemble, gain, mutual_kl in measures:
-        names = (pairs.networks[first], pairs.networks[second])
-        writer.writerow([*names, accuracies[first], accuracies[second], ensemble, gain, mutual_kl])
+    names, ends = np.array(pairs.networks), (pairs.first, pairs.second)
+    columns = [*(names[end] for end in ends), *(pairs.accuracies[end] for end in ends)]
+    columns += [pairs.ensemble_accuracies, pairs.gains, pairs.mutual_kl]
+    writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
     return text.getvalue()
 
 
-def _rounding(values: NDArray[np.float64]) -> float:
-    return len(values) * (1e-12 * float(np.abs(values).max())) ** 2
+def _is_constant(values: NDArray[np.float64]) -> bool:
+    """But for rounding errors, of accuracies in percent and of mean KLs in nats."""
+    return bool(np.ptp(values) < 1e-9)
