@@ -1,5 +1,7 @@
 """From a config to a training that can start."""
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +18,9 @@ from kdhpc.training.loop import EnsembleTraining, TrainingLoop
 from kdhpc.training.one import OneTraining
 from kdhpc.training.pretrained import check_weights, pretrained_origin, read_pretrained
 from kdhpc.training.student import StudentTraining
+
+_Halves: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64] | None, PackedSplit]
+"""Images to learn from (of the training half), images to score on (none: all), and the half that those are of."""
 
 
 def check(config: TrainConfig, subject: Subject, packed: PackedDataset) -> None:
@@ -103,7 +108,11 @@ def scored_batches(config: TrainConfig, packed: PackedDataset, device: torch.dev
     Raises:
         ConfigError: the config does not fit the images.
     """
-    _, scored, half = _halves(config, packed)
+    return _scored(config, _halves(config, packed), device)
+
+
+def _scored(config: TrainConfig, halves: _Halves, device: torch.device) -> EvalBatches:
+    _, scored, half = halves
     return EvalBatches(
         half,
         scored,
@@ -115,21 +124,19 @@ def scored_batches(config: TrainConfig, packed: PackedDataset, device: torch.dev
 
 
 def _batches(config: TrainConfig, packed: PackedDataset, device: torch.device) -> tuple[TrainBatches, EvalBatches]:
+    halves = _halves(config, packed)
     train = TrainBatches(
         packed.train,
-        _halves(config, packed)[0],
+        halves[0],
         config.dataset,
         batch_size=config.training.batch_size,
         device=device,
         channels_last=config.device.channels_last,
     )
-    return train, scored_batches(config, packed, device)
+    return train, _scored(config, halves, device)
 
 
-def _halves(
-    config: TrainConfig, packed: PackedDataset
-) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, PackedSplit]:
-    """Images to learn from (of the training half), images to score on (none: all), and the half that those are of."""
+def _halves(config: TrainConfig, packed: PackedDataset) -> _Halves:
     dataset, labels = config.dataset, packed.train.labels
     if config.run.split == "search":
         split = search_split(

@@ -17,6 +17,7 @@ from kdhpc.errors import ConfigError, DataError, NetworkError
 from kdhpc.experiments.result import FinalResult, read_result
 from kdhpc.networks.build import Network, build_network
 from kdhpc.networks.weights import content_digest
+from kdhpc.training.device import place
 from kdhpc.training.pretrained import freeze_with, read_weights
 
 _LOG = logging.getLogger(__name__)
@@ -89,8 +90,7 @@ class FinishedRun:
         assert not self.is_one, "the branches of ONE are no networks of their own"
         network = build_network(self.config.network, num_classes=num_classes, image_size=self.config.dataset.image_size)
         freeze_with(network, self.read_weights(node), origin=f"{self.origin}: {self.weights[node].name}")
-        memory_format = torch.channels_last if self.config.device.channels_last else torch.contiguous_format
-        return network.to(device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
+        return place(network, device, channels_last=self.config.device.channels_last)
 
     def open_images(self) -> PackedDataset:
         """The images that it was trained and scored on.

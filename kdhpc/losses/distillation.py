@@ -126,7 +126,7 @@ def attention_losses(
     """
     num_samples, num_nodes, num_pixels = source_NSP.shape
     num_crops = windows.pixel_weight_K.shape[0]
-    # `index_select` is three times as fast as indexing with [peak_NS].
+    # On a CPU `index_select` is twice as fast as indexing with [peak_NS], or more.
     peaks = peak_NS.flatten()
     rows, columns = windows.rows_PKH.index_select(0, peaks), windows.columns_PKW.index_select(0, peaks)
     window_NSKP = (rows.unsqueeze(3) * columns.unsqueeze(2)).view(num_samples, num_nodes, num_crops, num_pixels)

@@ -60,9 +60,9 @@ def to_json(owner: Owner) -> str:
 
 
 def from_json(text: str) -> Owner:
-    """The owner that a database row holds; what a newer or an older kdhpc knew more or less of it does not matter."""
+    """The owner that a database row holds."""
     document = json.loads(text)
-    return Owner(**{field.name: document[field.name] for field in fields(Owner) if field.name in document})
+    return Owner(**{field.name: document[field.name] for field in fields(Owner)})
 
 
 def _process_space() -> str:

@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import ConfigError
@@ -13,6 +14,7 @@ Mode = Literal["eager", "compile", "cudagraph", "eager cudagraph"]
 """How a step runs: see ``DeviceConfig.mode``. ``eager cudagraph``: recorded after torch.compile had failed."""
 Precision = Literal["float32", "bf16", "fp16"]
 """``DeviceConfig.precision`` with its ``auto`` settled."""
+_NetworkT = TypeVar("_NetworkT", bound=nn.Module)
 _HALF: dict[Precision, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,6 +52,12 @@ def _was_given_gpus() -> bool:
 
 def _gpus() -> list[Path]:
     return list(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def place(network: _NetworkT, device: torch.device, *, channels_last: bool) -> _NetworkT:
+    """The network, moved there, in the memory format that it will run in."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return network.to(device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
 
 
 def has_node_streams(config: DeviceConfig, device: torch.device) -> bool:

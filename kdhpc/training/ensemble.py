@@ -19,7 +19,7 @@ from kdhpc.networks.build import Network, build_network
 from kdhpc.networks.names import map_side
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import EvalSource, ImageBatch
-from kdhpc.training.device import autocast_dtype, has_node_streams
+from kdhpc.training.device import autocast_dtype, has_node_streams, place
 from kdhpc.training.evaluation import Accuracies, Prediction, mean_ensemble, top1_accuracies
 from kdhpc.training.learner import Moment
 from kdhpc.training.node import NetworkT, Node, NodeState
@@ -42,8 +42,7 @@ def build_seeded(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(node_seed(seed, node))
         network = build()
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return network.to(target, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
+    return place(network, target, channels_last=channels_last)
 
 
 class EnsembleLearner:
