@@ -12,6 +12,7 @@ KdhpcError                   exit 1: one line, no traceback (use --debug to see 
 │   └── LeaseLostError       another worker owns the slot now
 ├── DatabaseError            PostgreSQL unreachable, or not able to do what was asked
 ├── CheckpointError          a checkpoint that is damaged or belongs to another trial
+├── StorageError             a disk or file system that refuses: full, closed to this user, or failing
 └── ClusterError             launching, or talking to the batch system
     └── ClusterBusyError     the batch system is away or busy: the same may succeed later
 
@@ -72,6 +73,10 @@ class DatabaseError(KdhpcError):
 
 class CheckpointError(KdhpcError):
     """A checkpoint that is damaged, or belongs to another trial."""
+
+
+class StorageError(KdhpcError):
+    """A disk or file system refuses to write or to read: nothing is wrong with what was to be written or read."""
 
 
 class ClusterError(KdhpcError):

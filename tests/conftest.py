@@ -12,6 +12,7 @@ from kdhpc.study.endpoint import read_endpoint
 from kdhpc.study.server import ServerOptions, start, stop
 from kdhpc.study.storage import Storage
 from tests.databases import delete_rows
+from tests.faults import FaultyDisk, compiled_faultfs, faulty_disk
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,3 +62,16 @@ def storage(storage_url: str, server_folder: Path, monkeypatch: pytest.MonkeyPat
     storage = Storage.connect()
     yield storage
     storage.close()
+
+
+@pytest.fixture(scope="session")
+def faultfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of the file system that fails on demand."""
+    return compiled_faultfs(tmp_path_factory.mktemp("faultfs"))
+
+
+@pytest.fixture
+def disk(faultfs: Path, tmp_path: Path) -> Iterator[FaultyDisk]:
+    """A file system that fails on demand, mounted."""
+    with faulty_disk(faultfs, tmp_path / "faulty") as disk:
+        yield disk

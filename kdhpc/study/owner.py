@@ -5,7 +5,8 @@ import os
 import socket
 import uuid
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+
+from kdhpc.processes import has_ended, process_space, process_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,8 @@ class Owner:
         return cls(
             host=socket.gethostname(),
             pid=pid,
-            process_space=_process_space(),
-            process_start=_process_start(pid) or 0,
+            process_space=process_space(),
+            process_start=process_start(pid) or 0,
             job=job,
             token=uuid.uuid4().hex,
             restarts=restarts,
@@ -51,7 +52,7 @@ class Owner:
     @property
     def is_gone(self) -> bool:
         """Whether the process has ended, as far as can be seen from here: never True for another machine's."""
-        return self.process_space == _process_space() and self.process_start != _process_start(self.pid)
+        return has_ended(self.pid, self.process_space, self.process_start)
 
 
 def to_json(owner: Owner) -> str:
@@ -63,18 +64,3 @@ def from_json(text: str) -> Owner:
     """The owner that a database row holds."""
     document = json.loads(text)
     return Owner(**{field.name: document[field.name] for field in fields(Owner)})
-
-
-def _process_space() -> str:
-    """Host names do not tell machines or containers apart: many are called the same."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-
-
-def _process_start(pid: int) -> int | None:
-    """None if there is no such process; a zombie is none, as it does nothing more."""
-    try:
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else int(numbers[18])

@@ -1,0 +1,318 @@
+"""Files on disks that fail: written whole or not at all, read again where a failure may pass, locked, removed.
+
+Shared file systems tell of a full quota only when a file is closed, fail for a moment and then work again, keep a
+hidden file of what a process still has open, and change inode numbers. What kdhpc writes and calls done goes through
+here.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from kdhpc.errors import StorageError
+
+T = TypeVar("T")
+
+PASSING = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY),
+        *(errno.ENOTCONN, errno.EREMOTEIO, errno.ESHUTDOWN, errno.EHOSTDOWN),
+    }
+)
+"""Errors of a file system that may be gone a moment later."""
+REFUSING = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+        *(errno.EFBIG, errno.ENODEV, errno.ENXIO, errno.ENOLCK),
+    }
+)
+"""Errors of a file system that is full, read-only, closed to this user, or cannot do what was asked."""
+_PAUSES_S = (0.2, 1.0, 3.0)
+_HIDDEN = (".nfs", ".fuse_hidden")
+_BLOCK_BYTES = 1 << 22
+
+
+def is_of_storage(exc: BaseException) -> bool:
+    """Whether an error is the disk's or the file system's, and says nothing about what was to be written or read."""
+    return isinstance(exc, StorageError) or (isinstance(exc, OSError) and exc.errno in PASSING | REFUSING)
+
+
+def storage_error(exc: OSError, path: Path, what: str) -> StorageError:
+    """The error of a file system as one line.
+
+    Args:
+        exc: What it said.
+        path: The file that is meant; it knows better than an error at close, which names none.
+        what: ``written``, ``read``, ``removed``.
+    """
+    return StorageError(f"{path} cannot be {what}: {exc.strerror or exc}")
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Do work that reads, and again for some seconds while it fails by what may pass.
+
+    Raises:
+        OSError: another error, or one that did not pass.
+    """
+    for pause_s in _PAUSES_S:
+        try:
+            return work()
+        except OSError as exc:
+            if exc.errno not in PASSING:
+                raise
+            time.sleep(pause_s)
+    return work()
+
+
+def read_whole(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: the file system refuses, also a few seconds later.
+        OSError: the path is no file.
+    """
+    try:
+        return patiently(path.read_bytes)
+    except OSError as exc:
+        if is_of_storage(exc):
+            raise storage_error(exc, path, "read") from exc
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, may_replace: Callable[[], bool] = lambda: True) -> Iterator[Path]:
+    """A temporary name beside ``path``: flushed to the disk and renamed to it where the block succeeds, else removed.
+
+    The folder is made where it is missing.
+
+    Args:
+        path: The file.
+        may_replace: Asked when all is on the disk, which may take minutes: False leaves the old file.
+
+    Raises:
+        StorageError: the file system refuses; what had the name before is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary, os.O_RDWR)
+        if may_replace():
+            temporary.replace(path)
+            _flush(path.parent, os.O_RDONLY)
+    except OSError as exc:
+        raise storage_error(exc, path, "written") from exc
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole(
+    path: Path, *parts: bytes | memoryview | str, mode: int = 0o666, may_replace: Callable[[], bool] = lambda: True
+) -> None:
+    """Write a file in one step: flushed, closed and read back under a temporary name, then renamed.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        parts: Its content, one after the other; text as UTF-8.
+        mode: Permissions of a new file, lessened by the umask.
+        may_replace: As for :func:`replacing`.
+
+    Raises:
+        StorageError: the file system refuses, or gives back something else than was written.
+    """
+    contents = [memoryview(part.encode() if isinstance(part, str) else part).cast("B") for part in parts]
+    with replacing(path, may_replace=may_replace) as temporary:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            for content in contents:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if not _holds(temporary, contents):
+            raise OSError(errno.EIO, "what was written is not what is read back")
+
+
+def create_alone(path: Path, content: str) -> bool:
+    """Make a file that was not there, and know that nobody else did: atomic on NFS and Lustre, with and without locks.
+
+    Returns:
+        False: it is there already, though this machine may not see it yet.
+
+    Raises:
+        StorageError: the file system refuses, or gives back something else than was written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        raise storage_error(exc, path, "written") from exc
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _flush(path.parent, os.O_RDONLY)
+        if patiently(lambda: path.read_text(encoding="utf-8")) != content:
+            raise OSError(errno.EIO, "what was written is not what is read back")
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise storage_error(exc, path, "written") from exc
+    return True
+
+
+def remove(path: Path) -> bool:
+    """Remove a file that nobody needs any more; False: the file system refuses, and it stays."""
+    try:
+        patiently(lambda: path.unlink(missing_ok=True))
+    except OSError:
+        return False
+    return True
+
+
+def remove_tree(path: Path) -> bool:
+    """Remove a folder and all that is in it, as far as that goes.
+
+    By names alone: a file system may give a file another inode number each time that it is asked.
+
+    Returns:
+        False: something is left, such as the hidden file of what a process still has open.
+    """
+    try:
+        with os.scandir(path) as entries:
+            found = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    gone = [remove_tree(entry) if is_folder else remove(entry) for entry, is_folder in found if not _is_hidden(entry)]
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return all(gone)
+
+
+class FileLock:
+    """A lock on a file, which lives as long as a process has its descriptor: this one, or a child that it was given to.
+
+    Use as a context, which gives it back.
+    """
+
+    def __init__(self, descriptor: int, problem: str | None) -> None:
+        self._descriptor = descriptor
+        self.problem = problem
+        """Why the file system locks nothing; none: it does, as far as can be told from here."""
+
+    @classmethod
+    def take(cls, path: Path, *, wait: bool = False) -> "FileLock | None":
+        """Lock a file, which is made where it is missing.
+
+        Args:
+            path: The file.
+            wait: Until nobody else has it.
+
+        Returns:
+            None: another process has it. A file system without locks gives a lock with a :attr:`problem`.
+
+        Raises:
+            StorageError: the file cannot be made or opened.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # For writing: NFS locks nothing else exclusively.
+            descriptor = patiently(lambda: os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+        except OSError as exc:
+            raise storage_error(exc, path, "opened") from exc
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno in (errno.EAGAIN, errno.EACCES):
+                os.close(descriptor)
+                return None
+            return cls(descriptor, exc.strerror or str(exc))
+        return cls(descriptor, None)
+
+    def fileno(self) -> int:
+        """Its descriptor, for a child process that is to hold the lock, too."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Give it back, as far as this process has it."""
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+    def __enter__(self) -> "FileLock":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def strict_json(document: object, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: a number that is none (nan, infinite) is ``null``."""
+    return json.dumps(_without_nan(document), indent=indent, allow_nan=False)
+
+
+def parse_json(text: str | bytes) -> object:
+    """The document in a text.
+
+    Raises:
+        ValueError: it is no JSON, or has NaN or Infinity, which are none.
+    """
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _holds(path: Path, contents: list[memoryview]) -> bool:
+    """Whether a file has that content and nothing else."""
+    with path.open("rb") as file:
+        for content in contents:
+            for start in range(0, len(content), _BLOCK_BYTES):
+                block = content[start : start + _BLOCK_BYTES]
+                if file.read(len(block)) != block:
+                    return False
+        return not file.read(1)
+
+
+def _flush(path: Path, how: int) -> None:
+    """Have it on the disk: a file's content, or the names in a folder."""
+    descriptor = os.open(path, how)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        # Some file systems cannot flush a folder.
+        if how != os.O_RDONLY or exc.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(_HIDDEN)

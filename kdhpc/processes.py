@@ -1,0 +1,55 @@
+"""Whether a process has ended, as far as can be told from here: never by a host's name, which many machines share."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+def process_space() -> str:
+    """Where process ids mean what they mean to this process: this boot of this machine, this container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def process_start(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot; none of one that has ended, or that cannot be looked at."""
+    seen = _look_at(pid)
+    return None if seen is None or seen.has_ended else seen.start
+
+
+def has_ended(pid: int, space: str, start: int) -> bool:
+    """Whether a process has ended for certain: its number is nobody's here, or another process has it now.
+
+    Args:
+        pid: Its number.
+        space: Where that number holds.
+        start: When it began, in clock ticks since boot.
+
+    Returns:
+        False where that cannot be known: of another machine's or container's, and of another user's where those are
+        hidden (``hidepid``).
+    """
+    if space != process_space():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # Another user's.
+        pass
+    seen = _look_at(pid)
+    return seen is not None and (seen.has_ended or seen.start != start)
+
+
+class _Seen(NamedTuple):
+    start: int
+    has_ended: bool
+
+
+def _look_at(pid: int) -> _Seen | None:
+    try:
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    # A zombie does nothing more.
+    return _Seen(start=int(numbers[18]), has_ended=state in "ZX")
