@@ -40,6 +40,11 @@ class TrialCounts:
         return self.complete + self.pruned + self.diverged + self.failed
 
     @property
+    def ended_well(self) -> int:
+        """Those whose training came to its end, to its pruning or to numbers that are none: workers are sound."""
+        return self.complete + self.pruned + self.diverged
+
+    @property
     def unfinished(self) -> int:
         """Those that are still to be trained, or to be trained on."""
         return self.running + self.waiting
