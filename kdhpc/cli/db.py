@@ -134,9 +134,8 @@ def _delete_study(arguments: argparse.Namespace) -> int:
             f"(`kdhpc export-best --study {name}` writes its best graphs to files)"
         )
     study.delete()
-    cancelled = _cancel_waiting(name)
     paths = StudyPaths.of(name)
-    told = [f"study {name} deleted", *([f"jobs cancelled: {cancelled}"] if cancelled else [])]
+    told = [f"study {name} deleted", *_end_jobs(name)]
     if paths.root.exists():
         removed, left = _remove_useless(paths)
         told.append(f"its files in {paths.root} stay, without {removed} that no other study can use")
@@ -145,16 +144,24 @@ def _delete_study(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _cancel_waiting(name: str) -> str:
-    """Jobs of a study that have not started must not join a later one of its name; returns their ids."""
+def _end_jobs(name: str) -> list[str]:
+    """Cancel jobs of a study that have not started: they must not join a later one of its name. What is to be told."""
+    from kdhpc.cluster import slurm
     from kdhpc.cluster.jobs import cancel_waiting, study_jobs
     from kdhpc.errors import ClusterError
 
+    if not slurm.is_available():
+        return []
     try:
-        return " ".join(cancel_waiting(study_jobs(name, patient=True)))
+        jobs = study_jobs(name, patient=True)
+        cancelled = " ".join(cancel_waiting(jobs))
     except ClusterError as exc:
-        print(f"warning: jobs that wait in the queue are not cancelled: {exc}", file=sys.stderr)
-        return ""
+        return [f"jobs of it that wait in the queue are not cancelled: {exc}"]
+    running = " ".join(job.job for job in jobs if job.state != "PENDING" and job.job != slurm.own_job())
+    return [
+        *([f"cancelled, they had not started: {cancelled}"] if cancelled else []),
+        *([f"these jobs still run, and end when they look for the study: {running}"] if running else []),
+    ]
 
 
 def _remove_useless(paths: StudyPaths) -> tuple[str, str]:
