@@ -111,8 +111,8 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
         f"best     {best}",
         f"speed    {speed}{to_go}",
     ]
-    if status.foreign:
-        lines.append(f"foreign  {status.foreign} trials that another program made: in none of these numbers")
+    if status.foreign_trials:
+        lines.append(f"foreign  {status.foreign_trials} trials that another program made: in none of these numbers")
     if status.rungs:
         rungs = [(str(r.epoch), str(r.reached), str(r.survived), f"{r.median:.2f} %") for r in status.rungs]
         lines += ["", *aligned([("epoch", "reached", "survived", "median"), *rungs])]

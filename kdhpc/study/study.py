@@ -93,6 +93,7 @@ class SharedStudy:
         Raises:
             StudyError: workers hold slots of it.
         """
+        self.holdings()  # No lease of the future is to be waited for.
         self._storage.write(lambda connection: study_rows.delete(connection, self._study_id, self.definition.name))
 
     def claim(self, owner: Owner, *, lease_s: float, renew_s: float) -> Claim | None:
@@ -141,8 +142,11 @@ class SharedStudy:
         return self._storage.read(lambda connection: read_counts(connection, self._study_id))
 
     def holdings(self) -> tuple[Holding, ...]:
-        """Who holds which slot."""
-        return self._storage.read(lambda connection: slots.holdings(connection, self._study_id))
+        """Who holds which slot; leases that a clock has left in the future end one length from now."""
+        found = self._storage.read(lambda connection: slots.holdings(connection, self._study_id))
+        if any(holding.lease_age_s < -slots.CLOCK_TOLERANCE_S for holding in found):
+            self._storage.write(lambda connection: slots.bring_back(connection, self._study_id))
+        return found
 
     def expire(self, owners: Iterable[Owner]) -> int:
         """Free the slots of workers that are known to be dead, without waiting for their leases to expire.
@@ -178,6 +182,7 @@ class SharedStudy:
 
     def drain(self) -> None:
         """Ask every worker to checkpoint its trial and to give its slot back; nobody gets another until `resume`."""
+        self.holdings()  # No lease of the future is to be waited for.
         self._storage.write(lambda connection: study_rows.set_draining(connection, self._study_id, True))
 
     def resume(self) -> None:

@@ -139,7 +139,7 @@ class StudyStatus:
     """Trials that are failed, or whose last attempt crashed, by number."""
     diverged: tuple[DivergedTrial, ...]
     """By number."""
-    foreign: int
+    foreign_trials: int
     """Trials that another program has put into the study: they are in none of these numbers."""
     trials_per_hour: float | None
     """What the workers of this moment do, going by the last 50 trials; none before the first."""
@@ -188,7 +188,7 @@ def read_status(storage: Storage, name: str) -> StudyStatus:
             workers=tuple(_worker(holding) for holding in holdings),
             crashes=_read_crashes(connection, study_id),
             diverged=_read_diverged(connection, study_id),
-            foreign=foreign.count(connection, study_id),
+            foreign_trials=foreign.count(connection, study_id),
             trials_per_hour=3600 * counts.running / trial_s if trial_s else None,
             seconds_to_go=_seconds_to_go(counts, trial_s),
         )

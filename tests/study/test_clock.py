@@ -1,11 +1,13 @@
 """The database's machine has its clock set while workers hold leases."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 
+from kdhpc.errors import StudyError
 from kdhpc.study.storage import Storage
 from kdhpc.study.summary import read_status
 from tests.study.clock import ShiftedServer, shifted_server
@@ -87,3 +89,17 @@ def test_lease_in_a_clock_that_is_a_little_behind_ends_as_ever(shifted: Storage,
     assert study.claim(ELSEWHERE, lease_s=300.0, renew_s=100.0) is None
     server.set_clock(310)
     assert take(study, ELSEWHERE).attempt == 2
+
+
+def test_dead_workers_lease_ends_also_where_nobody_claims(shifted: Storage, server: ShiftedServer) -> None:
+    """A launcher that looks, `kdhpc stop` that waits, a study to be deleted."""
+    study = make(shifted, target=1)
+    take(study, lease_s=300.0)._ended.set()
+    for days, look in enumerate((study.holdings, study.drain, study.delete), start=1):
+        server.set_clock(-days * DAY_S)
+        with contextlib.suppress(StudyError):
+            look()
+        assert read_status(shifted, "tiny").trials.running == 1
+        server.set_clock(-days * DAY_S + 310)
+        assert read_status(shifted, "tiny").trials.running == 0
+    study.delete()

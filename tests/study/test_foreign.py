@@ -57,7 +57,7 @@ def test_foreign_trial_is_refused_at_once_while_slots_are_open(storage: Storage,
     finish(study, 50.0, 60.0)
     assert [(trial.number, trial.value) for trial in optuna_trials(storage_url)] == [(0, 50.0), (1, 60.0)]
     assert load(storage_url).best_value == 60.0
-    assert read_status(storage, "tiny").foreign == 0
+    assert read_status(storage, "tiny").foreign_trials == 0
 
 
 def test_foreign_end_of_a_trial_that_a_worker_holds_is_refused(storage: Storage, storage_url: str) -> None:
@@ -88,7 +88,7 @@ def test_foreign_trials_of_a_finished_study_are_in_no_count_and_share_no_number(
     def ours() -> tuple[object, ...]:
         status = read_status(storage, "tiny")
         rungs = [(rung.epoch, rung.reached, rung.median) for rung in status.rungs]
-        return status.target, status.trials.finished, status.best.value, rungs, status.foreign
+        return status.target, status.trials.finished, status.best.value, rungs, status.foreign_trials
 
     assert ours() == (2, 2, 60.0, [(1, 2, 55.0)], 3)
     assert main(["status", "--study", "tiny"]) == 0
@@ -142,7 +142,7 @@ def test_foreign_trials_that_came_in_anyway_share_no_number_after_the_next_launc
     study = make(storage, target=3)
     finish(study, 60.0, 70.0)
     status = read_status(storage, "tiny")
-    assert (status.target, status.trials.complete, status.best.value, status.foreign) == (3, 3, 70.0, 1)
+    assert (status.target, status.trials.complete, status.best.value, status.foreign_trials) == (3, 3, 70.0, 1)
     assert sorted(trial.number for trial in optuna_trials(storage_url)) == [0, 1, 2, 3]
 
 
