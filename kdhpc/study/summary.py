@@ -20,7 +20,7 @@ class TrialCounts:
     """Trained to the end."""
     pruned: int
     """Ended early by the pruning rule."""
-    diverged: int
+    diverged: int = 0
     """Ended early because their numbers were none any more; not among the pruned."""
     running: int
     """A worker holds the slot, and its lease stands."""
@@ -137,9 +137,9 @@ class StudyStatus:
     """By slot."""
     crashes: tuple[CrashedTrial, ...]
     """Trials that are failed, or whose last attempt crashed, by number."""
-    diverged: tuple[DivergedTrial, ...]
+    diverged: tuple[DivergedTrial, ...] = ()
     """By number."""
-    foreign_trials: int
+    foreign_trials: int = 0
     """Trials that another program has put into the study: they are in none of these numbers."""
     trials_per_hour: float | None
     """What the workers of this moment do, going by the last 50 trials; none before the first."""
