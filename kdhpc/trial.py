@@ -16,7 +16,7 @@ from kdhpc.errors import CheckpointError, DatabaseError
 from kdhpc.graph.space import graph_key
 from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Claim
-from kdhpc.training.checkpoint import TrialIdentity
+from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device import resolve_device, resolve_precision
 from kdhpc.training.loop import EnsembleTraining
@@ -217,7 +217,7 @@ def _checkpointing(claim: Claim, setting: TrialSetting, training: EnsembleTraini
     return Checkpointing(
         setting.paths.checkpoint(claim.number),
         training,
-        TrialIdentity(
+        CheckpointKey(
             study=setting.paths.root.name,
             number=claim.number,
             graph_key=graph_key(claim.graph),
