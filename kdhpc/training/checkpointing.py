@@ -35,7 +35,7 @@ class Checkpointing:
         key: Whose checkpoints it may go on from.
         every_s: Longest time between two checkpoints.
         name: What the training is called in log lines.
-        may_write: Asked before each write, and again when it is on the disk; False: the file is another worker's by now.
+        may_write: Asked before each write, and again when it is on the disk; False: the file is another worker's.
         on_written: Called with the step of each checkpoint that is on the disk, by the thread that wrote it.
     """
 
