@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdhpc import files
 from kdhpc.errors import CheckpointError, StorageError
 from kdhpc.training.checkpoint import (
     CheckpointKey,
@@ -25,6 +26,12 @@ from kdhpc.training.node import NodeState
 from tests.workspace import until
 
 KEY = CheckpointKey(study="dogs2", number=7, graph_key="0123456789ab", seed=5, settings="fedcba9876543210")
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch):
+    """With disks that fail."""
+    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01, 0.01))
 
 
 def state_of(*, step=3, size=4):

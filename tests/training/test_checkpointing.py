@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from kdhpc import files
 from kdhpc.errors import CheckpointError, StorageError
 from kdhpc.training import checkpointing as module
 from kdhpc.training.checkpoint import CheckpointKey, load_checkpoint, read_header, save_checkpoint
@@ -12,6 +13,12 @@ from kdhpc.training.checkpointing import Checkpointing
 from tests.training.test_loop import StopAfter, assert_same_state, never, training_of
 
 KEY = CheckpointKey(study="s", number=0, graph_key="g", seed=3, settings="x")
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch):
+    """With disks that fail."""
+    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01, 0.01))
 
 
 def checkpointing(path, training, **options):
