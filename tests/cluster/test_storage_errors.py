@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -95,17 +96,25 @@ def work(storage: Storage, setting: TrialSetting, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(worker_room, "trial_setting", lambda *_: setting)
     monkeypatch.setattr(worker_room, "check_same_study", lambda *_: None)
     monkeypatch.setattr(worker_room, "_POLL_S", 0.1)
-    study = make(storage, target=4, pruner="none")
 
-    def run(*, stop_after_s: float | None = None) -> int:
+    def run(name: str = "tiny") -> int:
         with StopSignals() as signals:
-            return run_worker(study, setting.config, signals)
+            return run_worker(make(storage, target=4, name=name, pruner="none"), setting.config, signals)
 
     return run
 
 
-def values(storage_url: str) -> list[dict[int, float]]:
-    return [dict(trial.intermediate_values) for trial in optuna_trials(storage_url)]
+def values(storage_url: str, name: str = "tiny") -> list[dict[int, float]]:
+    return [dict(trial.intermediate_values) for trial in optuna_trials(storage_url, name)]
+
+
+def undisturbed_values(storage_url: str, work, monkeypatch, tmp_path) -> list[dict[int, float]]:
+    """Of a study of the same seed that nothing happens to."""
+    calm = setting_of(tmp_path / "calm", *FOUR)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_room, "trial_setting", lambda *_: calm)
+        assert work("calm") == 4
+    return values(storage_url, "calm")
 
 
 def interrupt_after(work, monkeypatch: pytest.MonkeyPatch, num_turns: int) -> None:
@@ -118,7 +127,15 @@ def interrupt_after(work, monkeypatch: pytest.MonkeyPatch, num_turns: int) -> No
 
 @pytest.mark.parametrize("error", ["EIO", "EACCES"])
 def test_worker_whose_disk_does_not_give_a_checkpoint_back_ends_and_costs_no_attempt(
-    storage: Storage, storage_url: str, setting: TrialSetting, disk: FaultyDisk, monkeypatch, work, error: str, caplog
+    storage: Storage,
+    storage_url: str,
+    setting: TrialSetting,
+    disk: FaultyDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    work,
+    error: str,
 ) -> None:
     caplog.set_level("INFO")
     interrupt_after(work, monkeypatch, 20)
@@ -138,22 +155,19 @@ def test_worker_whose_disk_does_not_give_a_checkpoint_back_ends_and_costs_no_att
     status = read_status(storage, "tiny")
     assert (status.trials.complete, status.trials.failed) == (4, 0)
     assert scalar(storage, "SELECT max(attempts) FROM kdhpc_slots") == 1
-    disturbed = values(storage_url)
-    assert [sorted(reports) for reports in disturbed] == [[1, 2, 4]] * 4
+    assert values(storage_url) == undisturbed_values(storage_url, work, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EACCES"])
 def test_search_on_a_disk_that_takes_nothing_below_trials_loses_no_trial(
-    storage: Storage, storage_url: str, disk: FaultyDisk, work, error: str
+    storage: Storage, storage_url: str, disk: FaultyDisk, monkeypatch, tmp_path: Path, work, error: str
 ) -> None:
     disk.rules(f"mkdir,create,openw,write,rename,unlink,rmdir,truncate /trials err={error}")
     assert work() == 4
     status = read_status(storage, "tiny")
     assert (status.trials.complete, status.trials.failed, status.crashes) == (4, 0, ())
     assert scalar(storage, "SELECT max(attempts) FROM kdhpc_slots") == 1
-    full_disk = values(storage_url)
-    disk.rules()
-    assert [sorted(reports) for reports in full_disk] == [[1, 2, 4]] * 4
+    assert values(storage_url) == undisturbed_values(storage_url, work, monkeypatch, tmp_path)
     assert not (disk.backing / "trials").exists()
 
 
