@@ -60,18 +60,19 @@ def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     start.add_argument(
         "--take-over",
         action="store_true",
-        help="start here although another machine, which is down for certain, did not stop the server",
+        help="start here although the server was not stopped where it ran: only if that machine is down for certain",
     )
     start.set_defaults(func=_start)
 
 
 def _start(arguments: argparse.Namespace) -> int:
     from kdhpc.study.server import ServerOptions, start
+    from kdhpc.study.server_claim import TakeOver
 
     options = ServerOptions(
         listen=arguments.listen, allow=tuple(arguments.allow), port=arguments.port, workers=arguments.workers
     )
-    started = start(server_dir(), options, take_over=arguments.take_over)
+    started = start(server_dir(), options, take_over=TakeOver() if arguments.take_over else None)
     where = f"PostgreSQL at {started.endpoint.host}:{started.endpoint.port} (process {started.endpoint.pid})"
     already = f"{where} was running already, with the options of its start"
     print(already if started.already else f"{where} started", file=sys.stderr)
