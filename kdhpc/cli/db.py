@@ -94,7 +94,8 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from kdhpc.study.server import running
+    from kdhpc.study.server import running, unstopped
+    from kdhpc.study.server_proof import described
 
     folder = server_dir()
     endpoint = running(folder)
@@ -107,6 +108,8 @@ def _status(arguments: argparse.Namespace) -> int:
         print(f"folder   {folder}")
     else:
         print(f"not running  {folder}")
+        if last := unstopped(folder):
+            print(f"not stopped  {last.problem or described(last)}: `kdhpc db start` tells whether it has ended")
     return 0 if endpoint else 1
 
 

@@ -26,7 +26,7 @@ from kdhpc.study.pid_file import forget_pid
 from kdhpc.study.postgres import find_account, installed_programs
 from kdhpc.study.server_claim import Claim, NotCertainError, TakeOver, find_or_claim, recorded
 from kdhpc.study.server_process import TOKEN_SETTING, NotStartedError, end, free_port, launch, log_path
-from kdhpc.study.server_proof import doubt, is_here, is_served, last_server
+from kdhpc.study.server_proof import described, doubt, is_here, is_served, last_server
 from kdhpc.study.server_record import STOPPED, STRAY, ServerRecord, lock_path, update
 
 _SPARE_CONNECTIONS = 50
@@ -131,6 +131,11 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
         if server is not None and server.state == STRAY and is_served(folder, server):
             server = recorded(folder, server)
         if server is None or not is_here(folder, server):
+            if server is not None and is_served(folder, server):
+                raise NotCertainError(
+                    f"PostgreSQL is not stopped: it runs where it cannot be ended from here ({described(server)}); "
+                    "`kdhpc db stop` there, in the same container if it was started in one"
+                )
             _declare_stopped(folder, server, patience_s=0.0)
             return Stopped(was_running=False, dump=None, warning=None)
         warning = _dump(folder, server.port) if write_dump else "there was no time for it"

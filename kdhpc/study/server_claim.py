@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import FileLock
+from kdhpc.files import FileLock, remove
 from kdhpc.processes import has_ended, process_start
 from kdhpc.study.pid_file import serving_pid
 from kdhpc.study.server_proof import Doubt, answer_of, doubt, is_ours, last_server
@@ -23,6 +23,7 @@ from kdhpc.study.server_record import (
     is_newest,
     lock_path,
     new_record,
+    record_path,
     update,
 )
 
@@ -51,8 +52,9 @@ class Claim:
 
     def __init__(self, folder: Path, record: ServerRecord, lock: FileLock | None, last_port: int | None) -> None:
         self._folder = folder
+        self._written = record
         self.record = record
-        """What is written down."""
+        """Of the start."""
         self.lock = lock
         """To be held by the server, too; none: it was taken over from one that may still hold it."""
         self.last_port = last_port
@@ -68,6 +70,7 @@ class Claim:
         started = process_start(pid) or 0
         self.record = replace(self.record, state=RUNNING, pid=pid, process_start=started, port=port)
         update(self._folder, self.record)
+        self._written = self.record
         if not is_newest(self._folder, self.record):
             raise DatabaseError(f"{self._folder} was taken over by a later start of PostgreSQL: this one gives up")
 
@@ -78,11 +81,14 @@ class Claim:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         record = self.record
-        never_ran = record.state == STARTING
+        never_ran = self._written.state == STARTING
         if error is not None and (never_ran or has_ended(record.pid, record.space, record.process_start)):
-            # Where that cannot be written, either, the next start sees that the process has ended.
-            with contextlib.suppress(StorageError):
+            try:
                 update(self._folder, replace(record, state=STOPPED))
+            except StorageError:
+                # A full disk. Of a process that ran, the next start sees that it has ended.
+                if never_ran:
+                    remove(record_path(self._folder, record.number))
         if self.lock is not None:
             self.lock.close()
 
@@ -124,7 +130,8 @@ def find_or_claim(
                     _tell_of_locks(folder, lock)
                     return Claim(folder, record, lock, server.port if server else None)
                 why = Doubt(reason=f"another start of PostgreSQL has just claimed {folder}", patience_s=_CLAIMED_S)
-        patience_s = max(why.patience_s, _REACHED_S if answer is not None and answer.reached else _BRIEFLY_S)
+        is_reached = answer is not None and answer.reached and answer.token is None
+        patience_s = max(why.patience_s, _REACHED_S if is_reached else _BRIEFLY_S)
         if time.monotonic() > min(deadline, began + patience_s):
             raise NotCertainError(why.reason)
         time.sleep(_POLL_S)

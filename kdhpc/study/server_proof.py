@@ -15,13 +15,15 @@ started beside it, and nothing of it is declared stopped.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kdhpc.errors import DatabaseError
 from kdhpc.files import FileLock
-from kdhpc.processes import has_ended
-from kdhpc.study.endpoint import read_endpoint
+from kdhpc.processes import has_ended, process_start
+from kdhpc.study.endpoint import Endpoint, read_endpoint
 from kdhpc.study.mounts import file_system, is_local
 from kdhpc.study.pid_file import NOBODYS_PID, pid_path, serving_pid, written_pid
 from kdhpc.study.server_process import Answer, ask, log_path
 from kdhpc.study.server_record import (
+    RUNNING,
     STARTING,
     STOPPED,
     STRAY,
@@ -34,7 +36,7 @@ from kdhpc.study.server_record import (
 )
 
 _STARTING_S = 60.0
-_ENDING_S = 20.0
+_ENDING_S = 10.0
 _TAKE_OVER = "`kdhpc db start --take-over` (for a cluster with --listen all)"
 
 
@@ -92,6 +94,32 @@ def is_here(folder: Path, server: ServerRecord) -> bool:
     return _is_seen(server) and (server.is_folder(folder) or serving_pid(folder) == server.pid)
 
 
+def known_endpoint(folder: Path) -> Endpoint | None:
+    """The endpoint of a folder's server; where its file cannot be seen from here yet, that of its record.
+
+    Raises:
+        DatabaseError: the file cannot be understood, or is not for this user.
+    """
+    endpoint = read_endpoint(folder)
+    record = newest_record(folder.resolve()) if endpoint is None else None
+    return record.endpoint() if record is not None and record.state == RUNNING else endpoint
+
+
+def refuse_copy(folder: Path) -> None:
+    """See that a folder's server is not the one of a folder that this is a copy of.
+
+    Raises:
+        DatabaseError: it is.
+    """
+    folder = folder.resolve()
+    server = newest_record(folder)
+    if server is None or server.state == STOPPED or not server.is_in_copy(folder):
+        return
+    answer = answer_of(folder, server)
+    if answer.token == server.token and answer.works_here is False:
+        raise DatabaseError(_copied(folder, server).reason)
+
+
 def doubt(folder: Path, server: ServerRecord | None, lock: FileLock | None) -> Doubt | None:
     """Why a server that does not answer may still live; none: it has ended for certain.
 
@@ -138,8 +166,10 @@ def described(server: ServerRecord) -> str:
 
 def _is_seen(server: ServerRecord) -> bool:
     """Whether its process can be seen from here, and has not ended."""
-    is_live = server.state not in (STOPPED, STRAY, UNREADABLE)
-    return is_live and server.is_of_this_space and not has_ended(server.pid, server.space, server.process_start)
+    if server.state in (STOPPED, STRAY, UNREADABLE) or not server.is_of_this_space:
+        return False
+    is_it = process_start(server.pid) == (server.process_start or None)
+    return is_it and not has_ended(server.pid, server.space, server.process_start)
 
 
 def _has_ended(folder: Path, server: ServerRecord, lock: FileLock) -> bool:
@@ -178,14 +208,16 @@ def _running_here(folder: Path, server: ServerRecord) -> Doubt:
 
 
 def _locked(folder: Path, server: ServerRecord | None) -> Doubt:
-    who = f"; the last one known is {described(server)}" if server else ""
+    is_unread = server is not None and server.state == UNREADABLE
+    who = f"; {server.problem if is_unread else f'the last one known is {described(server)}'}" if server else ""
     is_from_here = server is not None and server.state != STOPPED and server.is_of_this_boot
     is_here = is_from_here or is_local(file_system(folder))
     return Doubt(
         reason=f"a PostgreSQL that does not answer from here, or what is left of it, still works in {folder}: it holds "
         f"{lock_path(folder).name}{who}. Stop it where it was started (`kdhpc db stop`), in the same container if it "
         f"was one{'' if is_here else f'; or, if that machine is down for certain, {_TAKE_OVER}'}",
-        patience_s=_ENDING_S,
+        # What was just made may be unseen from here for half a minute.
+        patience_s=_STARTING_S if is_unread else _ENDING_S,
         is_final=is_here,
     )
 

@@ -13,7 +13,14 @@ def pretend_elsewhere(folder: Path, *, node: str = "elsewhere", pid: int = 2**22
     assert record is not None
     identity = replace(FolderIdentity.of(folder), file_system="nfs4", has_locks=True)
     elsewhere = replace(
-        record, state=RUNNING, node=node, pid=pid, space="another-boot pid:[1]", host="127.0.0.1", port=9, folder=identity
+        record,
+        state=RUNNING,
+        node=node,
+        pid=pid,
+        space="another-boot pid:[1]",
+        host="127.0.0.1",
+        port=9,
+        folder=identity,
     )
     update(folder, elsewhere)
     return elsewhere
