@@ -61,18 +61,19 @@ def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     start.add_argument(
         "--take-over",
         action="store_true",
-        help="start here although another machine, which is down for certain, did not stop the server",
+        help="start here although the server was not stopped where it ran: only if that machine is down for certain",
     )
     start.set_defaults(func=_start)
 
 
 def _start(arguments: argparse.Namespace) -> int:
     from kdhpc.study.server import ServerOptions, start
+    from kdhpc.study.server_claim import TakeOver
 
     options = ServerOptions(
         listen=arguments.listen, allow=tuple(arguments.allow), port=arguments.port, workers=arguments.workers
     )
-    started = start(server_dir(), options, take_over=arguments.take_over)
+    started = start(server_dir(), options, take_over=TakeOver() if arguments.take_over else None)
     where = f"PostgreSQL at {started.endpoint.host}:{started.endpoint.port} (process {started.endpoint.pid})"
     already = f"{where} was running already, with the options of its start"
     print(already if started.already else f"{where} started", file=sys.stderr)
@@ -94,7 +95,8 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from kdhpc.study.server import running
+    from kdhpc.study.server import running, unstopped
+    from kdhpc.study.server_proof import described
 
     folder = server_dir()
     endpoint = running(folder)
@@ -107,6 +109,8 @@ def _status(arguments: argparse.Namespace) -> int:
         print(f"folder   {folder}")
     else:
         print(f"not running  {folder}")
+        if last := unstopped(folder):
+            print(f"not stopped  {last.problem or described(last)}: `kdhpc db start` tells whether it has ended")
     return 0 if endpoint else 1
 
 
