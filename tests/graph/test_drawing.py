@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kdhpc.errors import GraphError
+from kdhpc.errors import GraphError, StorageError
 from kdhpc.graph.drawing import draw_graph
 from kdhpc.graph.layout import TAG_FONT_SIZE, text_box
 from kdhpc.graph.presets import dml, independent
@@ -136,7 +136,7 @@ def test_drawing_of_another_format_is_refused_before_anything_is_written(tmp_pat
 
 def test_drawing_where_no_folder_can_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(GraphError, match=r"best\.svg cannot be written"):
+    with pytest.raises(StorageError, match=r"best\.svg cannot be written"):
         _draw(GRAPH, tmp_path / "file" / "best")
 
 

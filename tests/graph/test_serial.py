@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kdhpc.errors import GraphError
+from kdhpc.errors import GraphError, StorageError
 from kdhpc.graph.presets import dml, independent
 from kdhpc.graph.serial import from_json, parse_graph, read_graph, read_stored, to_document, to_json, write_graph
 from kdhpc.graph.space import SearchSpace
@@ -155,10 +155,10 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_file_that_cannot_be_written_is_named_and_nothing_stays(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(GraphError, match="taken cannot be written"):
+    with pytest.raises(StorageError, match="taken cannot be written"):
         write_graph(tmp_path / "taken", GRAPH)
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(GraphError, match=r"best\.json cannot be written"):
+    with pytest.raises(StorageError, match=r"best\.json cannot be written"):
         write_graph(tmp_path / "file" / "best.json", GRAPH)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
 
