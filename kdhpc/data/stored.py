@@ -71,7 +71,7 @@ class StoredImages:
             IndexError: there are not so many images.
             StorageError, DataError: as :meth:`read`.
         """
-        rows = np.arange(len(self), dtype=np.int64)[chosen]
+        rows = np.arange(len(self), dtype=np.int64)[chosen] if isinstance(chosen, slice) else chosen
         images = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
         self.read(rows, images)
         return images
@@ -92,16 +92,16 @@ class StoredImages:
             StorageError: the file system refuses.
             DataError: the file has become shorter.
         """
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+        if len(rows) == 0:
+            return
+        if not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"images {rows.min()} to {rows.max()} of {len(self)}")
         free = out.data.cast("B")
         # Neighbours are read at once: the images of a half are scored in order.
-        ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)] if len(rows) else []
-        begin = 0
-        for end in ends:
+        begins = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist()]
+        for begin, end, row in zip(begins, [*begins[1:], len(rows)], rows[begins].tolist(), strict=True):
             place = free[begin * self._bytes_each : end * self._bytes_each]
-            self._fill(place, self._start + int(rows[begin]) * self._bytes_each)
-            begin = end
+            self._fill(place, self._start + row * self._bytes_each)
 
     def _fill(self, place: memoryview, start: int) -> None:
         while place:
