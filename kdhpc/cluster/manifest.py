@@ -153,7 +153,7 @@ def _read_or_guess(study: str, launch: str) -> Manifest:
 
 def _named(study: str, launch: str) -> Manifest:
     """What a launch's name says."""
-    job = re.fullmatch(r"job(\d+)", launch)
+    job = re.fullmatch(r"job(\d+(?:_\d+)?)", launch)
     return Manifest(
         study=study,
         launch=launch,

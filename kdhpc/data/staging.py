@@ -65,7 +65,7 @@ def staged(folder: Path, progress: Progress) -> Iterator[Stage]:
         StorageError: the file system refuses.
     """
     stage = Stage(root=hidden_folder(folder))
-    lock = FileLock.take(_lock_path(folder))
+    lock = _lock(folder)
     if lock is None:
         raise DataError(f"another process prepares {folder} now: wait for it, or use another --name")
     with lock:
@@ -88,7 +88,7 @@ def tidy(folder: Path) -> None:
     with suppress(StorageError):
         if look_at(hidden_folder(folder)) is None:
             return
-        lock = FileLock.take(_lock_path(folder))
+        lock = _lock(folder)
         if lock is None:
             return
         with lock:
@@ -114,10 +114,15 @@ def publish(stage: Stage, folder: Path) -> None:
         raise
 
 
-def _lock_path(folder: Path) -> Path:
+def _lock(folder: Path) -> FileLock | None:
     # Not in the hidden folder, which could not be removed while a file in it is open. The file stays for good: a lock
     # on a file that another process may remove and make again is none.
-    return folder.with_name(f".{folder.name}.lock")
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock.take(path)
+    with suppress(OSError):
+        # Whoever may write into a folder that several people share may prepare there.
+        path.chmod(path.parent.stat().st_mode & 0o666)
+    return lock
 
 
 def _complete(root: Path, folder: Path) -> None:

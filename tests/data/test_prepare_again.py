@@ -45,6 +45,14 @@ def test_prepare_twice_says_so_and_touches_nothing(tmp_path: Path) -> None:
     assert shown(tmp_path) == ["pets"]
 
 
+def test_prepare_leaves_a_lock_that_others_may_take_who_share_the_folder(tmp_path: Path) -> None:
+    source, data = write_folder(tmp_path / "source"), tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o775)
+    pack(source, data / "pets")
+    assert (data / ".pets.lock").stat().st_mode & 0o777 == 0o664
+
+
 def test_prepare_over_something_different_needs_force(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source")
     pack(source, tmp_path / "pets", size=16)
