@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kdhpc import __version__
 from kdhpc.config.document import flatten
+from kdhpc.files import write_whole
 from kdhpc.graph.drawing import draw_graph
-from kdhpc.graph.files import replacing
 from kdhpc.graph.serial import write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.study.definition import StudyDefinition
@@ -44,7 +44,6 @@ def export_trials(
         The files of the best graph by a name that commands can rely on (``<study>-best``), those of each graph by its
         trial's number, and the CSV with a row for each.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     best = _export(definition, trials[0], folder / f"{definition.name}-best")
     each = [_export(definition, trial, folder / f"{definition.name}-trial{trial.number}") for trial in trials]
     return (best, *each), _write_table(definition, trials, folder)
@@ -88,6 +87,5 @@ def _write_table(definition: StudyDefinition, trials: Sequence[TrialRecord], fol
     for rank, trial in enumerate(trials, start=1):
         row = definition.space.to_parameters(trial.graph)
         writer.writerow([rank, trial.number, trial.value, graph_key(trial.graph), *(row[name] for name in names)])
-    with replacing(path) as partial:
-        partial.write_text(text.getvalue())
+    write_whole(path, text.getvalue())
     return path
