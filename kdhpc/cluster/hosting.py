@@ -12,7 +12,7 @@ from kdhpc.cluster.signals import StopSignals
 from kdhpc.cluster.take_over import Caution, refuse_beside_take_over, take_over
 from kdhpc.config.paths import server_dir
 from kdhpc.config.schema import ClusterConfig
-from kdhpc.errors import ClusterError, DatabaseError
+from kdhpc.errors import ClusterError, DatabaseError, StorageError
 from kdhpc.study.endpoint import Endpoint, is_loopback, read_endpoint
 from kdhpc.study.server import (
     ServerOptions,
@@ -107,14 +107,17 @@ class Hosting:
 
         Raises:
             ClusterError: workers on other machines cannot reach it.
-            DatabaseError: it does not start, or another machine may still run it.
+            DatabaseError: it does not start (also where a disk refuses), or another machine may still run it.
         """
         if self._is_given:
             return
         endpoint = running(self._folder)
         _refuse_loopback(endpoint.host if endpoint else self._options.listen)
         if endpoint is None:
-            started = self._start()
+            try:
+                started = self._start()
+            except StorageError as exc:
+                raise DatabaseError(f"the database does not start: {exc}") from exc
             if not started.already:
                 self._has_started = True
                 _LOG.info("PostgreSQL at %s:%d", started.endpoint.host, started.endpoint.port)

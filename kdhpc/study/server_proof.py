@@ -131,7 +131,9 @@ def doubt(folder: Path, server: ServerRecord | None, lock: FileLock | None) -> D
     if server is not None and _is_seen(server) and not server.is_in_copy(folder):
         return _running_here(folder, server)
     if lock is None:
-        return _locked(folder, server)
+        # One that was taken over from a machine that is down never had the lock, which that one may keep for ever.
+        is_others = server is not None and server.state == RUNNING and not server.folder.has_locks
+        return None if is_others and _is_over(server) else _locked(folder, server)
     if server is None or server.state == STOPPED:
         return None
     if server.state == STRAY:
@@ -172,8 +174,13 @@ def _is_seen(server: ServerRecord) -> bool:
     return is_it and not has_ended(server.pid, server.space, server.process_start)
 
 
+def _is_over(server: ServerRecord | None) -> bool:
+    """Whether its process can be told from here, and has ended."""
+    return server is not None and has_ended(server.pid, server.space, server.process_start)
+
+
 def _has_ended(folder: Path, server: ServerRecord, lock: FileLock) -> bool:
-    if server.is_of_this_space and has_ended(server.pid, server.space, server.process_start):
+    if _is_over(server):
         return True
     if not server.is_folder(folder):
         return False
