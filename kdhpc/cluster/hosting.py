@@ -111,13 +111,17 @@ class Hosting:
         """
         if self._is_given:
             return
+        try:
+            self._find_or_start()
+        except StorageError as exc:
+            # A disk that is full now may have room later, as a database that is away may come back.
+            raise DatabaseError(f"the database cannot be kept up: {exc}") from exc
+
+    def _find_or_start(self) -> None:
         endpoint = running(self._folder)
         _refuse_loopback(endpoint.host if endpoint else self._options.listen)
         if endpoint is None:
-            try:
-                started = self._start()
-            except StorageError as exc:
-                raise DatabaseError(f"the database does not start: {exc}") from exc
+            started = self._start()
             if not started.already:
                 self._has_started = True
                 _LOG.info("PostgreSQL at %s:%d", started.endpoint.host, started.endpoint.port)

@@ -140,10 +140,11 @@ def doubt(folder: Path, server: ServerRecord | None, lock: FileLock | None) -> D
         return _unexplained(folder, server)
     if server.state == UNREADABLE:
         # Whoever is just writing it would hold the lock.
-        return None if lock.problem is None and is_local(file_system(folder)) else _unreadable(server)
-    if server.is_in_copy(folder):
+        if lock.problem is not None or not is_local(file_system(folder)):
+            return _unreadable(server)
+    elif server.is_in_copy(folder):
         return _copied(folder, server)
-    if not _has_ended(folder, server, lock):
+    elif not _has_ended(folder, server, lock):
         return _elsewhere(folder, server)
     return None if is_explained(folder) else _unexplained(folder, server)
 

@@ -500,6 +500,7 @@ def test_server_taken_over_beside_a_lock_that_its_dead_machine_keeps(
     stop(folder)
     pretend_elsewhere(folder)
     monkeypatch.setattr("kdhpc.study.server_proof.file_system", lambda path: "nfs4")
+    monkeypatch.setattr("kdhpc.study.server._LAST_ONES_S", 0.2)
     with FileLock.take(lock_path(folder)):
         with pytest.raises(NotCertainError, match="--take-over"):
             start(folder, ServerOptions(), timeout_s=0.5)
