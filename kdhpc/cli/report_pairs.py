@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.config.paths import report_dir
     from kdhpc.data.progress import Progress
     from kdhpc.experiments.finished import find_finished
-    from kdhpc.graph.files import replacing
+    from kdhpc.files import write_whole
     from kdhpc.report.answers import choose_networks, device_here, read_answers
     from kdhpc.report.correlation import fit_line, pairs_table
     from kdhpc.report.draw_pairs import draw_pairs
@@ -81,8 +81,7 @@ def run(args: argparse.Namespace) -> int:
     dataset, network = runs[0].result.dataset, _network(runs)
     folder = args.out or report_dir(f"pairs-{dataset}-{network}")
     table, svg, png = (folder / f"pairs.{ending}" for ending in ("csv", "svg", "png"))
-    with replacing(table) as partial:
-        partial.write_text(pairs_table(pairs))
+    write_whole(table, pairs_table(pairs))
     draw_pairs(pairs, line, (svg, png), title=f"{dataset}, {network}", scored_on=runs[0].result.scored_on)
     found = "not defined, as all pairs differ or gain by the same" if line is None else f"{line.r:.3f}"
     print(f"{dataset}, {network}: {len(pairs.networks):,} networks, {len(pairs.first):,} pairs, Pearson's r = {found}")

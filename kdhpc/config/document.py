@@ -13,6 +13,7 @@ import dacite
 import yaml
 
 from kdhpc.errors import ConfigError, nearest
+from kdhpc.files import write_whole
 
 Group = TypeVar("Group")
 Config = TypeVar("Config")
@@ -79,11 +80,12 @@ def allowed(kind: type, group: str, key: str) -> str:
 
 
 def write_config(config: object, path: Path) -> None:
-    """Freeze a config to a YAML file (written beside it and renamed)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(to_document(config), sort_keys=False))
-    partial.replace(path)
+    """Freeze a config to a YAML file.
+
+    Raises:
+        StorageError: the file system refuses; an older file is still there.
+    """
+    write_whole(path, yaml.safe_dump(to_document(config), sort_keys=False))
 
 
 def read_config(kind: type[Config], path: Path) -> Config:

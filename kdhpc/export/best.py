@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kdhpc import __version__
 from kdhpc.config.document import flatten
+from kdhpc.files import write_whole
 from kdhpc.graph.drawing import draw_graph
-from kdhpc.graph.files import replacing
 from kdhpc.graph.serial import write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.study.definition import StudyDefinition
@@ -88,6 +88,5 @@ def _write_table(definition: StudyDefinition, trials: Sequence[TrialRecord], fol
     for rank, trial in enumerate(trials, start=1):
         row = definition.space.to_parameters(trial.graph)
         writer.writerow([rank, trial.number, trial.value, graph_key(trial.graph), *(row[name] for name in names)])
-    with replacing(path) as partial:
-        partial.write_text(text.getvalue())
+    write_whole(path, text.getvalue())
     return path
