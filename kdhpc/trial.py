@@ -16,12 +16,13 @@ from kdhpc.errors import CheckpointError, DatabaseError
 from kdhpc.graph.space import graph_key
 from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Claim
-from kdhpc.training.checkpoint import TrialIdentity
+from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device import resolve_device, resolve_precision
-from kdhpc.training.loop import EnsembleTraining
+from kdhpc.training.loop import EnsembleTraining, TrainingState
 from kdhpc.training.metrics import MetricsLog
 from kdhpc.training.pretrained import tell_about_unlearned
+from kdhpc.training.schedule import is_rung
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Outcome(str, Enum):
 
     COMPLETE = "complete"
     PRUNED = "pruned"
+    DIVERGED = "diverged"
     INTERRUPTED = "interrupted"
 
 
@@ -51,8 +53,12 @@ class TrialSetting:
 
     config: SearchConfig
     """The study's config."""
+    study_uid: str
+    """What no other study has, not even one of the same name that is made after this one was deleted."""
     paths: StudyPaths
     """Where the study writes."""
+    data: str
+    """Names the images, and which of them train and which score."""
     train: TrainBatches
     """The training half of the search split."""
     evaluation: EvalBatches
@@ -62,7 +68,7 @@ class TrialSetting:
 
     @cached_property
     def arithmetic(self) -> str:
-        """Names what a trial's numbers depend on beside its graph and seed: its checkpoints hold for nothing else.
+        """Digest of what a trial's numbers depend on beside its graph and seed: its checkpoints hold for nothing else.
 
         The precision is in words: it alone may differ between the workers of a study, and a log line shall say so.
         """
@@ -71,6 +77,7 @@ class TrialSetting:
             name: to_document(getattr(config, name)) for name in ("dataset", "network", "objective", "training")
         }
         document["objective"]["pretrained"] = weights_digest(config.objective)
+        document["data"] = {"content": self.data}
         digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
         return f"{digest} {resolve_precision(config.device, resolve_device(config.device))}"
 
@@ -109,7 +116,7 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTrai
 def run_trial(
     claim: Claim, setting: TrialSetting, training: EnsembleTraining, should_stop: Callable[[], bool]
 ) -> Generator[Turn, None, Outcome]:
-    """Train the claimed graph to its end, to its pruning, or until asked to stop.
+    """Train the claimed graph to its end, until it is pruned or diverges, or until asked to stop.
 
     Args:
         claim: The leased slot; its trial is continued from its checkpoint where there is one.
@@ -126,9 +133,10 @@ def run_trial(
     Raises:
         LeaseLostError: another worker took the trial over; nothing was written.
         DatabaseError: the database stayed away; the trial is checkpointed, and what was not reported is due again.
+        StorageError: its checkpoint may be sound, but cannot be read; the trial has not begun.
     """
     with _checkpointing(claim, setting, training) as checkpoint:
-        _restore(claim, setting, checkpoint)
+        _restore(claim, setting, training, checkpoint)
         try:
             outcome = yield from _train(claim, setting, training, checkpoint, should_stop)
         except DatabaseError:
@@ -168,12 +176,16 @@ def _train(
         if claim.lost:
             return None
         metrics.append(report)
+        if report.diverged is not None:
+            _diverge(claim, training, report.epoch, report.diverged)
+            return Outcome.DIVERGED
         if not report.rung or report.ensemble_accuracy is None:
             continue
         # Reported before it is checkpointed: a crash in between repeats a report, which the study ignores.
         outcome = _report(claim, training, report.epoch, report.ensemble_accuracy)
         if outcome is not None:
             return outcome
+        claim.advance(report.step)
         checkpoint.save()
     return None
 
@@ -194,8 +206,27 @@ def _report(claim: Claim, training: EnsembleTraining, epoch: int, accuracy: floa
     return None
 
 
-def _restore(claim: Claim, setting: TrialSetting, checkpoint: Checkpointing) -> None:
-    if not checkpoint.restore() and claim.reported:
+def _diverge(claim: Claim, training: EnsembleTraining, epoch: int, reason: str) -> None:
+    """Tell the study, and end the trial there."""
+    try:
+        claim.diverge(epoch, reason)
+    except DatabaseError:
+        training.reopen_epoch()
+        raise
+    _LOG.warning("trial %d diverged in epoch %d: %s", claim.number, epoch, reason)
+
+
+def _restore(claim: Claim, setting: TrialSetting, training: EnsembleTraining, checkpoint: Checkpointing) -> None:
+    def check(state: TrainingState) -> None:
+        """A checkpoint may outlive its reports, where an older database was put back: they would never be made."""
+        last = setting.config.training.epochs
+        for epoch in range(1, state.epoch + 1):
+            if is_rung(epoch, last) and epoch not in claim.reported:
+                raise CheckpointError(f"its checkpoint is ahead of the study (epoch {epoch} is not reported)")
+
+    if checkpoint.restore(check):
+        claim.advance(training.step)
+    elif claim.reported:
         _LOG.warning(
             "trial %d starts from its beginning, though its epoch %d is reported: no checkpoint is in %s; all workers "
             "of a study need the same KDHPC_RUNS",
@@ -217,8 +248,8 @@ def _checkpointing(claim: Claim, setting: TrialSetting, training: EnsembleTraini
     return Checkpointing(
         setting.paths.checkpoint(claim.number),
         training,
-        TrialIdentity(
-            study=setting.paths.root.name,
+        CheckpointKey(
+            study=setting.study_uid,
             number=claim.number,
             graph_key=graph_key(claim.graph),
             seed=claim.seed,
@@ -227,4 +258,5 @@ def _checkpointing(claim: Claim, setting: TrialSetting, training: EnsembleTraini
         every_s=setting.config.worker.checkpoint_every_s,
         name=f"trial {claim.number}",
         may_write=lambda: not claim.lost,
+        on_written=claim.advance,
     )

@@ -1,7 +1,7 @@
 """Whether a trial that starts now reaches its first rung before the job's time limit."""
 
-import contextlib
 import time
+from collections.abc import Callable
 
 from kdhpc.cluster import slurm
 from kdhpc.config.paths import StudyPaths
@@ -18,13 +18,16 @@ class Deadline:
     Args:
         paths: Of the study, whose trials tell how long an epoch takes.
         signal_delay_s: How long before its time limit a job is told.
+        num_begun: How many of its trials were ever begun: what lies in the folders of the others is an earlier study's
+            of the same name.
     """
 
-    def __init__(self, paths: StudyPaths, signal_delay_s: float) -> None:
+    def __init__(self, paths: StudyPaths, signal_delay_s: float, *, num_begun: Callable[[], int]) -> None:
         limit = slurm.time_limit()
-        self._trials = paths.trial(0).parent
+        self._paths = paths
         self._told = None if limit is None else time.monotonic() + limit.left_s - signal_delay_s
         self._longest_s = None if limit is None else limit.whole_s - signal_delay_s - _BEGINNING_S
+        self._num_begun = num_begun
         self._own: list[float] = []
 
     def learn(self, number: int) -> None:
@@ -44,15 +47,10 @@ class Deadline:
         return max(self._own or self._first_epochs(self._latest_trials()), default=0.0)
 
     def _latest_trials(self) -> list[int]:
-        numbers = (int(path.name) for path in self._trials.glob("[0-9]*") if path.name.isdigit())
-        return sorted(numbers)[-_LATEST_TRIALS:]
+        num_begun = self._num_begun()
+        return list(range(max(0, num_begun - _LATEST_TRIALS), num_begun))
 
     def _first_epochs(self, numbers: list[int]) -> list[float]:
         """Durations of these trials' first epochs, in seconds, as far as they are written down."""
-        found: list[float] = []
-        for number in numbers:
-            # Another worker may be writing it.
-            with contextlib.suppress(OSError, ValueError):
-                reports = read_metrics(self._trials / str(number) / "metrics.jsonl")
-                found += [report.seconds for report in reports if report.epoch == 1]
-        return found
+        reports = (report for number in numbers for report in read_metrics(self._paths.metrics(number)))
+        return [report.seconds for report in reports if report.epoch == 1]

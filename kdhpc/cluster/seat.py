@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from kdhpc.errors import DatabaseError, LeaseLostError
+from kdhpc.errors import DatabaseError, LeaseLostError, StorageError
+from kdhpc.files import is_of_storage
 from kdhpc.study.claim import Claim
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.trial import Outcome, TrialSetting, Turn, prepare_training, run_trial
@@ -26,7 +27,7 @@ class Ended:
     number: int
     """Of the trial."""
     finished: bool
-    """It is complete or pruned; else somebody will go on with it, or it crashed."""
+    """It is complete, pruned, or has diverged; else somebody will go on with it, or it crashed."""
     crashed: bool
     """An error ended the attempt."""
     crowded: bool
@@ -113,6 +114,8 @@ class Seat:
         Raises:
             DatabaseError: the database stayed away, and the worker was not asked to stop; or it stayed away when the
                 trial was given back after a crash.
+            StorageError: a disk refuses what the trial needs, and the worker was not asked to stop. That is no fault of
+                the trial: it was given back, without counting an attempt.
         """
         assert self._claim is not None
         assert self._journey is not None
@@ -142,7 +145,10 @@ class Seat:
                 "trial %d, slot %d: no memory for it beside the others, it is given back", claim.number, claim.slot
             )
             return self._make_room(claim)
-        except Exception as exc:  # A worker outlives a trial that crashes: the study counts the attempt.
+        except Exception as exc:
+            if is_of_storage(exc):
+                return self._give_back_for(claim, exc)
+            # A worker outlives a trial that crashes: the study counts the attempt.
             return self._crash(claim, exc)
 
     def _train(self, claim: Claim) -> Generator[Turn, None, Outcome]:
@@ -159,6 +165,17 @@ class Seat:
             claim.crash(f"{words[:_REASON_LENGTH]} (on {socket.gethostname()})")
         else:
             _release(claim)
+        return ended
+
+    def _give_back_for(self, claim: Claim, exc: Exception) -> Ended:
+        """Give back a trial that a disk is in the way of; another one would fare no better here."""
+        self._training = None
+        ended = self._leave(claim)
+        _release(claim)
+        words = f"trial {claim.number} is given back, {exc}"
+        if not self._stopping():
+            raise StorageError(words) from exc
+        _LOG.warning("%s", words)
         return ended
 
     def _make_room(self, claim: Claim) -> Ended:

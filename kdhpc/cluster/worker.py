@@ -1,15 +1,18 @@
 """A worker: claims slots of a study and trains their graphs until nothing is left to claim."""
 
+import hashlib
 import logging
 import signal
 import threading
 import time
 
+import numpy as np
 import torch
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.deadline import Deadline
 from kdhpc.cluster.job import job_id
+from kdhpc.cluster.search import check_same_study
 from kdhpc.cluster.seat import Ended, Seat
 from kdhpc.cluster.seating import seating_on
 from kdhpc.cluster.signals import StopSignals
@@ -20,6 +23,7 @@ from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, KdhpcError, StudyMismatchError
 from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Owner
+from kdhpc.study.definition import Split
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.compile_cache import CompileCache, cache_key
 from kdhpc.training.device import preferred_mode, resolve_device, resolve_precision
@@ -38,8 +42,11 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
     Raises:
         ClusterError: too many trials in a row crashed here, or the job's time limit is too short for an epoch.
         DatabaseError: the database stayed away.
-        StudyMismatchError: the packed data, or pretrained weights, are not those that the study was made with.
+        StorageError: a disk refuses what a trial, or all of them, need.
+        StudyMismatchError: the config, the packed data, or pretrained weights are not those that the study was made
+            with: as where the study was deleted and made again since this worker was launched.
     """
+    check_same_study(study, config)
     setting = trial_setting(study, config)
     _log_device(config.device)
     worker = _Worker(study, setting, stop, _compile_cache(setting))
@@ -67,7 +74,7 @@ class _Worker:
         self._ask_again = 0.0
         self._owner = Owner.current(job=job_id(), restarts=slurm.num_restarts())
         _free_slots_of_the_dead(study, self._owner)
-        self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s)
+        self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s, num_begun=study.num_begun)
         device = resolve_device(self._config.device)
         self._seating = seating_on(self._config, device)
         self._seats = [
@@ -243,6 +250,15 @@ def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:
     return study.progress().waiting > 0 or any(holding.lease_age_s > 2 * renew_s for holding in study.holdings())
 
 
+def _data_digest(checksum: str, split: Split) -> str:
+    """Names the images of a data set, and which of them train and which score."""
+    digest = hashlib.sha256(checksum.encode())
+    for half in (split.train, split.validation):
+        digest.update(f" {len(half)} ".encode())
+        digest.update(np.ascontiguousarray(half, dtype="<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
 def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
     """Open the data once for all trials of this worker."""
     threads = config.device.threads or slurm.own_cpus()
@@ -263,7 +279,9 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
     device = resolve_device(config.device)
     return TrialSetting(
         config=config,
+        study_uid=study.uid,
         paths=StudyPaths.of(study.definition.name),
+        data=_data_digest(packed.checksum, study.split),
         train=TrainBatches(
             packed.train,
             study.split.train,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -159,12 +160,13 @@ def _parse_value(key: str, hint: object, value: object) -> object:
     rules = dacite.Config(cast=[Enum, tuple], type_hooks={float: _number, int: _whole, bool: _truth})
     try:
         return dacite.from_dict(holder, {"value": value}, rules).value
-    except (dacite.DaciteError, ValueError, TypeError) as exc:
+    except (dacite.DaciteError, ValueError, TypeError, OverflowError) as exc:
         raise ConfigError(f"{key}={_shown(value)} is not allowed: {_allowed(hint)}") from exc
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """A finite one: what is typed as inf, nan or 1e999 is a float to every parser before this."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(value)
     return float(value)
 
@@ -187,7 +189,7 @@ def _shown(value: object) -> str:
 
 def _allowed(hint: object) -> str:
     """What a type admits, in words."""
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "null"}
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return ", ".join(str(arg) for arg in args)

@@ -3,6 +3,8 @@
 Values are checked where they arrive: a config that exists is a config that can be run.
 """
 
+import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +17,15 @@ from kdhpc.graph.spec import Design, Gate
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
     if not condition:
         raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+
+
+def _finite(group: str, config: "DatasetConfig | TrainingConfig | WorkerConfig | ClusterConfig | RunConfig") -> None:
+    """Refuse floats that are none: most comparisons let an infinity pass, and some a nan."""
+    for field in dataclasses.fields(config):
+        value: object = getattr(config, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            is_none = isinstance(number, float) and not math.isfinite(number)
+            _require(not is_none, f"{group}.{field.name}", value, "a finite number")
 
 
 def _positive(group: str, **values: float) -> None:
@@ -55,6 +66,7 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         check_dataset_name(self.name)
+        _finite("dataset", self)
         _positive("dataset", image_size=self.image_size, resize=self.resize)
         _require(self.pad >= 0, "dataset.pad", self.pad, "0 or more")
         _require(0 < self.validation_fraction < 1, "dataset.validation_fraction", self.validation_fraction, "in (0, 1)")
@@ -135,6 +147,7 @@ class TrainingConfig:
     """When accuracy is measured: at epochs 1, 2, 4, ... and the last, or after each."""
 
     def __post_init__(self) -> None:
+        _finite("training", self)
         _positive(
             "training",
             epochs=self.epochs,
@@ -147,6 +160,9 @@ class TrainingConfig:
         _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
         ordered = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
         _require(ordered, "training.milestones", list(self.milestones), "rising epochs above 0")
+        factor = math.prod([self.gamma] * len(self.milestones))
+        is_finite = math.isfinite(factor) and math.isfinite(self.learning_rate * factor)
+        _require(is_finite, "training.gamma", self.gamma, "so that the last learning rate is a finite number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +245,7 @@ class WorkerConfig:
     """A worker whose trials crash so often in a row stops: the machine, not the graph, is broken."""
 
     def __post_init__(self) -> None:
+        _finite("worker", self)
         _positive(
             "worker",
             lease_s=self.lease_s,
@@ -276,6 +293,7 @@ class ClusterConfig:
     """A launch that hosts the database: networks that may connect, as 10.0.0.0/8; none: those of its own machine."""
 
     def __post_init__(self) -> None:
+        _finite("cluster", self)
         _positive(
             "cluster",
             workers=self.workers,
@@ -338,6 +356,7 @@ class RunConfig:
     """Time between two checkpoints."""
 
     def __post_init__(self) -> None:
+        _finite("run", self)
         if self.name is not None:
             _check_name("run.name", self.name)
         _require(self.num_nodes is None or self.num_nodes > 0, "run.num_nodes", self.num_nodes, "above 0, or null")

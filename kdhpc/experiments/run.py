@@ -20,7 +20,7 @@ from kdhpc.experiments.settings import (
     run_settings,
 )
 from kdhpc.experiments.subject import Subject, load_subject
-from kdhpc.training.checkpoint import TrialIdentity
+from kdhpc.training.checkpoint import CheckpointKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class Run:
     """Where it writes."""
 
     @property
-    def identity(self) -> TrialIdentity:
+    def identity(self) -> CheckpointKey:
         """Whose checkpoints it may go on from."""
         seed = self.config.run.seed
-        return TrialIdentity(
+        return CheckpointKey(
             study=self.name, number=seed, graph_key=self.subject.key, seed=seed, settings=digest(self.settings)
         )
 

@@ -1,16 +1,19 @@
 """Checkpoints: written whole or not at all, checked before use, loaded without executing anything that they hold.
 
-The file: magic, format version, length and SHA-256 of the payload, then the payload, which is torch.save's.
+The file: a header, then the payload, which is torch.save's. The header has magic, format version, digest of the key,
+optimiser step, length of the payload, and the SHA-256 of all that and the payload. It is read alone where two writers
+meet: of one training, no earlier checkpoint replaces a later one.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import io
+import json
+import logging
 import os
 import pickle
-import secrets
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -18,21 +21,29 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from kdhpc.errors import CheckpointError
+from kdhpc.errors import CheckpointError, StorageError
+from kdhpc.files import patiently, read_whole, remove, storage_error, write_whole
 from kdhpc.training.loop import TrainingState
 from kdhpc.training.node import NodeState
 
+_LOG = logging.getLogger(__name__)
 _MAGIC = b"KDHPCCKP"
-_VERSION = 1
-_HEADER = struct.Struct("<8sIQ32s")
+_VERSION = 2
+_FORMAT = struct.Struct("<8sI")
+"""Magic and version: the same in all versions."""
+_FIELDS = struct.Struct("<32sQQ")
+"""Digest of the key, step, length of the payload."""
+_CHECKSUM_BYTES = 32
+_HEADER_BYTES = _FORMAT.size + _FIELDS.size + _CHECKSUM_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialIdentity:
-    """Whose checkpoint it is. All of it must agree before a trial goes on from one."""
+class CheckpointKey:
+    """Whose checkpoint it is. All of it must agree before a training goes on from one."""
 
     study: str
-    """Name of the study."""
+    """The study, by what no other one shares, not even one of its name that was made after it was deleted
+    (``SharedStudy.uid``); the name of a final training."""
     number: int
     """The trial's number in it."""
     graph_key: str
@@ -40,92 +51,173 @@ class TrialIdentity:
     seed: int
     """The trial's."""
     settings: str
-    """Digest of every setting that the arithmetic depends on."""
+    """Digest of all else that the arithmetic depends on: settings, images, and which of them train."""
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).digest()
 
 
-def save_checkpoint(path: Path, state: TrainingState, identity: TrialIdentity) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CheckpointHeader:
+    """What a checkpoint says of itself. Two files with equal headers are the same."""
+
+    key_digest: bytes
+    """Whose it is."""
+    step: int
+    """Optimiser steps done."""
+    length: int
+    """Of the payload, in bytes."""
+    checksum: bytes
+    """Over the header's other fields and the payload."""
+
+
+def save_checkpoint(
+    path: Path,
+    state: TrainingState,
+    key: CheckpointKey,
+    *,
+    may_write: Callable[[], bool] = lambda: True,
+    rejected: CheckpointHeader | None = None,
+) -> bool:
     """Write under a temporary name, flush to the disk, rename: a reader finds the old checkpoint or the new one.
+
+    Args:
+        path: The file.
+        state: What to write.
+        key: Whose it is.
+        may_write: Asked again when all is on the disk, which may take minutes.
+        rejected: Of a file that this training could not go on from: it is replaced, however far it is.
+
+    Returns:
+        False: it may not be written any more, or the file that is there by now is of the same key and further on.
 
     Raises:
         CheckpointError: the disk refuses (full, read-only, no permission); the old checkpoint is still there.
     """
     buffer = io.BytesIO()
-    torch.save({"identity": dataclasses.asdict(identity), "state": _to_payload(state)}, buffer)
+    torch.save({"key": dataclasses.asdict(key), "state": _to_payload(state)}, buffer)
     payload = buffer.getbuffer()
-    # A name of its own: a worker that has lost its lease without knowing yet may be writing here too.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    head = _FORMAT.pack(_MAGIC, _VERSION) + _FIELDS.pack(key.digest, state.step, len(payload))
+    answers: list[bool] = []
+
+    def may_replace() -> bool:
+        there = read_header(path)
+        is_further = there is not None and there.key_digest == key.digest and there.step > state.step
+        answers.append(may_write() and (not is_further or there == rejected))
+        return answers[-1]
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(_HEADER.pack(_MAGIC, _VERSION, len(payload), hashlib.sha256(payload).digest()))
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _flush_folder(path.parent)
-    except OSError as exc:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"cannot write checkpoint {path}: {exc.strerror or exc}; free or allow space there"
-        ) from exc
+        write_whole(path, head, _checksum(head, payload), payload, may_replace=may_replace)
+    except StorageError as exc:
+        raise CheckpointError(f"{exc}; free or allow space there") from exc
+    return answers[-1]
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove it, and what writers that were killed have left of theirs."""
-    path.unlink(missing_ok=True)
-    for partial in path.parent.glob(f".{path.name}.*.partial"):
-        partial.unlink(missing_ok=True)
+    """Remove it, and what writers that were killed have left of theirs; warn if it stays: nobody needs it any more."""
+    if not remove(path) and os.path.lexists(path):
+        _LOG.warning("%s cannot be removed; nothing needs it any more, remove it when that is possible", path)
+    remove_leftovers(path)
 
 
-def load_checkpoint(path: Path, identity: TrialIdentity) -> TrainingState:
-    """The state that was saved there for that trial.
+def remove_leftovers(path: Path) -> None:
+    """Remove what writers of that checkpoint have left that were killed, as far as that goes."""
+    try:
+        leftovers = list(path.parent.glob(f".{path.name}.*.tmp"))
+    except OSError:
+        return
+    for leftover in leftovers:
+        remove(leftover)
+
+
+def load_checkpoint(path: Path, key: CheckpointKey) -> TrainingState:
+    """The state that was saved there for that training.
 
     Raises:
-        CheckpointError: unreadable, damaged, of another format version, or of another trial.
+        FileNotFoundError: there is none.
+        CheckpointError: damaged, of another format version, or of another training.
+        StorageError: the file system refuses to read it, which says nothing about what is in it.
     """
     payload = _checked_payload(path)
     try:
         document = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        found = TrialIdentity(**document["identity"])
+        found = CheckpointKey(**document["key"])
         state = _from_payload(document["state"])
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError) as exc:
         raise _damaged(path, f"its payload cannot be understood ({type(exc).__name__})") from exc
-    for field in dataclasses.fields(TrialIdentity):
-        ours, theirs = getattr(identity, field.name), getattr(found, field.name)
+    for field in dataclasses.fields(CheckpointKey):
+        ours, theirs = getattr(key, field.name), getattr(found, field.name)
         if ours != theirs:
             raise CheckpointError(
-                f"checkpoint {path} belongs to another trial: its {field.name} is {theirs!r}, this trial has {ours!r}; "
-                "remove it, or go on with what it was made with"
+                f"checkpoint {path} belongs to another trial: its {field.name} is {theirs!r}, this trial has {ours!r}"
             )
     return state
 
 
-def _checked_payload(path: Path) -> bytes:
+def read_header(path: Path) -> CheckpointHeader | None:
+    """What the file says of itself, without reading all of it; none: there is no checkpoint of this format.
+
+    Raises:
+        StorageError: the file system refuses to read it.
+    """
+
+    def read() -> bytes:
+        with path.open("rb") as file:
+            return file.read(_HEADER_BYTES)
+
     try:
-        content = path.read_bytes()
+        content = patiently(read)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
     except OSError as exc:
-        raise CheckpointError(f"cannot read checkpoint {path}: {exc.strerror or exc}") from exc
-    if len(content) < _HEADER.size:
-        raise _damaged(path, f"it has {len(content)} bytes, its header alone needs {_HEADER.size}")
-    magic, version, length, digest = _HEADER.unpack_from(content)
+        raise storage_error(exc, path, "read") from exc
+    if len(content) < _HEADER_BYTES or _FORMAT.unpack_from(content) != (_MAGIC, _VERSION):
+        return None
+    return _header(content)
+
+
+def _header(content: bytes) -> CheckpointHeader:
+    key_digest, step, length = _FIELDS.unpack_from(content, _FORMAT.size)
+    checksum = content[_HEADER_BYTES - _CHECKSUM_BYTES : _HEADER_BYTES]
+    return CheckpointHeader(key_digest=key_digest, step=step, length=length, checksum=checksum)
+
+
+def _checksum(head: bytes, payload: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(head)
+    digest.update(payload)
+    return digest.digest()
+
+
+def _checked_payload(path: Path) -> memoryview:
+    try:
+        content = read_whole(path)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise FileNotFoundError(str(path)) from exc
+    except IsADirectoryError as exc:
+        raise _damaged(path, "it is a folder") from exc
+    except OSError as exc:
+        raise storage_error(exc, path, "read") from exc
+    if len(content) < _FORMAT.size:
+        raise _damaged(path, f"it has {len(content)} bytes")
+    magic, version = _FORMAT.unpack_from(content)
     if magic != _MAGIC:
         raise _damaged(path, "it is no kdhpc checkpoint")
     if version != _VERSION:
-        raise CheckpointError(
-            f"checkpoint {path} has format version {version}, this kdhpc reads {_VERSION}: "
-            "go on with the kdhpc that wrote it, or remove it"
-        )
-    payload = content[_HEADER.size :]
-    if len(payload) != length:
-        raise _damaged(path, f"its payload has {len(payload)} bytes instead of {length}")
-    if hashlib.sha256(payload).digest() != digest:
+        raise CheckpointError(f"checkpoint {path} has format version {version}, this kdhpc reads {_VERSION}")
+    if len(content) < _HEADER_BYTES:
+        raise _damaged(path, f"it has {len(content)} bytes, its header alone needs {_HEADER_BYTES}")
+    header, payload = _header(content), memoryview(content)[_HEADER_BYTES:]
+    if len(payload) != header.length:
+        raise _damaged(path, f"its payload has {len(payload)} bytes instead of {header.length}")
+    if _checksum(content[: _HEADER_BYTES - _CHECKSUM_BYTES], payload) != header.checksum:
         raise _damaged(path, "its checksum does not agree")
     return payload
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"checkpoint {path} is damaged: {reason}; remove it to start the trial again")
+    return CheckpointError(f"checkpoint {path} is damaged: {reason}")
 
 
 class _NodePayload(TypedDict):
@@ -137,6 +229,7 @@ class _NodePayload(TypedDict):
 class _StatePayload(TypedDict):
     """Only what ``weights_only`` loading lets through: tensors, numbers, strings, dicts and lists."""
 
+    step: int
     epoch: int
     step_in_epoch: int
     seconds: float
@@ -146,6 +239,7 @@ class _StatePayload(TypedDict):
 
 def _to_payload(state: TrainingState) -> _StatePayload:
     return {
+        "step": state.step,
         "epoch": state.epoch,
         "step_in_epoch": state.step_in_epoch,
         "seconds": state.seconds,
@@ -158,18 +252,10 @@ def _to_payload(state: TrainingState) -> _StatePayload:
 
 def _from_payload(payload: _StatePayload) -> TrainingState:
     return TrainingState(
+        step=payload["step"],
         epoch=payload["epoch"],
         step_in_epoch=payload["step_in_epoch"],
         seconds=payload["seconds"],
         loss_sums=payload["loss_sums"],
         nodes=tuple(NodeState(**node) for node in payload["nodes"]),
     )
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

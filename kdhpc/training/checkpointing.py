@@ -8,7 +8,15 @@ from pathlib import Path
 from types import TracebackType
 
 from kdhpc.errors import CheckpointError
-from kdhpc.training.checkpoint import TrialIdentity, load_checkpoint, remove_checkpoint, save_checkpoint
+from kdhpc.training.checkpoint import (
+    CheckpointHeader,
+    CheckpointKey,
+    load_checkpoint,
+    read_header,
+    remove_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+)
 from kdhpc.training.loop import TrainingLoop, TrainingState
 
 _LOG = logging.getLogger(__name__)
@@ -24,28 +32,32 @@ class Checkpointing:
     Args:
         path: The file.
         training: Whose state.
-        identity: Whose checkpoints it may go on from.
+        key: Whose checkpoints it may go on from.
         every_s: Longest time between two checkpoints.
         name: What the training is called in log lines.
-        may_write: Asked before each write; False: the file is another worker's by now.
+        may_write: Asked before each write, and again when it is on the disk; False: the file is another worker's.
+        on_written: Called with the step of each checkpoint that is on the disk, by the thread that wrote it.
     """
 
     def __init__(
         self,
         path: Path,
         training: TrainingLoop,
-        identity: TrialIdentity,
+        key: CheckpointKey,
         *,
         every_s: float,
         name: str,
         may_write: Callable[[], bool] = lambda: True,
+        on_written: Callable[[int], None] = lambda step: None,
     ) -> None:
         self._path = path
         self._training = training
-        self._identity = identity
+        self._key = key
         self._every_s = every_s
         self._name = name
         self._may_write = may_write
+        self._on_written = on_written
+        self._rejected: CheckpointHeader | None = None
         self._saved = time.monotonic()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._write: Future[None] | None = None
@@ -58,18 +70,28 @@ class Checkpointing:
     ) -> None:
         self._thread.shutdown()
 
-    def restore(self) -> bool:
-        """Go on from the file, where there is one; a damaged or foreign one is told and left alone.
+    def restore(self, check: Callable[[TrainingState], None] = lambda state: None) -> bool:
+        """Go on from the file, where there is one; another one is told, and replaced by the first checkpoint.
+
+        Args:
+            check: Raises CheckpointError where the training must not go on from that state.
 
         Returns:
             Whether there is a file.
+
+        Raises:
+            StorageError: the file system refuses to read it, so that a sound checkpoint may be there.
         """
-        if not self._path.exists():
-            return False
+        remove_leftovers(self._path)
         try:
-            self._training.restore(load_checkpoint(self._path, self._identity))
+            state = load_checkpoint(self._path, self._key)
+            check(state)
+            self._training.restore(state)
+        except FileNotFoundError:
+            return False
         except CheckpointError as exc:
             _LOG.warning("%s starts from its beginning: %s", self._name, exc)
+            self._rejected = read_header(self._path)
             return True
         _LOG.info("%s goes on after epoch %d, step %d", self._name, self._training.epoch, self._training.step)
         return True
@@ -92,7 +114,7 @@ class Checkpointing:
         """Write the state before returning.
 
         Returns:
-            False: the file is another worker's by now, nothing was written.
+            False: the file is another worker's by now, or further on; nothing was written.
 
         Raises:
             CheckpointError: the disk refuses; the old checkpoint is still there.
@@ -118,5 +140,7 @@ class Checkpointing:
     def _write_state(self, state: TrainingState) -> bool:
         if not self._may_write():
             return False
-        save_checkpoint(self._path, state, self._identity)
-        return True
+        written = save_checkpoint(self._path, state, self._key, may_write=self._may_write, rejected=self._rejected)
+        if written:
+            self._on_written(state.step)
+        return written

@@ -26,6 +26,8 @@ from pathlib import Path
 import torch
 
 from kdhpc.config.schema import DeviceConfig
+from kdhpc.errors import StorageError
+from kdhpc.files import write_whole
 
 _LOG = logging.getLogger(__name__)
 _MAGIC = b"KDHPCCMP"
@@ -144,15 +146,20 @@ class CompileCache:
             return
         try:
             base = Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
-            self._folder = _private_folder(base / f"kdhpc-{os.getuid()}") / self._digest
+            folder = _private_folder(base / f"kdhpc-{os.getuid()}") / self._digest
             for variable, name in _FOLDERS.items():
-                (self._folder / name).mkdir(parents=True, exist_ok=True)
-                os.environ[variable] = str(self._folder / name)
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                os.environ[variable] = str(folder / name)
         except OSError as exc:
             _LOG.warning("compiled programs are not kept: %s", exc)
             return
-        if self._path.exists():
-            self._load(self._folder)
+        self._folder = folder
+        try:
+            self._load(folder, self._read())
+        except FileNotFoundError:
+            return  # Nobody has published yet.
+        except (OSError, ValueError, EOFError, tarfile.TarError) as exc:
+            _LOG.warning("compile cache %s is ignored: %s", self._path, exc)
 
     def publish(self) -> bool:
         """Write the file that other nodes begin with, unless there is one; whether it was written."""
@@ -162,31 +169,34 @@ class CompileCache:
         try:
             with tarfile.open(fileobj=content, mode="w:gz", compresslevel=1) as archive:
                 archive.add(self._folder, arcname=".", filter=lambda entry: entry if _is_kept(entry) else None)
-            self._write(content.getvalue())
-        except OSError as exc:
-            _LOG.warning("compile cache %s is not published: %s", self._path, exc.strerror or exc)
+            artifacts = content.getbuffer()
+            header = _HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest())
+            write_whole(self._path, header, artifacts, mode=0o600)
+        except (OSError, StorageError) as exc:
+            _LOG.warning("compile cache %s is not published: %s", self._path, exc)
             return False
         _LOG.info("published the compile cache %s, %.1f MB", self._path, len(content.getvalue()) / 1e6)
         return True
 
-    def _load(self, folder: Path) -> None:
-        """Add the published files that are not there; those that are may be in use."""
-        try:
-            with tarfile.open(fileobj=io.BytesIO(self._read()), mode="r:gz") as archive:
-                for entry in archive:
-                    name = Path(entry.name)
-                    place = folder / name
-                    if not entry.isreg() or name.is_absolute() or ".." in name.parts or place.exists():
-                        continue
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    file = archive.extractfile(entry)
-                    assert file is not None
-                    partial = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
-                    partial.write_bytes(file.read())
-                    partial.chmod(entry.mode & 0o700)
-                    partial.replace(place)
-        except (OSError, ValueError, EOFError, tarfile.TarError) as exc:
-            _LOG.warning("compile cache %s is ignored: %s", self._path, exc)
+    @staticmethod
+    def _load(folder: Path, artifacts: bytes) -> None:
+        """Add the published files that are not there; those that are may be in use.
+
+        Nothing is flushed: the folder is temporary, and the files are many.
+        """
+        with tarfile.open(fileobj=io.BytesIO(artifacts), mode="r:gz") as archive:
+            for entry in archive:
+                name = Path(entry.name)
+                place = folder / name
+                if not entry.isreg() or name.is_absolute() or ".." in name.parts or place.exists():
+                    continue
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file = archive.extractfile(entry)
+                assert file is not None
+                partial = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
+                partial.write_bytes(file.read())
+                partial.chmod(entry.mode & 0o700)
+                partial.replace(place)
 
     def _is_usable(self) -> bool:
         try:
@@ -210,21 +220,6 @@ class CompileCache:
         if len(artifacts) != length or hashlib.sha256(artifacts).digest() != digest:
             raise ValueError("it is damaged")
         return artifacts
-
-    def _write(self, artifacts: bytes) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.partial")
-        try:
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(_HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest()))
-                file.write(artifacts)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
 
 
 def _is_named_by_user(variable: str) -> bool:

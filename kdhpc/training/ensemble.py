@@ -21,7 +21,7 @@ from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.batches import EvalSource, ImageBatch
 from kdhpc.training.device import autocast_dtype, has_node_streams, place
-from kdhpc.training.evaluation import Accuracies, Prediction, mean_ensemble, top1_accuracies
+from kdhpc.training.evaluation import Accuracies, NotFinite, Prediction, mean_ensemble, top1_accuracies
 from kdhpc.training.learner import Moment
 from kdhpc.training.node import NetworkT, Node, NodeState
 from kdhpc.training.pretrained import check_weights, freeze_with, read_pretrained
@@ -99,9 +99,8 @@ class EnsembleLearner:
             )
 
         self._build = build
-        scaled = self._autocast is torch.float16
         self._nodes = [
-            Node(build(index, seed, target), training, scale_loss=scaled, capturable=programs.records)
+            Node(build(index, seed, target), training, scale_loss=self.scales_loss, capturable=programs.records)
             for index in range(graph.num_nodes)
         ]
         self._check_pretrained()
@@ -187,7 +186,7 @@ class EnsembleLearner:
             self._nodes[m].update(skip_M[m])
         return loss_M.detach()
 
-    def evaluate(self, source: EvalSource) -> Accuracies:
+    def evaluate(self, source: EvalSource) -> Accuracies | NotFinite:
         """Top-1 accuracies of the nodes and of their mean."""
         for node in self._nodes:
             node.network.eval()
@@ -195,6 +194,15 @@ class EnsembleLearner:
         for index, node in enumerate(self._nodes):
             node.network.train(index not in self._frozen)
         return accuracies
+
+    @property
+    def scales_loss(self) -> bool:
+        """fp16."""
+        return self._autocast is torch.float16
+
+    def are_finite(self) -> Tensor:
+        """Whether all weights, statistics and momenta of each node are, (M,), bool, on the device."""
+        return torch.stack([node.is_finite() for node in self._nodes])
 
     def state(self) -> tuple[NodeState, ...]:
         """A copy of all that moves, on the CPU."""

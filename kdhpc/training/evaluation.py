@@ -29,6 +29,14 @@ class Accuracies:
     """Of the ensemble."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NotFinite:
+    """There is no accuracy: some logits are not finite, which is no answer."""
+
+    nodes: tuple[int, ...]
+    """0-based, those that gave them; none: their ensemble alone."""
+
+
 def mean_ensemble(node_logits_MNC: Tensor) -> Prediction:
     """The ensemble node: the mean of the nodes' logits, in float32. Source: paper Eq. 12."""
     node_logits_MNC = node_logits_MNC.float()
@@ -36,27 +44,32 @@ def mean_ensemble(node_logits_MNC: Tensor) -> Prediction:
 
 
 @torch.no_grad()
-def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource) -> Accuracies:
-    """Count right answers on the device; the host waits once, at the end.
+def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource) -> Accuracies | NotFinite:
+    """Count right answers, and look for logits that are none, on the device; the host waits once, at the end.
 
     Args:
         predict: From images (N, 3, S, S) of one N: a smaller last batch is filled up with zeros, and its answers to
             them dropped, so that a compiled network needs no second program. Networks are in evaluation mode.
         source: Images and labels.
     """
-    right_M1: Tensor | None = None  # The ensemble last.
+    counted_2_M1: Tensor | None = None  # Right answers, and images without any; the ensemble last.
     num_images = 0
     template: Tensor | None = None
     for batch in source:
         num_samples = len(batch.labels)
         template = batch.images if template is None else template
         prediction = predict(_filled_up(batch.images, template))
-        logits = torch.cat([prediction.node_logits_MNC, prediction.ensemble_logits_NC.unsqueeze(0)])
-        counts = (logits[:, :num_samples].argmax(dim=2) == batch.labels).sum(dim=1)
-        right_M1 = counts if right_M1 is None else right_M1 + counts
+        logits = torch.cat([prediction.node_logits_MNC, prediction.ensemble_logits_NC.unsqueeze(0)])[:, :num_samples]
+        is_right = logits.argmax(dim=2) == batch.labels
+        is_none = ~logits.isfinite().all(dim=2)
+        counts = torch.stack([is_right, is_none]).sum(dim=2)
+        counted_2_M1 = counts if counted_2_M1 is None else counted_2_M1 + counts
         num_images += num_samples
-    assert right_M1 is not None, "an EvalSource has at least one image"
-    *nodes, ensemble = (100 * count / num_images for count in right_M1.tolist())
+    assert counted_2_M1 is not None, "an EvalSource has at least one image"
+    right, none = counted_2_M1.tolist()
+    if any(none):
+        return NotFinite(nodes=tuple(index for index, count in enumerate(none[:-1]) if count))
+    *nodes, ensemble = (100 * count / num_images for count in right)
     return Accuracies(nodes=tuple(nodes), ensemble=ensemble)
 
 

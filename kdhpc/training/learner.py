@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from kdhpc.training.batches import EvalSource, ImageBatch
-from kdhpc.training.evaluation import Accuracies
+from kdhpc.training.evaluation import Accuracies, NotFinite
 from kdhpc.training.node import NodeState
 from kdhpc.training.programs import Programs
 
@@ -58,8 +58,17 @@ class Learner(Protocol):
         """
         ...
 
-    def evaluate(self, source: EvalSource) -> Accuracies:
-        """Top-1 accuracies in evaluation mode."""
+    def evaluate(self, source: EvalSource) -> Accuracies | NotFinite:
+        """Top-1 accuracies in evaluation mode, if all logits are finite."""
+        ...
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss is scaled (fp16), so that a step may overflow and is left out then."""
+        ...
+
+    def are_finite(self) -> Tensor:
+        """Whether all weights, statistics and momenta of each network are, (networks,), bool, on the device."""
         ...
 
     def state(self) -> tuple[NodeState, ...]:

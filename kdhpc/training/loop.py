@@ -12,7 +12,9 @@ from kdhpc.errors import CheckpointError
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.training.batches import EvalSource, TrainSource
 from kdhpc.training.device import Mode, resolve_device
+from kdhpc.training.divergence import broken_answers, broken_numbers
 from kdhpc.training.ensemble import EnsembleLearner
+from kdhpc.training.evaluation import Accuracies
 from kdhpc.training.learner import Learner, Moment
 from kdhpc.training.node import NodeState
 from kdhpc.training.programs import Programs, programs_for
@@ -31,13 +33,15 @@ class EpochReport:
     rung: bool
     """Whether it is one of the epochs 1, 2, 4, ... or the last, at which the ensemble is scored."""
     train_losses: tuple[float, ...]
-    """Of each node, mean over the epoch's steps."""
+    """Of each node, mean over the epoch's steps; not finite where a step's was not."""
     node_accuracies: tuple[float, ...] | None
-    """Top-1 of each node in percent; none where it was not measured."""
+    """Top-1 of each node in percent; none where it was not measured, or the training has diverged."""
     ensemble_accuracy: float | None
-    """Top-1 of the ensemble in percent; none where it was not measured."""
+    """Top-1 of the ensemble in percent; none where it was not measured, or the training has diverged."""
     seconds: float
     """Time of the epoch, evaluation included."""
+    diverged: str | None = None
+    """Why there are no numbers to go on with, see `kdhpc.training.divergence`; none: the training goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,8 @@ class TrainingState:
     There is no random state in it: data order and augmentation follow from seed and epoch, and networks draw nothing.
     """
 
+    step: int
+    """Optimiser steps done."""
     epoch: int
     """Whole epochs done."""
     step_in_epoch: int
@@ -79,6 +85,7 @@ class TrainingLoop:
         self._evaluation = evaluation
         self._loss_sums: Tensor | None = None
         self._ended: tuple[float, Tensor] | None = None
+        self._diverged: str | None = None
         self._learn = TrainingStep[tuple[Tensor, ...]](
             learner, lambda recipe: learner.learn(learner.programs.batch(train, recipe))
         )
@@ -100,6 +107,11 @@ class TrainingLoop:
         return self._epoch >= self._training.epochs
 
     @property
+    def diverged(self) -> str | None:
+        """Why the epoch that was reported last has no numbers to go on with; none: it has."""
+        return self._diverged
+
+    @property
     def networks(self) -> tuple[nn.Module, ...]:
         """The nodes' networks, or a baseline's single one, as they are now."""
         return self._learner.networks
@@ -110,13 +122,13 @@ class TrainingLoop:
         return self._learner.programs.mode
 
     def steps(self) -> Iterator[EpochReport | None]:
-        """Train on from where it stands, to the end.
+        """Train on from where it stands, to the end, or to the epoch in which it diverges.
 
         Yields:
             After each step nothing, when `state` is whole: whoever asks for no more has stopped there. After each epoch
             its report; by then the epoch counts as done.
         """
-        while not self.finished:
+        while not self.finished and self._diverged is None:
             yield from self._train_epoch()
             yield self._end_epoch()
 
@@ -139,6 +151,7 @@ class TrainingLoop:
         """A copy of where it stands, on the CPU."""
         sums = torch.zeros(self._learner.num_losses) if self._loss_sums is None else self._loss_sums
         return TrainingState(
+            step=self.step,
             epoch=self._epoch,
             step_in_epoch=self._step_in_epoch,
             seconds=self._seconds,
@@ -160,13 +173,14 @@ class TrainingLoop:
         self._learner.restore(state.nodes)
         self._epoch, self._step_in_epoch, self._seconds = state.epoch, state.step_in_epoch, state.seconds
         self._loss_sums = state.loss_sums.clone() if state.step_in_epoch else None
-        self._ended = None
+        self._ended = self._diverged = None
 
     def reopen_epoch(self) -> None:
         """Stand before the end of the epoch that was reported last: whoever goes on gets its report again."""
         assert self._ended is not None, "no epoch has ended since training began, was restored, or went on"
         self._seconds, self._loss_sums = self._ended
-        self._epoch, self._step_in_epoch, self._ended = self._epoch - 1, self._train.steps_per_epoch, None
+        self._epoch, self._step_in_epoch = self._epoch - 1, self._train.steps_per_epoch
+        self._ended = self._diverged = None
 
     def _begin(self, seed: int) -> None:
         """Stand before the first step."""
@@ -176,6 +190,7 @@ class TrainingLoop:
         self._seconds = 0.0
         self._loss_sums = None
         self._ended = None
+        self._diverged = None
 
     def _train_epoch(self) -> Iterator[None]:
         """The rest of the running epoch, a step at a time."""
@@ -201,21 +216,32 @@ class TrainingLoop:
         epoch, step = self._epoch + 1, self.step
         rung = is_rung(epoch, self._training.epochs)
         measured = rung or self._training.evaluate == "every_epoch"
-        accuracies = self._learner.evaluate(self._evaluation) if measured else None
         assert self._loss_sums is not None
-        mean_losses = self._loss_sums / self._train.steps_per_epoch
+        mean_losses = tuple((self._loss_sums / self._train.steps_per_epoch).tolist())
+        accuracies = None
+        self._diverged = broken_numbers(self._learner, mean_losses)
+        if measured and self._diverged is None:
+            accuracies = self._score()
         report = EpochReport(
             epoch=epoch,
             step=step,
             rung=rung,
-            train_losses=tuple(mean_losses.tolist()),
+            train_losses=mean_losses,
             node_accuracies=None if accuracies is None else accuracies.nodes,
             ensemble_accuracy=None if accuracies is None else accuracies.ensemble,
             seconds=self._seconds + time.monotonic() - before,
+            diverged=self._diverged,
         )
         self._ended = (self._seconds, self._loss_sums)
         self._epoch, self._step_in_epoch, self._seconds, self._loss_sums = epoch, 0, 0.0, None
         return report
+
+    def _score(self) -> Accuracies | None:
+        found = self._learner.evaluate(self._evaluation)
+        if isinstance(found, Accuracies):
+            return found
+        self._diverged = broken_answers(found)
+        return None
 
 
 class EnsembleTraining(TrainingLoop):

@@ -1,13 +1,19 @@
-"""What a training run leaves to read: one JSON line an epoch."""
+"""What a training run leaves to read: one line of strict JSON an epoch.
+
+It is a log and no state: nothing that is wrong with it, or with the disk that it is on, ends a training.
+"""
 
 import dataclasses
-import json
 import logging
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import dacite
 
+from kdhpc.errors import StorageError
+from kdhpc.files import parse_json, read_whole, strict_json, write_whole
 from kdhpc.training.loop import EpochReport
 
 _LOG = logging.getLogger(__name__)
@@ -16,8 +22,9 @@ _LOG = logging.getLogger(__name__)
 class MetricsLog:
     """Appends epoch reports to a file that a resumed run continues.
 
-    For a moment two processes may append: a worker that was taken for dead, and the one that goes on with its trial.
-    Of several lines of an epoch the last counts.
+    Where the disk refuses, what is left to read has a gap. Lines that cannot be read, as a power cut leaves them, are
+    cut out. For a moment two processes may append: a worker that was taken for dead, and the one that goes on with its
+    trial. Of several lines of an epoch the last counts.
 
     Args:
         path: The ``metrics.jsonl``; its folder is made.
@@ -27,24 +34,46 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, epoch: int) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for at, line in _latest_lines(path).items() if at <= epoch]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        partial.replace(path)
+        self._epoch = epoch
+        self._is_open = self._try_to_open(tell=True)
 
     def append(self, report: EpochReport) -> None:
-        """Write one epoch's line at once, or warn that the disk refuses: what is left to read has a gap then."""
-        line = f"{json.dumps(dataclasses.asdict(report))}\n".encode()
+        """Write one epoch's line at once, or warn that the disk refuses."""
+        self._is_open = self._is_open or self._try_to_open(tell=False)
+        if not self._is_open:
+            return
         try:
-            self._append(line)
+            self._append(f"{strict_json(dataclasses.asdict(report))}\n".encode())
         except OSError as exc:
             _LOG.warning("epoch %d is not in %s: %s", report.epoch, self._path, exc)
 
+    def _try_to_open(self, *, tell: bool) -> bool:
+        try:
+            self._open()
+        except (OSError, StorageError) as exc:
+            if tell:
+                _LOG.warning("epochs are not logged while this lasts: %s", exc)
+            return False
+        return True
+
+    def _open(self) -> None:
+        """Have nothing in the file but readable lines of the epochs that the run has behind it."""
+        content = _read(self._path)
+        lines, num_unreadable = _latest_lines(content)
+        kept = b"".join(line + b"\n" for epoch, (line, _) in lines.items() if epoch <= self._epoch)
+        if kept == content:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            write_whole(self._path, kept)
+        if num_unreadable:
+            _LOG.warning("%s: cut out what cannot be read, %d line(s)", self._path, num_unreadable)
+
     def _append(self, line: bytes) -> None:
         """All of it or nothing."""
-        with self._path.open("ab", buffering=0) as file:
+        with self._path.open("a+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
+            if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+                line = b"\n" + line  # What another writer has left must not spoil it.
             written = 0
             try:
                 while written < len(line):
@@ -55,15 +84,51 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> tuple[EpochReport, ...]:
-    """The reports in a file, by epoch."""
-    rules = dacite.Config(cast=[tuple])
-    return tuple(dacite.from_dict(EpochReport, json.loads(line), rules) for line in _latest_lines(path).values())
+    """The reports in a file, by epoch, as far as it can be read."""
+    try:
+        content = _read(path)
+    except (OSError, StorageError) as exc:
+        _LOG.warning("metrics are left out: %s", exc)
+        return ()
+    return tuple(report for _, report in _latest_lines(content)[0].values())
 
 
-def _latest_lines(path: Path) -> dict[int, str]:
-    """The last line of each epoch, by epoch; a killed run may leave half of one, which does not count."""
-    if not path.exists():
-        return {}
-    lines = path.read_text().splitlines(keepends=True)
-    latest = {json.loads(line)["epoch"]: line.rstrip("\n") for line in lines if line.endswith("}\n")}
-    return {epoch: latest[epoch] for epoch in sorted(latest)}
+def _read(path: Path) -> bytes:
+    try:
+        return read_whole(path)
+    except FileNotFoundError:
+        return b""
+
+
+def _latest_lines(content: bytes) -> tuple[dict[int, tuple[bytes, EpochReport]], int]:
+    """The last readable line of each epoch, by epoch, with what it says; and how many cannot be read."""
+    found: dict[int, tuple[bytes, EpochReport]] = {}
+    num_unreadable = 0
+    for line in content.split(b"\n"):
+        report = _report(line)
+        if report is not None:
+            found[report.epoch] = (line, report)
+        elif line:
+            num_unreadable += 1
+    return {epoch: found[epoch] for epoch in sorted(found)}, num_unreadable
+
+
+def _report(line: bytes) -> EpochReport | None:
+    """What a line says; none: it is half a line, NUL bytes, no JSON, or no report."""
+    rules = dacite.Config(cast=[tuple], type_hooks={float: _number})
+    try:
+        document = parse_json(line)
+        if not isinstance(document, Mapping):
+            return None
+        report = dacite.from_dict(EpochReport, document, rules)
+    # Of numbers too large, and of brackets too deep, as well.
+    except (ValueError, TypeError, ArithmeticError, RecursionError, dacite.DaciteError):
+        return None
+    return report if report.epoch > 0 and math.isfinite(report.seconds) else None
+
+
+def _number(value: object) -> object:
+    """``null`` stands for a number that is none."""
+    if value is None:
+        return math.nan
+    return float(value) if isinstance(value, int) else value

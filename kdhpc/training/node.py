@@ -1,11 +1,13 @@
 """A network with all that moves while it learns: weights, statistics, momentum, loss scale."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from kdhpc.config.schema import TrainingConfig
 from kdhpc.errors import CheckpointError
@@ -64,6 +66,12 @@ class Node(Generic[NetworkT]):
             self._scaler.step(self._optimizer)
             self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def is_finite(self) -> Tensor:
+        """Whether all that moves is, a bool scalar on the device: the host does not wait for it."""
+        moving = (*self.network.state_dict().values(), *self._momentum().values())
+        largest: Tensor = get_total_norm([tensor for tensor in moving if tensor.is_floating_point()], math.inf)
+        return largest.isfinite()
 
     def state(self) -> NodeState:
         """A copy, on the CPU."""

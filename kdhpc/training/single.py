@@ -12,7 +12,7 @@ from kdhpc.errors import CheckpointError
 from kdhpc.training.batches import EvalSource, ImageBatch
 from kdhpc.training.device import autocast_dtype
 from kdhpc.training.ensemble import build_seeded
-from kdhpc.training.evaluation import Accuracies, Prediction, top1_accuracies
+from kdhpc.training.evaluation import Accuracies, NotFinite, Prediction, top1_accuracies
 from kdhpc.training.learner import Moment
 from kdhpc.training.node import NetworkT, Node, NodeState
 from kdhpc.training.programs import Programs
@@ -46,8 +46,7 @@ class SingleLearner(ABC, Generic[NetworkT]):
         self._target = target
         self._autocast = autocast_dtype(device, target)
         network = build_seeded(build, seed=seed, node=0, target=target, channels_last=device.channels_last)
-        scaled = self._autocast is torch.float16
-        self._node = Node(network, training, scale_loss=scaled, capturable=programs.records)
+        self._node = Node(network, training, scale_loss=self.scales_loss, capturable=programs.records)
 
     @abstractmethod
     def _loss(self, batch: ImageBatch) -> Tensor:
@@ -93,12 +92,21 @@ class SingleLearner(ABC, Generic[NetworkT]):
         self._node.update((loss.detach() == 0).float())
         return loss.detach().unsqueeze(0)
 
-    def evaluate(self, source: EvalSource) -> Accuracies:
+    def evaluate(self, source: EvalSource) -> Accuracies | NotFinite:
         """Top-1 accuracies of the answers."""
         self.network.eval()
         accuracies = top1_accuracies(self._predict, source)
         self.network.train()
         return accuracies
+
+    @property
+    def scales_loss(self) -> bool:
+        """fp16."""
+        return self._autocast is torch.float16
+
+    def are_finite(self) -> Tensor:
+        """Whether all weights, statistics and momenta are, (1,), bool, on the device."""
+        return self._node.is_finite().unsqueeze(0)
 
     def state(self) -> tuple[NodeState, ...]:
         """A copy of all that moves, on the CPU."""

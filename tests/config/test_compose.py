@@ -1,6 +1,7 @@
 """Composing configs: every shipped study is whole, and every mistake is one line that names the nearest right thing."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from kdhpc.config.compose import compose_search, compose_train
 from kdhpc.config.document import defaults, parse_config, read_config, to_document, write_config
 from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.paths import OWN_FOLDERS
-from kdhpc.config.schema import SearchConfig, TrainConfig, check_study_name
+from kdhpc.config.schema import SearchConfig, TrainConfig, TrainingConfig, WorkerConfig, check_study_name
 from kdhpc.errors import ConfigError
 from kdhpc.graph.spec import Design, Gate
 from kdhpc.networks.names import NETWORKS, check_network
@@ -63,7 +64,7 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "training.epochs=0"], "training.epochs=0 is not allowed: a number above 0"),
         (["study=dogs4", "study.gates=[open]"], "through, cutoff, linear, correct"),
         (["study=dogs4", "study.pruner=hyperband"], "study.pruner='hyperband' is not allowed: median, asha, none"),
-        (["study=dogs4", "dataset.scale=[1]"], "dataset.scale=[1] is not allowed: a list of 2, each a number"),
+        (["study=dogs4", "dataset.scale=[1]"], "dataset.scale=[1] is not allowed: a list of 2, each a finite number"),
         (
             ["study=dogs4", "cluster=slurm", "cluster.gpus_per_worker=4"],
             "cluster.gpus_per_worker=4 is not allowed: 0 or 1, a worker uses one GPU; start more workers",
@@ -107,6 +108,39 @@ def test_compose_mistake_is_one_line_with_the_way_out(overrides: list[str], expe
         compose_search(overrides)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e999", ".inf", "1" + 400 * "0"])
+@pytest.mark.parametrize("key", ["training.learning_rate", "training.weight_decay", "cluster.mem_gb"])
+def test_compose_number_that_is_none_is_refused(key: str, number: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}=\S+ is not allowed: a finite number$"):
+        compose_search(["study=quickstart", f"{key}={number}"])
+
+
+def test_compose_number_that_is_none_is_refused_in_lists_and_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.ratio=.* is not allowed: a list of 2, each a finite number"):
+        compose_search(["study=quickstart", "dataset.ratio=[1,inf]"])
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "mine.yaml").write_text("learning_rate: .nan\n")
+    with pytest.raises(ConfigError, match=r"training\.learning_rate=\.nan is not allowed: a finite number"):
+        compose_search(["study=quickstart", "training=mine"], config_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"run\.temperature=\.inf is not allowed: a finite number"):
+        compose_train(["dataset=cub200", "network=resnet18", "run.temperature=inf"])
+
+
+@pytest.mark.parametrize(
+    ("group", "changes"),
+    [
+        (TrainingConfig, {"learning_rate": math.inf}),
+        (TrainingConfig, {"weight_decay": math.inf}),
+        (TrainingConfig, {"gamma": math.nan}),
+        (TrainingConfig, {"gamma": 1e200, "milestones": (2, 3)}),
+        (WorkerConfig, {"lease_s": math.inf}),
+    ],
+)
+def test_config_made_directly_with_a_number_that_is_none_is_refused(group: type, changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="finite number"):
+        group(**changes)
 
 
 def test_config_dirs_own_folder_wins_and_shipped_is_last(tmp_path: Path) -> None:

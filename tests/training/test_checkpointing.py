@@ -6,15 +6,15 @@ import torch
 
 from kdhpc.errors import CheckpointError
 from kdhpc.training import checkpointing as module
-from kdhpc.training.checkpoint import TrialIdentity, load_checkpoint
+from kdhpc.training.checkpoint import CheckpointKey, load_checkpoint
 from kdhpc.training.checkpointing import Checkpointing
 from tests.training.test_loop import StopAfter, assert_same_state, never, training_of
 
-IDENTITY = TrialIdentity(study="s", number=0, graph_key="g", seed=3, settings="x")
+KEY = CheckpointKey(study="s", number=0, graph_key="g", seed=3, settings="x")
 
 
 def checkpointing(path, training, *, every_s=1e9, may_write=lambda: True):
-    return Checkpointing(path, training, IDENTITY, every_s=every_s, name="trial 0", may_write=may_write)
+    return Checkpointing(path, training, KEY, every_s=every_s, name="trial 0", may_write=may_write)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_save_writes_the_moment_of_the_call_while_training_goes_on(tmp_path, slo
         list(training.epochs(StopAfter(2)))  # Not held up by the disk.
         assert not (tmp_path / "c").exists()
         slow_disk.set()
-    assert_same_state(load_checkpoint(tmp_path / "c", IDENTITY), then)
+    assert_same_state(load_checkpoint(tmp_path / "c", KEY), then)
 
 
 def test_save_if_due_does_not_queue_behind_a_slow_disk(tmp_path, slow_disk):
