@@ -95,8 +95,8 @@ def _relation(result: FinalResult, kept: FinalResult) -> str:
 
 def _found(paths: RunPaths) -> FoundResult:
     result = read_result(paths.result)
-    # Before results said so, a training that had diverged went on to its end, and was scored.
-    said_nothing = result.divergence is None and not result.weights
+    # Before results said so, a training that had diverged went on to its end, and was scored. In fp16 losses overflow.
+    said_nothing = result.divergence is None and not result.weights and result.precision != "fp16"
     epoch = _diverged_epoch(paths.metrics) if said_nothing else None
     if epoch is not None:
         result = dataclasses.replace(
