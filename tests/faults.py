@@ -34,6 +34,8 @@ class FaultyDisk:
         """What it does wrong from now on; nothing: it works."""
         written = self.rules_file.with_suffix(".new")
         written.write_text("".join(f"{line}\n" for line in lines))
+        # By its time it knows that they are new, and a kernel's clock stands still for milliseconds.
+        os.utime(written, ns=(time.time_ns(), time.time_ns()))
         written.replace(self.rules_file)
 
 

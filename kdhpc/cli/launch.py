@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.outcome import problem_of
 from kdhpc.cli.progress import Progress
 from kdhpc.cli.study_config import Wanted, add_search_study_argument, study_name, wanted_study
 from kdhpc.errors import DatabaseError
@@ -66,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
     """Launch.
 
     Returns:
-        0 launched, or done where it stayed; 1 done, but trials failed; 130 stopped before it was done.
+        0 launched, or done where it stayed; 1 done, but trials failed, or all of them diverged; 130 stopped before it
+        was done.
     """
     from kdhpc.cluster.signals import StopSignals
 
     # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
-    with StopSignals() as stop:
+    with StopSignals(ends_at_second=True) as stop:
         from kdhpc.cluster import slurm
         from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
         from kdhpc.cluster.launch import continued_launch
@@ -137,16 +139,17 @@ def _again(words: list[str]) -> str:
 
 
 def _finish(storage: "Storage", name: str) -> int:
-    """Export the best graph, and say what failed."""
+    """Export the best graph, and say what is wrong."""
     from kdhpc.cli.export_best import export_best
     from kdhpc.study.summary import read_status
 
-    trials = read_status(storage, name).trials
-    if trials.complete:
+    status = read_status(storage, name)
+    if status.trials.complete:
         export_best(storage, name, top=1)
-    if trials.failed:
-        _tell(f"{trials.failed} trials failed, see `kdhpc status --study {name}` and the workers' logs")
-    return 1 if trials.failed else 0
+    problem = problem_of(status, "the workers' logs")
+    if problem:
+        _tell(problem)
+    return 1 if problem else 0
 
 
 def _print_script(name: str, config: "SearchConfig") -> int:

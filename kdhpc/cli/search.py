@@ -5,16 +5,20 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.outcome import problem_of
 from kdhpc.cli.progress import Progress
 from kdhpc.cli.study_config import add_search_study_argument, wanted_study
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import SearchConfig
 
+_PATIENCE_S = 10.0
+
 _DESCRIPTION = """\
 Makes the study (or goes on with it), starts workers on this machine, shows progress, and returns when the budget is
-done. Ctrl-C lets every worker checkpoint its trial; the same command goes on where it stopped, and so it does after a
-crash. Without KDHPC_STORAGE it uses the embedded PostgreSQL of this folder, and starts it if it does not run.
+done. Ctrl-C lets every worker checkpoint its trial, a second one ends them at once; the same command goes on where it
+stopped, and so it does after a crash. Without KDHPC_STORAGE it uses the embedded PostgreSQL of this folder, and starts
+it if it does not run.
 """
 _EPILOG = """\
 examples:
@@ -54,10 +58,11 @@ def run(args: argparse.Namespace) -> int:
     """Search until the budget is done.
 
     Returns:
-        0 done; 1 done, but trials failed; 130 stopped before it was done.
+        0 done; 1 done, but trials failed, or all of them diverged; 130 stopped before it was done.
     """
     from kdhpc.cluster.local import for_this_machine, search_locally
     from kdhpc.cluster.search import plan_study
+    from kdhpc.cluster.signals import StopSignals
     from kdhpc.networks.names import check_network
     from kdhpc.study.server import ensure_server
     from kdhpc.study.storage import Storage
@@ -70,17 +75,19 @@ def run(args: argparse.Namespace) -> int:
         return _print_config(config)
     # Before there is a server: most mistakes show here.
     plan = plan_study(name, for_this_machine(config))
-    ensure_server()
-    storage = Storage.connect()
-    study, manifest = plan.launch(storage, trials=wanted.trials)
     progress = Progress()
-    if not search_locally(study, plan.config, manifest, storage, progress, progress.tell):
+    with StopSignals(ends_at_second=True) as stop:
+        ensure_server()
+        storage = Storage.connect(patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
+        study, manifest = plan.launch(storage, trials=wanted.trials)
+        is_done = search_locally(study, plan.config, manifest, storage, stop, progress, progress.tell)
+    if not is_done:
         progress.tell(f"stopped; `{shlex.join(['kdhpc', *args.words])}` goes on")
         return 130
-    failed = read_status(storage, name).trials.failed
-    if failed:
-        progress.tell(f"{failed} trials failed, see `kdhpc status --study {name}` and the logs in {manifest.logs}")
-    return 1 if failed else 0
+    problem = problem_of(read_status(storage, name), f"the logs in {manifest.logs}")
+    if problem:
+        progress.tell(problem)
+    return 1 if problem else 0
 
 
 def _print_config(config: "SearchConfig") -> int:

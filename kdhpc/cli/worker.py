@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     log_to_stderr()
     # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
-    with StopSignals() as stop:
+    with StopSignals(ends_at_second=True) as stop:
         finished = unless_stopped(stop, lambda: _work(args, stop))
         requeued = requeue_if_out_of_time(stop, is_ours=args.requeue)
     if finished is not None:

@@ -51,7 +51,7 @@ class Launch:
         self._manifest = manifest
         self._config = config
         self._replaced = 0
-        self._finished = 0
+        self._ended_well = 0
         self._asked = -math.inf
 
     @classmethod
@@ -114,7 +114,7 @@ class Launch:
             True when every slot is done; False when stopped or drained before.
 
         Raises:
-            ClusterError: workers keep being lost without any trial being finished.
+            ClusterError: workers keep being lost without any trial ending well.
         """
         is_done = self._watch(hosting, stop, show)
         if hosting.ends_server and not stop.requested:
@@ -141,13 +141,12 @@ class Launch:
 
     def _replace(self, trials: TrialCounts) -> None:
         """Top up, but not for ever. The first workers that are submitted replace none."""
-        finished = trials.complete + trials.pruned + trials.failed
-        if finished > self._finished:
-            self._finished, self._replaced = finished, 0
+        if trials.ended_well > self._ended_well:
+            self._ended_well, self._replaced = trials.ended_well, 0
         name, most = self._study.definition.name, self._config.worker.max_failures * self._config.cluster.workers
         if self._replaced > most:
             raise ClusterError(
-                f"{self._replaced} workers of study {name!r} were lost, and no trial was finished meanwhile: see their "
+                f"{self._replaced} workers of study {name!r} were lost, and no trial ended well meanwhile: see their "
                 f"logs in {StudyPaths.of(name).launch_jobs(self._manifest.launch)}"
             )
         is_first = not self._manifest.arrays

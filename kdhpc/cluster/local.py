@@ -1,12 +1,12 @@
 """A search on this machine: workers as processes, by submitit's local executor, watched until the budget is done."""
 
+import contextlib
 import os
 import re
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -17,12 +17,14 @@ from kdhpc.cluster.job import work
 from kdhpc.cluster.manifest import Manifest
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.schema import SearchConfig
-from kdhpc.errors import ClusterError, ConfigError, DatabaseError, KdhpcError
+from kdhpc.errors import ClusterError, ConfigError, DatabaseError, KdhpcError, StorageError
+from kdhpc.study.server import ensure_server
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.study.summary import StudyStatus, read_status
 
 _POLL_S = 1.0
+_PATIENCE_S = 900.0
 _YEAR_MIN = 60 * 24 * 365  # submitit's local executor always has a time limit; this machine has none.
 _GPU = re.compile(r"\d+|(GPU|MIG)-.+")
 _WARNING = re.compile(r"^\S+ \S+ (?:WARNING|ERROR) (.+)$", re.MULTILINE)  # Lines of `log_to_stderr`.
@@ -33,18 +35,21 @@ def search_locally(
     config: SearchConfig,
     manifest: Manifest,
     storage: Storage,
+    stop: StopSignals,
     show: Callable[[StudyStatus], None],
     tell: Callable[[str], None],
 ) -> bool:
     """Start workers on this machine and watch them until the budget is done or a signal comes.
 
-    Workers that die are replaced, and their trials freed at once: this machine can see that their process is gone.
+    Workers that die are replaced, and their trials freed at once: this machine can see that their process is gone. An
+    embedded database that is lost is started again. However this ends, no worker is left that nobody watches.
 
     Args:
         study: The study.
         config: Its config.
         manifest: Of the launch whose frozen config the workers read.
-        storage: The database.
+        storage: The database; its calls should not wait for long, as this process may be what brings it back.
+        stop: Ends the search; a second signal ends the workers at once.
         show: Called with the status about once a second.
         tell: Called with what workers warn of, each thing once.
 
@@ -53,35 +58,112 @@ def search_locally(
 
     Raises:
         ClusterError: a worker cannot work, and no other could; or workers keep dying. The message says why.
+        DatabaseError: the database stays away.
     """
-    name, workers = study.definition.name, config.cluster.workers
     fleet = LocalFleet(manifest)
+    stop.call_at_second(fleet.kill)
+    try:
+        is_done = _watch(fleet, study, config, storage, stop, show, tell)
+        if not is_done:
+            fleet.stop()
+        fleet.wait()
+    except BaseException:
+        fleet.stop()
+        fleet.wait()
+        raise
+    return is_done or _is_done(storage, study, show)
 
-    def look() -> StudyStatus:
+
+def _watch(
+    fleet: "LocalFleet",
+    study: SharedStudy,
+    config: SearchConfig,
+    storage: Storage,
+    stop: StopSignals,
+    show: Callable[[StudyStatus], None],
+    tell: Callable[[str], None],
+) -> bool:
+    """Whether every slot is done; False when stopped or drained before."""
+    outage = _Outage(storage, tell)
+    num_ended_well = 0
+    while not stop.requested:
         for warning in fleet.new_warnings():
             tell(warning)
-        study.expire_dead()
-        status = read_status(storage, name)
+        try:
+            study.expire_dead()
+            status = read_status(storage, study.definition.name)
+        except DatabaseError as exc:
+            if not stop.requested:
+                outage.end(exc)
+            continue
+        outage.is_over()
         show(status)
-        return status
+        if status.trials.unfinished == 0:
+            return True
+        if status.draining:
+            return False
+        fleet.check(max_failures=config.worker.max_failures * config.cluster.workers)
+        if status.trials.ended_well > num_ended_well:
+            num_ended_well = status.trials.ended_well
+            fleet.forgive()
+        wanted = min(config.cluster.workers, status.trials.waiting + fleet.running())
+        fleet.start(wanted - fleet.running())
+        time.sleep(_POLL_S)
+    return False
 
-    with StopSignals() as stop:
-        while not stop.requested:
-            status = look()
-            if status.draining or status.trials.unfinished == 0:
-                break
-            try:
-                fleet.check(max_failures=config.worker.max_failures * workers)
-            except ClusterError:
-                fleet.stop()
-                fleet.wait()
-                raise
-            fleet.start(min(workers, status.trials.waiting + fleet.running()) - fleet.running())
-            time.sleep(_POLL_S)
-        if stop.requested or status.draining:
-            fleet.stop()
-    fleet.wait()
-    return look().trials.unfinished == 0
+
+class _Outage:
+    """A database that is away, and what a search can do about it.
+
+    Args:
+        storage: The database.
+        tell: Called with what is done about it, each thing once.
+    """
+
+    def __init__(self, storage: Storage, tell: Callable[[str], None]) -> None:
+        self._storage = storage
+        self._tell = tell
+        self._began: float | None = None
+        self._told: set[str] = set()
+
+    def is_over(self) -> None:
+        """It answers."""
+        self._began = None
+        self._told.clear()
+
+    def end(self, error: DatabaseError) -> None:
+        """Start an embedded server again, unless somebody has stopped it; else wait a moment.
+
+        Raises:
+            DatabaseError: it has been away for too long.
+        """
+        now = time.monotonic()
+        self._began = self._began or now
+        if now - self._began > _PATIENCE_S:
+            raise error
+        try:
+            if self._storage.address.is_stopped:
+                self._say("the database was stopped: `kdhpc db start` starts it; waiting for it")
+            else:
+                ensure_server()
+        except DatabaseError as exc:
+            self._say(f"{exc}; trying again")
+        time.sleep(_POLL_S)
+
+    def _say(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
+
+
+def _is_done(storage: Storage, study: SharedStudy, show: Callable[[StudyStatus], None]) -> bool:
+    """Whether the workers, when they were asked to stop, had just ended the last trials; False if nobody answers."""
+    try:
+        status = read_status(storage, study.definition.name)
+    except DatabaseError:
+        return False
+    show(status)
+    return status.trials.unfinished == 0
 
 
 def for_this_machine(config: SearchConfig) -> SearchConfig:
@@ -122,6 +204,7 @@ class LocalFleet:
         self._study, self._config = manifest.study, manifest.config
         self._logs = manifest.logs
         self._jobs: list[submitit.Job[Failure | None]] = []
+        self._num_started = 0
         self._gpus = _visible_gpus()
         self._read: dict[Path, int] = {}
         self._warned: set[str] = set()
@@ -129,7 +212,8 @@ class LocalFleet:
     def start(self, count: int) -> None:
         """Start more workers, over the visible GPUs in turn."""
         for _ in range(count):
-            gpu = self._gpus[len(self._jobs) % len(self._gpus)] if self._gpus else ""
+            gpu = self._gpus[self._num_started % len(self._gpus)] if self._gpus else ""
+            self._num_started += 1
             executor = submitit.LocalExecutor(self._logs)
             executor.update_parameters(timeout_min=_YEAR_MIN, stderr_to_stdout=True)
             with _ignoring_interrupts():
@@ -143,12 +227,27 @@ class LocalFleet:
         """Ask every worker to checkpoint its trial and exit."""
         for job in self._jobs:
             if not job.done():
-                os.kill(int(job.job_id), signal.SIGTERM)
+                # Its controller, which passes it on.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(job.job_id), signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End every worker at once: its trial goes on from its last checkpoint, some day."""
+        for job in self._jobs:
+            controller = int(job.job_id)
+            # The worker first: without its controller it would be nobody's child.
+            for pid in (*_children(controller), controller):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def wait(self) -> None:
         """Until every worker has ended."""
         while self.running():
             time.sleep(_POLL_S / 10)
+
+    def forgive(self) -> None:
+        """Count no worker any more that has failed until now."""
+        self._jobs = [job for job in self._jobs if not job.done()]
 
     def check(self, *, max_failures: int) -> None:
         """Look at the workers that have ended.
@@ -186,7 +285,7 @@ def _work(study: str, config_path: str, gpu: str) -> Failure | None:
         work(study, config_path)
     except KdhpcError as exc:
         traceback.print_exc()
-        passes = isinstance(exc, (DatabaseError, ClusterError))
+        passes = isinstance(exc, (DatabaseError, ClusterError, StorageError))
         return Failure(reason=" ".join(str(exc).split()), hopeless=not passes)
     return None
 
@@ -201,15 +300,23 @@ def _failure(job: "submitit.Job[Failure | None]") -> Failure | None:
     return Failure(reason=traced[-1] if traced else type(job.exception()).__name__, hopeless=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """Children started here ignore Ctrl-C, which a terminal sends to them too: submitit's controller would answer it by
-    killing its worker within a second. The launcher passes the wish on as SIGTERM instead."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Children started here ignore Ctrl-C and a terminal that is closed, which are sent to them, too: submitit's
+    controller would answer the one by killing its worker within a second, and die of the other. The launcher passes the
+    wish on as SIGTERM instead."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def _visible_gpus() -> list[str]:

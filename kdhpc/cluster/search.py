@@ -12,6 +12,7 @@ from kdhpc.data.fitting import check_batch_size, check_image_size, check_resolut
 from kdhpc.data.packed import PackedDataset
 from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
+from kdhpc.files import remove
 from kdhpc.graph.space import SearchSpace
 from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import check_weights_file, weights_digest
@@ -58,14 +59,14 @@ class StudyPlan:
         """Open the study, with a config file for the workers of one launch, and the launch's manifest.
 
         Raises:
-            OSError: the files cannot be written: no study is made, that no worker could join.
+            StorageError: the files cannot be written: no study is made, that no worker could join.
             StudyError: as :meth:`open`; no file is left.
         """
         manifest = freeze_launch(self.definition.name, self.config)
         try:
             study = self.open(storage, trials=trials)
         except BaseException:
-            manifest.config.unlink()
+            remove(manifest.config)
             raise
         manifest.write()
         return study, manifest

@@ -1,24 +1,36 @@
 """Signals that ask a process to stop, turned into a flag that it reads between two steps."""
 
 import logging
+import os
 import signal
+import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 _LOG = logging.getLogger(__name__)
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+_INTERRUPTED = 130
 
 
 class StopSignals:
-    """While entered, SIGINT, SIGTERM and SIGUSR2 only set :attr:`requested`.
+    """While entered, SIGINT, SIGTERM, SIGUSR2 and SIGHUP only set :attr:`requested`.
 
     submitit installs handlers of its own before it calls a worker: USR2 would raise in the middle of a step, and TERM
-    would be ignored. These replace them.
+    would be ignored. These replace them. A SIGHUP that is ignored stays so: ``nohup`` means that a closed terminal is
+    no reason to stop.
+
+    Args:
+        ends_at_second: A SIGINT that is not the first signal ends this process at once, wherever it is, even in a call
+            that waits for a server: for commands that people start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends_at_second: bool = False) -> None:
+        self._ends_at_second = ends_at_second
+        self._before_the_end: Callable[[], None] = _nothing
         self._received: list[signal.Signals] = []
         self._is_told = False
         self._previous: dict[signal.Signals, object] = {}
+        self._watch: _Watch | None = None
 
     @property
     def requested(self) -> bool:
@@ -38,16 +50,65 @@ class StopSignals:
         """TERM has come: somebody, or Slurm, ends this process."""
         return signal.SIGTERM in self._received
 
+    def stop(self, because: signal.Signals) -> None:
+        """As if that signal had come."""
+        self._received.append(because)
+
+    def call_at_second(self, before_the_end: Callable[[], None]) -> None:
+        """What to do, in another thread, before a second signal ends this process."""
+        self._before_the_end = before_the_end
+
     def __enter__(self) -> "StopSignals":
         for number in _STOPPING:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, self._receive)
+        if self._ends_at_second:
+            self._watch = _Watch(lambda: self._before_the_end())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._watch is not None:
+            self._watch.close()
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal itself returned
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received.append(signal.Signals(number))
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Watch:
+    """Ends this process at a SIGINT after another signal.
+
+    Python runs a handler when the main thread comes back to it, which may be stuck in a library's call. The numbers of
+    signals are written to a pipe as they come, and a thread reads them there.
+    """
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        self._before = before
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._previous = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._read, name="second signal", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Watch no more."""
+        signal.set_wakeup_fd(self._previous)
+        os.close(self._writing)
+        self._thread.join()
+        os.close(self._reading)
+
+    def _read(self) -> None:
+        num_before = 0
+        while number := os.read(self._reading, 1):
+            if num_before and number[0] == signal.SIGINT:
+                self._before()
+                os._exit(_INTERRUPTED)
+            num_before += number[0] in _STOPPING

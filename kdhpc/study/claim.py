@@ -3,8 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection
 
@@ -13,7 +12,7 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import slots, trial_rows
 from kdhpc.study.claiming import fail
 from kdhpc.study.owner import Owner
-from kdhpc.study.reporting import report
+from kdhpc.study.reporting import decides, report
 from kdhpc.study.slots import Lease
 from kdhpc.study.storage import Storage
 from kdhpc.study.trial_rows import TrialState
@@ -34,7 +33,8 @@ class ClaimedTrial:
     number: int
     """Its number in the study."""
     attempt: int
-    """How often the slot was claimed, this time included, orderly interruptions left out."""
+    """How often the slot was claimed since its trial came further than before, this time included, orderly
+    interruptions left out."""
     graph: GraphSpec
     """What to train."""
     seed: int
@@ -44,25 +44,37 @@ class ClaimedTrial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """Why a trial has no accuracy."""
+
+    epoch: int
+    """In which that was found, 1-based."""
+    reason: str
+    """One line, for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """When a study gives up on trials."""
 
     pruner: str
     """``median``, ``asha`` or ``none``."""
-    halving_prunes: Callable[[int], bool]
-    """``asha``: asks Optuna about a trial, by its id."""
     last_epoch: int
     """No trial is pruned at this epoch: it is complete."""
     max_attempts: int
-    """A trial that crashes so often is failed."""
+    """A trial that crashes so often, and comes no further meanwhile, is failed."""
+
+    def at(self, epoch: int) -> str | None:
+        """The rule that decides at an epoch; none: no trial is pruned at it."""
+        return self.pruner if decides(self.pruner, epoch, last_epoch=self.last_epoch) else None
 
 
 class Claim:
     """One leased slot.
 
-    A thread of its own renews the lease until the claim ends by ``complete``, ``prune``, ``release`` or ``crash``.
-    Whatever it writes is written only while the lease stands: a worker that was away for too long finds out and harms
-    nothing. All calls wait for a database that is away; only then can they take long.
+    A thread of its own renews the lease until the claim ends by ``complete``, ``prune``, ``diverge``, ``release`` or
+    ``crash``. Whatever it writes is written only while the lease stands: a worker that was away for too long finds out
+    and harms nothing. All calls wait for a database that is away; only then can they take long.
     """
 
     def __init__(self, storage: Storage, lease: Lease, trial: ClaimedTrial, rule: Rule, *, renew_s: float) -> None:
@@ -74,6 +86,8 @@ class Claim:
         self._lost = threading.Event()
         self._draining = threading.Event()
         self._ended = threading.Event()
+        self._wake = threading.Event()
+        self._step = 0
         threading.Thread(target=self._renew, name=f"lease of slot {lease.slot}", daemon=True).start()
 
     @property
@@ -88,7 +102,10 @@ class Claim:
 
     @property
     def attempt(self) -> int:
-        """How often this trial was begun or taken up again, this time included, orderly interruptions left out."""
+        """How often this trial was taken up since it came further than before, orderly interruptions left out; from 1.
+
+        As of the claim.
+        """
         return self._trial.attempt
 
     @property
@@ -116,10 +133,22 @@ class Claim:
         """The study's workers are asked to checkpoint and to release; known after the next renewal."""
         return self._draining.is_set()
 
+    def advance(self, step: int) -> None:
+        """Say how far the trial has come, so that another worker could go on from there; returns at once.
+
+        It is written down soon. Attempts that end by a crash count only since the trial last came further than ever.
+
+        Args:
+            step: optimiser step of a checkpoint that is on the disk.
+        """
+        if step > self._step:
+            self._step = step
+            self._wake.set()
+
     def report(self, epoch: int, value: float) -> bool:
         """Report an accuracy, and ask whether to go on.
 
-        A report that is repeated, as after a resumption, changes nothing and is answered anew.
+        A report that is repeated, as after a resumption, changes nothing and is answered as it was the first time.
 
         Args:
             epoch: 1-based.
@@ -132,15 +161,15 @@ class Claim:
             LeaseLostError: another worker holds the slot now; nothing was written.
             DatabaseError: the database stayed away.
         """
-        value = _finite(epoch, value)
-        decides = epoch < self._rule.last_epoch
-        judges = decides and self._rule.pruner == "median"
-        below = self._storage.write(lambda connection: report(connection, self._lease, epoch, value, judges=judges))
-        if below is None:
+        value, rule = _finite(epoch, value), self._rule.at(epoch)
+        prunes = self._storage.write(
+            lambda connection: report(
+                connection, self._lease, self._trial.trial_id, epoch, value, rule=rule, step=self._step
+            )
+        )
+        if prunes is None:
             raise self._lease_lost()
-        if decides and self._rule.pruner == "asha":
-            return self._rule.halving_prunes(self._trial.trial_id)
-        return below
+        return prunes
 
     def describe(self, *, mode: str, data: str) -> None:
         """Write down how the trial runs, for `kdhpc status` and for the trial's record.
@@ -155,7 +184,7 @@ class Claim:
         """
 
         def write(connection: Connection) -> bool:
-            if slots.renew(connection, self._lease) is None:
+            if slots.renew(connection, self._lease, step=self._step) is None:
                 return False
             trial_rows.note(connection, self._trial.trial_id, {"run": {"mode": mode, "data": data}})
             return True
@@ -184,18 +213,37 @@ class Claim:
         """
         self._end(TrialState.PRUNED)
 
+    def diverge(self, epoch: int, reason: str) -> None:
+        """End the trial because its numbers are none any more: pruned in Optuna's terms, and marked as diverged.
+
+        Args:
+            epoch: in which that was found, 1-based.
+            reason: one line, for people.
+
+        Raises:
+            LeaseLostError: another worker holds the slot now; nothing was written.
+            DatabaseError: the database stayed away.
+        """
+        self._end(TrialState.PRUNED, diverged=Divergence(epoch=epoch, reason=reason))
+
     def release(self) -> None:
         """Give the slot back after an orderly interruption, without counting an attempt: another claim goes on with it.
 
         Raises:
             DatabaseError: the database stayed away; the lease will expire.
         """
-        self._ended.set()
-        if not self._storage.write(lambda connection: slots.leave(connection, self._lease, "free", forgive=True)):
+        self._stop_renewing()
+
+        def leave(connection: Connection) -> bool:
+            return slots.leave(connection, self._lease, "free", step=self._step, forgive=True)
+
+        if not self._storage.write(leave):
             _logger.info("slot %d was not held any more when it was released", self.slot)
 
     def crash(self, reason: str) -> None:
         """Give the slot back after an error. The attempt counts; after the last one the trial is failed.
+
+        Attempts before the trial last came further than ever do not count.
 
         Args:
             reason: one line, for people.
@@ -203,24 +251,30 @@ class Claim:
         Raises:
             DatabaseError: the database stayed away; the lease will expire.
         """
-        self._ended.set()
-        gives_up = self._trial.attempt >= self._rule.max_attempts
+        self._stop_renewing()
 
         def leave(connection: Connection) -> None:
-            if gives_up:
+            # By what stands in the row: it has come further since the claim, or not.
+            renewal = slots.renew(connection, self._lease, step=self._step)
+            if renewal is None:
+                return
+            if renewal.attempts >= self._rule.max_attempts:
                 fail(connection, self._lease, self._trial.trial_id, reason)
             else:
                 slots.leave(connection, self._lease, "free", reason=reason)
 
         self._storage.write(leave)
 
-    def _end(self, state: TrialState, value: float | None = None) -> None:
-        self._ended.set()
+    def _end(self, state: TrialState, value: float | None = None, *, diverged: Divergence | None = None) -> None:
+        self._stop_renewing()
+        epoch, reason = (None, None) if diverged is None else (diverged.epoch, diverged.reason)
 
         def end(connection: Connection) -> bool:
-            if not slots.leave(connection, self._lease, "done"):
+            if not slots.leave(connection, self._lease, "done", step=self._step, reason=reason, diverged_at=epoch):
                 return False
             trial_rows.finish(connection, self._trial.trial_id, state, value)
+            if diverged is not None:
+                trial_rows.note(connection, self._trial.trial_id, {"diverged": asdict(diverged)})
             return True
 
         if not self._storage.write(end):
@@ -228,7 +282,11 @@ class Claim:
 
     def _renew(self) -> None:
         """Body of the renewing thread: survives a database that is away, ends with the claim."""
-        while not self._ended.wait(self._renew_s):
+        while True:
+            self._wake.wait(self._renew_s)
+            self._wake.clear()
+            if self._ended.is_set():
+                return
             try:
                 if self._storage.write_now(self._renew_once) is False:
                     if not self._ended.is_set():
@@ -238,14 +296,18 @@ class Claim:
                 _logger.warning("trial %d: the lease could not be renewed: %s", self.number, exc)
 
     def _renew_once(self, connection: Connection) -> bool:
-        draining = slots.renew(connection, self._lease)
-        if draining:
+        renewal = slots.renew(connection, self._lease, step=self._step)
+        if renewal is not None and renewal.draining:
             self._draining.set()
-        return draining is not None
+        return renewal is not None
+
+    def _stop_renewing(self) -> None:
+        self._ended.set()
+        self._wake.set()
 
     def _lease_lost(self) -> LeaseLostError:
         self._lost.set()
-        self._ended.set()
+        self._stop_renewing()
         now = self._storage.write(lambda connection: slots.holder(connection, self._lease))
         other = f"process {now.pid} on {now.host} holds it now" if now else "it was given to another worker"
         return LeaseLostError(

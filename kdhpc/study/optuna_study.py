@@ -1,4 +1,4 @@
-"""The only file that imports Optuna: its schema, its successive halving, its TPE.
+"""The only file that imports Optuna: its schema, its TPE.
 
 The rest of the study writes Optuna's tables by SQL; see ``trial_rows``.
 """
@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
@@ -62,14 +61,6 @@ class OrdinaryStudy:
         self._storage = storage
         self._name = name
         self._study: optuna.Study | None = None
-
-    def halving_prunes(self, trial_id: int) -> bool:
-        """What Optuna's successive halving (1, 2, 0) says about a running trial's last report.
-
-        Source: paper section 4.2 names ASHA; the parameters are those of the authors' code.
-        """
-        pruner = SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, min_early_stopping_rate=0)
-        return self._ask(lambda study: pruner.prune(study, study._storage.get_trial(trial_id)))
 
     def tpe_graph(self, space: SearchSpace, seed: int) -> GraphSpec:
         """The canonical graph that TPE would try next, given all finished trials.

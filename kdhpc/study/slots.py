@@ -2,13 +2,15 @@
 
 A study of N trials has exactly N rows, so N trials are run, whatever happens to the workers. A slot is
 
-    free -> held -> done       its trial is complete or pruned
-     ^        |---> failed     its trial crashed, or its workers vanished, too often
-     '--------'                released, crashed, or its worker is known to be dead
+    free -> held -> done       its trial is complete, pruned, or has diverged
+     ^        |---> failed     its trial crashed, or its workers vanished, too often without any progress between
+     |--------'        |       released, crashed, or its worker is known to be dead
+     '-----------------'       given another chance by people (`kdhpc retry`)
 
 A held slot whose lease has expired can be claimed like a free one, and the same trial goes on. Each claim has a lease
 token of its own, and whatever a worker writes is written only while its token stands in the row. Time is the
-database's, and stands still for leases while the server is down.
+database's, and stands still for leases while the server is down. Where that machine's clock is set back, leases of the
+time before last for their length once more.
 
 A trial that crashed goes on elsewhere, if it can: its machine may be broken, and would use up its attempts in a moment.
 
@@ -24,12 +26,13 @@ from kdhpc.study import owner as owners
 from kdhpc.study.owner import Owner
 from kdhpc.study.trial_rows import ATTRIBUTE
 
-TABLES_VERSION = "kdhpc tables 4"
+TABLES_VERSION = "kdhpc tables 5"
 """To be raised with every change of the tables."""
 TABLES = (
     """
     CREATE TABLE IF NOT EXISTS kdhpc_studies (
         study_id integer PRIMARY KEY REFERENCES studies ON DELETE CASCADE,
+        uid text NOT NULL,
         definition text NOT NULL,
         train bytea NOT NULL,
         validation bytea NOT NULL,
@@ -44,6 +47,7 @@ TABLES = (
         state text NOT NULL DEFAULT 'free' CHECK (state IN ('free', 'held', 'done', 'failed')),
         trial_id integer UNIQUE REFERENCES trials ON DELETE CASCADE,
         attempts integer NOT NULL DEFAULT 0,
+        progress bigint NOT NULL DEFAULT 0,
         lease text,
         owner text,
         owner_token text,
@@ -52,6 +56,8 @@ TABLES = (
         expires timestamptz,
         worked_s double precision NOT NULL DEFAULT 0,
         reason text,
+        pruned_at integer[] NOT NULL DEFAULT '{}',
+        diverged_at integer,
         PRIMARY KEY (study_id, slot)
     ) WITH (fillfactor = 50)
     """,
@@ -64,18 +70,30 @@ TABLES = (
 )
 """Beside Optuna's. A finished slot keeps its lease token: a worker that asks again is told that it was its own.
 
+``uid`` is the study's own: one of the same name that is made later has another. ``attempts`` are those since the trial
+last came further than ever before; ``progress`` is the highest optimiser step that it has reached. ``pruned_at``
+are the epochs at which a worker was told to prune the trial, ``diverged_at`` the one in which its numbers ceased to be
+any.
 ``worked_s`` is the time that workers spent on the slot. Half of each page is left free: a lease that is renewed stays
 on its page then, and no index has to be written. While a study is draining, no slot of it is given out.
 """
 
-EXPIRED = "now() > greatest(expires, pg_postmaster_start_time() + (expires - renewed))"
+_CLOCK_TOLERANCE = "interval '60 seconds'"
+EXPIRED = f"""(now() > greatest(expires, CASE WHEN pg_postmaster_start_time() < now() + {_CLOCK_TOLERANCE}
+    THEN pg_postmaster_start_time() + (expires - renewed) END))"""
 """SQL: whether the lease of a held slot has ended. Nobody can renew one while the server is down; once it is up, each
-lease has its whole length again."""
+lease has its whole length again. A server that was started in the future, by a clock that was set back since, tells
+nothing of that."""
+RENEWED = """renewed = now(), expires = now() + :lease_s * interval '1 second',
+    progress = greatest(progress, :step)"""
+"""SQL: what is set where a lease is renewed; ``attempts`` as well, by :func:`attempts_after`."""
+
+_IS_OF_THE_FUTURE = f"renewed > now() + {_CLOCK_TOLERANCE}"
 
 _CRASHED_HERE = "(state = 'free' AND reason IS NOT NULL AND CAST(owner AS jsonb) ->> 'host' = :host)"
 # Whoever comes from elsewhere, or at least is another process, may have it at once; others wait longer each time.
 _IS_LEFT_TO_OTHERS = f"""(
-    now() < renewed + attempts * :lease_s * interval '1 second' AND EXISTS (
+    now() < renewed + attempts * :lease_s * interval '1 second' AND NOT {_IS_OF_THE_FUTURE} AND EXISTS (
         SELECT 1 FROM kdhpc_slots AS busy
         WHERE busy.study_id = :study_id AND busy.state = 'held' AND NOT {EXPIRED}
             AND CASE WHEN slots.owner_token = :owner_token THEN busy.owner_token <> :owner_token
@@ -83,11 +101,24 @@ _IS_LEFT_TO_OTHERS = f"""(
 """
 
 
+def _worked(until: str) -> str:
+    """SQL: how long a slot was held; the clock may have been set back meanwhile."""
+    return f"greatest(0, extract(epoch FROM {until} - claimed))"
+
+
+def attempts_after(progress: str) -> str:
+    """SQL: how many attempts count; what comes further than all before it makes this attempt the first again."""
+    return f"CASE WHEN {progress} THEN 1 ELSE attempts END"
+
+
+_ATTEMPTS = attempts_after(":step > progress")
+
+
 def _claim(condition: str) -> TextClause:
     return text(f"""
         UPDATE kdhpc_slots SET state = 'held', lease = :lease, owner = :owner, owner_token = :owner_token,
             attempts = attempts + 1,
-            worked_s = worked_s + CASE WHEN state = 'held' THEN extract(epoch FROM renewed - claimed) ELSE 0 END,
+            worked_s = worked_s + CASE WHEN state = 'held' THEN {_worked("renewed")} ELSE 0 END,
             claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second'
         WHERE (study_id, slot) = (
             SELECT study_id, slot FROM kdhpc_slots AS slots
@@ -105,14 +136,19 @@ _OWN = text("""
     SELECT slot, trial_id, attempts, reason FROM kdhpc_slots
     WHERE study_id = :study_id AND lease = :lease AND state = 'held'
 """)
-_RENEW = text("""
-    UPDATE kdhpc_slots SET renewed = now(), expires = now() + :lease_s * interval '1 second'
-    WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
-    RETURNING (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
+# Nobody can have renewed a lease in the future: the clock was set back since. Its worker, if it lives, soon does so.
+_BRING_BACK = text(f"""
+    UPDATE kdhpc_slots SET claimed = least(claimed, now()), renewed = now(), expires = now() + (expires - renewed)
+    WHERE study_id = :study_id AND state = 'held' AND {_IS_OF_THE_FUTURE}
 """)
-_LEAVE = text("""
-    UPDATE kdhpc_slots SET state = :state, attempts = attempts - :forgiven, reason = :reason,
-        worked_s = worked_s + extract(epoch FROM now() - claimed), renewed = now(),
+_RENEW = text(f"""
+    UPDATE kdhpc_slots SET {RENEWED}, attempts = {_ATTEMPTS}
+    WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
+    RETURNING attempts, (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id) AS draining
+""")
+_LEAVE = text(f"""
+    UPDATE kdhpc_slots SET state = :state, attempts = {_ATTEMPTS} - :forgiven, progress = greatest(progress, :step),
+        reason = :reason, diverged_at = :diverged_at, worked_s = worked_s + {_worked("now()")}, renewed = now(),
         lease = CASE WHEN CAST(:state AS text) = 'free' THEN NULL ELSE lease END, expires = NULL
     WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
 """)
@@ -152,6 +188,16 @@ class HeldSlot:
     """This one, from 1."""
     reason: str | None
     """Why the attempt before crashed, if it did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renewal:
+    """A lease that was just renewed."""
+
+    attempts: int
+    """Since the trial last came further than before, this one included."""
+    draining: bool
+    """The study's workers are asked to give their slots back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,20 +248,28 @@ def claim(
     rows = (connection.execute(query, values).one_or_none() for query in (_OWN, _CLAIM, _CLAIM_CRASHED_HERE))
     row = next((row for row in rows if row is not None), None)
     if row is None:
+        connection.execute(_BRING_BACK, values)
         return None
     lease = Lease(study_id=study_id, slot=row.slot, token=token, duration_s=lease_s)
     return HeldSlot(lease=lease, trial_id=row.trial_id, attempt=row.attempts, reason=row.reason)
 
 
-def renew(connection: Connection, lease: Lease) -> bool | None:
-    """Renew a lease; whether the study is draining, none if the lease is lost."""
-    values = {**lease.key, "lease_s": lease.duration_s}
-    draining: bool | None = connection.execute(_RENEW, values).scalar_one_or_none()
-    return draining
+def renew(connection: Connection, lease: Lease, *, step: int = 0) -> Renewal | None:
+    """Renew a lease, and write down the optimiser step that its trial has reached; none if the lease is lost."""
+    values = {**lease.key, "lease_s": lease.duration_s, "step": step}
+    row = connection.execute(_RENEW, values).one_or_none()
+    return None if row is None else Renewal(attempts=row.attempts, draining=row.draining)
 
 
 def leave(
-    connection: Connection, lease: Lease, state: str, *, reason: str | None = None, forgive: bool = False
+    connection: Connection,
+    lease: Lease,
+    state: str,
+    *,
+    step: int = 0,
+    reason: str | None = None,
+    diverged_at: int | None = None,
+    forgive: bool = False,
 ) -> bool:
     """Give a held slot the state ``free``, ``done`` or ``failed``; False if the lease is lost.
 
@@ -223,10 +277,19 @@ def leave(
         connection: in a transaction.
         lease: of the slot.
         state: its new state.
+        step: that the trial has reached.
         reason: what went wrong.
+        diverged_at: the epoch at which the trial diverged.
         forgive: this attempt does not count.
     """
-    values = {**lease.key, "state": state, "reason": reason, "forgiven": int(forgive)}
+    values = {
+        **lease.key,
+        "state": state,
+        "step": step,
+        "reason": reason,
+        "diverged_at": diverged_at,
+        "forgiven": int(forgive),
+    }
     if connection.execute(_LEAVE, values).rowcount == 1:
         return True
     return connection.execute(_WAS_LEFT, {**lease.key, "state": state}).one_or_none() is not None
@@ -270,9 +333,9 @@ def holdings(connection: Connection, study_id: int) -> tuple[Holding, ...]:
 def free_slots_of(connection: Connection, study_id: int, dead: Iterable[Owner]) -> int:
     """Take the slots of dead owners from them; the attempts count. Returns how many."""
     freed = connection.execute(
-        text("""
+        text(f"""
             UPDATE kdhpc_slots SET state = 'free', lease = NULL, expires = NULL,
-                worked_s = worked_s + extract(epoch FROM renewed - claimed)
+                worked_s = worked_s + {_worked("renewed")}
             WHERE study_id = :study_id AND state = 'held' AND owner_token = ANY(:tokens)
         """),
         {"study_id": study_id, "tokens": [owner.token for owner in dead]},

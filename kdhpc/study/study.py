@@ -12,10 +12,11 @@ from kdhpc.study import definition as definitions
 from kdhpc.study import slots, study_rows, trial_rows
 from kdhpc.study.claim import Claim, ClaimedTrial, Rule
 from kdhpc.study.claiming import HeldTrial, claim_trial, write_graph
-from kdhpc.study.definition import Split, StoredSplit, StudyDefinition
+from kdhpc.study.definition import Split, StudyDefinition
 from kdhpc.study.owner import Owner
 from kdhpc.study.slots import Holding
 from kdhpc.study.storage import Storage
+from kdhpc.study.study_rows import StudyRow
 from kdhpc.study.summary import TrialCounts, read_counts
 
 if TYPE_CHECKING:
@@ -28,16 +29,15 @@ class SharedStudy:
     Optuna's tools see an ordinary study of the same name, whose finished trials have parameters and values.
     """
 
-    def __init__(self, storage: Storage, study_id: int, definition: StudyDefinition, split: StoredSplit) -> None:
-        self.definition = definition
-        self.split = split
+    def __init__(self, storage: Storage, row: StudyRow) -> None:
+        self.definition = row.definition
+        self.split = row.split
+        self.uid = row.uid
+        """Its own, 32 hexadecimal digits: a study that is deleted and made again, by the same name, has another."""
         self._storage = storage
-        self._study_id = study_id
+        self._study_id = row.study_id
         self._rule = Rule(
-            pruner=definition.pruner,
-            halving_prunes=self._halving_prunes,
-            last_epoch=definition.last_epoch,
-            max_attempts=definition.max_attempts,
+            pruner=row.definition.pruner, last_epoch=row.definition.last_epoch, max_attempts=row.definition.max_attempts
         )
 
     @classmethod
@@ -72,8 +72,7 @@ class SharedStudy:
         Raises:
             UnknownStudyError: it does not; the message lists those that do.
         """
-        row = storage.read(lambda connection: study_rows.find(connection, name))
-        return cls(storage, row.study_id, row.definition, row.split)
+        return cls(storage, storage.read(lambda connection: study_rows.find(connection, name)))
 
     def resize(self, target: int) -> None:
         """Give the study another number of trials: more slots, or fewer of those that were never started.
@@ -190,6 +189,3 @@ class SharedStudy:
         from kdhpc.study.optuna_study import OrdinaryStudy
 
         return OrdinaryStudy(self._storage, self.definition.name)
-
-    def _halving_prunes(self, trial_id: int) -> bool:
-        return self._ordinary.halving_prunes(trial_id)

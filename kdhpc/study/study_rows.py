@@ -1,5 +1,6 @@
 """A study's own row, and how many slots it has."""
 
+import uuid
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -26,6 +27,8 @@ class StudyRow:
 
     study_id: int
     """Optuna's id of it."""
+    uid: str
+    """Its own, 32 hexadecimal digits: a study of the same name that is made later has another."""
     definition: StudyDefinition
     """What it was made with."""
     split: StoredSplit
@@ -45,11 +48,12 @@ def create(connection: Connection, study_id: int, definition: StudyDefinition, s
     _refuse_foreign(connection, study_id, definition.name)
     written = connection.execute(
         text("""
-            INSERT INTO kdhpc_studies (study_id, definition, train, validation)
-            VALUES (:study_id, :definition, :train, :validation) ON CONFLICT DO NOTHING
+            INSERT INTO kdhpc_studies (study_id, uid, definition, train, validation)
+            VALUES (:study_id, :uid, :definition, :train, :validation) ON CONFLICT DO NOTHING
         """),
         {
             "study_id": study_id,
+            "uid": uuid.uuid4().hex,
             "definition": to_json(definition),
             "train": pack_indices(split.train),
             "validation": pack_indices(split.validation),
@@ -127,11 +131,12 @@ def find(connection: Connection, name: str) -> StudyRow:
     """
     study_id = find_id(connection, name)
     row = connection.execute(
-        text("SELECT definition, train, validation FROM kdhpc_studies WHERE study_id = :study_id"),
+        text("SELECT uid, definition, train, validation FROM kdhpc_studies WHERE study_id = :study_id"),
         {"study_id": study_id},
     ).one()
     return StudyRow(
         study_id=study_id,
+        uid=row.uid,
         definition=from_json(row.definition, name=name),
         split=StoredSplit(train=unpack_indices(row.train), validation=unpack_indices(row.validation)),
     )

@@ -20,6 +20,8 @@ class TrialCounts:
     """Trained to the end."""
     pruned: int
     """Ended early by the pruning rule."""
+    diverged: int
+    """Ended early because their numbers were none any more; not among the pruned."""
     running: int
     """A worker holds the slot, and its lease stands."""
     waiting: int
@@ -35,7 +37,12 @@ class TrialCounts:
     @property
     def finished(self) -> int:
         """Those that nobody will go on with."""
-        return self.complete + self.pruned + self.failed
+        return self.complete + self.pruned + self.diverged + self.failed
+
+    @property
+    def ended_well(self) -> int:
+        """Those whose training came to its end, to its pruning or to numbers that are none: workers are sound."""
+        return self.complete + self.pruned + self.diverged
 
     @property
     def unfinished(self) -> int:
@@ -104,6 +111,18 @@ class CrashedTrial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DivergedTrial:
+    """A trial whose numbers were none any more."""
+
+    number: int
+    """Its number."""
+    epoch: int
+    """In which that was found, 1-based."""
+    reason: str
+    """Which numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyStatus:
     """How far a study is."""
 
@@ -123,6 +142,8 @@ class StudyStatus:
     """By slot."""
     crashes: tuple[CrashedTrial, ...]
     """Trials that are failed, or whose last attempt crashed, by number."""
+    diverged: tuple[DivergedTrial, ...]
+    """By number."""
     trials_per_hour: float | None
     """What the workers of this moment do, going by the last 50 trials; none before the first."""
     seconds_to_go: float | None
@@ -169,6 +190,7 @@ def read_status(storage: Storage, name: str) -> StudyStatus:
             rungs=_read_rungs(connection, study_id),
             workers=tuple(_worker(holding) for holding in holdings),
             crashes=_read_crashes(connection, study_id),
+            diverged=_read_diverged(connection, study_id),
             trials_per_hour=3600 * counts.running / trial_s if trial_s else None,
             seconds_to_go=_seconds_to_go(counts, trial_s),
         )
@@ -206,17 +228,19 @@ def read_counts(connection: Connection, study_id: int) -> TrialCounts:
     row = connection.execute(_COUNTS, {"study_id": study_id}).one()
     return TrialCounts(
         complete=row.complete,
-        pruned=row.pruned,
+        pruned=row.done - row.complete - row.diverged,
+        diverged=row.diverged,
         running=row.running,
-        waiting=row.total - row.complete - row.pruned - row.running - row.failed,
+        waiting=row.total - row.done - row.running - row.failed,
         failed=row.failed,
     )
 
 
 _COUNTS = text(f"""
     SELECT count(*) AS total,
-        count(*) FILTER (WHERE trials.state = 'COMPLETE') AS complete,
-        count(*) FILTER (WHERE trials.state = 'PRUNED') AS pruned,
+        count(*) FILTER (WHERE slots.state = 'done') AS done,
+        count(*) FILTER (WHERE slots.state = 'done' AND trials.state = 'COMPLETE') AS complete,
+        count(*) FILTER (WHERE slots.state = 'done' AND diverged_at IS NOT NULL) AS diverged,
         count(*) FILTER (WHERE slots.state = 'held' AND NOT {slots.EXPIRED}) AS running,
         count(*) FILTER (WHERE slots.state = 'failed') AS failed
     FROM kdhpc_slots AS slots LEFT JOIN trials USING (trial_id) WHERE slots.study_id = :study_id
@@ -224,15 +248,19 @@ _COUNTS = text(f"""
 _BEST = text("""
     SELECT trial_id, number, value, worked_s
     FROM kdhpc_slots AS slots JOIN trials USING (trial_id) JOIN trial_values USING (trial_id)
-    WHERE slots.study_id = :study_id AND trials.state = 'COMPLETE' ORDER BY value DESC, number LIMIT :limit
+    WHERE slots.study_id = :study_id AND slots.state = 'done' AND trials.state = 'COMPLETE'
+        AND objective = 0 AND value_type = 'FINITE'
+    ORDER BY value DESC, number LIMIT :limit
 """)
 _RUNGS = text("""
     SELECT step, count(*) AS reached,
-        count(*) FILTER (WHERE NOT (state = 'PRUNED' AND step = last_step)) AS survived,
+        count(*) FILTER (WHERE NOT (is_pruned AND step = last_step)) AS survived,
         percentile_cont(0.5) WITHIN GROUP (ORDER BY intermediate_value) AS median
     FROM (
-        SELECT state, step, intermediate_value, max(step) OVER (PARTITION BY trial_id) AS last_step
-        FROM trials JOIN trial_intermediate_values USING (trial_id) WHERE study_id = :study_id AND state <> 'FAIL'
+        SELECT trials.state = 'PRUNED' AND diverged_at IS NULL AS is_pruned, step, intermediate_value,
+            max(step) OVER (PARTITION BY trial_id) AS last_step
+        FROM kdhpc_slots AS slots JOIN trials USING (trial_id) JOIN trial_intermediate_values USING (trial_id)
+        WHERE slots.study_id = :study_id AND slots.state <> 'failed'
     ) AS reports
     GROUP BY step ORDER BY step
 """)
@@ -240,7 +268,11 @@ _CRASHES = text("""
     SELECT number, attempts, reason,
         CASE slots.state WHEN 'free' THEN 'waiting' WHEN 'held' THEN 'running' ELSE 'failed' END AS state
     FROM kdhpc_slots AS slots JOIN trials USING (trial_id)
-    WHERE slots.study_id = :study_id AND reason IS NOT NULL ORDER BY number
+    WHERE slots.study_id = :study_id AND reason IS NOT NULL AND diverged_at IS NULL ORDER BY number
+""")
+_DIVERGED = text("""
+    SELECT number, diverged_at, reason FROM kdhpc_slots AS slots JOIN trials USING (trial_id)
+    WHERE slots.study_id = :study_id AND diverged_at IS NOT NULL ORDER BY number
 """)
 _WORKED = text("""
     SELECT avg(worked_s) FROM (
@@ -267,6 +299,11 @@ def _read_crashes(connection: Connection, study_id: int) -> tuple[CrashedTrial, 
     return tuple(
         CrashedTrial(number=row.number, attempts=row.attempts, state=row.state, reason=row.reason) for row in rows
     )
+
+
+def _read_diverged(connection: Connection, study_id: int) -> tuple[DivergedTrial, ...]:
+    rows = connection.execute(_DIVERGED, {"study_id": study_id})
+    return tuple(DivergedTrial(number=row.number, epoch=row.diverged_at, reason=row.reason) for row in rows)
 
 
 def _mean_worked_s(connection: Connection, study_id: int) -> float | None:

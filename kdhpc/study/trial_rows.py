@@ -27,6 +27,7 @@ class NoteDocument(TypedDict, total=False):
     graph: str
     owners: list[Mapping[str, object]]
     reason: str
+    diverged: Mapping[str, object]
     run: Mapping[str, str]
 
 

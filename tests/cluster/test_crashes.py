@@ -1,5 +1,6 @@
 """A trial that crashes: whose fault it is, who tries it again, and that every worker comes to an end."""
 
+import os
 import signal
 from dataclasses import replace
 from types import SimpleNamespace
@@ -63,16 +64,33 @@ def test_worker_waits_for_a_trial_that_is_left_to_others(storage: Storage) -> No
     busy.release()
 
 
-def test_search_with_a_trial_that_always_crashes_ends_and_says_why(workspace) -> None:
-    # Where its metrics should be written there is a folder.
-    (workspace.folder / "runs" / "broken" / "trials" / "0" / "metrics.jsonl").mkdir(parents=True)
+_BUG = """
+from kdhpc.study.claim import Claim
+
+describe = Claim.describe
+
+
+def crash(claim, **how):
+    if claim.number == 0:
+        raise RuntimeError("a bug\\nin the middle of a trial")
+    describe(claim, **how)
+
+
+Claim.describe = crash
+"""
+
+
+def test_search_with_a_trial_that_always_crashes_ends_and_says_why(workspace, tmp_path, monkeypatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_BUG)  # Python runs it in every process at its start.
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    monkeypatch.setitem(workspace.environment, "PYTHONPATH", path)
     done = workspace.run("search", "--study", "broken", "study=tiny", "--workers", "1", "--trials", "2")
     assert done.returncode == 1, done.stderr
     status = workspace.status("broken")
     assert (status["trials"]["failed"], status["trials"]["complete"]) == (1, 1)
     (crash,) = status["crashes"]
     assert (crash["number"], crash["attempts"], crash["state"]) == (0, 3, "failed")
-    assert crash["reason"].startswith("IsADirectoryError: ")
-    assert "IsADirectoryError" in workspace.run("status", "--study", "broken").stdout
+    assert crash["reason"].startswith("RuntimeError: a bug in the middle of a trial (on ")
+    assert "RuntimeError: a bug" in workspace.run("status", "--study", "broken").stdout
     logs = worker_logs(workspace, "broken")
     assert logs.index("trial 1, slot 1, attempt 1: starts") < logs.index("trial 0, slot 0, attempt 2: starts")

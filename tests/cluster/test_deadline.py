@@ -21,9 +21,11 @@ def paths(tmp_path: Path) -> StudyPaths:
     return paths
 
 
-def deadline(monkeypatch: pytest.MonkeyPatch, paths: StudyPaths, limit: TimeLimit | None) -> Deadline:
+def deadline(
+    monkeypatch: pytest.MonkeyPatch, paths: StudyPaths, limit: TimeLimit | None, *, num_begun: int = 1
+) -> Deadline:
     monkeypatch.setattr(slurm, "time_limit", lambda: limit)
-    return Deadline(paths, signal_delay_s=180)
+    return Deadline(paths, signal_delay_s=180, num_begun=lambda: num_begun)
 
 
 def test_deadline_late_in_a_job_is_too_near_but_the_limit_is_not_too_short(monkeypatch, paths) -> None:
@@ -44,3 +46,20 @@ def test_deadline_of_a_limit_that_no_trial_fits_into(monkeypatch, paths) -> None
 def test_deadline_not_known_lets_every_trial_start(monkeypatch, paths) -> None:
     unknown = deadline(monkeypatch, paths, None)
     assert unknown.seconds_short() == unknown.seconds_too_short() == 0
+
+
+def test_deadline_does_not_go_by_what_an_earlier_study_of_the_name_has_left(monkeypatch, paths) -> None:
+    """It would end every job, and no trial could ever begin to tell better."""
+    short = deadline(monkeypatch, paths, TimeLimit(left_s=1190.0, whole_s=1200.0), num_begun=0)
+    assert short.seconds_short() == short.seconds_too_short() == 0
+
+
+def test_deadline_goes_by_what_can_be_read(monkeypatch, paths) -> None:
+    paths.trial(1).mkdir()
+    paths.metrics(1).write_bytes(bytes(100) + b'\n{"epoch": 1, "step"')
+    paths.metrics(2).mkdir(parents=True)
+    whole = paths.metrics(0).read_bytes()
+    paths.metrics(0).write_bytes(whole + whole.replace(b"1000.0", b"NaN"))
+    short = deadline(monkeypatch, paths, TimeLimit(left_s=1190.0, whole_s=1200.0), num_begun=4)
+    short.learn(1)
+    assert short.seconds_too_short() == 40

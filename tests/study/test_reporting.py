@@ -55,7 +55,7 @@ def test_report_of_many_trials_at_a_time_decides_by_the_median_of_those_that_did
     study = make(storage, target=60, max_attempts=1)
     claims = {claim.slot: claim for claim in (take(study) for _ in range(60))}
     reports: dict[int, dict[int, float]] = {epoch: {} for epoch in EPOCHS}
-    decisions: list[bool] = []
+    answers: dict[tuple[int, int], bool] = {}
     while claims:
         slot = int(rng.choice(list(claims)))
         claim = claims[slot]
@@ -66,13 +66,15 @@ def test_report_of_many_trials_at_a_time_decides_by_the_median_of_those_that_did
             continue
         epoch = next((epoch for epoch in EPOCHS[:-1] if slot not in reports[epoch]), None)
         if epoch is None:
-            epoch = int(rng.choice(EPOCHS[:-1]))  # Resumed from before this report: told the others' median of now.
-            del claims[slot]
-        value = reports[epoch].setdefault(slot, _SHAPES[shape](rng))
-        others = [other for of, other in reports[epoch].items() if of != slot]
-        decisions.append(claim.report(epoch, value))
-        assert decisions[-1] is is_below(value, others), (epoch, value, sorted(others))
-    assert 30 < sum(decisions) < len(decisions) - 30
+            epoch = int(rng.choice(EPOCHS[:-1]))  # Resumed from before this report: told what was told then.
+            assert claims.pop(slot).report(epoch, _SHAPES[shape](rng)) is answers[slot, epoch]
+            continue
+        value = _SHAPES[shape](rng)
+        others = list(reports[epoch].values())
+        reports[epoch][slot] = value
+        answers[slot, epoch] = claim.report(epoch, value)
+        assert answers[slot, epoch] is is_below(value, others), (epoch, value, sorted(others))
+    assert 30 < sum(answers.values()) < len(answers) - 30
     assert scalar(storage, "SELECT count(*) FROM kdhpc_reports") == sum(len(values) for values in reports.values())
 
 

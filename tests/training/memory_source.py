@@ -51,7 +51,7 @@ class MemoryTrain:
         return MemoryBatch(*recipe)
 
     def recipes(self, seed, epoch, first_step=0):
-        generator = torch.Generator().manual_seed(1000 * seed + epoch)
+        generator = torch.Generator().manual_seed((1000 * seed + epoch) % 2**63)
         order = torch.randperm(len(self.labels), generator=generator)
         for step in range(first_step, self.steps_per_epoch):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]

@@ -6,17 +6,32 @@ import signal
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from kdhpc.errors import CheckpointError
-from kdhpc.training.checkpoint import CheckpointKey, load_checkpoint, remove_checkpoint, save_checkpoint
+from kdhpc import files
+from kdhpc.errors import CheckpointError, StorageError
+from kdhpc.training.checkpoint import (
+    CheckpointKey,
+    load_checkpoint,
+    read_header,
+    remove_checkpoint,
+    save_checkpoint,
+)
 from kdhpc.training.loop import TrainingState
 from kdhpc.training.node import NodeState
+from tests.workspace import until
 
 KEY = CheckpointKey(study="dogs2", number=7, graph_key="0123456789ab", seed=5, settings="fedcba9876543210")
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch):
+    """With disks that fail."""
+    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01, 0.01))
 
 
 def state_of(*, step=3, size=4):
@@ -80,11 +95,13 @@ def damage_flip(content):
     ("damage", "reason"),
     [
         (lambda content: b"", "it has 0 bytes"),
-        (lambda content: content[:40], "it has 40 bytes"),
+        (lambda content: content[:40], "it has 40 bytes, its header alone needs 92"),
         (lambda content: content[:-1], "its payload has"),
         (lambda content: content + b"x", "its payload has"),
         (damage_flip, "its checksum does not agree"),
         (lambda content: b"PK\x03\x04" + content[4:], "it is no kdhpc checkpoint"),
+        (lambda content: content[:50] + b"\xff" + content[51:], "its checksum does not agree"),
+        (lambda content: bytes(len(content)), "it is no kdhpc checkpoint"),
     ],
 )
 def test_load_checkpoint_damaged_file_is_named_with_the_reason(saved, damage, reason):
@@ -95,20 +112,121 @@ def test_load_checkpoint_damaged_file_is_named_with_the_reason(saved, damage, re
     assert "\n" not in str(caught.value)
 
 
-def header(payload, *, version=1):
-    return struct.pack("<8sIQ32s", b"KDHPCCKP", version, len(payload), hashlib.sha256(payload).digest())
+def header(payload):
+    head = struct.pack("<8sI32sQQ", b"KDHPCCKP", 2, KEY.digest, 103, len(payload))
+    return head + hashlib.sha256(head + payload).digest()
 
 
-def test_load_checkpoint_of_another_version_is_refused(saved):
+def test_checkpoint_header_is_as_it_is_written_down(saved):
     payload = saved.read_bytes()[len(header(b"")) :]
-    saved.write_bytes(header(payload, version=2) + payload)
-    with pytest.raises(CheckpointError, match="has format version 2, this kdhpc reads 1"):
+    assert saved.read_bytes() == header(payload) + payload
+    found = read_header(saved)
+    assert (found.key_digest, found.step, found.length) == (KEY.digest, 103, len(payload))
+    assert read_header(saved.parent) is read_header(saved / "below") is read_header(saved.parent / "nowhere") is None
+
+
+def test_load_checkpoint_of_the_first_format_is_refused(saved):
+    payload = b"what an older kdhpc wrote"
+    saved.write_bytes(struct.pack("<8sIQ32s", b"KDHPCCKP", 1, len(payload), hashlib.sha256(payload).digest()) + payload)
+    with pytest.raises(CheckpointError, match="has format version 1, this kdhpc reads 2"):
         load_checkpoint(saved, KEY)
+    assert read_header(saved) is None
+    assert save_checkpoint(saved, state_of(step=1), KEY), "it is in nobody's way"
 
 
-def test_load_checkpoint_missing_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"cannot read checkpoint .*nowhere.*No such file"):
-        load_checkpoint(tmp_path / "nowhere", KEY)
+def test_load_checkpoint_missing_file_is_not_a_damaged_one(tmp_path):
+    for path in (tmp_path / "nowhere", tmp_path / "no" / "folder"):
+        with pytest.raises(FileNotFoundError):
+            load_checkpoint(path, KEY)
+    with pytest.raises(CheckpointError, match="is damaged: it is a folder"):
+        load_checkpoint(tmp_path, KEY)
+
+
+@pytest.mark.parametrize("error", ["EIO", "ESTALE", "EACCES"])
+def test_load_checkpoint_that_the_file_system_does_not_give_is_no_damage(disk, error):
+    path = disk.path / "checkpoint.pt"
+    save_checkpoint(path, state_of(), KEY)
+    disk.rules(f"open checkpoint err={error}")
+    with pytest.raises(StorageError, match=f"^{path} cannot be read: "):
+        load_checkpoint(path, KEY)
+    disk.rules(*([] if error == "EACCES" else [f"open checkpoint err={error} 2"]))
+    assert load_checkpoint(path, KEY).step == 103
+
+
+def test_save_checkpoint_leaves_one_that_is_further_on(saved):
+    later = saved.read_bytes()
+    assert not save_checkpoint(saved, state_of(step=2), KEY)
+    assert saved.read_bytes() == later
+    assert save_checkpoint(saved, state_of(step=3), KEY)
+    assert save_checkpoint(saved, state_of(step=4), KEY)
+    assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def test_save_checkpoint_replaces_one_that_is_further_on_and_cannot_be_gone_on_from(saved):
+    other = dataclasses.replace(KEY, study="the study of the same name before")
+    assert save_checkpoint(saved, state_of(step=9), other)
+    assert save_checkpoint(saved, state_of(step=1), KEY), "another study's"
+    save_checkpoint(saved, state_of(step=9), KEY)
+    rejected = read_header(saved)
+    assert not save_checkpoint(saved, state_of(step=1), KEY)
+    assert save_checkpoint(saved, state_of(step=1), KEY, rejected=rejected)
+    save_checkpoint(saved, state_of(step=8), KEY)
+    assert not save_checkpoint(saved, state_of(step=1), KEY, rejected=rejected), "it is another one by now"
+
+
+def test_save_checkpoint_slowed_down_by_the_disk_does_not_replace_a_newer_one(disk):
+    path, lease_asked = disk.path / "checkpoint.pt", []
+    disk.rules("fsync checkpoint delay=1500 1")
+    with ThreadPoolExecutor(1) as other_worker:
+        older = other_worker.submit(save_checkpoint, path, state_of(step=1), KEY)
+        until(lambda: [found for found in disk.backing.iterdir() if found.stat().st_size], every_s=0.02)
+        assert save_checkpoint(path, state_of(step=2), KEY, may_write=lambda: not lease_asked.append(path.exists()))
+        assert not older.result()
+    assert lease_asked == [False], "asked when all was on the disk"
+    assert load_checkpoint(path, KEY).step == 102
+    assert [found.name for found in disk.backing.iterdir()] == ["checkpoint.pt"]
+
+
+def test_save_checkpoint_of_a_worker_displaced_while_it_wrote_is_dropped(saved):
+    before = saved.read_bytes()
+    assert not save_checkpoint(saved, state_of(step=9), KEY, may_write=lambda: False)
+    assert saved.read_bytes() == before
+
+
+@pytest.mark.parametrize("rule", ["flush,fsync checkpoint late=EDQUOT", "write checkpoint err=ENOSPC"])
+def test_save_checkpoint_that_the_disk_refuses_at_the_last_moment_keeps_the_old_one(disk, rule):
+    path = disk.path / "checkpoint.pt"
+    save_checkpoint(path, state_of(step=1), KEY)
+    disk.rules(rule)
+    with pytest.raises(CheckpointError, match=f"^{path} cannot be written: .*; free or allow space there$"):
+        save_checkpoint(path, state_of(step=2), KEY)
+    disk.rules()
+    assert load_checkpoint(path, KEY).step == 101
+
+
+def test_save_checkpoint_that_cannot_see_what_is_there_leaves_it(disk):
+    path = disk.path / "checkpoint.pt"
+    save_checkpoint(path, state_of(step=2), KEY)
+    disk.rules("open /checkpoint err=EACCES")
+    with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+        save_checkpoint(path, state_of(step=3), KEY)
+    disk.rules()
+    assert load_checkpoint(path, KEY).step == 102
+
+
+def test_remove_checkpoint_that_the_disk_refuses_is_a_warning(disk, caplog):
+    path = disk.path / "checkpoint.pt"
+    save_checkpoint(path, state_of(), KEY)
+    disk.rules("unlink checkpoint err=EACCES")
+    remove_checkpoint(path)
+    assert f"{path} cannot be removed; nothing needs it any more" in caplog.text
+    caplog.clear()
+    disk.rules("unlink checkpoint err=EIO 1")
+    remove_checkpoint(path)
+    disk.rules("unlink checkpoint err=EROFS", "readdir * err=EIO")
+    remove_checkpoint(path)
+    assert not path.exists()
+    assert caplog.text == "", "there is none"
 
 
 class Trap:
@@ -122,7 +240,7 @@ class Trap:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_load_checkpoint_payload_with_code_is_refused_and_not_run(tmp_path, zipped):
     sprung = tmp_path / "sprung"
-    document = {"identity": dataclasses.asdict(KEY), "state": Trap(sprung)}
+    document = {"key": dataclasses.asdict(KEY), "state": Trap(sprung)}
     buffer = io.BytesIO()
     if zipped:
         torch.save(document, buffer)
@@ -139,9 +257,9 @@ def test_load_checkpoint_payload_with_code_is_refused_and_not_run(tmp_path, zipp
     [
         {},
         [1, 2],
-        {"identity": {"study": "dogs2"}, "state": {}},
-        {"identity": dataclasses.asdict(KEY), "state": {"epoch": 1}},
-        {"identity": dataclasses.asdict(KEY), "state": None},
+        {"key": {"study": "dogs2"}, "state": {}},
+        {"key": dataclasses.asdict(KEY), "state": {"epoch": 1}},
+        {"key": dataclasses.asdict(KEY), "state": None},
     ],
 )
 def test_load_checkpoint_payload_of_another_shape_is_refused(tmp_path, document):
@@ -155,19 +273,20 @@ def test_load_checkpoint_payload_of_another_shape_is_refused(tmp_path, document)
 
 def test_save_checkpoint_where_nothing_can_be_written_keeps_the_old_one(saved):
     blocked = saved / "below-a-file" / "checkpoint.pt"
-    with pytest.raises(CheckpointError, match="cannot write checkpoint"):
+    with pytest.raises(CheckpointError, match=f"^{blocked} cannot be written: "):
         save_checkpoint(blocked, state_of(), KEY)
     assert load_checkpoint(saved, KEY).step_in_epoch == 3
 
 
 WRITER = """
+import dataclasses
 import sys
 from pathlib import Path
 from kdhpc.training.checkpoint import save_checkpoint
 from tests.training.test_checkpoint import KEY, state_of
 states = [state_of(step=step, size=100_000) for step in range(4)]
 for count in range(1_000_000):
-    save_checkpoint(Path(sys.argv[1]), states[count % 4], KEY)
+    save_checkpoint(Path(sys.argv[1]), dataclasses.replace(states[count % 4], step=count), KEY)
     print(count, flush=True)
 """
 
@@ -183,7 +302,7 @@ def test_save_checkpoint_killed_while_writing_leaves_a_whole_one(tmp_path):
     state = load_checkpoint(path, KEY)
     expected = state_of(step=state.step_in_epoch, size=100_000)
     assert torch.equal(state.nodes[0].tensors["weight"], expected.nodes[0].tensors["weight"])
-    (tmp_path / ".checkpoint.pt.0123.partial").write_bytes(b"left by a writer that was killed")
+    (tmp_path / ".checkpoint.pt.0123.tmp").write_bytes(b"left by a writer that was killed")
     remove_checkpoint(path)
     assert list(tmp_path.iterdir()) == []
     remove_checkpoint(path)

@@ -171,3 +171,26 @@ def test_folder_that_others_can_write_is_not_used(tmp_path, monkeypatch, caplog)
     used(tmp_path, monkeypatch, caplog)
     assert not os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{foreign}/")
     assert "is not ours alone" in caplog.text
+
+
+@pytest.mark.parametrize("rule", ["open,getattr .bin err=EACCES", "open,getattr .bin err=EIO", "read .bin err=ESTALE"])
+def test_file_that_the_disk_does_not_give_is_ignored_in_one_line(disk, published, monkeypatch, caplog, rule):
+    (disk.path / f"{KEY.digest}.bin").write_bytes(next((published[0] / "cache").iterdir()).read_bytes())
+    (disk.path / f"{KEY.digest}.bin").chmod(0o600)
+    disk.rules(rule.replace(".bin", f"{KEY.digest}.bin"))
+    used(disk.path, monkeypatch, caplog)
+    (message,) = caplog.messages
+    assert message.startswith(f"compile cache {disk.path}/{KEY.digest}.bin is ignored: ")
+
+
+def test_publish_over_a_quota_that_is_told_at_close_leaves_nothing(disk, monkeypatch, caplog):
+    cache = used(disk.path, monkeypatch, caplog)
+    disk.rules(f"write,flush {KEY.digest}.bin late=EDQUOT")
+    with caplog.at_level(logging.INFO):
+        assert not cache.publish()
+        assert [path.name for path in disk.backing.iterdir()] == ["node"]
+        disk.rules()
+        assert cache.publish()
+        assert not cache.publish(), "there is one"
+    assert "is not published: " in caplog.messages[0]
+    assert "Disk quota exceeded" in caplog.messages[0]

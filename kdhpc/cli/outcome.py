@@ -1,0 +1,22 @@
+"""What is to be said of a search whose budget is done."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kdhpc.study.summary import StudyStatus
+
+
+def problem_of(status: "StudyStatus", logs: str) -> str | None:
+    """What is wrong with a study whose budget is done, in one line; none: nothing is.
+
+    Args:
+        status: Of the study.
+        logs: Where its workers' logs are, in words.
+    """
+    trials = status.trials
+    see = f"see `kdhpc status --study {status.study}` and {logs}"
+    if trials.failed:
+        return f"{trials.failed} trials failed, {see}; `kdhpc retry --study {status.study}` tries them again"
+    if trials.diverged and not trials.complete:
+        return f"{trials.diverged} trials diverged and none is complete, {see}; a lower training.learning_rate may help"
+    return None
