@@ -11,6 +11,7 @@ What becomes of a training that diverged, that is, came to a loss, logits or wei
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,10 +102,11 @@ class FinalResult:
     """Why it counts as diverged."""
 
     def __post_init__(self) -> None:
-        accuracies = (self.node_accuracies, self.ensemble_accuracy)
-        has_diverged = self.diverged_epoch is not None
-        if any((accuracy is None) != has_diverged for accuracy in accuracies):
+        accuracies = (*(self.node_accuracies or (None,)), self.ensemble_accuracy)
+        if any((accuracy is None) != (self.diverged_epoch is not None) for accuracy in accuracies):
             raise ValueError(f"accuracies {accuracies} do not go with diverged_epoch {self.diverged_epoch}")
+        if not all(accuracy is None or math.isfinite(accuracy) for accuracy in accuracies):
+            raise ValueError(f"accuracies {accuracies} are not finite")
 
     @property
     def is_one(self) -> bool:

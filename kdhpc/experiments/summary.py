@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdhpc.errors import DataError
-from kdhpc.experiments.found import find_results
+from kdhpc.experiments.found import find_results, result_folders
 from kdhpc.experiments.result import FinalResult, SearchedWith
 
 
@@ -66,10 +66,11 @@ def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
     Raises:
         DataError: there is none.
     """
-    summaries = summarise((found.result for found in find_results([folder])), ddof=ddof)
-    if not summaries:
-        raise DataError(f"no result of a final training in {folder}: make one with `kdhpc train`")
-    return summaries
+    found = find_results([folder])
+    if not found:
+        what = "can be read: see above" if result_folders(folder) else "is there: make one with `kdhpc train`"
+        raise DataError(f"no result of a final training in {folder} {what}")
+    return summarise((one.result for one in found), ddof=ddof)
 
 
 def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary, ...]:

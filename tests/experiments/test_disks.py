@@ -1,4 +1,4 @@
-"""Final trainings on disks that fail: what is called done can be read, and nothing is trained again that need not be."""
+"""Final trainings on disks that fail: what is called done can be read, and no epoch is trained twice without need."""
 
 import logging
 
