@@ -142,6 +142,20 @@ def write_whole(
             raise OSError(errno.EIO, "what was written is not what is read back")
 
 
+def move(path: Path, target: Path) -> None:
+    """Give a file or a folder another name on the same disk, which no other folder has.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    try:
+        path.rename(target)
+        for folder in {path.parent, target.parent}:
+            _flush(folder, os.O_RDONLY)
+    except OSError as exc:
+        raise StorageError(f"{path} cannot be renamed to {target}: {exc.strerror or exc}") from exc
+
+
 def create_alone(path: Path, content: str) -> bool:
     """Make a file that was not there, and know that nobody else did: atomic on NFS and Lustre, with and without locks.
 

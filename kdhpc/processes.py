@@ -26,8 +26,8 @@ def has_ended(pid: int, space: str, start: int) -> bool:
         start: When it began, in clock ticks since boot.
 
     Returns:
-        False where that cannot be known: of another machine's or container's, and of another user's where those are
-        hidden (``hidepid``).
+        False where that cannot be known: of another machine's or container's, of another user's where those are hidden
+        (``hidepid``), and in a container that has no ``/proc`` of its own.
     """
     if space != process_space():
         return False
@@ -48,6 +48,8 @@ class _Seen(NamedTuple):
 
 def _look_at(pid: int) -> _Seen | None:
     try:
+        if Path("/proc/self").readlink().name != str(os.getpid()):  # A container with the /proc of another.
+            return None
         state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

@@ -1,14 +1,14 @@
 """``kdhpc data``: prepare, list and check packed data sets."""
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdhpc.config.paths import data_root, packed_dir
-from kdhpc.errors import DataError
+from kdhpc.errors import DataError, StorageError
+from kdhpc.files import strict_json
 
 # Spelt out, because importing the readers would slow down every command; a test compares.
 READER_NAMES = ("cifar10", "cifar100", "cub200", "fashion_mnist", "folder", "stanford_cars", "stanford_dogs")
@@ -118,7 +118,7 @@ def list_datasets(args: argparse.Namespace) -> int:
 
     rows = [_listed(name) for name in prepared_names(data_root())]
     if args.format == "json":
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print(strict_json([asdict(row) for row in rows], indent=2))
         return 0
     if not rows:
         print(f"nothing is prepared in {data_root()}: see kdhpc data prepare --help", file=sys.stderr)
@@ -142,7 +142,7 @@ def _listed(name: str) -> Listed:
 
     try:
         manifest = PackedDataset.open(packed_dir(name)).manifest
-    except DataError as exc:
+    except (DataError, StorageError) as exc:
         return Listed(name=name, problem=str(exc))
     return Listed(
         name=name,

@@ -33,7 +33,8 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
     delete = commands.add_parser(
         "delete-study",
         help="delete a study from the database",
-        description="Deletes a study that no worker works on from the database in use. Its files in runs/ stay.",
+        description="Deletes a study that no worker works on from the database in use, its checkpoints, and what its "
+        "launches left for jobs that wait, which are cancelled. Logs, metrics and exported graphs in runs/ stay.",
     )
     delete.add_argument("study", metavar="NAME", help="the study")
     delete.add_argument("--yes", action="store_true", help="also if trials of it were trained, which are lost then")
@@ -60,18 +61,19 @@ def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     start.add_argument(
         "--take-over",
         action="store_true",
-        help="start here although another machine, which is down for certain, did not stop the server",
+        help="start here although the server was not stopped where it ran: only if that machine is down for certain",
     )
     start.set_defaults(func=_start)
 
 
 def _start(arguments: argparse.Namespace) -> int:
     from kdhpc.study.server import ServerOptions, start
+    from kdhpc.study.server_claim import TakeOver
 
     options = ServerOptions(
         listen=arguments.listen, allow=tuple(arguments.allow), port=arguments.port, workers=arguments.workers
     )
-    started = start(server_dir(), options, take_over=arguments.take_over)
+    started = start(server_dir(), options, take_over=TakeOver() if arguments.take_over else None)
     where = f"PostgreSQL at {started.endpoint.host}:{started.endpoint.port} (process {started.endpoint.pid})"
     already = f"{where} was running already, with the options of its start"
     print(already if started.already else f"{where} started", file=sys.stderr)
@@ -93,7 +95,8 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from kdhpc.study.server import running
+    from kdhpc.study.server import running, unstopped
+    from kdhpc.study.server_proof import described
 
     folder = server_dir()
     endpoint = running(folder)
@@ -106,6 +109,8 @@ def _status(arguments: argparse.Namespace) -> int:
         print(f"folder   {folder}")
     else:
         print(f"not running  {folder}")
+        if last := unstopped(folder):
+            print(f"not stopped  {last.problem or described(last)}: `kdhpc db start` tells whether it has ended")
     return 0 if endpoint else 1
 
 
@@ -133,6 +138,50 @@ def _delete_study(arguments: argparse.Namespace) -> int:
             f"(`kdhpc export-best --study {name}` writes its best graphs to files)"
         )
     study.delete()
-    files = StudyPaths.of(name).root
-    print(f"study {name} deleted{f'; its files in {files} stay' if files.exists() else ''}", file=sys.stderr)
+    paths = StudyPaths.of(name)
+    told = [f"study {name} deleted", *_end_jobs(name)]
+    if paths.root.exists():
+        removed, left = _remove_useless(paths)
+        told.append(f"its files in {paths.root} stay, without {removed} that no other study can use")
+        told += [f"these could not be removed: {left}"] if left else []
+    print("; ".join(told), file=sys.stderr)
     return 0
+
+
+def _end_jobs(name: str) -> list[str]:
+    """Cancel jobs of a study that have not started: they must not join a later one of its name. What is to be told."""
+    from kdhpc.cluster import slurm
+    from kdhpc.cluster.jobs import cancel_waiting, study_jobs
+    from kdhpc.errors import ClusterError
+
+    if not slurm.is_available():
+        return []
+    try:
+        jobs = study_jobs(name, patient=True)
+        cancelled = " ".join(cancel_waiting(jobs))
+    except ClusterError as exc:
+        return [f"jobs of it that wait in the queue are not cancelled: {exc}"]
+    running = " ".join(job.job for job in jobs if job.state != "PENDING" and job.job != slurm.own_job())
+    return [
+        *([f"cancelled, they had not started: {cancelled}"] if cancelled else []),
+        *([f"these jobs still run, and end when they look for the study: {running}"] if running else []),
+    ]
+
+
+def _remove_useless(paths: StudyPaths) -> tuple[str, str]:
+    """Remove checkpoints, and what tells jobs of a launch to work for the study.
+
+    Returns:
+        What was removed, and the files that could not be; both in words.
+    """
+    from kdhpc.files import remove
+
+    checkpoint, launch, config = paths.checkpoint(0), paths.launch("*"), paths.config("*")
+    trials = checkpoint.parent.parent
+    checkpoints = [*trials.glob(f"*/{checkpoint.name}"), *trials.glob(f"*/.{checkpoint.name}.*")]
+    launches = [*launch.parent.glob(launch.name), *config.parent.glob(config.name)]
+    left = [path for path in (*checkpoints, *launches) if not remove(path)]
+    return (
+        f"{len(checkpoints)} checkpoints and {len(launches)} files of launches",
+        ", ".join(str(path) for path in left),
+    )

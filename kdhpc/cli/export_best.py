@@ -44,7 +44,7 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
     """Export a study's best graphs, and print the paths.
 
     Raises:
-        StudyError: no trial is complete yet.
+        StudyError: no trial is complete.
     """
     from kdhpc.config.paths import StudyPaths
     from kdhpc.errors import StudyError
@@ -55,10 +55,16 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
     study = SharedStudy.open(storage, name)
     trials = top_trials(storage, name, top)
     if not trials:
+        counts = study.progress()
+        diverged = f", {counts.diverged} of {counts.target} diverged" if counts.diverged else ""
+        yet = " yet" if counts.unfinished else ""
         raise StudyError(
-            f"study {name!r} has no complete trial yet: nothing to export (see `kdhpc status --study {name}`)"
+            f"study {name!r} has no complete trial{yet}{diverged}: nothing to export "
+            f"(see `kdhpc status --study {name}`)"
         )
-    exported, table = export_trials(study.definition, trials, folder or StudyPaths.of(name).export)
+    exported, table = export_trials(
+        study.definition, trials, folder or StudyPaths.of(name).export, study_uid=study.uid
+    )
     for files in exported:
         print(files.graph, files.svg, files.png, sep="\n")
     print(table)

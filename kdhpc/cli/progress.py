@@ -38,10 +38,11 @@ def _steady(line: str) -> str:
 def progress_line(status: "StudyStatus") -> str:
     """One line: ``quickstart: 5/16 trials (3 complete, 2 pruned), 2 running, best 71.20 % (trial 3), 1 min to go``."""
     trials = status.trials
+    diverged = f", {trials.diverged} diverged" if trials.diverged else ""
     failed = f", {trials.failed} FAILED" if trials.failed else ""
     parts = [
         f"{status.study}: {trials.finished}/{status.target} trials "
-        f"({trials.complete} complete, {trials.pruned} pruned{failed})",
+        f"({trials.complete} complete, {trials.pruned} pruned{diverged}{failed})",
         f"{trials.running} running",
     ]
     if status.best is not None:

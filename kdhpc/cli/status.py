@@ -2,8 +2,8 @@
 
 import argparse
 import dataclasses
-import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import duration
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdhpc.study.summary import StudyStatus
 
 _PATIENCE_S = 5.0
-_CRASHES_SHOWN = 10
+_ROWS_SHOWN = 10
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,7 +23,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "status",
         help="how far a study is",
-        description="Target, trials by state, best trial, rungs, workers, jobs, crashes, speed. Only reads.",
+        description="Target, trials by state, best trial, rungs, workers, jobs, what went wrong, speed. Only reads.",
     )
     add_study_argument(parser)
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from kdhpc.cluster.jobs import mark_lost
     from kdhpc.errors import DatabaseError
+    from kdhpc.files import strict_json
     from kdhpc.study.storage import Storage
     from kdhpc.study.summary import read_status
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         status = mark_lost(status, jobs)
     if args.format == "json":
         listed = None if jobs is None else [_document(job) for job in jobs]
-        print(json.dumps({**dataclasses.asdict(status), "jobs": listed}, indent=2))
+        print(strict_json({**dataclasses.asdict(status), "jobs": listed}, indent=2))
     else:
         print(_table(status, jobs or ()))
     return 0
@@ -110,6 +111,8 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
         f"best     {best}",
         f"speed    {speed}{to_go}",
     ]
+    if status.foreign_trials:
+        lines.append(f"foreign  {status.foreign_trials} trials that another program made: in none of these numbers")
     if status.rungs:
         rungs = [(str(r.epoch), str(r.reached), str(r.survived), f"{r.median:.2f} %") for r in status.rungs]
         lines += ["", *aligned([("epoch", "reached", "survived", "median"), *rungs])]
@@ -126,15 +129,18 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
         rows = [(job.job, job.node or "-", _trials(status, job), job.time_left, job.condition) for job in jobs]
         lines += ["", *aligned([("job", "node", "trial", "time left", "state"), *rows])]
     if status.crashes:
-        lines += ["", *_crashes(status)]
+        crashes = [(str(crash.number), str(crash.attempts), crash.state, crash.reason) for crash in status.crashes]
+        lines += ["", *_latest(status, ("crashed", "attempts", "state", "reason"), crashes)]
+    if status.diverged:
+        diverged = [(str(trial.number), str(trial.epoch), trial.reason) for trial in status.diverged]
+        lines += ["", *_latest(status, ("diverged", "epoch", "reason"), diverged)]
     return "\n".join(lines)
 
 
-def _crashes(status: "StudyStatus") -> list[str]:
-    latest = status.crashes[-_CRASHES_SHOWN:]
-    rows = [(str(crash.number), str(crash.attempts), crash.state, crash.reason) for crash in latest]
-    lines = aligned([("crashed", "attempts", "state", "reason"), *rows])
-    num_left_out = len(status.crashes) - len(latest)
+def _latest(status: "StudyStatus", head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    latest = rows[-_ROWS_SHOWN:]
+    lines = aligned([head, *latest])
+    num_left_out = len(rows) - len(latest)
     all_of_them = f"`kdhpc status --study {status.study} --format json`"
     return [*lines, f"and {num_left_out} before: {all_of_them}"] if num_left_out else lines
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -15,8 +14,17 @@ from kdhpc.config.paths import server_dir
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError, DatabaseError
 from kdhpc.study.endpoint import Endpoint, is_loopback, read_endpoint
-from kdhpc.study.server import ServerOptions, Started, adopt, running, start, stop
-from kdhpc.study.server_process import running_pid
+from kdhpc.study.server import (
+    ServerOptions,
+    Started,
+    adopt,
+    running,
+    running_here,
+    start,
+    stop,
+    unstopped,
+)
+from kdhpc.study.server_claim import NotCertainError
 
 T = TypeVar("T")
 
@@ -30,7 +38,7 @@ class Hosting:
     """Keeps the embedded server up while entered, if nobody else does.
 
     Several launching jobs may share one server. The first hosts it; when it goes, one of the others does. Who hosts it
-    stands in the endpoint file.
+    stands in the server's record and the endpoint file.
 
     Args:
         cluster: Whom the server listens to, and how many workers it serves.
@@ -39,7 +47,7 @@ class Hosting:
     """
 
     def __init__(self, cluster: ClusterConfig, stop: StopSignals, caution: Caution = _CAUTION) -> None:
-        self._folder = server_dir()
+        self._folder = server_dir().resolve()
         self._signals = stop
         self._caution = caution
         self._job = slurm.own_job()
@@ -60,8 +68,8 @@ class Hosting:
     @property
     def ends_server(self) -> bool:
         """Whether the server ends with this process. One that was started from a shell stays: it ends with no job."""
-        endpoint = None if self._is_given else read_endpoint(self._folder)
-        return self._job is not None and endpoint is not None and endpoint.job == self._job and self._is_here(endpoint)
+        endpoint = None if self._is_given or self._job is None else running_here(self._folder)
+        return endpoint is not None and endpoint.job == self._job
 
     def __enter__(self) -> "Hosting":
         # A job may find that another one is just starting it, or that Slurm does not know yet that its node is dead.
@@ -115,24 +123,22 @@ class Hosting:
             _LOG.info("PostgreSQL at %s:%d outlived job %s", endpoint.host, endpoint.port, endpoint.job)
 
     def _start(self) -> Started:
-        """Start the server here; another machine's only if the job that hosted it has ended."""
-        before = read_endpoint(self._folder)
-        if before is None or before.pid is None:
-            return start(self._folder, self._options)
-        if before.node == socket.gethostname():
-            # Whether it runs on this machine can be seen. But this one may be cut off, and given up by the others.
+        """Start the server here; where the last one may still run, only if the job that hosted it has ended."""
+        before = unstopped(self._folder)
+        if before is not None:
+            # This machine may be cut off, and its server given up by the others.
             refuse_beside_take_over(self._folder)
+        try:
             return start(self._folder, self._options)
-        if not self._has_ended(before.job):
-            return start(self._folder, self._options)  # It refuses, and says what to do.
+        except NotCertainError:
+            if before is None or not self._has_ended(before.job):
+                raise
         return take_over(self._folder, self._options, before, self._caution, lambda: self._signals.requested)
 
     def _is_orphan(self, endpoint: Endpoint) -> bool:
         """Whether the server runs on this machine, and was another job's, which has ended."""
-        return endpoint.job != self._job and self._is_here(endpoint) and self._has_ended(endpoint.job)
-
-    def _is_here(self, endpoint: Endpoint) -> bool:
-        return endpoint.pid is not None and running_pid(self._folder) == endpoint.pid
+        is_others = endpoint.job not in (None, self._job)
+        return is_others and running_here(self._folder) == endpoint and self._has_ended(endpoint.job)
 
     def _has_ended(self, job: str | None) -> bool:
         if job is None:

@@ -102,7 +102,8 @@ class _Launched:
         self.launchers = {manifest.job for manifest in manifests if manifest.job is not None}
         self.arrays = {array for manifest in manifests for array in manifest.arrays}
         folders = (paths.launch_jobs(manifest.launch) for manifest in manifests)
-        self.folders = {folder for folder in folders if folder.exists()}
+        # Resolved: KDHPC_RUNS may have been another path to the same folder when it was launched.
+        self.folders = {folder.resolve() for folder in folders if folder.exists()}
 
     @property
     def has_workers(self) -> bool:
@@ -111,7 +112,7 @@ class _Launched:
 
     def is_worker(self, job: QueuedJob) -> bool:
         """Whether it is one of them, even if the launcher died before it had written down what it submitted."""
-        return job.array in self.arrays or Path(job.script).parent in self.folders
+        return job.array in self.arrays or Path(job.script).parent.resolve() in self.folders
 
 
 def _is_gone(job: str | None, arrays: set[str], present: set[str]) -> bool:

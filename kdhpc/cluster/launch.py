@@ -16,7 +16,7 @@ from kdhpc.cluster.submission import submit_workers
 from kdhpc.config.document import read_config
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
-from kdhpc.errors import ClusterBusyError, ClusterError, DatabaseError
+from kdhpc.errors import ClusterBusyError, ClusterError, DatabaseError, StorageError
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.study.summary import StudyStatus, TrialCounts, read_status
@@ -172,7 +172,10 @@ class Launch:
         count = num_missing(status, present=len(present), idle=len(idle), wanted=cluster.workers)
         if count:
             array = submit_workers(name, self._manifest.config, cluster, count)
-            self._manifest = self._manifest.with_array(array)
+            try:
+                self._manifest = self._manifest.with_array(array)
+            except StorageError as exc:
+                _LOG.warning("job %s is not written down, it is known by its script's folder: %s", array, exc)
             _LOG.info("submitted job %s: %d workers of study %s", array, count, name)
         return count
 

@@ -146,7 +146,7 @@ class _Outage:
                 self._say("the database was stopped: `kdhpc db start` starts it; waiting for it")
             else:
                 ensure_server()
-        except DatabaseError as exc:
+        except (DatabaseError, StorageError, OSError) as exc:
             self._say(f"{exc}; trying again")
         time.sleep(_POLL_S)
 

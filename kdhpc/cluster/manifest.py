@@ -1,20 +1,27 @@
 """The manifest of a launch: what was submitted, when, by whom. It is how later commands know a study's jobs."""
 
 import getpass
-import json
+import logging
 import os
+import re
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+
+import dacite
 
 from kdhpc import __version__
 from kdhpc.cluster.slurm import own_job
 from kdhpc.config.document import write_config
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
-from kdhpc.errors import ClusterError
+from kdhpc.errors import ClusterError, StorageError
+from kdhpc.files import parse_json, patiently, read_whole, storage_error, strict_json, write_whole
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +46,12 @@ class Manifest:
     """Slurm's ids of the job arrays (or single jobs) of workers, in the order of submission."""
 
     def write(self) -> None:
-        """Replace the file."""
-        path = StudyPaths.of(self.study).launch(self.launch)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(path)
+        """Replace the file.
+
+        Raises:
+            StorageError: the file system refuses.
+        """
+        write_whole(StudyPaths.of(self.study).launch(self.launch), strict_json(asdict(self), indent=2), "\n")
 
     def with_array(self, array: str) -> "Manifest":
         """The manifest, and the file, with another array."""
@@ -98,28 +105,68 @@ def _user() -> str:
 
 
 def read_manifest(study: str, launch: str) -> Manifest | None:
-    """A launch's manifest; none where it has not been launched.
+    """A launch's manifest; none where it has not been launched, or where the file is damaged, which is told once.
 
     Raises:
-        ClusterError: the file cannot be understood.
+        StorageError: the file system refuses to read it.
     """
     path = StudyPaths.of(study).launch(launch)
     try:
-        document = json.loads(path.read_text())
-        values = {field.name: document[field.name] for field in fields(Manifest)}
-        return Manifest(**{**values, "command": tuple(values["command"]), "arrays": tuple(values["arrays"])})
+        document = parse_json(read_whole(path))
+        if not isinstance(document, dict):
+            raise ValueError("it is no mapping")
+        return dacite.from_dict(Manifest, document, dacite.Config(cast=[tuple]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ClusterError(f"{path} cannot be read ({type(exc).__name__}: {exc}): delete it") from exc
+    except (OSError, ValueError, dacite.DaciteError) as exc:
+        _warn_about(f"{path} is damaged ({' '.join(str(exc).split())}): what it said of that launch is lost")
+        return None
 
 
 def read_manifests(study: str) -> tuple[Manifest, ...]:
     """All launches of a study, by name.
 
+    One whose file is damaged or cannot be read is told of once, and is there without what its name does not say: its
+    jobs are still known by the folder of their script, so that they are counted and not submitted again.
+
     Raises:
-        ClusterError: a file cannot be understood.
+        ClusterError: the file system refuses to list them, so that nothing is known of the study's jobs.
     """
-    paths = sorted(StudyPaths.of(study).launch("").parent.glob("*.json"))
-    found = (read_manifest(study, path.stem) for path in paths)
-    return tuple(manifest for manifest in found if manifest is not None)
+    folder = StudyPaths.of(study).launch("").parent
+    try:
+        launches = sorted(path.stem for path in patiently(lambda: list(folder.iterdir())) if path.suffix == ".json")
+    except FileNotFoundError:
+        return ()
+    except OSError as exc:
+        raise ClusterError(str(storage_error(exc, folder, "read"))) from exc
+    return tuple(_read_or_guess(study, launch) for launch in launches)
+
+
+def _read_or_guess(study: str, launch: str) -> Manifest:
+    try:
+        manifest = read_manifest(study, launch)
+    except StorageError as exc:
+        _warn_about(str(exc))
+        manifest = None
+    return manifest or _named(study, launch)
+
+
+def _named(study: str, launch: str) -> Manifest:
+    """What a launch's name says."""
+    job = re.fullmatch(r"job(\d+(?:_\d+)?)", launch)
+    return Manifest(
+        study=study,
+        launch=launch,
+        host="",
+        user="",
+        command=(),
+        kdhpc="",
+        job=job and job[1],
+        arrays=(),
+    )
+
+
+@cache
+def _warn_about(message: str) -> None:
+    """Once a process: a launcher that stays looks again and again."""
+    _LOG.warning("%s", message)

@@ -6,7 +6,6 @@ gone: that reaches it by the way on which it could do harm, the data folder.
 """
 
 import contextlib
-import fcntl
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdhpc.errors import DatabaseError
-from kdhpc.study.endpoint import Endpoint, read_endpoint
-from kdhpc.study.server import ServerOptions, Started, running, start
+from kdhpc.files import FileLock, storage_error
+from kdhpc.study.pid_file import pid_path
+from kdhpc.study.server import ServerOptions, Started, running, start, unstopped
+from kdhpc.study.server_claim import TakeOver
+from kdhpc.study.server_record import ServerRecord
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 2.0
@@ -33,7 +35,7 @@ class Caution:
 
 
 def take_over(
-    folder: Path, options: ServerOptions, gone: Endpoint, caution: Caution, should_stop: Callable[[], bool]
+    folder: Path, options: ServerOptions, gone: ServerRecord, caution: Caution, should_stop: Callable[[], bool]
 ) -> Started:
     """Start a server here after another machine's, whose job has ended, has surely ended, too.
 
@@ -47,6 +49,7 @@ def take_over(
     Raises:
         DatabaseError: another launcher does this now, or did it; the server answers after all; or this process is to
             stop.
+        StorageError: the lock file cannot be removed.
     """
     with _alone(folder):
         _LOG.warning(
@@ -56,7 +59,7 @@ def take_over(
         )
         for _ in _moments(caution.probe_s, should_stop):
             _see_that_it_is_gone(folder, gone)
-        (folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+        _remove_pid_file(folder)
         _LOG.warning(
             "removed PostgreSQL's lock file; waiting %.0f s: if it still runs on %s, it notices and ends before two "
             "servers write the same data",
@@ -65,7 +68,8 @@ def take_over(
         for _ in _moments(caution.lock_file_s, should_stop):
             pass
         _see_that_it_is_gone(folder, gone)
-        return start(folder, options, take_over=True)
+        # Should another launcher begin just now, that one's is a later start, which is not passed over.
+        return start(folder, options, take_over=TakeOver(token=gone.token))
 
 
 def refuse_beside_take_over(folder: Path) -> None:
@@ -78,9 +82,16 @@ def refuse_beside_take_over(folder: Path) -> None:
         pass
 
 
-def _see_that_it_is_gone(folder: Path, gone: Endpoint) -> None:
-    if read_endpoint(folder) != gone or running(folder):
+def _see_that_it_is_gone(folder: Path, gone: ServerRecord) -> None:
+    if unstopped(folder) != gone or running(folder):
         raise DatabaseError("PostgreSQL is not taken over: it runs again")
+
+
+def _remove_pid_file(folder: Path) -> None:
+    try:
+        pid_path(folder).unlink(missing_ok=True)
+    except OSError as exc:
+        raise storage_error(exc, pid_path(folder), "removed") from exc
 
 
 def _moments(duration_s: float, should_stop: Callable[[], bool]) -> Iterator[None]:
@@ -99,16 +110,18 @@ def _moments(duration_s: float, should_stop: Callable[[], bool]) -> Iterator[Non
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One take-over at a time, where the file system has locks: a second would start a second server.
+    """One take-over at a time, where the file system has locks; elsewhere, the first to claim the folder starts.
 
     Raises:
         DatabaseError: another launcher takes it over.
     """
-    with (folder / "take-over.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise DatabaseError("PostgreSQL is away, and another launching job takes it over") from exc
-        except OSError as exc:
-            _LOG.warning("%s has no locks (%s): no second launching job must take the database over", folder, exc)
+    lock = FileLock.take(folder / "take-over.lock")
+    if lock is None:
+        raise DatabaseError("PostgreSQL is away, and another launching job takes it over")
+    with lock:
+        if lock.problem is not None:
+            # Of two that do so at once, one claims the folder.
+            _LOG.info(
+                "%s has no locks (%s): whether others take the database over, too, is not seen", folder, lock.problem
+            )
         yield

@@ -14,7 +14,7 @@ import dacite
 import yaml
 
 from kdhpc.errors import ConfigError, nearest
-from kdhpc.files import write_whole
+from kdhpc.files import read_whole, write_whole
 
 Group = TypeVar("Group")
 Config = TypeVar("Config")
@@ -81,10 +81,10 @@ def allowed(kind: type, group: str, key: str) -> str:
 
 
 def write_config(config: object, path: Path) -> None:
-    """Freeze a config to a YAML file.
+    """Freeze a config to a YAML file, which is on the disk when this returns.
 
     Raises:
-        StorageError: the file system refuses; an older file is still there.
+        StorageError: the file system refuses.
     """
     write_whole(path, yaml.safe_dump(to_document(config), sort_keys=False))
 
@@ -94,9 +94,10 @@ def read_config(kind: type[Config], path: Path) -> Config:
 
     Raises:
         ConfigError: the file is missing or not a whole config.
+        StorageError: the file system refuses to read it.
     """
     try:
-        document = yaml.safe_load(path.read_bytes().decode())
+        document = yaml.safe_load(read_whole(path).decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise ConfigError(unreadable(exc, path)) from exc
     return parse_config(kind, document)

@@ -1,18 +1,22 @@
 """One image file to pixels, as a viewer would show it: upright, 8 bits, grey or red-green-blue, on white."""
 
+import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from kdhpc.data.reading import look_at, open_file
 from kdhpc.errors import DataError
+from kdhpc.files import read_whole
 
 _GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"))
 _SIDEWAYS = frozenset((5, 6, 7, 8))
@@ -73,8 +77,9 @@ def read_header(path: Path) -> Header:
 
     Raises:
         DataError: with the reason, but not the file.
+        StorageError: the file system refuses to read it, which says nothing about the image.
     """
-    with _opened(path) as image:
+    with _opened(path, open_file) as image:
         width, height = image.size
         # Pillow decodes the whole of a PNG to look for its EXIF where none came before the pixels.
         looks = image.format != "PNG" or "exif" in image.info
@@ -91,8 +96,10 @@ def decode(path: Path, target: Target) -> Decoded:
 
     Raises:
         DataError: with the reason, but not the file.
+        StorageError: the file system refuses to read it, which says nothing about the image.
     """
-    with _opened(path) as image:
+    # Read beforehand: some of Pillow's decoders read or map the file on their own, and hide what the disk says.
+    with _opened(path, lambda path: io.BytesIO(read_whole(path))) as image:
         upright = ImageOps.exif_transpose(image)
         width, height = upright.size
         plain = _plain(upright, target.channels)
@@ -105,12 +112,12 @@ def decode(path: Path, target: Target) -> Decoded:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, read: Callable[[Path], BinaryIO]) -> Iterator[Image.Image]:
     try:
         # Pillow warns of oddities in files that it reads all the same.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with read(path) as file, Image.open(file) as image:
                 yield image
     except _DAMAGED as exc:
         raise DataError(_reason(exc, path)) from exc
@@ -120,7 +127,8 @@ def _reason(exc: BaseException, path: Path) -> str:
     if isinstance(exc, FileNotFoundError):
         return "no such file"
     if isinstance(exc, UnidentifiedImageError):
-        return "not an image" if path.stat().st_size else "an empty file"
+        found = look_at(path)
+        return "an empty file" if found is not None and not found.st_size else "not an image"
     return " ".join(str(exc).split()) or type(exc).__name__
 
 

@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+from kdhpc.data.reading import files_below, look_at, read_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,8 @@ def origin_of(source: Path, *, but: Path) -> Origin:
         but: A folder in it that is left out, with all that is hidden: the packed data sets may lie there.
 
     Raises:
-        OSError: it cannot be read.
+        StorageError: the file system refuses to read it.
+        OSError: there is no such file.
     """
     path = source.resolve()
     lines = sorted(f"{name} {length}" for name, length in _files(path, but.resolve()))
@@ -32,13 +36,21 @@ def origin_of(source: Path, *, but: Path) -> Origin:
 
 
 def _files(path: Path, but: Path) -> list[tuple[str, int]]:
-    if not path.is_dir():
-        return [(path.name, path.stat().st_size)]
-    found = []
-    for parent, folders, names in os.walk(path):
-        here = Path(parent)
-        folders[:] = [name for name in folders if not name.startswith(".") and here / name != but]
-        shown = [here / name for name in names if not name.startswith(".")]
-        # A link that leads nowhere has a name only.
-        found += [(file.relative_to(path).as_posix(), file.stat().st_size if file.exists() else 0) for file in shown]
-    return found
+    found = read_from(path, path.stat)
+    if not stat.S_ISDIR(found.st_mode):
+        return [(path.name, found.st_size)]
+
+    def enters(folder: "os.DirEntry[str]") -> bool:
+        return not (folder.name.startswith(".") or folder.is_symlink() or Path(folder.path) == but)
+
+    return [
+        (file.relative_to(path).as_posix(), _length(file))
+        for file in files_below(path, enters)
+        if not file.name.startswith(".")
+    ]
+
+
+def _length(file: Path) -> int:
+    """Of a link that leads nowhere 0: it has a name only."""
+    found = look_at(file)
+    return 0 if found is None else found.st_size

@@ -1,4 +1,4 @@
-"""The packed form of a data set: one folder, memory-mapped arrays, and a manifest that says what they are.
+"""The packed form of a data set: one folder, arrays in files, and a manifest that says what they are.
 
 ``<data>/<name>/manifest.json`` and, for each half, ``train/`` or ``test/`` with ``images.npy`` (uint8, N x H x W x C),
 ``labels.npy`` (int64, N) and ``sizes.npy`` (int32, N x 2: height and width before any resizing). Images of many sizes
@@ -6,18 +6,25 @@ are stored resized to one square; their original sizes keep the geometry of crop
 """
 
 import hashlib
+import io
 import json
+import stat
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import dacite
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from kdhpc.config.schema import check_dataset_name
 from kdhpc.data.origin import Origin
 from kdhpc.data.progress import Progress
-from kdhpc.errors import DataError, nearest
+from kdhpc.data.reading import look_at, names_in, open_file
+from kdhpc.data.stored import Images, StoredImages, read_array_header
+from kdhpc.errors import ConfigError, DataError, StorageError, nearest
+from kdhpc.files import parse_json, read_whole, strict_json
 
 FORMAT = "kdhpc-packed"
 VERSION = 1
@@ -29,6 +36,8 @@ ARRAYS = ("images", "labels", "sizes")
 
 _HASHED_AT_ONCE = 1 << 22
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+_Array: TypeAlias = tuple[tuple[int, ...], DTypeLike]
+"""Shape and type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +101,19 @@ class Manifest:
 
     def to_json(self) -> str:
         """The content of ``manifest.json``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return strict_json(asdict(self), indent=2) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedSplit:
-    """One half of a data set, memory-mapped, read-only."""
+    """One half of a data set."""
 
-    images: NDArray[np.uint8]
-    """(N, H, W, C)."""
+    images: Images
+    """(N, H, W, C); of a data set that was opened, on the disk."""
     labels: NDArray[np.int64]
-    """(N,), 0 to classes - 1."""
+    """(N,), 0 to classes - 1; read-only."""
     sizes: NDArray[np.int32]
-    """(N, 2), height and width of each image before it was resized."""
+    """(N, 2), height and width of each image before it was resized; read-only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,7 @@ class PackedDataset:
 
         Raises:
             DataError: not prepared, of another version, or damaged.
+            StorageError: the file system refuses to read it.
         """
         manifest = read_manifest(folder)
         check_files(folder, manifest)
@@ -145,8 +155,21 @@ class PackedDataset:
 
 
 def prepared_names(root: Path) -> list[str]:
-    """Names of the data sets that are prepared below a folder, damaged ones included."""
-    return sorted(path.parent.name for path in root.glob(f"[!.]*/{MANIFEST}"))
+    """Names of the data sets that are prepared below a folder, with those that are damaged or cannot be read.
+
+    Raises:
+        StorageError: the file system refuses to list the folder.
+    """
+    try:
+        found = names_in(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in found if _is_name(name) and _may_be_prepared(root / name))
+
+
+def hidden_folder(folder: Path) -> Path:
+    """Where a data set lies while it is made."""
+    return folder.with_name(f".{folder.name}.partial")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -154,23 +177,30 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         DataError: not prepared, not a manifest, or of another version.
+        StorageError: the file system refuses to read it.
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            f"data set {folder.name!r} is not prepared in {folder.parent}: "
-            f"{nearest(folder.name, prepared_names(folder.parent))}; "
-            f"to prepare it: kdhpc data prepare READER SOURCE --name {folder.name}"
-        ) from None
+        content = parse_json(read_whole(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise _not_prepared(folder) from None
     except (OSError, ValueError) as exc:
         raise DataError(f"{path} is damaged ({exc}): {_again(folder)}") from exc
-    _check_version(content, path)
+    document = _of_this_version(content, path)
     try:
-        return dacite.from_dict(Manifest, content, dacite.Config(strict=True, cast=[tuple]))
+        return dacite.from_dict(Manifest, document, dacite.Config(strict=True, cast=[tuple]))
     except dacite.DaciteError as exc:
         raise DataError(f"{path} is damaged ({exc}): {_again(folder)}") from exc
+
+
+def _not_prepared(folder: Path) -> DataError:
+    what = f"data set {folder.name!r} is not prepared in {folder.parent}: "
+    if look_at(hidden_folder(folder)) is not None:
+        return DataError(f"{what}that is under way, or was interrupted; in that case run `kdhpc data prepare` again")
+    return DataError(
+        f"{what}{nearest(folder.name, prepared_names(folder.parent))}; "
+        f"to prepare it: kdhpc data prepare READER SOURCE --name {folder.name}"
+    )
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -178,14 +208,15 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
     Raises:
         DataError: with the file, its length and the length that it should have.
+        StorageError: the file system refuses to tell.
     """
     for record in manifest.files:
         path = folder / record.path
-        found = path.stat().st_size if path.is_file() else None
-        if found is None:
+        found = look_at(path)
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise DataError(f"{path} is missing: {_again(folder)}")
-        if found != record.bytes:
-            raise DataError(f"{path} has {found:,} bytes, should have {record.bytes:,}: {_again(folder)}")
+        if found.st_size != record.bytes:
+            raise DataError(f"{path} has {found.st_size:,} bytes, should have {record.bytes:,}: {_again(folder)}")
 
 
 def check_content(folder: Path, progress: Progress) -> Manifest:
@@ -196,11 +227,12 @@ def check_content(folder: Path, progress: Progress) -> Manifest:
 
     Raises:
         DataError: with the file whose content has changed.
+        StorageError: the file system refuses to read it.
     """
     manifest = PackedDataset.open(folder).manifest
     progress.start(f"checking {manifest.name}", sum(record.bytes for record in manifest.files))
     for record in manifest.files:
-        if _sha256(folder / record.path, progress) != record.sha256:
+        if file_sha256(folder / record.path, progress.advance) != record.sha256:
             raise DataError(f"{folder / record.path} has changed since it was written: {_again(folder)}")
     if content_checksum(manifest.classes, manifest.files) != manifest.checksum:
         raise DataError(f"{folder / MANIFEST} has changed since it was written: {_again(folder)}")
@@ -213,7 +245,21 @@ def content_checksum(classes: tuple[str, ...], files: tuple[FileRecord, ...]) ->
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _check_version(content: object, path: Path) -> None:
+def _is_name(name: str) -> bool:
+    try:
+        return check_dataset_name(name) == name
+    except ConfigError:
+        return False
+
+
+def _may_be_prepared(folder: Path) -> bool:
+    try:
+        return look_at(folder / MANIFEST) is not None
+    except StorageError:
+        return True
+
+
+def _of_this_version(content: object, path: Path) -> dict[str, object]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path} is not the manifest of a packed data set: {_again(path.parent)}")
     if content.get("version") != VERSION:
@@ -221,37 +267,64 @@ def _check_version(content: object, path: Path) -> None:
             f"{path} has version {content.get('version')} of the packed form, this kdhpc reads version {VERSION}: "
             f"{_again(path.parent)}"
         )
+    return content
+
+
+def file_sha256(path: Path, advance: Callable[[int], None] = lambda num: None) -> str:
+    """sha256 of a file's content.
+
+    Args:
+        path: the file.
+        advance: told the number of bytes that were read, again and again.
+
+    Raises:
+        StorageError: the file system refuses to read it.
+    """
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while block := file.read(_HASHED_AT_ONCE):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
 
 
 def _open_split(folder: Path, manifest: Manifest, half: Half) -> PackedSplit:
     num = manifest.size_of(half)
     return PackedSplit(
-        images=_open_array(folder, half, "images", (num, *manifest.image_shape), np.uint8),
-        labels=_open_array(folder, half, "labels", (num,), np.int64),
-        sizes=_open_array(folder, half, "sizes", (num, 2), np.int32),
+        images=_open_images(folder, half, (num, *manifest.image_shape)),
+        labels=_read_array(folder, half, "labels", (num,), np.int64),
+        sizes=_read_array(folder, half, "sizes", (num, 2), np.int32),
     )
 
 
-def _open_array(folder: Path, half: Half, name: str, shape: tuple[int, ...], dtype: type[_Scalar]) -> NDArray[_Scalar]:
-    path = folder / half / f"{name}.npy"
+def _open_images(folder: Path, half: Half, shape: tuple[int, ...]) -> StoredImages:
+    path = folder / half / "images.npy"
     try:
-        array: NDArray[_Scalar] = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = StoredImages(path)
     except (OSError, ValueError) as exc:
         raise DataError(f"{path} is damaged ({exc}): {_again(folder)}") from exc
-    if array.shape != shape or array.dtype != dtype:
+    _check_array(path, (images.shape, images.dtype), (shape, np.uint8), folder)
+    return images
+
+
+def _read_array(folder: Path, half: Half, name: str, shape: tuple[int, ...], dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    path = folder / half / f"{name}.npy"
+    try:
+        file = io.BytesIO(read_whole(path))
+        found = read_array_header(file)
+        values = np.frombuffer(file.getvalue(), dtype=found[1], offset=file.tell()).reshape(found[0])
+    except (OSError, ValueError) as exc:
+        raise DataError(f"{path} is damaged ({exc}): {_again(folder)}") from exc
+    _check_array(path, found, (shape, dtype), folder)
+    return values.astype(dtype, copy=False)
+
+
+def _check_array(path: Path, found: _Array, expected: _Array, folder: Path) -> None:
+    (shape, dtype), (its_shape, its_dtype) = found, expected
+    if shape != its_shape or dtype != its_dtype:
         raise DataError(
-            f"{path} holds {array.dtype} {array.shape}, the manifest says {np.dtype(dtype)} {shape}: {_again(folder)}"
+            f"{path} holds {dtype} {shape}, the manifest says {np.dtype(its_dtype)} {its_shape}: {_again(folder)}"
         )
-    return array
-
-
-def _sha256(path: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASHED_AT_ONCE):
-            digest.update(block)
-            progress.advance(len(block))
-    return digest.hexdigest()
 
 
 def _again(folder: Path) -> str:

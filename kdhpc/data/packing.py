@@ -21,6 +21,7 @@ from kdhpc.data.parts import (
 )
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import ArraySource, FileSource, check_labels, first_few
+from kdhpc.data.reading import look_at
 from kdhpc.data.staging import Stage
 from kdhpc.data.writing import write_array
 from kdhpc.errors import DataError
@@ -100,9 +101,9 @@ def pack_files(
 
     Raises:
         DataError: images that cannot be decoded, unless they are to be skipped and none of their classes ends empty.
+        StorageError: the file system refuses.
     """
     target = _target(source, size, num_jobs, progress)
-    stage.parts.mkdir(exist_ok=True)
     splits = (source.train, source.test)
     parts = [
         part
@@ -142,7 +143,7 @@ def _target(source: FileSource, size: int | None, num_jobs: int, progress: Progr
 
 
 def _decode(parts: list[Part], num_jobs: int, progress: Progress) -> None:
-    missing = [part for part in parts if not part.file.exists()]
+    missing = [part for part in parts if look_at(part.file) is None]
     total, left = sum(map(len, parts)), sum(map(len, missing))
     if left < total:
         progress.say(f"going on where an earlier run stopped: {total - left:,} of {total:,} images are decoded")

@@ -6,6 +6,7 @@ one finished, and does again only what has changed since.
 """
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -27,7 +28,9 @@ from numpy.typing import NDArray
 from kdhpc.data.decode import Header, Target, decode, read_header
 from kdhpc.data.packed import Half
 from kdhpc.data.readers.source import FileSplit
+from kdhpc.data.reading import look_at, open_file
 from kdhpc.errors import DataError
+from kdhpc.files import remove, write_whole
 
 IMAGES_PER_PART = 128
 _PART_VERSION = 1
@@ -133,6 +136,9 @@ def decode_part(part: Part) -> int:
 
     Returns:
         The number of images, for counting.
+
+    Raises:
+        StorageError: the file system refuses to read an image, or to write the part.
     """
     target = part.target
     images = np.zeros((len(part), target.height, target.width, target.channels), dtype=np.uint8)
@@ -146,10 +152,9 @@ def decode_part(part: Part) -> int:
         else:
             images[index] = decoded.pixels
             sizes[index] = decoded.height, decoded.width
-    temporary = part.file.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, images=images, sizes=sizes, reasons=np.array(reasons, dtype=np.str_))
-    temporary.replace(part.file)
+    content = io.BytesIO()
+    np.savez(content, images=images, sizes=sizes, reasons=np.array(reasons, dtype=np.str_))
+    write_whole(part.file, content.getbuffer())
     return len(part)
 
 
@@ -158,6 +163,7 @@ def part_reasons(part: Part) -> tuple[str, ...]:
 
     Raises:
         DataError: its file is damaged.
+        StorageError: the file system refuses to read it.
     """
     return tuple(str(reason) for reason in _array(part, "reasons"))
 
@@ -167,6 +173,7 @@ def part_images(part: Part) -> NDArray[np.uint8]:
 
     Raises:
         DataError: its file is damaged.
+        StorageError: the file system refuses to read it.
     """
     return _array(part, "images").astype(np.uint8, copy=False)
 
@@ -176,18 +183,19 @@ def part_sizes(part: Part) -> NDArray[np.int32]:
 
     Raises:
         DataError: its file is damaged.
+        StorageError: the file system refuses to read it.
     """
     return _array(part, "sizes").astype(np.int32, copy=False)
 
 
 def _array(part: Part, name: str) -> NDArray[np.generic]:
     try:
-        with part.file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open_file(part.file) as file, np.load(file, allow_pickle=False) as arrays:
             array: NDArray[np.generic] = arrays[name]
             return array
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
         # Removed, so that the next run makes it again.
-        part.file.unlink(missing_ok=True)
+        remove(part.file)
         raise DataError(f"{part.file} was damaged ({exc}) and is removed: run the same command again") from exc
 
 
@@ -199,8 +207,10 @@ def _digest(root: Path, names: tuple[str, ...], target: Target) -> str:
 
 def _stat(path: Path) -> tuple[int, int]:
     try:
-        found = path.stat()
+        found = look_at(path)
     except OSError:
+        found = None
+    if found is None:
         return -1, -1
     return found.st_size, found.st_mtime_ns
 

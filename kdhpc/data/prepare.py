@@ -1,6 +1,5 @@
 """From a downloaded data set to its packed form."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +9,10 @@ from kdhpc.data.packed import FORMAT, MANIFEST, VERSION, Manifest, PackedDataset
 from kdhpc.data.packing import Packed, pack_arrays, pack_files
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import ArraySource, Reader, Source, check_source
-from kdhpc.data.staging import Stage, publish, staged
-from kdhpc.errors import DataError, UsageError
+from kdhpc.data.reading import look_at
+from kdhpc.data.staging import Stage, publish, staged, tidy
+from kdhpc.errors import DataError, StorageError, UsageError
+from kdhpc.files import is_of_storage, remove_tree, write_whole
 
 _CHOICE = "--force replaces it, another --name keeps both"
 
@@ -59,31 +60,42 @@ def prepare(order: Order, progress: Progress) -> Outcome:
     """Packs a data set, or finds it packed. It may be killed at any time and run again.
 
     Raises:
-        DataError: the source is not what it should be, images cannot be decoded, the disk is full, or the name is that
-            of another source's images.
+        DataError: the source is not what it should be, images cannot be decoded, or the name is that of another
+            source's images.
+        StorageError: the disk is full, or a file system refuses to be read or written.
         UsageError: the source cannot be stored in that size.
     """
     try:
-        with staged(order.folder) as stage:
+        existing = _existing(order)
+        if existing is not None:
+            tidy(order.folder)
+            return Outcome(manifest=existing, made=False)
+        with staged(order.folder, progress) as stage:
+            # Where a run was killed, or another process has just ended.
             existing = _existing(order)
             if existing is not None:
                 return Outcome(manifest=existing, made=False)
-            source = _read(order, stage, progress)
-            shutil.rmtree(stage.packed, ignore_errors=True)
-            origin = _origin(order)
-            manifest = _manifest(order, origin, source, _pack(order, source, stage, progress))
-            (stage.packed / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-            publish(stage, order.folder)
-    except OSError as exc:
-        raise DataError(f"preparing {order.folder} stopped: {exc}; what is done is kept, run it again") from exc
-    return Outcome(manifest=manifest, made=True)
+            return Outcome(manifest=_make(order, stage, progress), made=True)
+    except (OSError, StorageError) as exc:
+        kind = StorageError if is_of_storage(exc) else DataError
+        raise kind(f"preparing {order.folder} stopped: {exc}; what is done is kept, run it again") from exc
+
+
+def _make(order: Order, stage: Stage, progress: Progress) -> Manifest:
+    source = _read(order, stage, progress)
+    origin = _origin(order)
+    manifest = _manifest(order, origin, source, _pack(order, source, stage, progress))
+    # Last: what has a manifest is whole.
+    write_whole(stage.packed / MANIFEST, manifest.to_json())
+    publish(stage, order.folder)
+    return manifest
 
 
 def _existing(order: Order) -> Manifest | None:
     """What has the name already and is to stay."""
-    if not order.folder.exists():
+    if look_at(order.folder) is None:
         return None
-    if not (order.folder / MANIFEST).is_file():
+    if look_at(order.folder / MANIFEST) is None:
         raise DataError(f"{order.folder} exists and is not a packed data set: choose another --name, or move it away")
     if order.force:
         return None
@@ -103,7 +115,7 @@ def _check_origin(order: Order, origin: Origin) -> None:
     path = order.source.resolve()
     if str(path) != origin.path:
         raise DataError(f"{order.folder} is prepared already, from {origin.path} and not from {path}: {_CHOICE}")
-    if path.exists() and _origin(order) != origin:
+    if look_at(path) is not None and _origin(order) != origin:
         raise DataError(f"{order.folder} is prepared already, from {path}, which holds other files now: {_CHOICE}")
 
 
@@ -122,7 +134,7 @@ def _read(order: Order, stage: Stage, progress: Progress) -> Source:
             )
     except (DataError, UsageError):
         # A refused archive is of no use to the next run.
-        shutil.rmtree(stage.unpacked, ignore_errors=True)
+        remove_tree(stage.unpacked)
         raise
     return source
 

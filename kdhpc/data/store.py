@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdhpc.data.stored import Images, StoredImages
+
 _SHARE_OF_FREE_MEMORY = 0.5
 _COPIED_AT_ONCE = 1 << 28
-
 
 Placement = Literal["mapped", "resident", "streamed"]
 """``mapped``: on disk, read by the CPU. ``resident``: all on the device. ``streamed``: moved there batch by batch."""
@@ -47,16 +48,16 @@ class ImageStore(Protocol):
 
 
 class MappedImages:
-    """Images that stay on disk, memory-mapped; for training on the CPU.
+    """Images that stay on the disk, and in the memory that the system keeps of it; for training on the CPU.
 
     Args:
-        images: uint8 (all, H, W, C).
+        images: all.
         indices: int64, those that are used.
     """
 
     placement: Placement = "mapped"
 
-    def __init__(self, images: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
+    def __init__(self, images: Images, indices: NDArray[np.int64]) -> None:
         self._images = images
         self._indices = indices
 
@@ -74,14 +75,14 @@ class ResidentImages:
     """Images that are moved to the device once and stay there.
 
     Args:
-        images: uint8 (all, H, W, C).
+        images: all.
         indices: int64, those that are used.
         device: where they go.
     """
 
     placement: Placement = "resident"
 
-    def __init__(self, images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device) -> None:
+    def __init__(self, images: Images, indices: NDArray[np.int64], device: torch.device) -> None:
         self._device = device
         self._images = torch.empty((len(indices), *images.shape[1:]), dtype=torch.uint8, device=device)
         step = max(1, _COPIED_AT_ONCE // _bytes_per_image(images))
@@ -102,14 +103,14 @@ class StreamedImages:
     """Images that are too many for the device: the next batch is gathered while the present one is used.
 
     Args:
-        images: uint8 (all, H, W, C).
+        images: all.
         indices: int64, those that are used.
         device: where batches go.
     """
 
     placement: Placement = "streamed"
 
-    def __init__(self, images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device) -> None:
+    def __init__(self, images: Images, indices: NDArray[np.int64], device: torch.device) -> None:
         self._images = images
         self._indices = indices
         self._device = device
@@ -134,18 +135,22 @@ class StreamedImages:
         """In pinned memory, from where CUDA copies asynchronously; torch reuses it only when the copy is done."""
         shape = (len(chosen), *self._images.shape[1:])
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        np.take(self._images, self._indices[chosen.numpy()], axis=0, out=batch.numpy(), mode="clip")
+        rows, out = self._indices[chosen.numpy()], batch.numpy()
+        if isinstance(self._images, StoredImages):
+            self._images.read(rows, out)
+        else:
+            np.take(self._images, rows, axis=0, out=out, mode="clip")
         return batch
 
     def _moved(self, pending: "Future[Tensor]") -> Tensor:
         return pending.result().to(self._device, non_blocking=True)
 
 
-def store_images(images: NDArray[np.uint8], indices: NDArray[np.int64], device: torch.device) -> ImageStore:
+def store_images(images: Images, indices: NDArray[np.int64], device: torch.device) -> ImageStore:
     """The best place for these images: the device where they fit, else as near as they come.
 
     Args:
-        images: uint8 (all, H, W, C), memory-mapped.
+        images: all.
         indices: int64, those that are used.
         device: where the networks are.
     """
@@ -157,5 +162,5 @@ def store_images(images: NDArray[np.uint8], indices: NDArray[np.int64], device: 
     return StreamedImages(images, indices, device)
 
 
-def _bytes_per_image(images: NDArray[np.uint8]) -> int:
+def _bytes_per_image(images: Images) -> int:
     return int(np.prod(images.shape[1:], dtype=np.int64))

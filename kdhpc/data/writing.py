@@ -1,5 +1,6 @@
-"""Writing an array of the packed form: streamed to disk, and hashed on the way."""
+"""Writing an array of the packed form: streamed to the disk, hashed on the way, and read back."""
 
+import errno
 import hashlib
 import io
 import os
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdhpc.data.packed import FileRecord, Half
+from kdhpc.data.packed import FileRecord, Half, file_sha256
+from kdhpc.files import replacing
 
 
 def write_array(
@@ -24,23 +26,29 @@ def write_array(
         shape: of all pieces together.
         dtype: as NumPy spells it with its byte order: ``|u1``, ``<i4``, ``<i8``.
         pieces: cuts along the first dimension, in order.
+
+    Raises:
+        StorageError: the file system refuses, or gives back something else than was written.
     """
     path = folder / half / f"{name}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
     digest, rows = hashlib.sha256(), 0
-    with path.open("wb") as file:
-        header = _header(shape, dtype)
-        digest.update(header)
-        file.write(header)
-        for piece in pieces:
-            content = np.ascontiguousarray(piece, dtype=dtype).data.cast("B")
-            digest.update(content)
-            file.write(content)
-            rows += len(piece)
-        file.flush()
-        os.fsync(file.fileno())
-        length = file.tell()
-    assert rows == shape[0], f"{path}: {rows} rows written, {shape[0]} announced"
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            header = _header(shape, dtype)
+            digest.update(header)
+            file.write(header)
+            for piece in pieces:
+                content = np.ascontiguousarray(piece, dtype=dtype).data.cast("B")
+                digest.update(content)
+                file.write(content)
+                rows += len(piece)
+            file.flush()
+            os.fsync(file.fileno())
+            length = file.tell()
+        assert rows == shape[0], f"{path}: {rows} rows written, {shape[0]} announced"
+        # The manifest vouches for what is on the disk.
+        if file_sha256(temporary) != digest.hexdigest():
+            raise OSError(errno.EIO, "what was written is not what is read back")
     return FileRecord(path=f"{half}/{name}.npy", bytes=length, sha256=digest.hexdigest())
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from kdhpc import __version__
 from kdhpc.config.document import write_config
 from kdhpc.config.schema import TrainConfig
-from kdhpc.errors import CheckpointError, ConfigError, DataError, StorageError
+from kdhpc.errors import CheckpointError, ConfigError, DataError, NetworkError, StorageError
 from kdhpc.experiments.assembly import assemble, num_training_images
 from kdhpc.experiments.owner import RunOwner, owned
 from kdhpc.experiments.result import FinalResult, SearchedWith, read_result, write_result
@@ -51,8 +51,7 @@ def train_final(
         KdhpcError: as :func:`kdhpc.experiments.run.open_run`.
         ConfigError: another process is training it, or its folder holds another training's result.
         CheckpointError: the disk refuses the last checkpoint of a run that is stopped.
-        DataError: its result is damaged.
-        NetworkError: it is done, and its weights are damaged since.
+        DataError: it is done, and its result or its weights are damaged since.
         RunTakenError: another process has begun it meanwhile, on a file system where their locks do not meet.
         StorageError: the disk refuses; the same command goes on.
     """
@@ -76,17 +75,20 @@ def _read_done(run: Run) -> FinalResult | None:
     paths = run.paths
     if not paths.result.exists():
         return None
+    remedy = f"remove {paths.result}, and the same command goes on from its checkpoint, or trains it again"
     try:
         result = read_result(paths.result)
     except DataError as exc:
-        raise DataError(f"{exc}: remove that file, and the same command goes on, or trains it again") from exc
+        raise DataError(f"{exc}: {remedy}") from exc
     if (result.name, result.seed) != (run.name, run.config.run.seed):
         raise ConfigError(
             f"{paths.result} is of {result.name}, seed {result.seed}: move {paths.root} away, or give this training a "
             "name with run.name=NAME"
         )
-    remedy = f"remove {paths.root}, and the same command trains it again"
-    check_weights_files(paths, result, origin=f"{paths.root} is done", remedy=remedy)
+    try:
+        check_weights_files(paths, result, origin=f"{paths.root} is done", remedy=remedy)
+    except NetworkError as exc:
+        raise DataError(str(exc)) from exc
     if paths.checkpoint.exists():  # The disk has refused to remove it.
         remove_checkpoint(paths.checkpoint)
     return result

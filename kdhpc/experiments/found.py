@@ -16,6 +16,7 @@ from kdhpc.experiments.result import FinalResult, read_result
 
 _LOG = logging.getLogger(__name__)
 _SEED = re.compile(r"seed\d+")
+_CONFIG, _RESULT = (path.name for path in (RunPaths(Path()).config, RunPaths(Path()).result))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +44,16 @@ def result_folders(folder: Path) -> tuple[Path, ...]:
     """Every folder with a result, at or below one, by path. Warns of folders that cannot be looked into."""
 
     def tell(exc: OSError) -> None:
-        # What is no folder at all is the caller's to say.
-        if exc.filename != str(folder):
+        if not isinstance(exc, (FileNotFoundError, NotADirectoryError)):
             _LOG.warning("left out, cannot be looked into: %s: %s", exc.filename, exc.strerror)
 
-    found = (Path(at) for at, _, files in os.walk(folder, onerror=tell) if "result.json" in files)
-    return tuple(sorted(found))
+    return tuple(sorted(Path(at) for at, _, files in os.walk(folder, onerror=tell) if _RESULT in files))
 
 
 def unfinished_folders(folder: Path) -> tuple[Path, ...]:
     """The folders of trainings below one that were begun and are not done, by path."""
-    begun = (path.parent for path in folder.rglob("seed*/config.yaml"))
-    return tuple(sorted(path for path in begun if _SEED.fullmatch(path.name) and not RunPaths(path).result.exists()))
+    begun = (Path(at) for at, _, files in os.walk(folder) if _CONFIG in files and _RESULT not in files)
+    return tuple(sorted(path for path in begun if _SEED.fullmatch(path.name) and path != folder))
 
 
 def find_results(folders: Iterable[Path]) -> tuple[FoundResult, ...]:

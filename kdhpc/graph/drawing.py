@@ -58,7 +58,8 @@ def draw_graph(
         ensemble_accuracy: percent, shown in the ensemble node.
 
     Raises:
-        GraphError: another ending, not one accuracy a node, or the file system refuses.
+        GraphError: another ending, or not one accuracy a node.
+        StorageError: the file system refuses.
     """
     if node_accuracies is not None and len(node_accuracies) != graph.num_nodes:
         raise GraphError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from kdhpc.graph.files import replacing
+from kdhpc.files import replacing
 
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "kdhpc"}
 """Texts stay texts in an SVG, and its identifiers don't change from one run to the next."""
@@ -31,7 +31,7 @@ def save_figure(figure: Figure, paths: Sequence[Path], *, dpi: int) -> None:
     """Write a figure to one or more files, under ``plain_style``; each appears whole or not at all.
 
     Raises:
-        GraphError: the file system refuses.
+        StorageError: the file system refuses.
     """
     for path in paths:
         with replacing(path) as temporary:

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TypeAlias, TypedDict
 
 from kdhpc.errors import GraphError
+from kdhpc.files import read_whole, write_whole
 from kdhpc.graph.document import Value, parse
-from kdhpc.graph.files import replacing
 from kdhpc.graph.incoming import Teaching
 from kdhpc.graph.space import edge_of
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
@@ -154,9 +154,10 @@ def read_stored(path: Path) -> StoredGraph:
 
     Raises:
         GraphError: it cannot be read, or does not hold a graph.
+        StorageError: the file system refuses to read it.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_whole(path).decode("utf-8-sig")
     except OSError as exc:
         raise GraphError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
@@ -173,11 +174,11 @@ def write_graph(path: Path, graph: GraphSpec, provenance: Provenance | None = No
     """Write a file, whole or not at all; its folder is made where it is missing.
 
     Raises:
-        GraphError: provenance holds something else than strings and finite numbers, or the file system refuses.
+        GraphError: provenance holds something else than strings and finite numbers.
+        StorageError: the file system refuses.
     """
     text = to_json(graph, provenance)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def _check_version(document: Value) -> None:

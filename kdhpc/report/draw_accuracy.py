@@ -33,7 +33,7 @@ def draw_chart(chart: Chart, paths: Sequence[Path], *, ddof: int) -> None:
         ddof: Of the standard deviations, for the caption.
 
     Raises:
-        GraphError: the file system refuses.
+        StorageError: the file system refuses.
     """
     with plain_style():
         width = _WIDTH + _LETTER * max(len(curve.label) for curve in chart.curves)

@@ -28,7 +28,7 @@ def draw_sights(sights: Sights, paths: Sequence[Path]) -> None:
     """Draw them to files that end in ``.svg`` or ``.png``; each appears whole or not at all.
 
     Raises:
-        GraphError: the file system refuses.
+        StorageError: the file system refuses.
     """
     columns, rows = len(sights.nodes) + 1, len(sights.sights)
     width = columns * (_SIDE + _GAP) + _GAP

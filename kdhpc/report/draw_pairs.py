@@ -25,7 +25,7 @@ def draw_pairs(pairs: Pairs, line: Line | None, paths: Sequence[Path], *, title:
         scored_on: ``test`` or ``validation``.
 
     Raises:
-        GraphError: the file system refuses.
+        StorageError: the file system refuses.
     """
     num_pairs = len(pairs.first)
     with plain_style():

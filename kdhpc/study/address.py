@@ -13,6 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from kdhpc.config.paths import server_dir
 from kdhpc.errors import DatabaseError
 from kdhpc.study.endpoint import read_endpoint
+from kdhpc.study.server_proof import known_endpoint, refuse_copy
 
 DRIVER = "postgresql+psycopg2"
 _DRIVERS = ("postgresql", DRIVER)
@@ -53,10 +54,12 @@ class EmbeddedAddress:
         """The URL.
 
         Raises:
-            DatabaseError: no server was ever started.
+            DatabaseError: no server was ever started, or only in the folder that this one is a copy of.
         """
+        if self._last is None:
+            refuse_copy(self._folder)
         try:
-            endpoint = read_endpoint(self._folder)
+            endpoint = known_endpoint(self._folder)
         except DatabaseError:
             # A shared file system can fail to show a file that is just being replaced.
             if self._last is None:

@@ -2,11 +2,11 @@
 
 import os
 import secrets
-import shutil
 import subprocess
 from pathlib import Path
 
 from kdhpc.errors import DatabaseError
+from kdhpc.files import FileLock, remove_tree, replacing, storage_error, write_whole
 from kdhpc.study.postgres import Account
 
 ROLE = "kdhpc"
@@ -17,10 +17,15 @@ PASSFILE = "passfile"
 """The libpq password file, beside the data."""
 
 
-def initialise(folder: Path, account: Account) -> None:
+def initialise(folder: Path, account: Account, lock: FileLock | None) -> None:
     """Make the data folder and the password file, where they are missing.
 
     The data is prepared under another name: what is interrupted leaves nothing that looks finished.
+
+    Args:
+        folder: The server's folder.
+        account: Who owns the data.
+        lock: Of the folder, held by PostgreSQL's programs as long as they work in it.
 
     Raises:
         DatabaseError: PostgreSQL's own words, in one line.
@@ -31,24 +36,30 @@ def initialise(folder: Path, account: Account) -> None:
     password = secrets.token_urlsafe(32)
     if data.exists():
         account.own(data)
-        _single_user(account, data, f"ALTER ROLE {ROLE} PASSWORD '{password}';\n")
+        _single_user(account, data, f"ALTER ROLE {ROLE} PASSWORD '{password}';\n", lock)
     else:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(mode=0o700)
-        os.chown(staging, account.uid, account.gid)
+        remove_tree(staging)
+        try:
+            staging.mkdir(mode=0o700)
+            os.chown(staging, account.uid, account.gid)
+        except OSError as exc:
+            raise storage_error(exc, staging, "made") from exc
         arguments = ("--auth=reject", "--username=postgres", "--encoding=UTF8", "--locale=C")
-        _run(account, account.command("initdb", "-D", str(staging), *arguments))
+        _run(account, account.command("initdb", "-D", str(staging), *arguments), lock=lock)
         role = f"CREATE ROLE {ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD '{password}';\n"
-        _single_user(account, staging, f"{role}CREATE DATABASE {DATABASE} OWNER {ROLE};\n")
-    _write_private(passfile, f"*:*:{DATABASE}:{ROLE}:{password}\n")
-    if staging.exists():
-        staging.rename(data)
+        _single_user(account, staging, f"{role}CREATE DATABASE {DATABASE} OWNER {ROLE};\n", lock)
+        try:
+            staging.rename(data)
+        except OSError as exc:
+            raise storage_error(exc, data, "made") from exc
+    # Last: data without a password file is given a new password, and no password goes with other data.
+    write_whole(passfile, f"*:*:{DATABASE}:{ROLE}:{password}\n", mode=0o600)
 
 
 def write_access_rules(folder: Path, networks: tuple[str, ...]) -> None:
     """Who may connect: the workers' role to its database, with its password, from this machine and these networks."""
     rules = [f"host {DATABASE} {ROLE} {network} scram-sha-256" for network in ("127.0.0.0/8", "::1/128", *networks)]
-    _write_private(folder / "data" / "pg_hba.conf", "\n".join(rules) + "\n")
+    write_whole(folder / "data" / "pg_hba.conf", "\n".join(rules), "\n", mode=0o600)
 
 
 def dump(folder: Path, programs: Path, port: int, target: Path) -> None:
@@ -56,29 +67,29 @@ def dump(folder: Path, programs: Path, port: int, target: Path) -> None:
 
     Raises:
         DatabaseError: PostgreSQL's own words, in one line.
+        StorageError: the file system refuses; the dump before is still there.
     """
-    staging = target.with_suffix(".tmp")
     address = ["--host=127.0.0.1", f"--port={port}", f"--username={ROLE}", "--no-password"]
-    done = subprocess.run(
-        [programs / "pg_dump", *address, "--format=custom", f"--file={staging}", DATABASE],
-        env={**_environment(), "PGPASSFILE": str(folder / PASSFILE)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    if done.returncode != 0:
-        raise DatabaseError(_last_words(done.stderr))
-    staging.replace(target)
+    with replacing(target) as staging:
+        done = subprocess.run(
+            [programs / "pg_dump", *address, "--format=custom", f"--file={staging}", DATABASE],
+            env={**_environment(), "PGPASSFILE": str(folder / PASSFILE)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        if done.returncode != 0:
+            raise DatabaseError(_last_words(done.stderr))
 
 
-def _single_user(account: Account, data: Path, statements: str) -> None:
+def _single_user(account: Account, data: Path, statements: str, lock: FileLock | None) -> None:
     """Run statements as the superuser, with no server that anyone could connect to; they arrive on no command line."""
     arguments = ("-c", "password_encryption=scram-sha-256", "-c", "exit_on_error=on", "postgres")
-    _run(account, account.command("postgres", "--single", "-D", str(data), *arguments), statements)
+    _run(account, account.command("postgres", "--single", "-D", str(data), *arguments), statements, lock=lock)
 
 
-def _run(account: Account, command: list[str], stdin: str = "") -> None:
+def _run(account: Account, command: list[str], stdin: str = "", *, lock: FileLock | None) -> None:
     done = subprocess.run(
         command,
         input=stdin,
@@ -87,6 +98,8 @@ def _run(account: Account, command: list[str], stdin: str = "") -> None:
         check=False,
         cwd="/",
         env=_environment(),
+        # It may outlive this process, where that is killed: nobody is to begin beside it.
+        pass_fds=() if lock is None else (lock.fileno(),),
     )
     if done.returncode != 0:
         raise DatabaseError(f"the database could not be made with {account.programs}: {_last_words(done.stderr)}")
@@ -99,12 +112,3 @@ def _environment() -> dict[str, str]:
 
 def _last_words(stderr: str) -> str:
     return " | ".join(line.strip() for line in stderr.strip().splitlines()[-3:]) or "no reason given"
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace a file that only its owner may read; the owner of an existing one stays."""
-    staging = path.with_name(path.name + ".tmp")
-    staging.unlink(missing_ok=True)
-    with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    staging.replace(path)

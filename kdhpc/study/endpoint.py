@@ -4,14 +4,14 @@ It is rewritten at each start, so that workers which lose their connection find 
 holds no password: that is in a libpq password file beside it.
 """
 
-import json
 from dataclasses import asdict, dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from kdhpc.errors import DatabaseError
+from kdhpc.errors import DatabaseError, StorageError
+from kdhpc.files import parse_json, read_whole, strict_json, write_whole
 
 _FORMAT = "kdhpc-endpoint"
 _VERSION = 1
@@ -39,6 +39,8 @@ class Endpoint:
     """When, ISO 8601 in UTC."""
     job: str | None = None
     """The batch job that the server is part of; none: it is not part of one."""
+    token: str = ""
+    """Of the start that it is the endpoint of; empty: of an older kdhpc."""
 
     def url(self, folder: Path) -> URL:
         """The SQLAlchemy URL, without a password."""
@@ -65,6 +67,11 @@ def endpoint_path(folder: Path) -> Path:
     return folder / "endpoint.json"
 
 
+def not_for_this_user(path: Path) -> str:
+    """The error about a server's folder that belongs to somebody else."""
+    return f"{path} may not be read by this user: name a folder of your own in KDHPC_RUNS, or a server in KDHPC_STORAGE"
+
+
 def read_endpoint(folder: Path) -> Endpoint | None:
     """The endpoint of a server's folder; none where no server was ever started.
 
@@ -73,25 +80,26 @@ def read_endpoint(folder: Path) -> Endpoint | None:
     """
     path = endpoint_path(folder)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if (document.pop("format"), document.pop("version")) != (_FORMAT, _VERSION):
+        document = parse_json(read_whole(path))
+        if not isinstance(document, dict) or (document.pop("format"), document.pop("version")) != (_FORMAT, _VERSION):
             raise ValueError(f"it is not of format {_FORMAT}, version {_VERSION}")
-        document.setdefault("job", None)
-        return Endpoint(**{field.name: document[field.name] for field in fields(Endpoint)})
+        given = {"job": None, "token": "", **document}
+        return Endpoint(**{field.name: given[field.name] for field in fields(Endpoint)})
     except FileNotFoundError:
         return None
-    except PermissionError as exc:
-        raise DatabaseError(
-            f"{path} may not be read by this user: name a folder of your own in KDHPC_RUNS, or a server in "
-            "KDHPC_STORAGE"
-        ) from exc
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+    except StorageError as exc:
+        if isinstance(exc.__cause__, PermissionError):
+            raise DatabaseError(not_for_this_user(path)) from exc
+        raise DatabaseError(str(exc)) from exc
+    except (OSError, ValueError, KeyError, TypeError) as exc:
         raise DatabaseError(f"{path} cannot be read ({exc}): delete it, then `kdhpc db start` writes it anew") from exc
 
 
 def write_endpoint(folder: Path, endpoint: Endpoint) -> None:
-    """Replace the endpoint file in one step."""
+    """Replace the endpoint file in one step.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
     document = {"format": _FORMAT, "version": _VERSION, **asdict(endpoint)}
-    staging = endpoint_path(folder).with_suffix(".tmp")
-    staging.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    staging.replace(endpoint_path(folder))
+    write_whole(endpoint_path(folder), strict_json(document, indent=2), "\n")

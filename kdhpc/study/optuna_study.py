@@ -4,7 +4,7 @@ The rest of the study writes Optuna's tables by SQL; see ``trial_rows``.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TypeVar
 
 import optuna
@@ -62,12 +62,13 @@ class OrdinaryStudy:
         self._name = name
         self._study: optuna.Study | None = None
 
-    def tpe_graph(self, space: SearchSpace, seed: int) -> GraphSpec:
+    def tpe_graph(self, space: SearchSpace, seed: int, trial_ids: Set[int]) -> GraphSpec:
         """The canonical graph that TPE would try next, given all finished trials.
 
         Args:
             space: the graphs to choose from.
             seed: of the sampler, for this slot.
+            trial_ids: Optuna's ids of the trials that count.
 
         Raises:
             StudyError: TPE proposes none that the space admits.
@@ -76,7 +77,7 @@ class OrdinaryStudy:
         finished = self._ask(lambda study: study.get_trials(deepcopy=False, states=states))
         # A study in memory: asking the shared one would make a trial that a crash leaves to nobody.
         drawing = _quietly(lambda: optuna.create_study(direction="maximize", sampler=TPESampler(seed=seed)))
-        drawing.add_trials(finished)
+        drawing.add_trials(trial for trial in finished if trial._trial_id in trial_ids)
         choices: dict[str, BaseDistribution] = {
             parameter.name: CategoricalDistribution(parameter.choices) for parameter in space.parameters()
         }

@@ -1,41 +1,37 @@
 """The embedded PostgreSQL: for those who have no database server, and no administrator to ask for one.
 
-Everything lies in one folder: ``data`` (PostgreSQL's), ``endpoint.json``, ``passfile``, ``server.log``, ``kdhpc.dump``
-(written at each stop). The workers' role is not a superuser, and the superuser cannot log in at all. There is no Unix
-socket: its path would be limited to 107 characters, and TCP with a password serves all.
+Everything lies in one folder: ``data`` (PostgreSQL's), ``owner.<n>.json`` (one for each start), ``server.lock`` (held
+by the server), ``endpoint.json``, ``passfile``, ``server.log``, ``kdhpc.dump`` (written at each stop). The workers'
+role is not a superuser, and the superuser cannot log in at all. There is no Unix socket: its path would be limited to
+107 characters, and TCP with a password serves all.
 """
 
 import contextlib
-import fcntl
+import functools
 import os
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from kdhpc.config.paths import server_dir
-from kdhpc.errors import DatabaseError, UsageError
-from kdhpc.study.data_folder import DATABASE, PASSFILE, ROLE, dump, initialise, write_access_rules
+from kdhpc.errors import DatabaseError, StorageError, UsageError
+from kdhpc.files import FileLock
+from kdhpc.study.data_folder import DATABASE, dump, initialise, write_access_rules
 from kdhpc.study.endpoint import Endpoint, read_endpoint, write_endpoint
+from kdhpc.study.pid_file import forget_pid
 from kdhpc.study.postgres import find_account, installed_programs
-from kdhpc.study.server_process import (
-    NotStartedError,
-    answers,
-    await_running,
-    end,
-    forget_dead_pid,
-    free_port,
-    launch,
-    log_path,
-    running_pid,
-    running_port,
-)
+from kdhpc.study.server_claim import Claim, NotCertainError, TakeOver, find_or_claim, recorded
+from kdhpc.study.server_process import TOKEN_SETTING, NotStartedError, end, free_port, launch, log_path
+from kdhpc.study.server_proof import described, doubt, is_here, is_served, last_server
+from kdhpc.study.server_record import STOPPED, STRAY, ServerRecord, lock_path, update
 
 _SPARE_CONNECTIONS = 50
+# PostgreSQL's processes end with their first one, or soon after.
+_LAST_ONES_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,66 +87,94 @@ class Stopped:
     """Why there is no dump."""
 
 
-def start(folder: Path, options: ServerOptions, *, take_over: bool = False, timeout_s: float = 60.0) -> Started:
+def start(
+    folder: Path, options: ServerOptions, *, take_over: TakeOver | None = None, timeout_s: float = 60.0
+) -> Started:
     """Make sure that the server of a folder runs; its process outlives the caller.
 
     Args:
-        folder: the server's folder; made, with a new database in it, where there is none.
-        options: have no effect on a server that runs already.
-        take_over: start even though the folder's server was last seen on another machine and was not stopped there. Two
-            servers on one data folder destroy it: only for a machine that is known to be down.
-        timeout_s: longest time until the server answers.
+        folder: The server's folder; made, with a new database in it, where there is none.
+        options: Have no effect on a server that runs already.
+        take_over: Start even though it is not certain that the last server has ended. Two servers on one data folder
+            destroy it: only for a machine that is known to be down.
+        timeout_s: Longest time until the server answers.
 
     Raises:
-        DatabaseError: there are no programs, the server does not come up, or another machine runs it.
+        NotCertainError: it is not certain that the last server has ended.
+        DatabaseError: there are no programs, or the server does not come up.
+        StorageError: a file cannot be written; no server that was started is left running.
     """
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        before = read_endpoint(folder)
-        pid = await_running(folder, timeout_s)
-        if pid is None:
-            if not take_over:
-                _refuse_other_node(before)
-            return Started(endpoint=_start(folder, options, before, timeout_s), already=False)
-        if before is None or before.pid != pid:
-            before = _endpoint(options, running_port(folder), pid)
-            write_endpoint(folder, before)
-        return Started(endpoint=before, already=True)
+    deadline = time.monotonic() + timeout_s
+    with _one_at_a_time(folder):
+        found = find_or_claim(folder, listen=options.listen, job=options.job, take_over=take_over, deadline=deadline)
+        if isinstance(found, ServerRecord):
+            return Started(endpoint=_publish(folder, found), already=True)
+        with found:
+            _start(folder, options, found, deadline)
+            return Started(endpoint=found.record.endpoint(), already=False)
 
 
 def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> Stopped:
     """Dump the database beside its data (unless there is no time for it), then shut the server down cleanly.
 
     Raises:
-        DatabaseError: another machine runs it, or it does not end.
+        NotCertainError: it runs, or may run, where it cannot be ended from here.
+        DatabaseError: it does not end.
+        StorageError: it has ended, and that cannot be written down.
     """
     folder = folder.resolve()
     if not folder.exists():
         return Stopped(was_running=False, dump=None, warning=None)
-    with _locked(folder):
-        endpoint = read_endpoint(folder)
-        pid = running_pid(folder)
-        if pid is None:
-            _refuse_other_node(endpoint)
-            warning = None
-        else:
-            warning = _dump(folder) if write_dump else "there was no time for it"
-            end(folder, pid, timeout_s)
-        if endpoint is not None:
-            write_endpoint(folder, replace(endpoint, pid=None))
-        written = None if pid is None or warning else dump_path(folder)
-        return Stopped(was_running=pid is not None, dump=written, warning=warning)
+    with _one_at_a_time(folder):
+        server = last_server(folder)
+        if server is not None and server.state == STRAY and is_served(folder, server):
+            server = recorded(folder, server)
+        if server is None or not is_here(folder, server):
+            if server is not None and is_served(folder, server):
+                raise NotCertainError(
+                    f"PostgreSQL is not stopped: it runs where it cannot be ended from here ({described(server)}); "
+                    "`kdhpc db stop` there, in the same container if it was started in one"
+                )
+            _declare_stopped(folder, server, patience_s=0.0)
+            return Stopped(was_running=False, dump=None, warning=None)
+        warning = _dump(folder, server.port) if write_dump else "there was no time for it"
+        end(folder, server.pid, server.process_start, timeout_s)
+        _declare_stopped(folder, server, patience_s=_LAST_ONES_S)
+        return Stopped(was_running=True, dump=None if warning else dump_path(folder), warning=warning)
 
 
 def adopt(folder: Path, orphan: Endpoint, job: str | None) -> bool:
     """Let a running server end with another batch job, or with none; False: it is not what it was any more."""
     folder = folder.resolve()
-    with _locked(folder):
-        if read_endpoint(folder) != orphan or running_pid(folder) != orphan.pid:
+    with _one_at_a_time(folder):
+        server = last_server(folder)
+        if server is None or not is_here(folder, server) or server.endpoint() != orphan:
             return False
-        write_endpoint(folder, replace(orphan, job=job))
+        adopted = replace(server, job=job)
+        update(folder, adopted)
+        _publish(folder, adopted)
         return True
+
+
+def running(folder: Path) -> Endpoint | None:
+    """The endpoint of a folder's server if that answers, on whatever machine it is."""
+    folder = folder.resolve()
+    server = last_server(folder)
+    return server.endpoint() if server is not None and is_served(folder, server) else None
+
+
+def running_here(folder: Path) -> Endpoint | None:
+    """The endpoint of a folder's server if its process is one of this machine and container, answering or not."""
+    folder = folder.resolve()
+    server = last_server(folder)
+    return server.endpoint() if server is not None and is_here(folder, server) else None
+
+
+def unstopped(folder: Path) -> ServerRecord | None:
+    """The record of a folder's last server, if that was not stopped."""
+    server = last_server(folder.resolve())
+    return None if server is None or server.state == STOPPED else server
 
 
 def ensure_server() -> None:
@@ -163,49 +187,84 @@ def ensure_server() -> None:
         start(server_dir(), ServerOptions())
 
 
-def running(folder: Path) -> Endpoint | None:
-    """The endpoint of a folder's server if that answers, on whatever machine it is."""
-    endpoint = read_endpoint(folder)
-    is_up = endpoint is not None and endpoint.pid is not None and answers(folder, endpoint.host, endpoint.port)
-    return endpoint if is_up else None
-
-
 def dump_path(folder: Path) -> Path:
     """The dump that the last stop wrote, for ``pg_restore``."""
     return folder / f"{DATABASE}.dump"
 
 
-def _start(folder: Path, options: ServerOptions, before: Endpoint | None, timeout_s: float) -> Endpoint:
-    """Prepare the folder, start the process, write where it is."""
-    deadline = time.monotonic() + timeout_s
+def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) -> None:
+    """Prepare the folder, start the process, tell the workers where it is."""
     address = _address(options.listen)
     is_local = address != "*" and ip_address(address).is_loopback
-    data = folder / "data"
     account = find_account(installed_programs(_data_version(folder)), folder)
-    initialise(folder, account)
+    forget_pid(folder)
+    initialise(folder, account, claim.lock)
     write_access_rules(folder, () if is_local else options.allow or ("samenet",))
-    forget_dead_pid(folder)
-    account.own(data)
-    preferred = options.port or (before.port if before else None)
+    account.own(folder / "data")
+    preferred = options.port or claim.last_port
     while True:
         port = free_port(preferred)
         if options.port not in (None, port):
             raise DatabaseError(f"--port {options.port} is in use: name another, or none for any free one")
+        settings = _settings(options, address, port, claim.record.token)
+        begin = functools.partial(claim.begin, port=port)
         try:
-            pid = launch(folder, account, _settings(options, address, port), deadline)
+            launch(folder, account, settings, lock=claim.lock, begin=begin, deadline=deadline)
+            break
         except NotStartedError as exc:
-            if exc.is_passing and time.monotonic() < deadline:
-                preferred = options.port
-                time.sleep(0.5)
-                continue
-            raise DatabaseError(f"PostgreSQL did not start: {exc} (all in {log_path(folder)})") from exc
-        endpoint = _endpoint(options, port, pid)
+            if not exc.is_passing or time.monotonic() > deadline:
+                raise DatabaseError(f"PostgreSQL did not start: {exc} (all in {log_path(folder)})") from exc
+            preferred = options.port
+            time.sleep(0.5)
+    try:
+        _publish(folder, claim.record)
+    except BaseException:
+        # Nobody would find it.
+        end(folder, claim.record.pid, claim.record.process_start, 10.0)
+        raise
+
+
+def _publish(folder: Path, server: ServerRecord) -> Endpoint:
+    """Tell the workers where the server is, unless that is what they are told.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    endpoint, told = server.endpoint(), None
+    with contextlib.suppress(DatabaseError):
+        told = read_endpoint(folder)
+    if told != endpoint:
         write_endpoint(folder, endpoint)
-        return endpoint
+    return endpoint
 
 
-def _settings(options: ServerOptions, address: str, port: int) -> dict[str, str]:
+def _declare_stopped(folder: Path, server: ServerRecord | None, *, patience_s: float) -> None:
+    """Write down that a server has ended, once all its processes have.
+
+    Raises:
+        NotCertainError: it may still run.
+        StorageError: the file system refuses.
+    """
+    deadline = time.monotonic() + patience_s
+    while (lock := FileLock.take(lock_path(folder))) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    try:
+        why = doubt(folder, server, lock)
+        if why is not None:
+            raise NotCertainError(f"PostgreSQL is not stopped: {why.reason}")
+        if server is not None:
+            stopped = replace(server, state=STOPPED)
+            if stopped != server:
+                update(folder, stopped)
+            _publish(folder, stopped)
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _settings(options: ServerOptions, address: str, port: int, token: str) -> dict[str, str]:
     return {
+        TOKEN_SETTING: token,
         "port": str(port),
         "listen_addresses": address if address == "*" else ",".join(dict.fromkeys(("127.0.0.1", address))),
         "max_connections": str(options.workers + _SPARE_CONNECTIONS),
@@ -241,47 +300,29 @@ def _address(listen: str) -> str:
     return address
 
 
-def _endpoint(options: ServerOptions, port: int, pid: int) -> Endpoint:
-    return Endpoint(
-        host=socket.gethostname() if options.listen == "all" else options.listen,
-        port=port,
-        database=DATABASE,
-        user=ROLE,
-        passfile=PASSFILE,
-        node=socket.gethostname(),
-        pid=pid,
-        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        job=options.job,
-    )
-
-
-def _refuse_other_node(endpoint: Endpoint | None) -> None:
-    """A server that another machine may still run is neither started nor declared stopped here."""
-    if endpoint is not None and endpoint.pid is not None and endpoint.node != socket.gethostname():
-        raise DatabaseError(
-            f"the database was started on {endpoint.node} (process {endpoint.pid}) and not stopped: stop it there; or, "
-            f"if {endpoint.node} is down for certain, `kdhpc db start --take-over` (for a cluster with --listen all)"
-        )
-
-
 def _data_version(folder: Path) -> str | None:
     path = folder / "data" / "PG_VERSION"
     return path.read_text().strip() if path.exists() else None
 
 
-def _dump(folder: Path) -> str | None:
+def _dump(folder: Path, port: int) -> str | None:
     """Write the dump; in words, why it could not be written."""
     try:
-        dump(folder, installed_programs(_data_version(folder)), running_port(folder), dump_path(folder))
-    except (OSError, DatabaseError, subprocess.TimeoutExpired) as exc:
+        dump(folder, installed_programs(_data_version(folder)), port, dump_path(folder))
+    except (OSError, DatabaseError, StorageError, subprocess.TimeoutExpired) as exc:
         return str(exc)
     return None
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One start or stop at a time, where the file system has locks."""
-    with (folder / "lock").open("w") as lock:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """One start or stop at a time, where the file system has locks; where it has none, the claim decides.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    lock = FileLock.take(folder / "lock", wait=True)
+    if lock is None:  # A file system that gives no lock, and does not wait for it.
+        raise DatabaseError(f"another process starts or stops the database in {folder}: try again")
+    with lock:
         yield

@@ -1,4 +1,4 @@
-"""The process of the embedded server: starting it, finding it again, asking whether it answers, ending it."""
+"""The process of the embedded server: starting it, asking it who it is, ending it."""
 
 import contextlib
 import os
@@ -6,19 +6,26 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg2
 
 from kdhpc.errors import DatabaseError
+from kdhpc.files import FileLock, storage_error
+from kdhpc.processes import has_ended, process_space, process_start
 from kdhpc.study.data_folder import DATABASE, PASSFILE, ROLE
 from kdhpc.study.postgres import Account
 
+TOKEN_SETTING = "kdhpc.token"
+"""PostgreSQL's setting that holds the token of the server's start."""
 _LOG_LIMIT_BYTES = 20_000_000
-_NOBODYS_PID = 2**30  # Linux gives numbers below 2**22.
 # A server that was killed leaves children for a moment; PostgreSQL says so and does not start beside them.
 _PASSING = ("could not create any TCP/IP sockets", "is still in use")
+# It becomes PostgreSQL, under the same process id, when it is told to; without a word it ends.
+_GATE = 'read -r word && exec "$@" </dev/null'
+_ASKING_S = 3
 
 
 class NotStartedError(Exception):
@@ -27,6 +34,18 @@ class NotStartedError(Exception):
     def __init__(self, log_text: str) -> None:
         super().__init__(tail(log_text))
         self.is_passing = any(words in log_text for words in _PASSING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a server says of itself."""
+
+    reached: bool
+    """Something takes connections there."""
+    token: str | None = None
+    """Of its start; empty: it was not started by this kdhpc; none: no database of ours answers."""
+    works_here: bool | None = None
+    """What it writes comes to be in this folder; none: it was not asked, or that cannot be told."""
 
 
 def log_path(folder: Path) -> Path:
@@ -39,127 +58,94 @@ def tail(text: str, lines: int = 3) -> str:
     return " | ".join(line.strip() for line in text.strip().splitlines()[-lines:]) or "it wrote nothing"
 
 
-def launch(folder: Path, account: Account, settings: Mapping[str, str], deadline: float) -> int:
+def launch(
+    folder: Path,
+    account: Account,
+    settings: Mapping[str, str],
+    *,
+    lock: FileLock | None,
+    begin: Callable[[int], None],
+    deadline: float,
+) -> None:
     """Start the process, which outlives the caller, and wait until it answers.
 
     Args:
-        folder: the server's folder, with its data.
-        account: who runs it.
+        folder: The server's folder, with its data.
+        account: Who runs it.
         settings: PostgreSQL's, by name; on the command line they hold whatever the folder's files say.
-        deadline: on ``time.monotonic``.
-
-    Returns:
-        The process id.
+        lock: Held by the process and all its children as long as they live; none: nothing is.
+        begin: Is given its process id before PostgreSQL begins, to write it down. If that fails, or this process ends
+            meanwhile, PostgreSQL does not begin.
+        deadline: On ``time.monotonic``.
 
     Raises:
         NotStartedError: it ended.
         DatabaseError: it did not answer in time; it is stopped again.
+        StorageError: its log cannot be opened.
     """
     log = log_path(folder)
-    if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
-        log.replace(log.with_suffix(".log.old"))
-    arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-    with log.open("ab") as output:
-        began = output.tell()
-        process = subprocess.Popen(
-            account.command("postgres", "-D", str(folder / "data"), *arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            start_new_session=True,
-        )
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise NotStartedError(_text_from(log, began))
-        if answers(folder, "127.0.0.1", int(settings["port"])):
-            # The process outlives this one: nobody is to wait for it.
-            process.returncode = 0
-            return process.pid
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    raise DatabaseError(f"PostgreSQL did not answer in time: {tail(_text_from(log, began))} (all in {log})")
-
-
-def await_running(folder: Path, timeout_s: float) -> int | None:
-    """The process id of this folder's server once it answers; none if it does not run, or ends while it is asked.
-
-    Raises:
-        DatabaseError: it runs, and does not answer in time.
-    """
-    deadline = time.monotonic() + timeout_s
-    while pid := running_pid(folder):
-        # The file of a server that is just ending may be gone by now.
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            if answers(folder, "127.0.0.1", running_port(folder)):
-                return pid
-        if time.monotonic() > deadline:
-            raise DatabaseError(f"PostgreSQL (process {pid}) runs and does not answer: see {log_path(folder)}")
-        time.sleep(0.05)
-    return None
-
-
-def answers(folder: Path, host: str, port: int) -> bool:
-    """Whether the workers' role can connect."""
+    process, began = _behind_the_gate(log, account.command("postgres", *_arguments(folder, settings)), lock)
+    started = process_start(process.pid) or 0
     try:
-        connection = psycopg2.connect(
-            host=host, port=port, dbname=DATABASE, user=ROLE, passfile=str(folder / PASSFILE), connect_timeout=3
-        )
-    except psycopg2.OperationalError:
-        return False
-    connection.close()
-    return True
+        begin(process.pid)
+        _send(process, b"go\n")
+        while not _is_up(folder, settings):
+            if process.poll() is not None:
+                raise NotStartedError(_text_from(log, began))
+            if time.monotonic() > deadline:
+                said = tail(_text_from(log, began))
+                raise DatabaseError(f"PostgreSQL did not answer in time: {said} (all in {log})")
+            time.sleep(0.05)
+    except BaseException:
+        _send(process, b"")
+        if process.poll() is None:
+            end(folder, process.pid, started, 10.0)
+        raise
+    finally:
+        # It outlives this process, or has ended: nobody is to wait for it.
+        process.returncode = process.returncode or 0
 
 
-def running_pid(folder: Path) -> int | None:
-    """The process id of this folder's server on this machine, whoever started it; none if there is none."""
-    try:
-        pid = _written_pid(folder)
-        process = Path(f"/proc/{pid}")
-        command = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        is_ours = str(folder / "data") in command and not _is_zombie(process)
-    except (OSError, ValueError, IndexError):
-        return None
-    return pid if is_ours else None
+def ask(folder: Path, hosts: Iterable[str], port: int, *, where: bool = False) -> Answer:
+    """Ask who a server is, as the workers' role.
 
-
-def running_port(folder: Path) -> int:
-    """The port that the running server has written down."""
-    return int(_pid_file(folder).read_text().splitlines()[3])
-
-
-def forget_dead_pid(folder: Path) -> None:
-    """Let PostgreSQL see that a killed server is gone, where its number lives on.
-
-    PostgreSQL takes any process of that number for the old server: another program that has it now, or the old server
-    itself, dead but not yet asked for by its parent. A number that nobody can have makes it go by the rest of the file:
-    it starts unless the old server's children still hold the shared memory.
+    Args:
+        folder: The server's folder, with the password.
+        hosts: Where it may be, one after the other.
+        port: Its TCP port.
+        where: Ask also whether it works in this folder, and not in one that this was copied from.
     """
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        process = Path(f"/proc/{_written_pid(folder)}")
-        if (process / "comm").read_text().strip() != "postgres" or _is_zombie(process):
-            pid_file = _pid_file(folder)
-            rest = pid_file.read_text().partition("\n")[2]
-            # Written in place, not renamed: the file's owner must stay the server's account.
-            pid_file.write_text(f"{_NOBODYS_PID}\n{rest}")
+    reached = False
+    for host in dict.fromkeys(hosts):
+        if not host or not port:
+            continue
+        with contextlib.suppress(psycopg2.Error):
+            return _said(folder, host, port, where)
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_ASKING_S):
+            reached = True
+    return Answer(reached=reached)
 
 
-def end(folder: Path, pid: int, timeout_s: float) -> None:
-    """Shut the server down: cleanly, then at once (it recovers at its next start).
+def end(folder: Path, pid: int, start: int, timeout_s: float) -> None:
+    """Shut a server of this process space down: cleanly, then at once (it recovers at its next start).
+
+    Args:
+        folder: The server's folder.
+        pid: Its process id.
+        start: When the process began: no other one of that number is touched.
+        timeout_s: How long a clean shutdown may take.
 
     Raises:
         DatabaseError: it does not end.
     """
     for how, patience_s in ((signal.SIGINT, timeout_s), (signal.SIGQUIT, 10.0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, how)
+        _signal(pid, start, how)
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             # Where the caller started it, the ended process stays until it is asked for.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-            if running_pid(folder) != pid:
+            if has_ended(pid, process_space(), start):
                 return
             time.sleep(0.05)
     raise DatabaseError(f"PostgreSQL (process {pid}) does not end: see {log_path(folder)}")
@@ -175,16 +161,85 @@ def free_port(preferred: int | None) -> int:
     raise DatabaseError("no TCP port is free on this machine")
 
 
-def _pid_file(folder: Path) -> Path:
-    return folder / "data" / "postmaster.pid"
+def _behind_the_gate(log: Path, command: list[str], lock: FileLock | None) -> tuple["subprocess.Popen[bytes]", int]:
+    """A process that waits for a word to become the server, and where in the log it begins."""
+    try:
+        if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
+            log.replace(log.with_suffix(".log.old"))
+        output = log.open("ab")
+    except OSError as exc:
+        raise storage_error(exc, log, "written") from exc
+    with output:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _GATE, "sh", *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            start_new_session=True,
+            pass_fds=() if lock is None else (lock.fileno(),),
+        )
+        return process, output.tell()
 
 
-def _written_pid(folder: Path) -> int:
-    return int(_pid_file(folder).read_text().split()[0])
+def _send(process: "subprocess.Popen[bytes]", word: bytes) -> None:
+    """Give the waiting process its word, the only one; an empty one sends it away."""
+    if process.stdin is not None and not process.stdin.closed:
+        with contextlib.suppress(OSError):  # It may have ended.
+            process.stdin.write(word)
+            process.stdin.close()
 
 
-def _is_zombie(process: Path) -> bool:
-    return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+def _arguments(folder: Path, settings: Mapping[str, str]) -> list[str]:
+    return ["-D", str(folder / "data"), *(part for key, value in settings.items() for part in ("-c", f"{key}={value}"))]
+
+
+def _is_up(folder: Path, settings: Mapping[str, str]) -> bool:
+    return ask(folder, ["127.0.0.1"], int(settings["port"])).token == settings[TOKEN_SETTING]
+
+
+def _said(folder: Path, host: str, port: int, where: bool) -> Answer:
+    """A server's answer.
+
+    Raises:
+        psycopg2.Error: none of ours answers.
+    """
+    connection = psycopg2.connect(
+        host=host,
+        port=port,
+        dbname=DATABASE,
+        user=ROLE,
+        passfile=str(folder / PASSFILE),
+        connect_timeout=_ASKING_S,
+        options="-c statement_timeout=5000",
+    )
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting(%s, true)", (TOKEN_SETTING,))
+        token = cursor.fetchone()[0] or ""
+        works_here = None
+        if where:
+            with contextlib.suppress(psycopg2.Error, OSError):
+                # A table is a file from the moment at which it is made. The transaction is never committed.
+                cursor.execute("CREATE TEMPORARY TABLE kdhpc_is_here (value integer)")
+                cursor.execute("SELECT pg_relation_filepath('kdhpc_is_here')")
+                works_here = (folder / "data" / cursor.fetchone()[0]).exists()
+        return Answer(reached=True, token=token, works_here=works_here)
+
+
+def _signal(pid: int, start: int, how: signal.Signals) -> None:
+    """Signal a process, and no other one that has its number since."""
+    with contextlib.suppress(ProcessLookupError), contextlib.ExitStack() as stack:
+        descriptor = None
+        with contextlib.suppress(OSError):  # An old kernel; or the process has ended.
+            descriptor = os.pidfd_open(pid)
+            stack.callback(os.close, descriptor)
+        if process_start(pid) != (start or None):
+            return
+        if descriptor is None:
+            os.kill(pid, how)
+        else:
+            signal.pidfd_send_signal(descriptor, how)
 
 
 def _text_from(log: Path, position: int) -> str:

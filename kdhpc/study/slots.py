@@ -78,7 +78,9 @@ any.
 on its page then, and no index has to be written. While a study is draining, no slot of it is given out.
 """
 
-_CLOCK_TOLERANCE = "interval '60 seconds'"
+CLOCK_TOLERANCE_S = 60
+"""A lease that was renewed so far in the future is one of a clock that was set back since."""
+_CLOCK_TOLERANCE = f"interval '{CLOCK_TOLERANCE_S} seconds'"
 EXPIRED = f"""(now() > greatest(expires, CASE WHEN pg_postmaster_start_time() < now() + {_CLOCK_TOLERANCE}
     THEN pg_postmaster_start_time() + (expires - renewed) END))"""
 """SQL: whether the lease of a held slot has ended. Nobody can renew one while the server is down; once it is up, each
@@ -248,10 +250,15 @@ def claim(
     rows = (connection.execute(query, values).one_or_none() for query in (_OWN, _CLAIM, _CLAIM_CRASHED_HERE))
     row = next((row for row in rows if row is not None), None)
     if row is None:
-        connection.execute(_BRING_BACK, values)
+        bring_back(connection, study_id)
         return None
     lease = Lease(study_id=study_id, slot=row.slot, token=token, duration_s=lease_s)
     return HeldSlot(lease=lease, trial_id=row.trial_id, attempt=row.attempts, reason=row.reason)
+
+
+def bring_back(connection: Connection, study_id: int) -> None:
+    """Let leases of the future, which a clock that was set back has left behind, end one length from now."""
+    connection.execute(_BRING_BACK, {"study_id": study_id})
 
 
 def renew(connection: Connection, lease: Lease, *, step: int = 0) -> Renewal | None:

@@ -1,7 +1,7 @@
 """A search's shared study: the only way in which workers know of each other."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from kdhpc.study.claim import Claim, ClaimedTrial, Rule
 from kdhpc.study.claiming import HeldTrial, claim_trial, write_graph
 from kdhpc.study.definition import Split, StudyDefinition
 from kdhpc.study.owner import Owner
+from kdhpc.study.retrying import retry
 from kdhpc.study.slots import Holding
 from kdhpc.study.storage import Storage
 from kdhpc.study.study_rows import StudyRow
@@ -92,6 +93,7 @@ class SharedStudy:
         Raises:
             StudyError: workers hold slots of it.
         """
+        self.holdings()  # No lease of the future is to be waited for.
         self._storage.write(lambda connection: study_rows.delete(connection, self._study_id, self.definition.name))
 
     def claim(self, owner: Owner, *, lease_s: float, renew_s: float) -> Claim | None:
@@ -140,8 +142,11 @@ class SharedStudy:
         return self._storage.read(lambda connection: read_counts(connection, self._study_id))
 
     def holdings(self) -> tuple[Holding, ...]:
-        """Who holds which slot."""
-        return self._storage.read(lambda connection: slots.holdings(connection, self._study_id))
+        """Who holds which slot; leases that a clock has left in the future end one length from now."""
+        found = self._storage.read(lambda connection: slots.holdings(connection, self._study_id))
+        if any(holding.lease_age_s < -slots.CLOCK_TOLERANCE_S for holding in found):
+            self._storage.write(lambda connection: slots.bring_back(connection, self._study_id))
+        return found
 
     def expire(self, owners: Iterable[Owner]) -> int:
         """Free the slots of workers that are known to be dead, without waiting for their leases to expire.
@@ -158,8 +163,26 @@ class SharedStudy:
         """Free the slots of workers of this machine whose process is gone; returns how many."""
         return self.expire(holding.owner for holding in self.holdings() if holding.owner.is_gone)
 
+    def retry(self, numbers: Collection[int] | None = None) -> tuple[int, ...]:
+        """Give failed trials another chance: they go on where they stood, and no earlier attempt counts.
+
+        Args:
+            numbers: of the trials; none: all that failed.
+
+        Returns:
+            Numbers of the trials, rising.
+
+        Raises:
+            StudyError: one of them is not failed.
+        """
+        token = uuid.uuid4().hex
+        return self._storage.write(
+            lambda connection: retry(connection, self._study_id, self.definition, numbers, token=token)
+        )
+
     def drain(self) -> None:
         """Ask every worker to checkpoint its trial and to give its slot back; nobody gets another until `resume`."""
+        self.holdings()  # No lease of the future is to be waited for.
         self._storage.write(lambda connection: study_rows.set_draining(connection, self._study_id, True))
 
     def resume(self) -> None:
@@ -174,7 +197,8 @@ class SharedStudy:
         """Let TPE choose the graph of a new trial, and write it down; none if the lease was lost meanwhile."""
         space = self.definition.space
         seed = definitions.trial_seed(self.definition.seed, held.lease.slot) % 2**32
-        graph = self._ordinary.tpe_graph(space, seed)
+        own = self._storage.read(lambda connection: study_rows.trial_ids(connection, self._study_id))
+        graph = self._ordinary.tpe_graph(space, seed, own)
 
         def write(connection: Connection) -> dict[str, str] | None:
             if slots.renew(connection, held.lease) is None:

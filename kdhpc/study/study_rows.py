@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from kdhpc.errors import DatabaseError, StudyError, StudyMismatchError, UnknownStudyError, nearest
-from kdhpc.study import reporting, trial_rows
+from kdhpc.study import foreign, reporting, trial_rows
 from kdhpc.study.definition import (
     Split,
     StoredSplit,
@@ -43,7 +43,7 @@ def create(connection: Connection, study_id: int, definition: StudyDefinition, s
         StudyError: the name is that of another program's study.
     """
     if not has_tables(connection):
-        for statement in (*TABLES, *reporting.TABLES):
+        for statement in (*TABLES, *reporting.TABLES, *foreign.GUARD):
             connection.execute(text(statement))
     _refuse_foreign(connection, study_id, definition.name)
     written = connection.execute(
@@ -59,8 +59,9 @@ def create(connection: Connection, study_id: int, definition: StudyDefinition, s
             "validation": pack_indices(split.validation),
         },
     )
-    if written.rowcount == 1:
-        _add_slots(connection, study_id, target)
+    _lock(connection, study_id)
+    # Slots that were not begun yet make way, should their numbers be those of other trials now.
+    _set_slots(connection, study_id, target if written.rowcount == 1 else _num_slots(connection, study_id))
     stored = find(connection, definition.name)
     different = [*differences(stored.definition, definition), *split_differences(stored.split, split)]
     if different:
@@ -77,20 +78,9 @@ def resize(connection: Connection, name: str, target: int) -> None:
         StudyError: more trials than the target have started.
     """
     study_id = find_id(connection, name)
-    values = {"study_id": study_id, "target": target}
-    connection.execute(text("SELECT 1 FROM kdhpc_studies WHERE study_id = :study_id FOR UPDATE"), values)
-    _add_slots(connection, study_id, target)
-    connection.execute(
-        text("""
-            DELETE FROM kdhpc_slots WHERE study_id = :study_id AND slot IN (
-                SELECT slot FROM kdhpc_slots
-                WHERE study_id = :study_id AND slot >= :target AND trial_id IS NULL AND state = 'free'
-                FOR UPDATE SKIP LOCKED)
-        """),
-        values,
-    )
-    query = text("SELECT count(*) FROM kdhpc_slots WHERE study_id = :study_id")
-    started = connection.execute(query, values).scalar_one()
+    _lock(connection, study_id)
+    _set_slots(connection, study_id, target)
+    started = _num_slots(connection, study_id)
     if started > target:
         raise StudyError(
             f"study '{name}' cannot be lowered to {target} trials: {started} have started; allowed are {started} or "
@@ -102,6 +92,12 @@ def num_begun(connection: Connection, study_id: int) -> int:
     """Trials of a study that were ever started."""
     query = text("SELECT count(trial_id) FROM kdhpc_slots WHERE study_id = :study_id")
     return int(connection.execute(query, {"study_id": study_id}).scalar_one())
+
+
+def trial_ids(connection: Connection, study_id: int) -> frozenset[int]:
+    """Optuna's ids of the trials that workers of kdhpc have begun."""
+    query = text("SELECT trial_id FROM kdhpc_slots WHERE study_id = :study_id AND trial_id IS NOT NULL")
+    return frozenset(connection.execute(query, {"study_id": study_id}).scalars())
 
 
 def delete(connection: Connection, study_id: int, name: str) -> None:
@@ -172,9 +168,16 @@ def set_draining(connection: Connection, study_id: int, draining: bool) -> None:
 
 
 def is_draining(connection: Connection, study_id: int) -> bool:
-    """Whether the workers of a study are asked to give their slots back."""
+    """Whether the workers of a study are asked to give their slots back.
+
+    Raises:
+        UnknownStudyError: it was deleted.
+    """
     query = text("SELECT draining FROM kdhpc_studies WHERE study_id = :study_id")
-    return bool(connection.execute(query, {"study_id": study_id}).scalar_one())
+    draining = connection.execute(query, {"study_id": study_id}).scalar_one_or_none()
+    if draining is None:
+        raise UnknownStudyError("the study was deleted meanwhile")
+    return bool(draining)
 
 
 def has_tables(connection: Connection) -> bool:
@@ -195,14 +198,45 @@ def has_tables(connection: Connection) -> bool:
     return found.slots is not None
 
 
-def _add_slots(connection: Connection, study_id: int, target: int) -> None:
-    connection.execute(
-        text("""
-            INSERT INTO kdhpc_slots (study_id, slot)
-            SELECT :study_id, generate_series(0, :target - 1) ON CONFLICT DO NOTHING
-        """),
-        {"study_id": study_id, "target": target},
+# Numbers of the budget: the first ones that no trial of another program has.
+_WANTED = f"""
+    taken AS {foreign.TAKEN}, wanted AS (
+        SELECT slot FROM generate_series(0, :target - 1 + (SELECT count(*) FROM taken)) AS slot
+        WHERE slot NOT IN (SELECT number FROM taken) ORDER BY slot LIMIT :target
     )
+"""
+_REMOVE_SLOTS = text(f"""
+    WITH {_WANTED}, unwanted AS (
+        SELECT slot FROM kdhpc_slots
+        WHERE study_id = :study_id AND trial_id IS NULL AND state = 'free' AND slot NOT IN (SELECT slot FROM wanted)
+        FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM kdhpc_slots WHERE study_id = :study_id AND slot IN (SELECT slot FROM unwanted)
+""")
+_ADD_SLOTS = text(f"""
+    WITH {_WANTED}, missing AS (SELECT slot FROM wanted EXCEPT SELECT slot FROM kdhpc_slots WHERE study_id = :study_id)
+    INSERT INTO kdhpc_slots (study_id, slot) SELECT :study_id, slot FROM missing ORDER BY slot
+    LIMIT greatest(0, :target - (SELECT count(*) FROM kdhpc_slots WHERE study_id = :study_id))
+""")
+
+
+def _lock(connection: Connection, study_id: int) -> None:
+    """Let nobody else change the number of slots until the end of the transaction."""
+    connection.execute(
+        text("SELECT 1 FROM kdhpc_studies WHERE study_id = :study_id FOR UPDATE"), {"study_id": study_id}
+    )
+
+
+def _set_slots(connection: Connection, study_id: int, target: int) -> None:
+    """Add slots, or remove those that were never started, to reach the target."""
+    values = {"study_id": study_id, "target": target}
+    connection.execute(_REMOVE_SLOTS, values)
+    connection.execute(_ADD_SLOTS, values)
+
+
+def _num_slots(connection: Connection, study_id: int) -> int:
+    query = text("SELECT count(*) FROM kdhpc_slots WHERE study_id = :study_id")
+    return int(connection.execute(query, {"study_id": study_id}).scalar_one())
 
 
 def _refuse_foreign(connection: Connection, study_id: int, name: str) -> None:

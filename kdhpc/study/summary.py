@@ -6,7 +6,7 @@ from sqlalchemy import Connection, text
 
 from kdhpc.graph.space import canonical
 from kdhpc.graph.spec import GraphSpec
-from kdhpc.study import slots, study_rows, trial_rows
+from kdhpc.study import foreign, slots, study_rows, trial_rows
 from kdhpc.study.storage import Storage
 
 _SPEED_TRIALS = 50
@@ -20,7 +20,7 @@ class TrialCounts:
     """Trained to the end."""
     pruned: int
     """Ended early by the pruning rule."""
-    diverged: int
+    diverged: int = 0
     """Ended early because their numbers were none any more; not among the pruned."""
     running: int
     """A worker holds the slot, and its lease stands."""
@@ -142,8 +142,10 @@ class StudyStatus:
     """By slot."""
     crashes: tuple[CrashedTrial, ...]
     """Trials that are failed, or whose last attempt crashed, by number."""
-    diverged: tuple[DivergedTrial, ...]
+    diverged: tuple[DivergedTrial, ...] = ()
     """By number."""
+    foreign_trials: int = 0
+    """Trials that another program has put into the study: they are in none of these numbers."""
     trials_per_hour: float | None
     """What the workers of this moment do, going by the last 50 trials; none before the first."""
     seconds_to_go: float | None
@@ -191,6 +193,7 @@ def read_status(storage: Storage, name: str) -> StudyStatus:
             workers=tuple(_worker(holding) for holding in holdings),
             crashes=_read_crashes(connection, study_id),
             diverged=_read_diverged(connection, study_id),
+            foreign_trials=foreign.count(connection, study_id),
             trials_per_hour=3600 * counts.running / trial_s if trial_s else None,
             seconds_to_go=_seconds_to_go(counts, trial_s),
         )

@@ -5,7 +5,7 @@ that kdhpc knows of Optuna's tables is here, in ``reporting`` and in ``summary``
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import TypedDict
@@ -93,6 +93,18 @@ _PRUNE = text(f"""
 """)
 
 
+_REOPEN = (
+    text("""
+        UPDATE trials SET state = 'RUNNING', datetime_complete = NULL
+        WHERE trial_id = ANY(:trial_ids) AND state = 'FAIL'
+    """),
+    text("""
+        UPDATE trial_user_attributes SET value_json = CAST(CAST(value_json AS jsonb) - 'reason' AS text)
+        WHERE trial_id = ANY(:trial_ids) AND key = :key
+    """),
+)
+
+
 def register(
     connection: Connection,
     study_id: int,
@@ -170,6 +182,12 @@ def finish(connection: Connection, trial_id: int, state: TrialState, value: floa
     query = {TrialState.COMPLETE: _COMPLETE, TrialState.PRUNED: _PRUNE, TrialState.FAILED: _FAIL}[state]
     values = {"value": value} if state is TrialState.COMPLETE else {}
     connection.execute(query, {"trial_id": trial_id, "state": state.value, **values})
+
+
+def reopen(connection: Connection, trial_ids: Sequence[int]) -> None:
+    """Let trials that failed run again; their slots are free."""
+    for query in _REOPEN:
+        connection.execute(query, {"trial_ids": list(trial_ids), "key": ATTRIBUTE})
 
 
 def note(connection: Connection, trial_id: int, fields: Mapping[str, object]) -> None:

@@ -44,6 +44,7 @@ def test_surface_is_frozen() -> None:
         ],
         "kdhpc status": ["--study", "--format"],
         "kdhpc stop": ["--study", "--no-wait"],
+        "kdhpc retry": ["--study", "--trial"],
         "kdhpc export-best": ["--study", "--top", "--out"],
         "kdhpc train": ["--graph", "--nodes", "--teacher", "--seeds", "--launcher", "--config-dir", "overrides"],
         "kdhpc results": ["folder", "--ddof", "--format"],

@@ -1,9 +1,6 @@
 """Who hosts the database: launching jobs that come and go, on a real server of their own."""
 
-import fcntl
-import os
 import signal
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +15,14 @@ from kdhpc.cluster.signals import StopSignals
 from kdhpc.cluster.take_over import Caution
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError, DatabaseError
-from kdhpc.study.endpoint import read_endpoint, write_endpoint
-from kdhpc.study.server import dump_path, running, start, stop
+from kdhpc.files import FileLock
+from kdhpc.study.endpoint import read_endpoint
+from kdhpc.study.server import ServerOptions, dump_path, running, start, stop
+from kdhpc.study.server_claim import TakeOver
+from kdhpc.study.server_proof import last_server
+from kdhpc.study.server_record import claim, record_path, update
 from kdhpc.study.storage import Storage
+from tests.study.servers import postgres_processes, pretend_elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -115,32 +117,35 @@ def test_hosting_takes_over_what_outlived_its_job(folder: Path, job, fake_slurm)
 def test_hosting_leaves_a_server_that_another_machine_runs(folder: Path, job) -> None:
     """The same job, requeued to another machine, where the server did not end with it."""
     with job(1) as here:
-        endpoint = read_endpoint(folder)
-        assert endpoint is not None
-        write_endpoint(folder, replace(endpoint, pid=os.getpid(), node="elsewhere"))
+        record = last_server(folder)
+        assert record is not None
+        pretend_elsewhere(folder, pid=record.pid)
         assert not here.ends_server
-        write_endpoint(folder, endpoint)
+        update(folder, record)
 
 
 @pytest.fixture
 def elsewhere(folder: Path, job, fake_slurm) -> Iterator[Path]:
     """The lock file of a server on another machine, whose job 1 has ended; it does not answer."""
     with job(1):
-        endpoint = read_endpoint(folder)
-    assert endpoint is not None
-    write_endpoint(folder, replace(endpoint, pid=2**22 - 1, node="elsewhere"))
+        pass
+    stopped = last_server(folder)
+    assert stopped is not None
+    server = pretend_elsewhere(folder)
     fake_slurm.queue("2 RUNNING", "3 RUNNING")
     lock_file = folder / "data" / "postmaster.pid"
-    lock_file.write_text("4194303\n")
+    lock_file.write_text(f"{server.pid}\n{folder}/data\n0\n{server.port}\n")
     yield lock_file
-    lock_file.unlink(missing_ok=True)
-    write_endpoint(folder, endpoint)
+    last = last_server(folder)
+    if last is not None and last.number == server.number:
+        lock_file.unlink(missing_ok=True)
+        update(folder, stopped)
 
 
 def test_hosting_takes_over_from_another_machine_when_it_had_time_to_end(
     folder: Path, job, elsewhere: Path, monkeypatch, caplog
 ) -> None:
-    def start_without_the_lock_file(*arguments: object, take_over: bool) -> object:
+    def start_without_the_lock_file(*arguments: object, take_over: TakeOver) -> object:
         assert not elsewhere.exists()
         return start(*arguments, take_over=take_over)
 
@@ -159,6 +164,30 @@ def test_hosting_takes_nothing_over_that_answers_again(folder: Path, job, elsewh
     assert elsewhere.exists()
 
 
+def test_hosting_takes_nothing_over_from_a_later_start(folder: Path, job, elsewhere: Path, monkeypatch) -> None:
+    """The launcher on the other machine starts its server again in the very last moment."""
+
+    def start_after_another(*arguments: object, take_over: TakeOver) -> object:
+        gone = last_server(folder)
+        assert claim(folder, replace(gone, number=gone.number + 1, token="later"))
+        try:
+            return start(*arguments, take_over=take_over, timeout_s=2.0)
+        finally:
+            record_path(folder, gone.number + 1).unlink()
+
+    monkeypatch.setattr(taking, "start", start_after_another)
+    with pytest.raises(DatabaseError, match="started on elsewhere"):
+        job(2).keep_up()
+    assert postgres_processes(folder) == set()
+
+
+def test_hosting_leaves_a_server_of_a_running_job(folder: Path, job, elsewhere: Path, fake_slurm) -> None:
+    fake_slurm.queue("1 RUNNING", "2 RUNNING")
+    with pytest.raises(DatabaseError, match=r"started on elsewhere .*--take-over"):
+        job(2).keep_up()
+    assert elsewhere.exists()
+
+
 def test_hosting_that_is_to_stop_takes_nothing_over(folder: Path, job, elsewhere: Path) -> None:
     with StopSignals() as signals:
         signal.raise_signal(signal.SIGTERM)
@@ -169,16 +198,41 @@ def test_hosting_that_is_to_stop_takes_nothing_over(folder: Path, job, elsewhere
 
 
 def test_hosting_leaves_a_take_over_to_the_launcher_that_began_it(folder: Path, job, elsewhere: Path) -> None:
-    endpoint = read_endpoint(folder)
-    assert endpoint is not None
-    with (folder / "take-over.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DatabaseError, match="another launching job takes it over"):
-            job(3).keep_up()
-        # The old launcher on the machine that is cut off.
-        write_endpoint(folder, replace(endpoint, node=socket.gethostname()))
-        with pytest.raises(DatabaseError, match="another launching job takes it over"):
-            job(1).keep_up()
+    with FileLock.take(folder / "take-over.lock"):
+        # Another launcher; and the one that ran it, on the machine that is cut off.
+        for number in (3, 1):
+            with pytest.raises(DatabaseError, match="another launching job takes it over"):
+                job(number).keep_up()
+    assert running(folder) is None
+
+
+def test_hosting_below_a_link_knows_its_own_server(runs: Path, folder: Path, job, monkeypatch, tmp_path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(runs)
+    dump_path(folder).unlink(missing_ok=True)
+    monkeypatch.setenv("KDHPC_RUNS", str(link))
+    with job(1) as first:
+        assert (first.ends_server, first.is_bound) == (True, True)
+        assert ask() == 42
+        monkeypatch.setenv("KDHPC_RUNS", str(runs))
+        with job(2) as second:
+            assert (second.ends_server, second.is_bound) == (False, True)
+            # Job 1 ends, and its server does not: whoever is left knows it through any path.
+            assert start(link / "db", ServerOptions()).already
+    assert running(folder) is None
+    assert dump_path(folder).exists()
+
+
+def test_hosting_below_a_link_takes_over_what_outlived_its_job(
+    runs: Path, folder: Path, job, fake_slurm, monkeypatch, tmp_path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(runs)
+    job(1).__enter__()
+    fake_slurm.queue("2 RUNNING")
+    monkeypatch.setenv("KDHPC_RUNS", str(link))
+    with job(2) as second:
+        assert second.ends_server
     assert running(folder) is None
 
 

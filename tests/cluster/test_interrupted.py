@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.test_search import finished_exactly, worker_logs
+from tests.faults import FaultyDisk, faulty_disk
 from tests.workspace import PATIENCE_S, Caught, Workspace, make_workspace, until
 
 LONG = ("training.epochs=12", "--trials", "2", "study.pruner=none", "cluster.workers=1", "device.threads=1")
@@ -148,3 +149,50 @@ def test_second_ctrl_c_ends_a_search_whose_database_hangs(own: Workspace) -> Non
             with contextlib.suppress(ProcessLookupError):  # A background process of the server may have ended.
                 os.kill(pid, signal.SIGCONT)
     goes_on(own, "stuck")
+
+
+FULL = ("openw,write,create,fallocate,truncate,mkdir,rename,unlink db/data err=ENOSPC",)
+
+
+@pytest.fixture
+def on_faulty_disk(faultfs: Path, tmp_path: Path) -> Iterator[tuple[Workspace, FaultyDisk]]:
+    """A workspace whose database lies on a file system that can be full."""
+    with faulty_disk(faultfs, tmp_path / "faulty") as disk:
+        workspace = make_workspace(tmp_path / "workspace")
+        workspace.runs = disk.path / "runs"
+        workspace.environment["KDHPC_RUNS"] = str(workspace.runs)
+        yield workspace, disk
+        disk.rules()
+        workspace.close()
+
+
+def test_search_starts_a_database_again_that_a_full_disk_has_ended(on_faulty_disk) -> None:
+    workspace, disk = on_faulty_disk
+    search, worker = begin(workspace, "full")  # Which starts the server.
+    postmaster = server_processes(workspace)[0]
+    disk.rules(*FULL)
+    worker.let_go()
+    until(lambda: not is_alive(postmaster))
+    disk.rules()
+    _, err = search.communicate(timeout=PATIENCE_S)
+    assert search.returncode == 0, err
+    status = workspace.status("full")
+    assert finished_exactly(status, 2)
+    assert status["crashes"] == []
+
+
+def test_search_whose_database_cannot_be_started_again_stops_at_a_signal(on_faulty_disk) -> None:
+    workspace, disk = on_faulty_disk
+    search, worker = begin(workspace, "stays-full")
+    postmaster = server_processes(workspace)[0]
+    disk.rules(*FULL)
+    worker.let_go()
+    until(lambda: not is_alive(postmaster))
+    assert search.stderr is not None
+    assert any("trying again" in line for line in search.stderr)
+    search.send_signal(signal.SIGTERM)
+    search.communicate(timeout=PATIENCE_S)
+    assert search.returncode == 130
+    assert not is_alive(worker.pid)
+    disk.rules()
+    goes_on(workspace, "stays-full")

@@ -10,7 +10,7 @@ from kdhpc.cluster.search import plan_study
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
-from kdhpc.errors import KdhpcError, StudyError, StudyMismatchError
+from kdhpc.errors import KdhpcError, StorageError, StudyError, StudyMismatchError
 from kdhpc.study.storage import Storage
 from kdhpc.study.summary import study_names
 from tests.study.made import take
@@ -61,7 +61,7 @@ def test_plan_with_a_file_that_holds_no_weights_is_a_usage_error(place: Path, tm
 def test_launch_whose_files_cannot_be_written_makes_no_study(place: Path, storage: Storage) -> None:
     """A file in the place of the study's folder stands for one that may not be written."""
     StudyPaths.of("blocked").root.write_text("in the way")
-    with pytest.raises(OSError, match="blocked"):
+    with pytest.raises(StorageError, match="blocked"):
         plan_study("blocked", _config()).launch(storage)
     assert study_names(storage) == ()
 

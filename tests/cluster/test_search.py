@@ -21,7 +21,7 @@ def finished_exactly(status: dict, target: int) -> bool:
 
 
 def worker_logs(workspace, study: str) -> str:
-    return "".join(path.read_text() for path in (workspace.folder / "runs" / study / "jobs").glob("*/*_log.out"))
+    return "".join(path.read_text() for path in (workspace.runs / study / "jobs").glob("*/*_log.out"))
 
 
 def test_search_meets_its_budget_and_exports_what_it_found(workspace) -> None:

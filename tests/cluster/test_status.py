@@ -4,10 +4,13 @@ import json
 import time
 
 from kdhpc.cli.main import main
+from kdhpc.cli.progress import progress_line
 from kdhpc.cluster.manifest import Manifest
 from kdhpc.config.paths import StudyPaths
+from kdhpc.files import parse_json
 from kdhpc.study.server import ServerOptions, start, stop
 from kdhpc.study.storage import Storage
+from kdhpc.study.summary import read_status
 from tests.study.made import make, take
 
 
@@ -44,6 +47,24 @@ def test_status_says_why_trials_crashed(storage: Storage, capsys) -> None:
     crashes = json.loads(capsys.readouterr().out)["crashes"]
     assert [crash["number"] for crash in crashes] == list(range(11))
     assert crashes[0]["reason"] == "RuntimeError: number 0 (on node7)"
+
+
+def test_status_names_diverged_trials_and_progress_only_those_that_there_are(storage: Storage, capsys) -> None:
+    study = make(storage, target=3)
+    take(study).complete(50.0)
+    assert "diverged" not in progress_line(read_status(storage, "tiny"))
+    take(study).diverge(1, "the loss of node 2 is not finite")
+    shown = rows(capsys)
+    assert "trials 1 complete, 0 pruned, 1 diverged, 0 running, 1 waiting, 0 failed" in shown
+    assert shown[-2:] == ["diverged epoch reason", "1 1 the loss of node 2 is not finite"]
+    assert "tiny: 2/3 trials (1 complete, 0 pruned, 1 diverged), 0 running" in progress_line(
+        read_status(storage, "tiny")
+    )
+    assert main(["status", "--study", "tiny", "--format", "json"]) == 0
+    document = parse_json(capsys.readouterr().out)
+    assert document["trials"]["diverged"] == 1
+    assert document["diverged"] == [{"number": 1, "epoch": 1, "reason": "the loss of node 2 is not finite"}]
+    assert document["foreign_trials"] == 0
 
 
 def test_status_while_the_database_goes_away_ends_soon(storage: Storage, server_folder, monkeypatch, capsys) -> None:

@@ -7,6 +7,7 @@ import pytest
 from kdhpc.data.packed import PackedDataset, check_content, prepared_names
 from kdhpc.data.prepare import Order, prepare
 from kdhpc.data.readers.folder import FolderReader
+from kdhpc.data.stored import StoredImages
 from kdhpc.errors import DataError
 from tests.data.trees import silent, write_folder
 
@@ -20,16 +21,16 @@ def pets(tmp_path: Path) -> Path:
     return folder
 
 
-def test_packed_dataset_opens_memory_mapped_and_read_only(pets: Path) -> None:
+def test_packed_dataset_opens_with_images_on_the_disk_and_the_rest_read_only(pets: Path) -> None:
     dataset = PackedDataset.open(pets)
 
-    assert isinstance(dataset.train.images, np.memmap)
+    assert isinstance(dataset.train.images, StoredImages)
     assert dataset.train.images.shape == (6, 16, 16, 3)
     assert dataset.test.labels.tolist() == [0, 0, 1, 1]
     assert dataset.test.sizes.dtype == np.int32
     assert dataset.classes == ("cat", "dog")
     with pytest.raises(ValueError, match="read-only"):
-        dataset.train.images[0] = 0
+        dataset.train.labels[0] = 0
 
 
 def test_packed_dataset_missing_lists_what_is_prepared_and_how_to_prepare(pets: Path) -> None:

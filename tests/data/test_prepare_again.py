@@ -20,6 +20,7 @@ from kdhpc.data.readers.source import Counts
 from kdhpc.errors import DataError
 from tests.data.made import pack
 from tests.data.trees import (
+    shown,
     silent,
     write_cub,
     write_folder,
@@ -41,7 +42,15 @@ def test_prepare_twice_says_so_and_touches_nothing(tmp_path: Path) -> None:
     assert not again.made
     assert again.manifest == first.manifest
     assert (tmp_path / "pets" / "manifest.json").stat().st_mtime_ns == written
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pets"]
+    assert shown(tmp_path) == ["pets"]
+
+
+def test_prepare_leaves_a_lock_that_others_may_take_who_share_the_folder(tmp_path: Path) -> None:
+    source, data = write_folder(tmp_path / "source"), tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o775)
+    pack(source, data / "pets")
+    assert (data / ".pets.lock").stat().st_mode & 0o777 == 0o664
 
 
 def test_prepare_over_something_different_needs_force(tmp_path: Path) -> None:
@@ -53,7 +62,7 @@ def test_prepare_over_something_different_needs_force(tmp_path: Path) -> None:
 
     assert pack(source, tmp_path / "pets", size=24, force=True).made
     assert PackedDataset.open(tmp_path / "pets").train.images.shape[1] == 24
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pets", "source"]
+    assert shown(tmp_path) == ["pets", "source"]
 
 
 def test_prepare_of_another_source_under_one_name_names_both(tmp_path: Path) -> None:

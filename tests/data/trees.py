@@ -20,6 +20,11 @@ def silent() -> Progress:
     return Progress(io.StringIO())
 
 
+def shown(folder: Path) -> list[str]:
+    """The names in a folder, but for what only locks: hidden, empty and for good."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock") or path.stat().st_size)
+
+
 def noise(seed: int, *shape: int) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 

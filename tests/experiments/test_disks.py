@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from kdhpc.config.paths import RunPaths
-from kdhpc.errors import ConfigError, DataError, KdhpcError, NetworkError, StorageError
+from kdhpc.errors import ConfigError, DataError, KdhpcError, StorageError
 from kdhpc.experiments.result import read_result
 from kdhpc.files import write_whole
 from tests.experiments.conftest import TINY
@@ -210,14 +210,17 @@ def nothing(path):
         (empty, "is not what was written when the training ended"),
     ],
 )
-def test_run_whose_weights_are_damaged_since_is_never_done(place, damage, said):
+def test_run_whose_weights_are_damaged_since_is_never_done(place, whole, damage, said):
     config, paths = place.config(*DML, "run.name=run"), RunPaths.of("run", 0)
     train(config)
     damage(paths.weights(1))
-    with pytest.raises(NetworkError) as error:
+    with pytest.raises(DataError) as error:
         train(config)
     assert str(error.value).startswith(f"{paths.root} is done: node2.safetensors {said}")
-    assert str(error.value).endswith(f"remove {paths.root}, and the same command trains it again")
+    assert f"remove {paths.result}, and the same command goes on from its checkpoint" in str(error.value)
+    paths.result.unlink()
+    assert train(config)[0] is not None
+    assert is_as(whole)
 
 
 @pytest.mark.parametrize("content", [b"\0" * 700, b'{"format": "kdhpc-result", "ver', b""])
@@ -225,7 +228,7 @@ def test_result_that_is_damaged_is_named_with_what_to_do(place, content):
     config, paths = place.config(*DML, "run.name=run"), RunPaths.of("run", 0)
     result, _ = train(config)
     paths.result.write_bytes(content)
-    with pytest.raises(DataError, match=r"run/seed0/result\.json is not .*: remove that file, and the same command"):
+    with pytest.raises(DataError, match=r"run/seed0/result\.json is not .*: remove .*, and the same"):
         train(config)
     paths.result.unlink()
     again, _ = train(config)

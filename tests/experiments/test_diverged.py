@@ -203,7 +203,7 @@ def old(place):
     [
         (["train", "--graph", "student", "--teacher", "runs/train/old/seed0", *TINY], 2),
         (["report", "attention", "runs/train/old/seed0", "--images", "1"], 2),
-        (["train", "--graph", "independent", "--nodes", "2", *TINY, "run.name=old"], 2),
+        (["train", "--graph", "independent", "--nodes", "2", *TINY, "run.name=old"], 1),
         (
             [
                 *("train", "--graph", "independent", "--nodes", "1", *TINY, "objective.unlearned=pretrained"),

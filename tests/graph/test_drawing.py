@@ -11,12 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kdhpc.errors import GraphError
+from kdhpc.errors import GraphError, StorageError
 from kdhpc.graph.drawing import draw_graph
 from kdhpc.graph.layout import TAG_FONT_SIZE, text_box
 from kdhpc.graph.presets import dml, independent
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+from tests.faults import FaultyDisk
 
 GRAPH = GraphSpec(
     label_gates=(Gate.LINEAR, Gate.CUTOFF),
@@ -136,8 +137,21 @@ def test_drawing_of_another_format_is_refused_before_anything_is_written(tmp_pat
 
 def test_drawing_where_no_folder_can_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(GraphError, match=r"best\.svg cannot be written"):
+    with pytest.raises(StorageError, match=r"best\.svg cannot be written"):
         _draw(GRAPH, tmp_path / "file" / "best")
+
+
+@pytest.mark.parametrize("rule", ["write,flush,fsync * late=EDQUOT", "flush .png late=EDQUOT", "write .svg err=ENOSPC"])
+def test_drawing_on_a_full_disk_names_the_file_and_leaves_the_old_one(disk: FaultyDisk, rule: str) -> None:
+    before = [path.read_bytes() for path in _draw(GRAPH, disk.path / "best")]
+    disk.rules(rule)
+    with pytest.raises(StorageError, match=r"best\.(svg|png) cannot be written: (Disk quota exceeded|No space left)"):
+        _draw(dml(3), disk.path / "best")
+    disk.rules()
+    # A picture that was written before the disk was full is whole, too.
+    assert (disk.path / "best.png").read_bytes() == before[1]
+    assert ElementTree.parse(disk.path / "best.svg")
+    assert sorted(path.name for path in disk.path.iterdir()) == ["best.png", "best.svg"]
 
 
 def test_graphs_without_pictures_import_neither_matplotlib_nor_numpy() -> None:

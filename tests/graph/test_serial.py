@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from kdhpc.errors import GraphError
+from kdhpc.errors import GraphError, StorageError
 from kdhpc.graph.presets import dml, independent
 from kdhpc.graph.serial import from_json, parse_graph, read_graph, read_stored, to_document, to_json, write_graph
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+from tests.faults import FaultyDisk
 from tests.graph.every_graph import every_graph
 
 TEXT = """{
@@ -155,12 +156,25 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_file_that_cannot_be_written_is_named_and_nothing_stays(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(GraphError, match="taken cannot be written"):
+    with pytest.raises(StorageError, match="taken cannot be written"):
         write_graph(tmp_path / "taken", GRAPH)
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(GraphError, match=r"best\.json cannot be written"):
+    with pytest.raises(StorageError, match=r"best\.json cannot be written"):
         write_graph(tmp_path / "file" / "best.json", GRAPH)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
+
+
+def test_file_on_a_disk_that_fails_is_old_or_new_and_read_again(disk: FaultyDisk) -> None:
+    path = disk.path / "best.json"
+    write_graph(path, GRAPH)
+    disk.rules("flush * late=EDQUOT")
+    with pytest.raises(StorageError, match=r"best\.json cannot be written: Disk quota exceeded"):
+        write_graph(path, dml(2))
+    disk.rules("open * err=ESTALE 1")
+    assert read_graph(path) == GRAPH
+    disk.rules("open * err=EACCES")
+    with pytest.raises(StorageError, match=r"best\.json cannot be read: Permission denied"):
+        read_graph(path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), True, None, [1]])

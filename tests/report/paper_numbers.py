@@ -55,4 +55,4 @@ def answers_of(folder: Path, node: int):
     network.load_state_dict(load_file(RunPaths(folder).weights(node)))
     with torch.no_grad():
         output = network.eval()((pixels - mean) / std)
-    return output.logits.numpy(), output.attention_map.numpy(), packed.test.images, packed.test.labels
+    return output.logits.numpy(), output.attention_map.numpy(), np.asarray(packed.test.images), packed.test.labels

@@ -6,7 +6,6 @@ a search that nothing happened to.
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from kdhpc.study.summary import read_status
 from tests.slurm.site import ROOT, Site
+from tests.study.servers import pretend_elsewhere
 from tests.workspace import PATIENCE_S, Workspace, until
 
 TRIALS = 4
@@ -179,8 +179,7 @@ def launcher_killed(cluster: Cluster) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(site.server()["pid"]), signal.SIGKILL)
         # And on a cluster it ran on another machine: it is taken over because Slurm says that its job has ended.
-        endpoint = site.runs / "db" / "endpoint.json"
-        endpoint.write_text(json.dumps({**site.server(), "node": "elsewhere"}))
+        pretend_elsewhere(site.runs / "db")
         worker.let_go()
         assert "was started on elsewhere" in site.run("db", "start").stderr
         job = site.search_job(*command)

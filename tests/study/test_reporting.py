@@ -1,4 +1,6 @@
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -7,7 +9,10 @@ import pytest
 from kdhpc.errors import StudyError
 from kdhpc.study.claim import Claim
 from kdhpc.study.storage import Storage
+from kdhpc.study.study import SharedStudy
 from tests.study.made import EPOCHS, HERE, make, optuna_trials, scalar, take
+
+ELSEWHERE = replace(HERE, host="elsewhere", token="e" * 32)
 
 
 def test_report_prunes_exactly_below_the_median_of_the_others(storage: Storage) -> None:
@@ -177,3 +182,66 @@ def test_report_value_not_finite_is_refused(storage: Storage, storage_url: str, 
     with pytest.raises(StudyError, match="finite"):
         claim.complete(value)
     assert optuna_trials(storage_url)[0].intermediate_values == {}
+
+
+def test_asha_decides_as_optunas_successive_halving_whoever_reports_when(storage: Storage) -> None:
+    """Many trials at a time, in any order, with ties; each answer is given again, whatever was reported since."""
+    rng = np.random.default_rng(5)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, min_early_stopping_rate=0)
+    reference = optuna.create_study(direction="maximize", pruner=pruner)
+    study = make(storage, pruner="asha", target=60, last_epoch=16)
+    running = {claim.slot: (claim, reference.ask(), [1, 2, 4, 8, 16]) for claim in (take(study) for _ in range(60))}
+    pruned = 0
+    while running:
+        slot = int(rng.choice(list(running)))
+        claim, trial, epochs = running[slot]
+        epoch, value = epochs.pop(0), float(rng.integers(0, 12))
+        trial.report(value, epoch)
+        expected = epoch != 16 and trial.should_prune()
+        answers = [claim.report(epoch, value), claim.report(epoch, value + 3)]
+        assert answers == [expected, expected], (slot, epoch, value)
+        if expected or epoch == 16:
+            pruned += expected
+            (claim.prune if expected else lambda claim=claim, value=value: claim.complete(value))()
+            del running[slot]
+    assert 30 < pruned < 60
+
+
+def resume(study: SharedStudy, claim: Claim) -> Claim:
+    """The same trial, with another worker."""
+    claim.release()
+    again = take(study, ELSEWHERE)
+    assert again.number == claim.number
+    return again
+
+
+@pytest.mark.parametrize("pruner", ["median", "asha"])
+def test_answer_that_a_dying_worker_did_not_act_on_is_given_again(storage: Storage, pruner: str) -> None:
+    study = make(storage, pruner=pruner, target=9)
+    good, pruned = take(study), take(study)
+    assert good.report(1, 60.0) is False
+    assert pruned.report(1, 50.0) is True
+    for value in (1.0, 2.0, 3.0, 4.0):
+        take(study).report(1, value)
+    # By what the others have reported since, both answers would be others.
+    again = resume(study, pruned)
+    assert again.report(1, 50.0) is True
+    again.prune()
+    for value in (90.0, 91.0, 92.0):
+        take(study).report(1, value)
+    assert resume(study, good).report(1, 60.0) is False
+
+
+def test_answers_of_many_reports_are_the_first_ones(storage: Storage, start_worker: Callable[..., object]) -> None:
+    """Workers that are killed anywhere, also between the answer and the end of their trial: each answer stands."""
+    study = make(storage, target=8, pruner="asha", max_attempts=50)
+    for _ in range(4):
+        worker = start_worker("tiny", epoch_s=0.05)
+        worker.next_line()
+        worker.next_line()
+        worker.kill()
+        study.expire_dead()
+    start_worker("tiny").rest()
+    told = scalar(storage, "SELECT count(*) FROM kdhpc_slots WHERE pruned_at <> '{}'")
+    assert told == study.progress().pruned
+    assert study.progress().finished == 8

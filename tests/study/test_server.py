@@ -15,9 +15,13 @@ import psycopg2
 import pytest
 
 from kdhpc.errors import DatabaseError, UsageError
-from kdhpc.study.endpoint import Endpoint, endpoint_path, read_endpoint, write_endpoint
+from kdhpc.study.endpoint import Endpoint, endpoint_path, read_endpoint
 from kdhpc.study.postgres import installed_programs
 from kdhpc.study.server import ServerOptions, dump_path, running, start, stop
+from kdhpc.study.server_claim import NotCertainError, TakeOver
+from kdhpc.study.server_proof import last_server
+from kdhpc.study.server_record import update
+from tests.study.servers import pretend_elsewhere
 
 _ROOT = Path(__file__).parents[2]
 _ROUND = """
@@ -132,14 +136,14 @@ def test_start_after_a_kill_recovers(stopped_folder: Path) -> None:
 
 
 def test_start_where_the_killed_servers_number_is_another_programs(stopped_folder: Path) -> None:
-    endpoint = start(stopped_folder, ServerOptions()).endpoint
+    start(stopped_folder, ServerOptions())
     pid_file = stopped_folder / "data" / "postmaster.pid"
-    left_behind = pid_file.read_text()
+    left_behind, record = pid_file.read_text(), last_server(stopped_folder)
     stop(stopped_folder)
     owner = (stopped_folder / "data").stat()
-    pid_file.write_text(left_behind.replace(str(endpoint.pid), str(os.getpid()), 1))
+    pid_file.write_text(left_behind.replace(str(record.pid), str(os.getpid()), 1))
     os.chown(pid_file, owner.st_uid, owner.st_gid)
-    write_endpoint(stopped_folder, endpoint)
+    update(stopped_folder, replace(record, pid=os.getpid()))
     assert running(stopped_folder) is None
     connect(stopped_folder, start(stopped_folder, ServerOptions()).endpoint)
 
@@ -192,14 +196,13 @@ def test_start_of_data_of_a_version_that_is_not_installed_names_both(stopped_fol
 
 
 def test_start_and_stop_of_a_server_that_another_machine_may_run_are_refused(stopped_folder: Path) -> None:
-    endpoint = read_endpoint(stopped_folder)
-    assert endpoint is not None
-    write_endpoint(stopped_folder, replace(endpoint, node="node17", pid=4711))
-    with pytest.raises(DatabaseError, match=r"started on node17 \(process 4711\).*--take-over"):
-        start(stopped_folder, ServerOptions())
-    with pytest.raises(DatabaseError, match="node17"):
-        stop(stopped_folder)
-    assert start(stopped_folder, ServerOptions(), take_over=True).endpoint.node == socket.gethostname()
+    pretend_elsewhere(stopped_folder, node="node17", pid=4711)
+    for refused in (lambda: start(stopped_folder, ServerOptions()), lambda: stop(stopped_folder)):
+        with pytest.raises(NotCertainError, match=r"started on node17 \(process 4711.*--take-over"):
+            refused()
+    taken = start(stopped_folder, ServerOptions(), take_over=TakeOver()).endpoint
+    assert taken.node == socket.gethostname()
+    connect(stopped_folder, taken)
 
 
 def test_start_without_the_package_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,10 +247,10 @@ def test_endpoint_file_that_is_damaged_is_named(folder: Path) -> None:
 
 
 def test_endpoint_file_of_another_user_is_no_file_to_delete(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, **options: object) -> str:
+    def refuse(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DatabaseError, match=r"endpoint\.json may not be read by this user: .* KDHPC_RUNS"):
         read_endpoint(folder)
 

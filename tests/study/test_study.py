@@ -236,6 +236,17 @@ def test_delete_of_a_study_that_is_worked_on_is_refused(storage: Storage) -> Non
     assert study_names(storage) == ()
 
 
+def test_worker_of_a_study_that_was_deleted_gets_no_trial_and_is_told(storage: Storage) -> None:
+    study = make(storage)
+    make(storage, name="other").delete()
+    study.delete()
+    make(storage, seed=1)
+    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert study.progress().unfinished == 0
+    with pytest.raises(UnknownStudyError, match="the study was deleted meanwhile"):
+        study.is_draining()
+
+
 def test_create_name_of_another_programs_study_is_refused(storage: Storage, storage_url: str) -> None:
     foreign = optuna.create_study(study_name="tiny", storage=storage_url, direction="maximize")
     foreign.ask()

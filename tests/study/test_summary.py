@@ -50,10 +50,11 @@ def test_status_counts_rungs_workers_and_the_best(storage: Storage) -> None:
     time.sleep(0.2)
 
     status = asdict(read_status(storage, "tiny"))
-    keys = ["study", "target", "draining", "trials", "best", "rungs", "workers", "crashes", "diverged"]
-    assert list(status) == [*keys, "trials_per_hour", "seconds_to_go"]
+    keys = ["study", "target", "draining", "trials", "best", "rungs", "workers", "crashes"]
+    assert list(status) == [*keys, "diverged", "foreign_trials", "trials_per_hour", "seconds_to_go"]
     assert (status["study"], status["target"], status["draining"]) == ("tiny", 10, False)
-    assert status["trials"] == {**{"complete": 3, "pruned": 2, "diverged": 0, "running": 1, "waiting": 3, "failed": 1}}
+    counts = {"complete": 3, "pruned": 2, "diverged": 0, "running": 1, "waiting": 3, "failed": 1}
+    assert status["trials"] == counts
     assert status["best"] == {"number": 2, "value": 72.5}, "the earlier of two equals"
     assert status["rungs"] == (
         {"epoch": 1, "reached": 6, "survived": 5, "median": 52.5},

@@ -8,13 +8,13 @@ import pytest
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedSplit
-from kdhpc.training.checkpoint import TrialIdentity, load_checkpoint, save_checkpoint
+from kdhpc.training.checkpoint import CheckpointKey, load_checkpoint, save_checkpoint
 from kdhpc.training.device import resolve_device
 from kdhpc.training.loop import EnsembleTraining
 from tests.training.memory_source import ATTENTION_BRANCH, CPU, NETWORK, NUM_CLASSES, OBJECTIVE, training_config
 from tests.training.test_loop import GRAPH, StopAfter, assert_same_state, never, without_time
 
-IDENTITY = TrialIdentity(study="s", number=0, graph_key="0" * 12, seed=3, settings="0" * 16)
+KEY = CheckpointKey(study="s", number=0, graph_key="0" * 12, seed=3, settings="0" * 16)
 
 
 def packed_split(*, side, num_images=20):
@@ -69,10 +69,10 @@ def test_epochs_of_packed_images_stopped_and_resumed_from_a_file_end_in_the_same
     while True:
         training = training_of(augmentation, device=device, network=network)
         if path.exists():
-            training.restore(load_checkpoint(path, IDENTITY))
+            training.restore(load_checkpoint(path, KEY))
         reports += training.epochs(StopAfter(3))
         if training.finished:
             break
-        save_checkpoint(path, training.state(), IDENTITY)
+        save_checkpoint(path, training.state(), KEY)
     assert without_time(reports) == without_time(expected)
     assert_same_state(training.state(), whole.state())

@@ -1,5 +1,6 @@
 """What a benchmark found: a table for people, JSON for programs, and where it was measured."""
 
+import io
 import json
 import os
 import platform
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
+
+from kdhpc.files import write_whole
 
 _PACKAGES = ("torch", "torchvision", "numpy", "optuna", "sqlalchemy", "psycopg2-binary")
 
@@ -66,10 +69,10 @@ def show(report: Report, out: TextIO, *, style: str) -> None:
 
 def write(report: Report, path: Path) -> None:
     """Write a report as ``<path>.md`` and ``<path>.json``, over what is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     for suffix, style in ((".md", "table"), (".json", "json")):
-        with path.with_suffix(suffix).open("w") as file:
-            show(report, file, style=style)
+        text = io.StringIO()
+        show(report, text, style=style)
+        write_whole(path.with_suffix(suffix), text.getvalue())
 
 
 def _cpu_name() -> str:

@@ -3,6 +3,7 @@
 Source: https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
+import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from kdhpc.data.progress import Progress
 from kdhpc.data.readers.official import Layout, locate
 from kdhpc.data.readers.source import ArraySource, ArraySplit, Counts, lines_of
 from kdhpc.errors import DataError
+from kdhpc.files import read_whole
 
 _PIXELS = 3 * 32 * 32
 # A damaged pickle fails in whatever way its bytes happen to say.
@@ -144,8 +146,7 @@ def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
 
 def _entry(path: Path, key: bytes) -> object:
     try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file, encoding="bytes").load()
+        content = _ArraysOnly(io.BytesIO(read_whole(path)), encoding="bytes").load()
     except _DAMAGED as exc:
         raise DataError(f"{path} is not an official CIFAR file: {exc}") from exc
     if not isinstance(content, dict):
@@ -177,7 +178,7 @@ def _pickled_names(path: Path, key: bytes) -> tuple[str, ...]:
 
 def _binary(path: Path, label_bytes: int) -> ArraySplit:
     record = label_bytes + _PIXELS
-    content = np.fromfile(path, dtype=np.uint8)
+    content = np.frombuffer(read_whole(path), dtype=np.uint8)
     if len(content) == 0 or len(content) % record:
         raise DataError(
             f"{path} has {len(content):,} bytes, not a multiple of {record:,}: it is truncated, get it again"

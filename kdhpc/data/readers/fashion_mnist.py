@@ -15,6 +15,7 @@ from kdhpc.data.progress import Progress
 from kdhpc.data.readers.official import Layout, locate
 from kdhpc.data.readers.source import ArraySource, ArraySplit, Counts
 from kdhpc.errors import DataError
+from kdhpc.files import read_whole
 
 _FILES = (
     "train-images-idx3-ubyte",
@@ -79,6 +80,7 @@ def _idx(path: Path, *, dimensions: int) -> NDArray[np.uint8]:
 
 def _content(path: Path) -> bytes:
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = read_whole(path)
+        return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as exc:
         raise DataError(f"{path} is damaged ({exc}): get it again") from exc

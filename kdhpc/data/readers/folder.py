@@ -1,6 +1,5 @@
 """A folder of any images: ``train/<class>/*`` and ``test/<class>/*``."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import Counts, FileSource, FileSplit, first_few
+from kdhpc.data.reading import files_below, folders_in, is_folder, look_at
 from kdhpc.errors import DataError
 
 _SUFFIXES = frozenset(
@@ -42,17 +42,20 @@ class FolderReader:
 
         Raises:
             DataError: no such folders, an empty class, or classes that training and test don't share.
+            StorageError: the file system refuses to list a folder.
         """
-        validation = next((source / name for name in _VALIDATION if (source / name).is_dir()), None)
+        if look_at(source) is None:
+            raise DataError(f"{source} does not exist: name the folder that has train/<class>/* and test/<class>/*")
+        validation = next((source / name for name in _VALIDATION if is_folder(source / name)), None)
         train, test = [source / "train"], source / "test"
-        if not test.is_dir() and validation is not None:
+        if not is_folder(test) and validation is not None:
             progress.say(f"{validation} is the test half: there is no {test}")
             test = validation
         elif validation is not None:
             progress.say(f"{validation} is added to the training half: a search divides that half itself")
             train.append(validation)
         for folder in (*train, test):
-            if not folder.is_dir():
+            if not is_folder(folder):
                 raise DataError(f"{folder} is not a folder: expected are train/<class>/* and test/<class>/*")
         return _source(source, train, test, progress)
 
@@ -69,7 +72,7 @@ def _source(source: Path, train: list[Path], test: Path, progress: Progress) -> 
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    names = tuple(name for name in folders_in(folder) if not name.startswith("."))
     if not names:
         raise DataError(f"{folder} has no class folders: expected is {folder}/<class>/*")
     return names
@@ -95,12 +98,8 @@ def _split(source: Path, folders: list[Path], classes: tuple[str, ...], progress
 
 def _images(source: Path, folder: Path, label: str, progress: Progress) -> list[_Found]:
     """The images of one class, at any depth."""
-    files = [
-        Path(parent) / name
-        for parent, _, names in os.walk(folder / label, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-    ]
+    below = files_below(folder / label, lambda folder: True)
+    files = [path for path in below if not path.name.startswith(".")]
     images = sorted(path.relative_to(source).as_posix() for path in files if path.suffix.lower() in _SUFFIXES)
     if not images:
         raise DataError(f"class {label!r} has no image in {folder / label}: remove it everywhere, or add images")

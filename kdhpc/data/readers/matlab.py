@@ -1,5 +1,6 @@
 """Lists and records in MATLAB files, as Stanford's data sets have them."""
 
+import io
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdhpc.errors import DataError
+from kdhpc.files import read_whole
 
 _Value = TypeVar("_Value", str, int)
 
@@ -28,6 +30,7 @@ class MatFile:
 
         Raises:
             DataError: it is damaged, or SciPy is not installed.
+            StorageError: the file system refuses to read it.
         """
         try:
             from scipy.io import loadmat
@@ -35,7 +38,7 @@ class MatFile:
         except ImportError as exc:
             raise DataError(f"reading {path.name} needs SciPy: pip install 'kdhpc[finegrained]'") from exc
         try:
-            contents = loadmat(path)
+            contents = loadmat(io.BytesIO(read_whole(path)))
         # SciPy's reader fails on damaged files in whatever way their bytes happen to say.
         except (MatReadError, OSError, ValueError, TypeError, LookupError, NotImplementedError, zlib.error) as exc:
             raise DataError(f"{path} is damaged or not a MATLAB file ({exc}): get it again") from exc

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kdhpc.data.progress import Progress
 from kdhpc.errors import DataError
+from kdhpc.files import read_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,7 @@ class Reader(Protocol):
 
         Raises:
             DataError: it is not what it should be.
+            StorageError: a file system refuses to read the source, or to write what has to be unpacked.
         """
 
 
@@ -148,9 +150,10 @@ def lines_of(path: Path) -> list[str]:
 
     Raises:
         DataError: it cannot be read as text.
+        StorageError: the file system refuses to read it.
     """
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in read_whole(path).decode().splitlines() if line.strip()]
     except (OSError, ValueError) as exc:
         raise DataError(f"{path} cannot be read: {exc}") from exc
 

@@ -1,0 +1,138 @@
+"""Reading files of others: what the file system says never looks like a fault of the file.
+
+Libraries that decode images or unpack archives take any ``OSError`` for a damaged file, and some hide it in an error of
+their own. So a failure of the disk is tried again below them, and then comes through as a ``StorageError``, which none
+of them catches.
+"""
+
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from kdhpc.files import is_of_storage, patiently, storage_error
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+T = TypeVar("T")
+
+
+def read_from(path: Path, work: Callable[[], T]) -> T:
+    """Do work that reads a file or a folder, and again for some seconds while it fails by what may pass.
+
+    Raises:
+        StorageError: the file system refuses.
+        OSError: another error, such as that there is no such file.
+    """
+    try:
+        return patiently(work)
+    except OSError as exc:
+        if is_of_storage(exc):
+            raise storage_error(exc, path, "read") from exc
+        raise
+
+
+def look_at(path: Path) -> os.stat_result | None:
+    """What a file or a folder is, links followed; none where there is none of that name.
+
+    Raises:
+        StorageError: the file system refuses to tell.
+    """
+    try:
+        return read_from(path, path.stat)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name, links followed.
+
+    Raises:
+        StorageError: the file system refuses to tell.
+    """
+    found = look_at(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of all that is in a folder, sorted.
+
+    Raises:
+        StorageError: the file system refuses to list it.
+        OSError: there is no such folder.
+    """
+    return sorted(read_from(folder, lambda: [path.name for path in folder.iterdir()]))
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, links followed, sorted.
+
+    Raises:
+        StorageError: the file system refuses to list it.
+        OSError: there is no such folder.
+    """
+    return sorted(entry.name for entry, is_one in _listing(folder) if is_one)
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a file whose reading raises ``StorageError`` where the file system refuses.
+
+    Raises:
+        StorageError: the file system refuses to open it.
+        OSError: there is no such file, or it is a folder.
+    """
+    return io.BufferedReader(read_from(path, lambda: _File(path)))
+
+
+def files_below(folder: Path, enters: "Callable[[os.DirEntry[str]], bool]") -> Iterator[Path]:
+    """The files in a folder at any depth, in any order; none is missing because a folder could not be read.
+
+    Args:
+        folder: The folder.
+        enters: Which of the folders below it are looked into; links to folders are asked about, too.
+
+    Raises:
+        StorageError: the file system refuses to list a folder.
+        OSError: there is no such folder.
+    """
+    for entry, is_one in _listing(folder):
+        if not is_one:
+            yield folder / entry.name
+        elif enters(entry):
+            yield from files_below(folder / entry.name, enters)
+
+
+def _listing(folder: Path) -> "list[tuple[os.DirEntry[str], bool]]":
+    def read() -> "list[tuple[os.DirEntry[str], bool]]":
+        with os.scandir(folder) as entries:
+            return [(entry, _is_folder(entry)) for entry in entries]
+
+    return read_from(folder, read)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as exc:
+        # A link that leads back to itself is none.
+        if is_of_storage(exc):
+            raise
+        return False
+
+
+class _File(io.FileIO):
+    """A file that is open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        read = super().readinto
+        return read_from(self._path, lambda: read(buffer))
+
+    def readall(self) -> bytes:
+        return read_from(self._path, super().readall)

@@ -1,0 +1,76 @@
+"""PostgreSQL's own lock file, ``data/postmaster.pid``: who runs on the data folder, in PostgreSQL's words."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from kdhpc.files import read_whole, remove
+from kdhpc.processes import process_start
+
+NOBODYS_PID = 2**30
+"""A process id that no process can have: Linux gives numbers below 2**22."""
+
+
+class WrittenPid(NamedTuple):
+    """What the file says; zeros, where it was cut short with its machine."""
+
+    pid: int
+    port: int
+
+
+def pid_path(folder: Path) -> Path:
+    """The file, in a server's folder."""
+    return folder / "data" / "postmaster.pid"
+
+
+def written_pid(folder: Path) -> WrittenPid | None:
+    """What the file says; none: there is no such file.
+
+    Raises:
+        StorageError: the file system does not give it back.
+    """
+    try:
+        lines = read_whole(pid_path(folder)).decode(errors="replace").splitlines()
+        return WrittenPid(pid=int(lines[0]), port=int(lines[3]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, IndexError):
+        return WrittenPid(pid=0, port=0)
+
+
+def serving_pid(folder: Path) -> int | None:
+    """The process id in the file, if a process that can be seen from here has it and works on this data folder."""
+    written = written_pid(folder)
+    if written is None or written.pid <= 0 or process_start(written.pid) is None:
+        return None
+    process, data = Path(f"/proc/{written.pid}"), folder / "data"
+    try:
+        works_here = (process / "cwd").samefile(data)
+    except OSError:
+        # In many containers not even root may look there.
+        works_here = False
+    with contextlib.suppress(OSError):
+        works_here = works_here or os.fsencode(data) in (process / "cmdline").read_bytes().split(b"\0")
+    return written.pid if works_here else None
+
+
+def forget_pid(folder: Path) -> None:
+    """Let PostgreSQL see that the server is gone, which has ended for certain.
+
+    PostgreSQL takes any process of that number for the old server: another program that has it now, or the old server
+    itself, dead but not yet asked for by its parent. A number that nobody can have makes it go by the rest of the file:
+    it starts unless the old server's children still hold the shared memory.
+    """
+    written = written_pid(folder)
+    if written is None or serving_pid(folder) is not None:
+        return
+    path = pid_path(folder)
+    if written.pid == 0:
+        # PostgreSQL would not start beside it, and there is nothing in it to go by.
+        remove(path)
+        return
+    with contextlib.suppress(OSError):
+        rest = path.read_text().partition("\n")[2]
+        # Written in place, not renamed: the file's owner must stay the server's account.
+        path.write_text(f"{NOBODYS_PID}\n{rest}")
