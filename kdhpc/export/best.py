@@ -35,7 +35,7 @@ class ExportedGraph:
 
 
 def export_trials(
-    definition: StudyDefinition, trials: Sequence[TrialRecord], folder: Path, *, study_uid: str
+    definition: StudyDefinition, trials: Sequence[TrialRecord], folder: Path, *, study_uid: str | None = None
 ) -> tuple[tuple[ExportedGraph, ...], Path]:
     """Write the graphs of some trials, best first.
 
@@ -43,22 +43,29 @@ def export_trials(
         definition: The study that they are from.
         trials: Complete trials, best first, at least one.
         folder: Where to; made if needed.
-        study_uid: Names this study and no other, not even one of its name that was made after it was deleted.
+        study_uid: Names this study and no other, not even one of its name that was made after it was deleted; none:
+            not known.
 
     Returns:
         The files of the best graph by a name that commands can rely on (``<study>-best``), those of each graph by its
         trial's number, and the CSV with a row for each.
     """
-    best = _export(definition, trials[0], folder / f"{definition.name}-best")
-    each = [_export(definition, trial, folder / f"{definition.name}-trial{trial.number}") for trial in trials]
+
+    def export(trial: TrialRecord, name: str) -> ExportedGraph:
+        return _export(definition, trial, folder / f"{definition.name}-{name}", study_uid)
+
+    if study_uid is not None:
+        _tell_about_others(definition.name, folder, study_uid)
+    best = export(trials[0], "best")
+    each = [export(trial, f"trial{trial.number}") for trial in trials]
     return (best, *each), _write_table(definition, trials, folder)
 
 
-def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str) -> dict[str, str | int | float]:
+def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str | None) -> dict[str, str | int | float]:
     """Where a graph comes from: study, trial, value, data set, network, every setting, versions."""
     return {
         "study": definition.name,
-        "study_uid": study_uid,
+        **({} if study_uid is None else {"study_uid": study_uid}),
         "trial": trial.number,
         "value": trial.value,
         "graph_key": graph_key(trial.graph),
@@ -91,7 +98,7 @@ def _study_uid(path: Path) -> str | None:
     return uid if isinstance(uid, str) else None
 
 
-def _export(definition: StudyDefinition, trial: TrialRecord, stem: Path, study_uid: str) -> ExportedGraph:
+def _export(definition: StudyDefinition, trial: TrialRecord, stem: Path, study_uid: str | None) -> ExportedGraph:
     graph, svg, png = (stem.with_name(f"{stem.name}.{ending}") for ending in ("json", "svg", "png"))
     files = ExportedGraph(graph=graph, svg=svg, png=png)
     write_graph(files.graph, trial.graph, provenance=provenance(definition, trial, study_uid))

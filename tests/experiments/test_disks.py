@@ -1,6 +1,7 @@
 """Final trainings on disks that fail: what is called done can be read, and no epoch is trained twice without need."""
 
 import logging
+import signal
 
 import pytest
 
@@ -76,24 +77,26 @@ def test_weights_that_a_quota_refuses_at_close_fail_the_command_and_not_the_trai
     assert is_as(whole)
 
 
-def test_disk_that_fills_up_in_the_middle_costs_no_more_than_the_last_checkpoint(place, faulty):
-    command = ("train", "--graph", "dml", "--nodes", "2", *LONG)
-    assert place.run(*command, "run.name=whole").returncode == 0
+def test_disk_that_fills_up_in_the_middle_costs_no_more_than_since_the_last_checkpoint(place, faulty):
+    epochs = "training.epochs=8"
+    train(place.config(*DML, epochs, "run.name=whole"))
+    command = ("train", "--graph", "dml", "--nodes", "2", *LONG, epochs, "run.name=run")
     run = place.runs / "train" / "run" / "seed0"
-    training = place.start(*command, "run.name=run")
+    training = place.start(*command)
     wait_for(run / "checkpoint.pt")
+    training.send_signal(signal.SIGSTOP)
     faulty.rules("write,create run/seed0 err=ENOSPC")
+    training.send_signal(signal.SIGCONT)
     _, err = training.communicate(timeout=300)
     assert training.returncode == 1
     assert "Traceback" not in err
-    last = err.splitlines()[-1]
-    assert last == (
+    assert err.splitlines()[-1] == (
         f"kdhpc: {run / 'node1.safetensors'} cannot be written: No space left on device: make room, "
         f"and the same command trains on from its last checkpoint {run / 'checkpoint.pt'}"
     )
     assert not (run / "result.json").exists()
     faulty.rules()
-    again = place.run(*command, "run.name=run")
+    again = place.run(*command)
     assert again.returncode == 0, again.stderr
     assert "goes on after epoch" in again.stderr
     for node in ("node1.safetensors", "node2.safetensors"):
