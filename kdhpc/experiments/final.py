@@ -207,7 +207,7 @@ def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module], weight
         node_accuracies=report.node_accuracies,
         ensemble_accuracy=report.ensemble_accuracy,
         num_parameters=sum(p.numel() for network in networks for p in network.parameters()),
-        seconds=sum(epoch.seconds for epoch in read_metrics(run.paths.metrics)),
+        seconds=_seconds(run, report.epoch),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
         precision=resolve_precision(config.device, device),
@@ -219,3 +219,8 @@ def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module], weight
         diverged_epoch=None if report.diverged is None else report.epoch,
         diverged=report.diverged or "",
     )
+
+
+def _seconds(run: Run, num_epochs: int) -> float | None:
+    epochs = read_metrics(run.paths.metrics)
+    return sum(epoch.seconds for epoch in epochs) if len(epochs) == num_epochs else None

@@ -114,12 +114,10 @@ class RunOwner:
         record = _read(self._paths.owner)
         if record is not None and record.token != self._own.token:
             self._taken = f"was begun again by {record}"
-        elif record is None:
-            # Another process may have taken the run over and ended since.
-            if self._paths.result.exists():
-                self._taken = "was trained to its end by another process"
-            else:
-                self._write()
+        elif self._paths.result.exists():
+            self._taken = "was trained to its end by another process"
+        elif record is None:  # Another process has taken the run over, and was stopped.
+            self._write()
 
     def _write(self) -> None:
         write_whole(self._paths.owner, strict_json(dataclasses.asdict(self._own), indent=2), "\n")

@@ -78,8 +78,8 @@ class FinalResult:
     """Top-1 of the ensemble on the test images, in percent; none of a training that diverged."""
     num_parameters: int
     """Weights of all networks together."""
-    seconds: float
-    """Training and evaluation, interruptions left out."""
+    seconds: float | None
+    """Training and evaluation, interruptions left out; none: the log of its epochs has gaps."""
     device: str
     """Name of the processor or GPU."""
     versions: dict[str, str]

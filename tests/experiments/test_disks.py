@@ -9,6 +9,7 @@ from kdhpc.config.paths import RunPaths
 from kdhpc.errors import ConfigError, DataError, KdhpcError, StorageError
 from kdhpc.experiments.result import read_result
 from kdhpc.files import write_whole
+from kdhpc.training.metrics import read_metrics
 from tests.experiments.conftest import TINY
 from tests.experiments.test_final import StopAfter, same, train, weights_of
 from tests.experiments.test_train_command import LONG, same_weights, wait_for
@@ -54,6 +55,7 @@ def test_files_of_the_end_that_a_disk_refuses_are_written_the_next_time(place, f
     result, reports = train(config, stop=StopAfter(1))
     assert [report.epoch for report in reports] == [2], "scored, not trained"
     assert result == read_result(paths.result)
+    assert result.seconds == sum(report.seconds for report in read_metrics(paths.metrics))
     assert is_as(whole)
     assert not paths.checkpoint.exists()
     assert train(config) == (result, [])
@@ -255,3 +257,10 @@ def test_result_of_another_seed_is_not_this_one(place):
         train(place.config(*DML, "run.name=run", "run.seed=1"))
     RunPaths.of("run", 1).root.rename(RunPaths.of("run", 0).root)
     assert train(place.config(*DML, "run.name=run"))[1] == []
+
+
+def test_log_with_gaps_makes_no_number_of_seconds(place, faulty):
+    faulty.rules("open seed0/metrics.jsonl err=EACCES")
+    result, _ = train(place.config(*DML, "run.name=run"))
+    assert result.seconds is None
+    assert read_result(RunPaths.of("run", 0).result) == result

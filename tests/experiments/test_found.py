@@ -10,7 +10,7 @@ import pytest
 
 from kdhpc.cli.main import main
 from kdhpc.experiments.found import find_results, seed_folders
-from kdhpc.experiments.result import write_result
+from kdhpc.experiments.result import read_result, write_result
 from kdhpc.files import parse_json
 from tests.experiments.test_results import ENSEMBLE, result_of
 
@@ -152,8 +152,10 @@ def test_result_without_accuracies_that_did_not_diverge_is_none():
 
 
 def test_write_result_is_strict_json(tmp_path):
-    write_result(result_of(0, seconds=float("nan")), tmp_path / "result.json")
-    assert json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)["seconds"] is None
+    path = tmp_path / "result.json"
+    write_result(result_of(0, seconds=float("nan")), path)
+    assert json.loads(path.read_text(), parse_constant=pytest.fail)["seconds"] is None
+    assert read_result(path) == result_of(0, seconds=None)
 
 
 def test_seed_folders_are_those_of_training(runs):

@@ -144,7 +144,8 @@ def test_run_that_another_process_begins_stops_before_it_writes_anything(place):
     assert not paths.weights(0).exists()
 
 
-def test_run_that_another_process_finishes_meanwhile_stops(place):
+@pytest.mark.parametrize("takes_over", [True, False])
+def test_run_that_another_process_finishes_meanwhile_stops(place, takes_over):
     config = place.config(*SINGLE)
     train(config)
     paths = RunPaths.of("run", 0)
@@ -152,8 +153,9 @@ def test_run_that_another_process_finishes_meanwhile_stops(place):
     paths.result.unlink()
 
     def finish():
-        paths.owner.unlink(missing_ok=True)
-        paths.result.write_bytes(result)
+        if takes_over:
+            paths.owner.unlink(missing_ok=True)
+        write_whole(paths.result, result)
         return False
 
     with pytest.raises(RunTakenError, match="was trained to its end by another process: this one stops"):
