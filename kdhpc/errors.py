@@ -12,6 +12,8 @@ KdhpcError                   exit 1: one line, no traceback (use --debug to see 
 │   └── LeaseLostError       another worker owns the slot now
 ├── DatabaseError            PostgreSQL unreachable, or not able to do what was asked
 ├── CheckpointError          a checkpoint that is damaged or belongs to another trial
+├── DivergedError            a training whose numbers became none
+├── RunTakenError            another process trains the same final training
 ├── StorageError             a disk or file system that refuses: full, closed to this user, or failing
 └── ClusterError             launching, or talking to the batch system
     └── ClusterBusyError     the batch system is away or busy: the same may succeed later
@@ -73,6 +75,14 @@ class DatabaseError(KdhpcError):
 
 class CheckpointError(KdhpcError):
     """A checkpoint that is damaged, or belongs to another trial."""
+
+
+class DivergedError(KdhpcError):
+    """A final training that came to numbers that are none: there is nothing to score, and nothing to keep."""
+
+
+class RunTakenError(KdhpcError):
+    """Another process has begun the same final training: this one stops, and writes nothing more."""
 
 
 class StorageError(KdhpcError):

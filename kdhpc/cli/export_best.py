@@ -62,7 +62,7 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
             f"study {name!r} has no complete trial{yet}{diverged}: nothing to export "
             f"(see `kdhpc status --study {name}`)"
         )
-    exported, table = export_trials(study.definition, trials, folder or StudyPaths.of(name).export)
+    exported, table = export_trials(study.definition, trials, folder or StudyPaths.of(name).export, study_uid=study.uid)
     for files in exported:
         print(files.graph, files.svg, files.png, sep="\n")
     print(table)

@@ -3,6 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
+from kdhpc.errors import DivergedError
+
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
     from kdhpc.experiments.result import FinalResult
@@ -10,10 +12,14 @@ if TYPE_CHECKING:
 
 
 def train_one(config: "TrainConfig") -> bool:
-    """Train one config, with progress on stderr and the accuracies on stdout.
+    """Train one config, with progress on stderr, and on stdout the accuracies, or that it diverged.
 
     Returns:
         False: it was stopped. If a job of a sweep stopped because its time limit is near, it is in Slurm's queue again.
+
+    Raises:
+        DivergedError: it diverged, now or earlier.
+        KdhpcError: as :func:`kdhpc.experiments.final.train_final`.
     """
     from kdhpc.cluster.job import is_submitted, log_to_stderr, requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
@@ -33,17 +39,19 @@ def train_one(config: "TrainConfig") -> bool:
     if result is None:
         print("kdhpc: stopped; the same command goes on", file=sys.stderr)
         return False
-    print(result_line(result))
+    print(result_line(result), flush=True)
+    if result.divergence is not None:
+        raise DivergedError(f"{result_line(result)}; no weights are kept: train with other settings")
     return True
 
 
 def result_line(result: "FinalResult") -> str:
-    """The accuracies of one training."""
+    """The accuracies of one training, or when and why it diverged."""
+    what = f"{result.name} seed {result.seed}"
+    if result.node_accuracies is None or result.ensemble_accuracy is None:
+        return f"{what}: {result.divergence}"
     nodes = " ".join(f"{accuracy:.2f}" for accuracy in result.node_accuracies)
-    return (
-        f"{result.name} seed {result.seed}: ensemble {result.ensemble_accuracy:.2f} %, nodes {nodes} %"
-        f" ({result.scored_on} images)"
-    )
+    return f"{what}: ensemble {result.ensemble_accuracy:.2f} %, nodes {nodes} % ({result.scored_on} images)"
 
 
 def progress_line(report: "EpochReport", epochs: int) -> str:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from kdhpc.errors import DataError
+
 _DESCRIPTION = """\
 Draws the ensemble accuracy of final trainings, a picture for each data set: by the number of nodes, a curve for each
 kind of graph (the paper's Figure 3), or by the number of parameters of all networks, a curve for each network and kind
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw, and print the paths.
 
     Raises:
-        DataError: there is no such folder, or no result in it.
+        DataError: there is no such folder, or no result in it of a training that did not diverge.
     """
     from kdhpc.config.paths import final_root, report_dir
     from kdhpc.experiments.summary import summarise_folder
@@ -47,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
 
     summaries = summarise_folder(args.folder or final_root())
     folder = args.out or report_dir("accuracy")
-    for chart in chart_accuracies(summaries, args.by):
+    charts = chart_accuracies(summaries, args.by)
+    if not charts:
+        raise DataError(f"all final trainings in {args.folder or final_root()} diverged: nothing to draw")
+    for chart in charts:
         validation = "" if chart.scored_on == "test" else f"-{chart.scored_on}"
         stem = f"{chart.dataset}{validation}-by-{chart.by}"
         paths = tuple(folder / f"{stem}.{ending}" for ending in ("svg", "png"))

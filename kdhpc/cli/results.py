@@ -3,25 +3,27 @@
 import argparse
 import csv
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.table import aligned
+from kdhpc.files import strict_json
 
 if TYPE_CHECKING:
     from kdhpc.experiments.summary import Spread, Summary
 
 _DESCRIPTION = """\
 Mean and standard deviation over seeds of the nodes' mean accuracy and of the ensemble's, on the test images, after the
-last epoch. A row for each data set, network, graph and set of settings. JSON and CSV also say what the graph was
-searched with (data set, network, study and trial), and which run taught a student, with its ensemble's accuracy.
+last epoch. A row for each data set, network, graph and set of settings. Seeds that diverged have no accuracy: they are
+counted beside the average, not in it. JSON and CSV also say what the graph was searched with (data set, network, study
+and trial), and which run taught a student, with its ensemble's accuracy.
 """
 
 
 _COLUMNS = (
     *("training", "dataset", "network", "graph", "nodes", "epochs", "training_images", "scored_on", "seeds"),
+    *("diverged", "diverged_seeds"),
     *("node_mean", "node_std", "ensemble_mean", "ensemble_std", "ddof", "parameters", "precision"),
     *("searched_dataset", "searched_network", "searched_study", "searched_trial"),
     *("teacher", "teacher_accuracy"),
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     summaries = summarise_folder(args.folder or final_root(), ddof=args.ddof)
     if args.format == "json":
-        print(json.dumps([{**dataclasses.asdict(summary), "ddof": args.ddof} for summary in summaries], indent=2))
+        print(strict_json([_document(summary, args.ddof) for summary in summaries], indent=2))
     elif args.format == "csv":
         _print_csv(summaries, args.ddof)
     else:
@@ -61,10 +63,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _document(summary: "Summary", ddof: int) -> dict[str, object]:
+    return {**dataclasses.asdict(summary), "diverged": len(summary.diverged_seeds), "ddof": ddof}
+
+
 def _table(summaries: "tuple[Summary, ...]", ddof: int) -> str:
-    head = ("training", "nodes", "epochs", "seeds", "node", "ensemble", "parameters")
+    any_diverged = any(s.diverged_seeds for s in summaries)
+    head = ["training", "nodes", "epochs", "seeds", "node", "ensemble", "parameters"]
     rows = [
-        (
+        [
             s.name if s.scored_on == "test" else f"{s.name} ({s.scored_on})",
             str(s.num_nodes),
             str(s.epochs),
@@ -72,15 +79,19 @@ def _table(summaries: "tuple[Summary, ...]", ddof: int) -> str:
             _shown(s.node),
             _shown(s.ensemble),
             f"{s.num_parameters:,}",
-        )
+            *([str(len(s.diverged_seeds))] if any_diverged else []),
+        ]
         for s in summaries
     ]
-    return "\n".join(
-        [*aligned([head, *rows]), "", f"top-1 in percent, mean ± standard deviation (ddof {ddof}) over seeds"]
-    )
+    note = f"top-1 in percent, mean ± standard deviation (ddof {ddof}) over seeds"
+    if any_diverged:
+        head, note = [*head, "diverged"], f"{note}; diverged: seeds that are not in it"
+    return "\n".join([*aligned([head, *rows]), "", note])
 
 
-def _shown(spread: "Spread") -> str:
+def _shown(spread: "Spread | None") -> str:
+    if spread is None:
+        return "-"
     return f"{spread.mean:.2f}" if spread.std is None else f"{spread.mean:.2f} ± {spread.std:.2f}"
 
 
@@ -88,9 +99,18 @@ def _print_csv(summaries: "tuple[Summary, ...]", ddof: int) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for s in summaries:
-        spreads = (s.node.mean, s.node.std, s.ensemble.mean, s.ensemble.std)
+        spreads = [value for spread in (s.node, s.ensemble) for value in _mean_and_std(spread)]
         what = (s.name, s.dataset, s.network, s.graph, s.num_nodes, s.epochs, s.training_images, s.scored_on)
         searched = (s.searched.dataset, s.searched.network, s.searched.study, s.searched.trial)
         taught = (s.teacher, s.teacher_accuracy)
-        seeds = " ".join(map(str, s.seeds))
-        writer.writerow([*what, seeds, *spreads, ddof, s.num_parameters, s.precision, *searched, *taught])
+        diverged = (len(s.diverged_seeds), _listed(s.diverged_seeds))
+        cost = (s.num_parameters, s.precision)
+        writer.writerow([*what, _listed(s.seeds), *diverged, *spreads, ddof, *cost, *searched, *taught])
+
+
+def _mean_and_std(spread: "Spread | None") -> "tuple[float | None, float | None]":
+    return (None, None) if spread is None else (spread.mean, spread.std)
+
+
+def _listed(seeds: "tuple[int, ...]") -> str:
+    return " ".join(map(str, seeds))

@@ -2,15 +2,21 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdhpc.cli.one_training import train_one
-from kdhpc.errors import UsageError
+from kdhpc.errors import DivergedError, UsageError
+
+if TYPE_CHECKING:
+    from kdhpc.config.schema import TrainConfig
 
 _DESCRIPTION = """\
 Trains a graph from scratch on all training images and scores it on the test images: per-node and ensemble accuracy of
-the last epoch. A run that was interrupted goes on where it stopped, one that is done is not repeated. Results lie in
-runs/train/<data set>-<network>-<graph>/seed<k>; `kdhpc results` puts them in a table.
+the last epoch. A run that was interrupted goes on where it stopped, one that is done is not repeated. One that diverges
+ends there, has no accuracy, and makes the exit code 1. Results lie in runs/train/<data set>-<network>-<graph>/seed<k>;
+`kdhpc results` puts them in a table.
 """
 _EPILOG = """\
 examples:
@@ -67,8 +73,9 @@ def run(args: argparse.Namespace) -> int:
         0 done, 130 stopped before it was done.
 
     Raises:
-        KdhpcError: something is wrong with one of them; nothing was trained.
+        KdhpcError: something is wrong with one of them; nothing was trained. Or the one that was trained cannot go on.
         ClusterError: jobs failed; the message names the first.
+        DivergedError: trainings diverged; the others were trained, and the message names the first.
     """
     from kdhpc.config.compose import compose_train
     from kdhpc.config.sweep import combinations
@@ -83,12 +90,27 @@ def run(args: argparse.Namespace) -> int:
     # Also for jobs: what is wrong with any of them is said before the first one starts.
     runs = open_all(configs, elsewhere=args.launcher == "submitit_slurm")
     if args.launcher == "none":
-        return 0 if all(train_one(config) for config in configs) else 130
+        return _train_here(configs)
 
     from kdhpc.cli.train_jobs import train_as_jobs
 
     train_as_jobs(runs, overrides, launcher=args.launcher, config_dir=args.config_dir)
     return 0
+
+
+def _train_here(configs: "Sequence[TrainConfig]") -> int:
+    """One after the other; one that diverges keeps no other from being trained."""
+    diverged: list[DivergedError] = []
+    for config in configs:
+        try:
+            if not train_one(config):
+                return 130
+        except DivergedError as exc:
+            diverged.append(exc)
+    if not diverged:
+        return 0
+    many = f"{len(diverged)} of {len(configs)} trainings diverged, the first: " if len(configs) > 1 else ""
+    raise DivergedError(f"{many}{diverged[0]}")
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:

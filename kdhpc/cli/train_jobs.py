@@ -18,7 +18,7 @@ from kdhpc.cluster.watcher import QueueWatcher
 from kdhpc.config.paths import sweep_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.config.sweep import launch_sweep
-from kdhpc.errors import ClusterError
+from kdhpc.errors import ClusterError, DataError, StorageError
 from kdhpc.experiments.result import read_result
 from kdhpc.experiments.run import Run, describe
 from kdhpc.experiments.subject import tell_about
@@ -108,7 +108,10 @@ def _tell(runs: Sequence[Run], logs: Path) -> None:
 def _print_results(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.paths.result.exists():
-            print(result_line(read_result(run.paths.result)))
+            try:
+                print(result_line(read_result(run.paths.result)))
+            except (DataError, StorageError) as exc:
+                _LOG.warning("left out: %s", exc)
 
 
 def _local_plan(num_jobs: int) -> tuple[int, TrainJob]:

@@ -119,6 +119,11 @@ class RunPaths:
         return self.root / "lock"
 
     @property
+    def owner(self) -> Path:
+        """Names the process that trains it, for where locks do not meet."""
+        return self.root / "owner.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON line an epoch."""
         return self.root / "metrics.jsonl"

@@ -13,10 +13,11 @@ from kdhpc.data.split import search_split, training_subset
 from kdhpc.experiments.subject import Subject
 from kdhpc.networks.build import build_network
 from kdhpc.networks.names import check_network, check_normalisation
+from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.device import Precision, has_node_streams, preferred_mode, resolve_device, resolve_precision
 from kdhpc.training.loop import EnsembleTraining, TrainingLoop
 from kdhpc.training.one import OneTraining
-from kdhpc.training.pretrained import check_weights, pretrained_origin, read_pretrained
+from kdhpc.training.pretrained import check_weights, read_pretrained
 from kdhpc.training.student import StudentTraining
 
 _Halves: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64] | None, PackedSplit]

@@ -1,23 +1,27 @@
 """Final training: one graph, from scratch, on the original training images, scored on the original test images."""
 
 import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from kdhpc import __version__
 from kdhpc.config.document import write_config
 from kdhpc.config.schema import TrainConfig
+from kdhpc.errors import CheckpointError, ConfigError, DataError, NetworkError, StorageError
 from kdhpc.experiments.assembly import assemble, num_training_images
-from kdhpc.experiments.lock import held
+from kdhpc.experiments.owner import RunOwner, owned
 from kdhpc.experiments.result import FinalResult, SearchedWith, read_result, write_result
 from kdhpc.experiments.run import Run, open_run
-from kdhpc.experiments.settings import digest, write_settings
+from kdhpc.experiments.settings import digest, read_settings, write_settings
 from kdhpc.experiments.subject import tell_about
+from kdhpc.experiments.weights import check_weights_files
+from kdhpc.files import write_whole
 from kdhpc.graph.serial import write_graph
+from kdhpc.networks.weights import content_digest
 from kdhpc.training.checkpoint import remove_checkpoint
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device import resolve_device, resolve_precision
@@ -32,32 +36,67 @@ def train_final(
 ) -> FinalResult | None:
     """Train, or go on with, one final training.
 
+    What is done is on the disk and was read back: first the weights, then the result that names them by their content,
+    and only then the checkpoint goes.
+
     Args:
         config: What to train; a run that is done with the same settings is not repeated.
         show: Called after each epoch.
         should_stop: Asked after each step; True checkpoints and returns.
 
     Returns:
-        The result; none if it was stopped.
+        The result, also of a training that diverged; none if it was stopped.
 
     Raises:
         KdhpcError: as :func:`kdhpc.experiments.run.open_run`.
-        ConfigError: another process is training it.
+        ConfigError: another process is training it, or its folder holds another training's result.
         CheckpointError: the disk refuses the last checkpoint of a run that is stopped.
+        DataError: it is done, and its result or its weights are damaged since.
+        RunTakenError: another process has begun it meanwhile, on a file system where their locks do not meet.
+        StorageError: the disk refuses; the same command goes on.
     """
     run = open_run(config)
-    if run.paths.result.exists():
+    if (done := _read_done(run)) is not None:
         _LOG.info("%s is done already", run.paths.root)
-        return read_result(run.paths.result)
+        return done
     tell_about(run.subject, config, run.packed.checksum)
     training = assemble(config, run.subject, run.packed)
-    with held(run.paths.lock):
+    with owned(run.paths) as owner:
+        # Another process may have come to the end since.
+        if (done := _read_done(run)) is not None:
+            return done
         _begin(run)
-        report = _train(training, run, show, should_stop)
-        return None if report is None else _finish(run, report, training.networks)
+        ended = _train(training, run, owner, show, should_stop)
+        return None if ended is None else _finish(run, owner, ended, training.networks)
+
+
+def _read_done(run: Run) -> FinalResult | None:
+    """The result of a run that is done: none where there is none, and never one whose weights are not as it says."""
+    paths = run.paths
+    if not paths.result.exists():
+        return None
+    remedy = f"remove {paths.result}, and the same command goes on from its checkpoint, or trains it again"
+    try:
+        result = read_result(paths.result)
+    except DataError as exc:
+        raise DataError(f"{exc}: {remedy}") from exc
+    if (result.name, result.seed) != (run.name, run.config.run.seed):
+        raise ConfigError(
+            f"{paths.result} is of {result.name}, seed {result.seed}: move {paths.root} away, or give this training a "
+            "name with run.name=NAME"
+        )
+    try:
+        check_weights_files(paths, result, origin=f"{paths.root} is done", remedy=remedy)
+    except NetworkError as exc:
+        raise DataError(str(exc)) from exc
+    if paths.checkpoint.exists():  # The disk has refused to remove it.
+        remove_checkpoint(paths.checkpoint)
+    return result
 
 
 def _begin(run: Run) -> None:
+    if run.paths.settings.exists() and read_settings(run.paths.settings) is None:
+        _LOG.warning("%s cannot be understood: it is written anew", run.paths.settings)
     write_config(run.config, run.paths.config)
     write_settings(run.settings, run.paths.settings)
     if run.subject.graph is not None:
@@ -65,15 +104,20 @@ def _begin(run: Run) -> None:
 
 
 def _train(
-    training: TrainingLoop, run: Run, show: Callable[[EpochReport], None], should_stop: Callable[[], bool]
-) -> EpochReport | None:
-    """To the end, from the checkpoint where there is one. The last epoch's report; none if it was stopped."""
+    training: TrainingLoop,
+    run: Run,
+    owner: RunOwner,
+    show: Callable[[EpochReport], None],
+    should_stop: Callable[[], bool],
+) -> "_Ended | None":
+    """To the end, from the checkpoint where there is one; none if it was stopped."""
     checkpointing = Checkpointing(
         run.paths.checkpoint,
         training,
         run.identity,
         every_s=run.config.run.checkpoint_every_s,
         name=f"{run.name}, seed {run.config.run.seed}",
+        may_write=owner.is_own,
     )
     with checkpointing as checkpoint:
         checkpoint.restore()
@@ -82,35 +126,70 @@ def _train(
             if report is not None:
                 metrics.append(report)
                 show(report)
+                owner.check()
+                if report.diverged is not None:
+                    return _Ended(report=report, is_kept=False)
                 if training.finished:
-                    return report
+                    return _Ended(report=report, is_kept=_keep_end(training, checkpoint))
                 continue
             checkpoint.save_if_due()
             if should_stop():
                 break
-        checkpoint.save_now()
+        if not checkpoint.save_now():
+            owner.check()
     return None
 
 
-def _finish(run: Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:
-    for index, network in enumerate(networks):
-        _save_weights(network, run.paths.weights(index))
-    result = _result(run, report, networks)
-    write_result(result, run.paths.result)
+@dataclass(frozen=True, kw_only=True)
+class _Ended:
+    """A training that came to its end."""
+
+    report: EpochReport
+    """Of its last epoch."""
+    is_kept: bool
+    """Whether a checkpoint stands there, from which nothing need be trained again."""
+
+
+def _keep_end(training: TrainingLoop, checkpoint: Checkpointing) -> bool:
+    """Write a checkpoint of the end, from which the last epoch is scored again; False: the disk refuses."""
+    training.reopen_epoch()
+    try:
+        return checkpoint.save_now()
+    except (CheckpointError, StorageError):
+        return False
+
+
+def _finish(run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Module]) -> FinalResult:
+    """Write the weights, then the result; then the checkpoint goes."""
+    has_diverged = ended.report.diverged is not None
+    try:
+        owner.check()
+        weights = () if has_diverged else tuple(_write_weights(run, networks))
+        result = _result(run, ended.report, networks, weights)
+        owner.check()
+        write_result(result, run.paths.result)
+    except StorageError as exc:
+        rest = (
+            "writes what is missing"
+            if ended.is_kept
+            else f"trains on from its last checkpoint {run.paths.checkpoint}"
+            if run.paths.checkpoint.exists()
+            else "trains it again, as no checkpoint could be written"
+        )
+        raise StorageError(f"{exc}: make room, and the same command {rest}") from exc
     remove_checkpoint(run.paths.checkpoint)
     return result
 
 
-def _save_weights(network: nn.Module, path: Path) -> None:
-    """As safetensors, which execute nothing when they are loaded."""
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, partial)
-    partial.replace(path)
+def _write_weights(run: Run, networks: Sequence[nn.Module]) -> Iterator[str]:
+    """As safetensors, which execute nothing when they are loaded. Gives the digest of each file."""
+    for index, network in enumerate(networks):
+        content = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+        write_whole(run.paths.weights(index), content)
+        yield content_digest([content])
 
 
-def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module]) -> FinalResult:
-    assert report.node_accuracies is not None
-    assert report.ensemble_accuracy is not None
+def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module], weights: tuple[str, ...]) -> FinalResult:
     config, teacher = run.config, run.subject.teacher
     device = resolve_device(config.device)
     return FinalResult(
@@ -128,7 +207,7 @@ def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module]) -> Fin
         node_accuracies=report.node_accuracies,
         ensemble_accuracy=report.ensemble_accuracy,
         num_parameters=sum(p.numel() for network in networks for p in network.parameters()),
-        seconds=sum(epoch.seconds for epoch in read_metrics(run.paths.metrics)),
+        seconds=_seconds(run, report.epoch),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
         precision=resolve_precision(config.device, device),
@@ -136,4 +215,12 @@ def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module]) -> Fin
         teacher="" if teacher is None else teacher.run.label,
         teacher_accuracy=None if teacher is None else teacher.run.result.ensemble_accuracy,
         versions={"kdhpc": __version__, "torch": torch.__version__},
+        weights=weights,
+        diverged_epoch=None if report.diverged is None else report.epoch,
+        diverged=report.diverged or "",
     )
+
+
+def _seconds(run: Run, num_epochs: int) -> float | None:
+    epochs = read_metrics(run.paths.metrics)
+    return sum(epoch.seconds for epoch in epochs) if len(epochs) == num_epochs else None

@@ -13,19 +13,23 @@ from kdhpc.config.document import read_config
 from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
-from kdhpc.errors import ConfigError, DataError, NetworkError
+from kdhpc.errors import ConfigError, DataError
+from kdhpc.experiments.found import find_results, result_folders, seed_folders, unfinished_folders
 from kdhpc.experiments.result import FinalResult, read_result
+from kdhpc.experiments.settings import read_settings
+from kdhpc.experiments.weights import check_digest, check_weights_files, weights_files
 from kdhpc.networks.build import Network, build_network
-from kdhpc.networks.weights import content_digest
+from kdhpc.networks.weights import content_digest, read_content
 from kdhpc.training.device import place
-from kdhpc.training.pretrained import freeze_with, read_weights
+from kdhpc.training.pretrained import freeze_with, parse_weights
 
 _LOG = logging.getLogger(__name__)
+_AGAIN = "train it again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """A run that is done."""
+    """A run that is done, and has not diverged."""
 
     paths: RunPaths
     """Its folder."""
@@ -46,35 +50,44 @@ class FinishedRun:
     @property
     def is_one(self) -> bool:
         """Whether it is a run of ONE: one branched network in one file."""
-        # Of a graph it would be 12 hexadecimal digits.
-        return self.result.graph_key.startswith("one")
+        return self.result.is_one
+
+    @property
+    def node_accuracies(self) -> tuple[float, ...]:
+        """Top-1 of each node, in percent."""
+        assert self.result.node_accuracies is not None, "a run that diverged is none of these"
+        return self.result.node_accuracies
 
     @property
     def weights(self) -> tuple[Path, ...]:
         """The files of its networks."""
-        return tuple(self.paths.weights(index) for index in range(1 if self.is_one else self.result.num_nodes))
+        return weights_files(self.paths, self.result)
 
     def read_weights(self, index: int) -> dict[str, Tensor]:
         """What is in the file of a network; ``index`` counts from 0.
 
         Raises:
-            NetworkError: it cannot be read as safetensors.
+            NetworkError: it is missing or damaged, or holds numbers that are none.
+            StorageError: the file system refuses.
         """
-        path = self.weights[index]
-        return read_weights(path, origin=f"{self.origin}: {path.name}", remedy="train it again")
+        return parse_weights(self._content(index), origin=self._file(index), remedy=_AGAIN)
 
     def weights_digest(self, *indices: int) -> str:
         """Names the content of those files; of all without an index.
 
         Raises:
-            NetworkError: one cannot be read.
+            NetworkError: one is missing.
+            StorageError: the file system refuses.
         """
-        try:
-            return content_digest([self.weights[index] for index in indices] or self.weights)
-        except OSError as exc:
-            raise NetworkError(
-                f"{self.origin} is not whole: {exc.filename} cannot be read ({exc.strerror or exc}): train it again"
-            ) from exc
+        return content_digest(self._content(index) for index in indices or range(len(self.weights)))
+
+    def check_weights(self) -> None:
+        """Refuse weights that are not those that training has written.
+
+        Raises:
+            NetworkError, StorageError: as :func:`kdhpc.experiments.weights.check_weights_files`.
+        """
+        check_weights_files(self.paths, self.result, origin=self.origin, remedy=_AGAIN)
 
     def network(self, node: int, num_classes: int, device: torch.device) -> Network:
         """A node's network as it was at the end, frozen, in evaluation mode. Not of ONE, which is branched.
@@ -85,12 +98,21 @@ class FinishedRun:
             device: Where it will run.
 
         Raises:
-            NetworkError: the weights cannot be read, or are another network's.
+            NetworkError: the weights are missing or damaged, another network's, or not what training has written.
+            StorageError: the file system refuses.
         """
         assert not self.is_one, "the branches of ONE are no networks of their own"
         network = build_network(self.config.network, num_classes=num_classes, image_size=self.config.dataset.image_size)
-        freeze_with(network, self.read_weights(node), origin=f"{self.origin}: {self.weights[node].name}")
+        content, origin = self._content(node), self._file(node)
+        freeze_with(network, parse_weights(content, origin=origin, remedy=_AGAIN), origin=origin)
+        check_digest(self.result, node, content, origin=origin, remedy=_AGAIN)
         return place(network, device, channels_last=self.config.device.channels_last)
+
+    def _content(self, index: int) -> bytes:
+        return read_content(self.weights[index], origin=self._file(index), remedy=_AGAIN)
+
+    def _file(self, index: int) -> str:
+        return f"{self.origin}: {self.weights[index].name}"
 
     def open_images(self) -> PackedDataset:
         """The images that it was trained and scored on.
@@ -116,43 +138,64 @@ def open_finished(folder: Path, *, origin: str | None = None) -> FinishedRun:
         origin: What messages call it; none: the folder.
 
     Raises:
-        ConfigError: no finished run lies there.
+        ConfigError: no finished run lies there, or one that diverged.
         DataError: its result cannot be read.
+        StorageError: the file system refuses.
     """
     paths, origin = RunPaths(folder), origin or str(folder)
     if not paths.result.is_file():
         raise ConfigError(f"{origin} {_why_not(paths)}: give a runs/train/NAME/seed<k> that is done")
-    config, result = read_config(TrainConfig, paths.config), read_result(paths.result)
-    try:
-        checksum = str(json.loads(paths.settings.read_text())["dataset.checksum"])
-    except OSError as exc:
-        raise ConfigError(
-            f"{origin} is not whole: {exc.filename} cannot be read ({exc.strerror or exc}): train it again"
-        ) from exc
-    except (ValueError, KeyError, TypeError) as exc:
-        raise ConfigError(f"{origin} is not whole: {paths.settings} cannot be understood") from exc
-    return FinishedRun(paths=paths, origin=origin, config=config, result=result, dataset_checksum=checksum)
+    result = read_result(paths.result)
+    if result.divergence is not None:
+        raise ConfigError(f"{origin} {result.divergence}: it has no weights, give a run that did not")
+    return FinishedRun(
+        paths=paths,
+        origin=origin,
+        config=read_config(TrainConfig, paths.config),
+        result=result,
+        dataset_checksum=_dataset_checksum(paths, origin),
+    )
 
 
 def find_finished(folders: Iterable[Path]) -> tuple[FinishedRun, ...]:
-    """The runs in folders, or below them; each once, by name and seed. Warns of those that are not done.
+    """The runs in folders, or below them; each once, by name and seed.
+
+    Warns of what lies below a folder and is left out: runs that are not done or that diverged, and copies.
 
     Raises:
-        ConfigError: there is none in one of the folders.
-        DataError: the result of one cannot be read.
+        ConfigError: there is none in one of the folders, or one that is named itself diverged.
+        DataError: the result of one that is named itself cannot be read.
+        StorageError: the file system refuses.
     """
-    found: dict[Path, FinishedRun] = {}
+    folders = tuple(folders)
     for folder in folders:
-        results = [folder / "result.json"] if (folder / "result.json").is_file() else folder.rglob("seed*/result.json")
-        runs = {path.parent.resolve(): open_finished(path.parent) for path in results}
-        if not runs:
+        if RunPaths(folder).result.is_file():
+            open_finished(folder)
+        elif not result_folders(folder):
             why = "is no folder" if not folder.is_dir() else "holds no run of `kdhpc train` that is done"
             raise ConfigError(f"{folder} {why}: give runs/train/NAME, or a runs/train/NAME/seed<k>")
-        found |= runs
-        begun = [path.parent for path in folder.rglob("seed*/config.yaml") if path.parent.resolve() not in runs]
-        if begun:
-            _LOG.warning("left out, not done: %s", ", ".join(str(path) for path in sorted(begun)))
-    return tuple(sorted(found.values(), key=lambda run: (run.result.name, run.result.seed)))
+    found = find_results(folders)
+    for one in found:
+        if one.result.divergence is not None:
+            _LOG.warning("left out: %s %s", one.paths.root, one.result.divergence)
+    if begun := sorted({path for folder in folders for path in unfinished_folders(folder)}):
+        _LOG.warning("left out, not done: %s", ", ".join(map(str, begun)))
+    runs = [open_finished(one.paths.root) for one in found if one.result.divergence is None]
+    if not runs:
+        raise ConfigError(
+            f"{', '.join(map(str, folders))}: no run of `kdhpc train` that is done is left: give runs that can be read "
+            "and did not diverge"
+        )
+    return tuple(sorted(runs, key=lambda run: (run.result.name, run.result.seed)))
+
+
+def _dataset_checksum(paths: RunPaths, origin: str) -> str:
+    settings = read_settings(paths.settings)
+    checksum = None if settings is None else settings.get("dataset.checksum")
+    if checksum is None:
+        problem = "cannot be understood" if paths.settings.exists() else "cannot be read (there is none)"
+        raise ConfigError(f"{origin} is not whole: {paths.settings} {problem}: {_AGAIN}")
+    return str(json.loads(checksum))
 
 
 def _why_not(paths: RunPaths) -> str:
@@ -160,5 +203,5 @@ def _why_not(paths: RunPaths) -> str:
         return "is no folder"
     if paths.config.exists():
         return "is not done, the command that began it goes on"
-    seeds = sorted(path.parent.name for path in paths.root.glob("seed*/result.json"))
+    seeds = [path.name for path in seed_folders(paths.root) if RunPaths(path).result.exists()]
     return f"holds several runs ({', '.join(seeds)})" if seeds else "is no run of `kdhpc train`"

@@ -1,14 +1,24 @@
-"""The result of one final training, as a file."""
+"""The result of one final training, as a file.
+
+What becomes of a training that diverged, that is, came to a loss, logits or weights that are not finite numbers:
+
+- It ends there. Its result says at which epoch, and why; it has no accuracies, its weights are not kept, and
+  ``kdhpc train`` exits 1, also when it is asked again. Nodes of one training share this: one diverges, all have.
+- Where runs are averaged or drawn it never counts: ``kdhpc results`` says how many seeds diverged, a report that finds
+  it below a folder leaves it out and names it.
+- Where it is asked for by itself (a report of this run, ``--teacher``, ``objective.pretrained``) it is refused, and so
+  is every file of weights with a number that is none, whatever its result says.
+"""
 
 import dataclasses
-import json
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import dacite
 
 from kdhpc.errors import DataError
+from kdhpc.files import parse_json, read_whole, strict_json, write_whole
 from kdhpc.graph.serial import Provenance
 
 _FORMAT = "kdhpc-result"
@@ -62,14 +72,14 @@ class FinalResult:
     """``test``: the test images. ``validation``: held out of the training images, as in a search."""
     settings: str
     """Digest of all settings but the seed: results of equal settings can be averaged."""
-    node_accuracies: tuple[float, ...]
-    """Top-1 of each node on the test images, in percent."""
-    ensemble_accuracy: float
-    """Top-1 of the ensemble on the test images, in percent."""
+    node_accuracies: tuple[float, ...] | None
+    """Top-1 of each node on the test images, in percent; none of a training that diverged."""
+    ensemble_accuracy: float | None
+    """Top-1 of the ensemble on the test images, in percent; none of a training that diverged."""
     num_parameters: int
     """Weights of all networks together."""
-    seconds: float
-    """Training and evaluation, interruptions left out."""
+    seconds: float | None
+    """Training and evaluation, interruptions left out; none: the log of its epochs has gaps."""
     device: str
     """Name of the processor or GPU."""
     versions: dict[str, str]
@@ -84,33 +94,56 @@ class FinalResult:
     """Of a student: name and seed of the run that taught it."""
     teacher_accuracy: float | None = None
     """Top-1 of that run's ensemble, in percent, on what it was scored on itself."""
+    weights: tuple[str, ...] = ()
+    """Digest of each file of weights; none of a training that diverged, or from before this was written down."""
+    diverged_epoch: int | None = None
+    """At which epoch it diverged; none: it did not."""
+    diverged: str = ""
+    """Why it counts as diverged."""
+
+    def __post_init__(self) -> None:
+        accuracies = (*(self.node_accuracies or (None,)), self.ensemble_accuracy)
+        if any((accuracy is None) != (self.diverged_epoch is not None) for accuracy in accuracies):
+            raise ValueError(f"accuracies {accuracies} do not go with diverged_epoch {self.diverged_epoch}")
+        if not all(accuracy is None or math.isfinite(accuracy) for accuracy in accuracies):
+            raise ValueError(f"accuracies {accuracies} are not finite")
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one of ONE: one branched network in one file."""
+        # Of a graph it would be 12 hexadecimal digits.
+        return self.graph_key.startswith("one")
+
+    @property
+    def divergence(self) -> str | None:
+        """When and why it diverged, in words; none: it did not."""
+        return None if self.diverged_epoch is None else f"diverged at epoch {self.diverged_epoch}: {self.diverged}"
 
 
 def write_result(result: FinalResult, path: Path) -> None:
-    """Write it whole or not at all."""
-    partial = path.with_suffix(".partial")
+    """Write it whole or not at all.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
     document = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(result)}
-    partial.write_text(json.dumps(document, indent=2) + "\n")
-    partial.replace(path)
+    write_whole(path, strict_json(document, indent=2), "\n")
 
 
 def read_result(path: Path) -> FinalResult:
     """The result in a file.
 
     Raises:
-        DataError: it cannot be read, or is none of this version.
+        DataError: there is none, or none of this version.
+        StorageError: the file system refuses.
     """
     try:
-        document = json.loads(path.read_text())
+        document = parse_json(read_whole(path))
+        if not isinstance(document, dict):
+            raise ValueError("it is no JSON object")
         found = (document.pop("format"), document.pop("version"))
         if found != (_FORMAT, _VERSION):
             raise DataError(f"{path} is {found[0]} version {found[1]}, this kdhpc reads {_FORMAT} version {_VERSION}")
         return dacite.from_dict(FinalResult, document, dacite.Config(strict=True, cast=[tuple]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, dacite.DaciteError) as exc:
         raise DataError(f"{path} is not a result of a final training: {exc}") from exc
-
-
-def read_results(folder: Path) -> Iterator[FinalResult]:
-    """Every result below a folder, by path."""
-    for path in sorted(folder.rglob("result.json")):
-        yield read_result(path)

@@ -6,9 +6,19 @@ from dataclasses import dataclass
 from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
-from kdhpc.errors import ConfigError, KdhpcError
+from kdhpc.errors import ConfigError, DataError, KdhpcError
 from kdhpc.experiments.assembly import check, check_device
-from kdhpc.experiments.settings import Settings, check_same_settings, differences, digest, run_settings
+from kdhpc.experiments.found import seed_folders
+from kdhpc.experiments.result import read_result
+from kdhpc.experiments.settings import (
+    Settings,
+    check_same_settings,
+    differences,
+    digest,
+    knows_precision,
+    read_settings,
+    run_settings,
+)
 from kdhpc.experiments.subject import Subject, load_subject
 from kdhpc.training.checkpoint import CheckpointKey
 
@@ -53,6 +63,7 @@ def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
         DataError: the data set is not prepared, or the result of a teacher cannot be read.
         GraphError: the graph does not exist, is damaged, or does not fit.
         NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
+        StorageError: the file system refuses.
     """
     subject = load_subject(config)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
@@ -74,8 +85,10 @@ def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
         paths=RunPaths.of(name, config.run.seed),
     )
     # The mean over seeds of one name would mean nothing otherwise.
-    for folder in sorted(run.paths.root.parent.glob("seed*")):
-        check_same_settings(run.settings, RunPaths(folder).settings)
+    for folder in seed_folders(run.paths.root.parent):
+        _check_begun(run.settings, RunPaths(folder))
+    if subject.teacher is not None:
+        subject.teacher.run.check_weights()
     return run
 
 
@@ -106,6 +119,27 @@ def open_all(configs: Sequence[TrainConfig], *, elsewhere: bool = False) -> tupl
             )
         runs.append(run)
     return tuple(runs)
+
+
+def _check_begun(settings: Settings, paths: RunPaths) -> None:
+    """Refuse a folder that was begun with something else, as far as it says.
+
+    After a power cut ``settings.json`` may be damaged. A result has the digest of what it was trained with, and so has
+    a checkpoint, which is compared where it is read.
+    """
+    begun = read_settings(paths.settings)
+    if begun is not None:
+        check_same_settings(settings, begun, paths.root)
+        return
+    try:
+        result = read_result(paths.result)
+    except DataError:
+        return
+    if knows_precision(settings) and result.precision is not None and result.settings != digest(settings):
+        raise ConfigError(
+            f"{paths.root} was trained with other settings, says its result.json: move it away, or give this training "
+            "a name with run.name=NAME"
+        )
 
 
 def describe(config: TrainConfig) -> str:

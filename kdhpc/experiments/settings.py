@@ -12,6 +12,7 @@ from typing import TypeAlias
 from kdhpc.config.document import to_document
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError
+from kdhpc.files import parse_json, read_whole, write_whole
 from kdhpc.networks.weights import weights_digest
 
 Settings: TypeAlias = Mapping[str, str]
@@ -63,34 +64,49 @@ def digest(settings: Settings) -> str:
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write them whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({key: json.loads(value) for key, value in settings.items()}, indent=2) + "\n")
-    partial.replace(path)
+    """Write them whole or not at all.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    write_whole(path, json.dumps({key: json.loads(value) for key, value in settings.items()}, indent=2), "\n")
 
 
-def check_same_settings(settings: Settings, path: Path) -> None:
+def read_settings(path: Path) -> Settings | None:
+    """Those in a file; none where there is none, or where it cannot be understood, as after a power cut.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    try:
+        document = parse_json(read_whole(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    return {key: json.dumps(value) for key, value in document.items()} if isinstance(document, dict) else None
+
+
+def check_same_settings(settings: Settings, begun: Settings, folder: Path) -> None:
     """Refuse a run that was begun with something else.
 
     Args:
         settings: Of now.
-        path: Where those lie that it, or another seed of it, was begun with; a file that is not there agrees.
+        begun: Those that it, or another seed of it, was begun with.
+        folder: Where that lies.
 
     Raises:
         ConfigError: the message names each that differs.
     """
-    if not path.exists():
-        return
-    try:
-        begun = {key: json.dumps(value) for key, value in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError) as exc:
-        raise ConfigError(f"{path} cannot be read ({exc}): move {path.parent} away") from exc
     different = differences(begun, settings)
     if different:
         raise ConfigError(
-            f"{path.parent} was begun with other settings ({'; '.join(different)}): move it away, or give this "
+            f"{folder} was begun with other settings ({'; '.join(different)}): move it away, or give this "
             "training a name with run.name=NAME"
         )
+
+
+def knows_precision(settings: Settings) -> bool:
+    """Whether they say in which precision networks run: else their digest is that of no training that is done."""
+    return _PRECISION in settings
 
 
 def differences(begun: Settings, settings: Settings) -> list[str]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdhpc.errors import DataError
-from kdhpc.experiments.result import FinalResult, SearchedWith, read_results
+from kdhpc.experiments.found import find_results, result_folders
+from kdhpc.experiments.result import FinalResult, SearchedWith
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,13 @@ class Summary:
     scored_on: str
     """``test`` or ``validation`` images."""
     seeds: tuple[int, ...]
-    """Those that are done."""
-    node: Spread
-    """Of the nodes' mean accuracy in each run."""
-    ensemble: Spread
-    """Of the ensemble's accuracy in each run."""
+    """Those that are done and averaged."""
+    diverged_seeds: tuple[int, ...]
+    """Those that diverged, which have no accuracy."""
+    node: Spread | None
+    """Of the nodes' mean accuracy in each run; none: all diverged."""
+    ensemble: Spread | None
+    """Of the ensemble's accuracy in each run; none: all diverged."""
     num_parameters: int
     """Of all networks together."""
     precision: str | None
@@ -58,15 +61,16 @@ class Summary:
 
 
 def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
-    """Those of all results below a folder.
+    """Those of all results below a folder that can be read.
 
     Raises:
-        DataError: there is none, or one cannot be read.
+        DataError: there is none.
     """
-    summaries = summarise(read_results(folder), ddof=ddof)
-    if not summaries:
-        raise DataError(f"no result of a final training in {folder}: make one with `kdhpc train`")
-    return summaries
+    found = find_results([folder])
+    if not found:
+        what = "can be read: see above" if result_folders(folder) else "is there: make one with `kdhpc train`"
+        raise DataError(f"no result of a final training in {folder} {what}")
+    return summarise((one.result for one in found), ddof=ddof)
 
 
 def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary, ...]:
@@ -87,6 +91,8 @@ def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary
 
 def _summary(group: list[FinalResult], ddof: int) -> Summary:
     first = group[0]
+    nodes = [statistics.fmean(result.node_accuracies) for result in group if result.node_accuracies is not None]
+    ensembles = [result.ensemble_accuracy for result in group if result.ensemble_accuracy is not None]
     return Summary(
         name=first.name,
         dataset=first.dataset,
@@ -96,9 +102,10 @@ def _summary(group: list[FinalResult], ddof: int) -> Summary:
         epochs=first.epochs,
         training_images=first.training_images,
         scored_on=first.scored_on,
-        seeds=tuple(result.seed for result in group),
-        node=_spread([statistics.fmean(result.node_accuracies) for result in group], ddof),
-        ensemble=_spread([result.ensemble_accuracy for result in group], ddof),
+        seeds=tuple(result.seed for result in group if result.divergence is None),
+        diverged_seeds=tuple(result.seed for result in group if result.divergence is not None),
+        node=_spread(nodes, ddof),
+        ensemble=_spread(ensembles, ddof),
         num_parameters=first.num_parameters,
         precision=first.precision,
         searched=first.searched,
@@ -107,7 +114,9 @@ def _summary(group: list[FinalResult], ddof: int) -> Summary:
     )
 
 
-def _spread(values: list[float], ddof: int) -> Spread:
+def _spread(values: list[float], ddof: int) -> Spread | None:
+    if not values:
+        return None
     mean = statistics.fmean(values)
     if ddof == 0:
         return Spread(mean=mean, std=statistics.pstdev(values))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,12 +11,15 @@ from pathlib import Path
 
 from kdhpc import __version__
 from kdhpc.config.document import flatten
+from kdhpc.errors import GraphError, StorageError
 from kdhpc.files import write_whole
 from kdhpc.graph.drawing import draw_graph
-from kdhpc.graph.serial import write_graph
+from kdhpc.graph.serial import read_stored, write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.summary import TrialRecord
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class ExportedGraph:
 
 
 def export_trials(
-    definition: StudyDefinition, trials: Sequence[TrialRecord], folder: Path
+    definition: StudyDefinition, trials: Sequence[TrialRecord], folder: Path, *, study_uid: str | None = None
 ) -> tuple[tuple[ExportedGraph, ...], Path]:
     """Write the graphs of some trials, best first.
 
@@ -39,20 +43,29 @@ def export_trials(
         definition: The study that they are from.
         trials: Complete trials, best first, at least one.
         folder: Where to; made if needed.
+        study_uid: Names this study and no other, not even one of its name that was made after it was deleted; none:
+            not known.
 
     Returns:
         The files of the best graph by a name that commands can rely on (``<study>-best``), those of each graph by its
         trial's number, and the CSV with a row for each.
     """
-    best = _export(definition, trials[0], folder / f"{definition.name}-best")
-    each = [_export(definition, trial, folder / f"{definition.name}-trial{trial.number}") for trial in trials]
+
+    def export(trial: TrialRecord, name: str) -> ExportedGraph:
+        return _export(definition, trial, folder / f"{definition.name}-{name}", study_uid)
+
+    if study_uid is not None:
+        _tell_about_others(definition.name, folder, study_uid)
+    best = export(trials[0], "best")
+    each = [export(trial, f"trial{trial.number}") for trial in trials]
     return (best, *each), _write_table(definition, trials, folder)
 
 
-def provenance(definition: StudyDefinition, trial: TrialRecord) -> dict[str, str | int | float]:
+def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str | None) -> dict[str, str | int | float]:
     """Where a graph comes from: study, trial, value, data set, network, every setting, versions."""
     return {
         "study": definition.name,
+        **({} if study_uid is None else {"study_uid": study_uid}),
         "trial": trial.number,
         "value": trial.value,
         "graph_key": graph_key(trial.graph),
@@ -69,10 +82,26 @@ def provenance(definition: StudyDefinition, trial: TrialRecord) -> dict[str, str
     }
 
 
-def _export(definition: StudyDefinition, trial: TrialRecord, stem: Path) -> ExportedGraph:
+def _tell_about_others(name: str, folder: Path, study_uid: str) -> None:
+    """Name the graphs there of another study of this name, which was deleted: they stay, but for the best one."""
+    others = [path for path in sorted(folder.glob(f"{name}-trial*.json")) if _study_uid(path) not in (None, study_uid)]
+    if others:
+        _LOG.warning("of another study of this name, now deleted: %s", ", ".join(map(str, others)))
+
+
+def _study_uid(path: Path) -> str | None:
+    """Of the study that a graph comes from; none: its file does not say."""
+    try:
+        uid = read_stored(path).provenance.get("study_uid")
+    except (GraphError, StorageError):
+        return None
+    return uid if isinstance(uid, str) else None
+
+
+def _export(definition: StudyDefinition, trial: TrialRecord, stem: Path, study_uid: str | None) -> ExportedGraph:
     graph, svg, png = (stem.with_name(f"{stem.name}.{ending}") for ending in ("json", "svg", "png"))
     files = ExportedGraph(graph=graph, svg=svg, png=png)
-    write_graph(files.graph, trial.graph, provenance=provenance(definition, trial))
+    write_graph(files.graph, trial.graph, provenance=provenance(definition, trial, study_uid))
     title = f"{definition.name}, trial {trial.number} ({definition.network}, {definition.dataset})"
     draw_graph(trial.graph, (files.svg, files.png), title=title, ensemble_accuracy=trial.value)
     return files

@@ -4,55 +4,105 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
 
 from kdhpc.config.schema import ObjectiveConfig
 from kdhpc.errors import NetworkError
+from kdhpc.files import read_whole
+
+PRETRAINED_REMEDY = "give a node1.safetensors of `kdhpc train --graph independent --nodes 1`"
+"""What messages about ``objective.pretrained`` ask for."""
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+
+
+def pretrained_origin(objective: ObjectiveConfig) -> str:
+    """What messages call the weights of ``objective.pretrained``."""
+    return f"objective.pretrained={objective.pretrained}"
 
 
 def weights_digest(objective: ObjectiveConfig) -> str | None:
     """Names the content of ``objective.pretrained``: 16 hexadecimal digits of its sha256; none without such a file.
 
     Raises:
-        NetworkError: it cannot be read.
+        NetworkError: there is no such file.
+        StorageError: the file system refuses.
     """
-    path = objective.pretrained
-    if path is None:
+    if objective.pretrained is None:
         return None
-    try:
-        return content_digest([Path(path)])
-    except OSError as exc:
-        raise NetworkError(
-            f"objective.pretrained={path} cannot be read ({exc.strerror or exc}): give a node1.safetensors of "
-            "`kdhpc train --graph independent --nodes 1`"
-        ) from exc
-
-
-def content_digest(paths: Iterable[Path]) -> str:
-    """16 hexadecimal digits of the sha256 of the files' contents, one after the other.
-
-    Raises:
-        OSError: one cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return content_digest([_pretrained_content(objective, objective.pretrained)])
 
 
 def check_weights_file(objective: ObjectiveConfig) -> None:
-    """Refuse a file of weights that is none: reads its header only, which also says how long the file must be.
+    """Refuse a file of weights that is none, or is of a training that diverged.
 
     Raises:
-        NetworkError: it cannot be read as safetensors.
+        NetworkError: see :func:`check_content`.
+        StorageError: the file system refuses.
     """
-    if objective.pretrained is None:
-        return
+    if objective.pretrained is not None:
+        content = _pretrained_content(objective, objective.pretrained)
+        check_content(content, origin=pretrained_origin(objective), remedy=PRETRAINED_REMEDY)
+
+
+def read_content(path: Path, *, origin: str, remedy: str) -> bytes:
+    """What is in a file of weights, unchecked. Never mapped into memory, which some file systems cannot do.
+
+    Args:
+        path: The file.
+        origin: What messages call it.
+        remedy: What messages ask for instead.
+
+    Raises:
+        NetworkError: there is no such file.
+        StorageError: the file system refuses.
+    """
     try:
-        with safe_open(objective.pretrained, framework="numpy"):
-            pass
-    except (OSError, SafetensorError) as exc:
-        raise NetworkError(
-            f"objective.pretrained={objective.pretrained} cannot be read as safetensors "
-            f"({' '.join(str(exc).split())}): give a node1.safetensors of `kdhpc train --graph independent --nodes 1`"
-        ) from exc
+        return read_whole(path)
+    except OSError as exc:
+        raise NetworkError(f"{origin} cannot be read ({exc.strerror or exc}): {remedy}") from exc
+
+
+def check_content(content: bytes, *, origin: str, remedy: str) -> None:
+    """Refuse what is no file of weights, is not all of one, or holds numbers that are none.
+
+    Args:
+        content: Of a ``.safetensors`` file, which says itself how long it must be.
+        origin: What messages call it.
+        remedy: What messages ask for instead.
+
+    Raises:
+        NetworkError: it is refused.
+    """
+    try:
+        tensors = deserialize(content)  # type: ignore[no-untyped-call]
+    except SafetensorError as exc:
+        raise NetworkError(f"{origin} cannot be read as safetensors ({' '.join(str(exc).split())}): {remedy}") from exc
+    for name, tensor in tensors:
+        if not _is_finite(tensor["dtype"], tensor["data"]):
+            raise NetworkError(f"{origin} holds numbers that are none in {name!r}, its training diverged: {remedy}")
+
+
+def content_digest(contents: Iterable[bytes]) -> str:
+    """16 hexadecimal digits of the sha256 of the contents, one after the other."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def _pretrained_content(objective: ObjectiveConfig, path: str) -> bytes:
+    return read_content(Path(path), origin=pretrained_origin(objective), remedy=PRETRAINED_REMEDY)
+
+
+def _is_finite(dtype: str, data: bytes) -> bool:
+    """Whether all numbers of a tensor are; whole numbers always."""
+    numbers: NDArray[np.floating]
+    if dtype == "BF16":  # The upper half of a float32.
+        numbers = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    elif dtype in _FLOATS:
+        numbers = np.frombuffer(data, _FLOATS[dtype])
+    else:
+        return True
+    return bool(np.isfinite(numbers).all())

@@ -1,5 +1,6 @@
 """Ensemble accuracy by what an ensemble costs: results of final trainings as curves. Free of torch."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Literal, TypeAlias
 from kdhpc.experiments.summary import Spread, Summary
 from kdhpc.graph.presets import PRESETS
 
+_LOG = logging.getLogger(__name__)
 By = Literal["nodes", "parameters"]
 """What the horizontal axis is. ``nodes``: paper Fig. 3. ``parameters``: paper Fig. 8."""
 SEARCHED = "searched graph"
@@ -74,10 +76,16 @@ def chart_accuracies(summaries: Iterable[Summary], by: By) -> tuple[Chart, ...]:
     Trainings are joined to a curve where they have the same kind of graph, network, epochs, number of training images
     and precision; searched graphs also where they were searched on the same data set. Where two of a curve have the
     same number of nodes, these are points of their own, by name. A single network, which has no edges, begins the
-    curves of all presets. By parameters, single networks of several sizes are one more curve.
+    curves of all presets. By parameters, single networks of several sizes are one more curve. Seeds that diverged are
+    in no point, with a warning that names them.
     """
     charts: dict[tuple[str, str], list[Summary]] = {}
     for summary in summaries:
+        if summary.diverged_seeds:
+            seeds = ", ".join(map(str, summary.diverged_seeds))
+            _LOG.warning("left out: %s diverged with seed %s", summary.name, seeds)
+        if summary.ensemble is None:
+            continue
         charts.setdefault((summary.dataset, summary.scored_on), []).append(summary)
     return tuple(_chart(dataset, scored_on, by, charts[dataset, scored_on]) for dataset, scored_on in sorted(charts))
 
@@ -178,5 +186,6 @@ def _points(members: Sequence[Summary], by: By) -> tuple[Point, ...]:
             num_seeds=len(member.seeds),
         )
         for member in members
+        if member.ensemble is not None
     ]
     return tuple(sorted(points, key=lambda point: point.x))

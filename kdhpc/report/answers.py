@@ -11,7 +11,7 @@ from kdhpc.config.document import parse_group
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.data.batches import Batch, EvalBatches
 from kdhpc.data.progress import Progress
-from kdhpc.errors import ConfigError
+from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.experiments.assembly import scored_batches
 from kdhpc.experiments.finished import FinishedRun
 from kdhpc.networks.output import NetworkOutput
@@ -74,7 +74,8 @@ class Examiner:
         """Each batch with what some nodes of the run (counted from 0) say to it.
 
         Raises:
-            NetworkError: the weights are damaged.
+            NetworkError: the weights are damaged, or give logits that are not finite.
+            StorageError: the file system refuses.
         """
         device, dtype = device_here(), _autocast(run)
         num_classes = len(run.open_images().classes)
@@ -82,6 +83,9 @@ class Examiner:
         for batch in self.batches(run):
             with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
                 outputs: list[NetworkOutput] = [network(batch.images) for network in networks]
+            for node, output in zip(nodes, outputs, strict=True):
+                if not output.logits.isfinite().all():
+                    raise NetworkError(f"{run.origin}: node {node + 1} gives logits that are not finite: leave it out")
             yield batch, outputs
             self._progress.advance(len(networks) * len(batch.labels))
 
@@ -156,7 +160,7 @@ def tell_about_accuracy(run: FinishedRun, node: int, accuracy: float) -> None:
         node: Counts from 0.
         accuracy: Top-1 here, in percent.
     """
-    before = run.result.node_accuracies[node]
+    before = run.node_accuracies[node]
     if abs(accuracy - before) > _TOLERANCE:
         _LOG.warning("%s: node %d scores %.2f %% here, its result says %.2f %%", run.origin, node + 1, accuracy, before)
 

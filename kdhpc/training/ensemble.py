@@ -18,12 +18,13 @@ from kdhpc.losses.objective import EnsembleOutput
 from kdhpc.networks.build import Network, build_network
 from kdhpc.networks.names import map_side
 from kdhpc.networks.output import NetworkOutput
+from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.batches import EvalSource, ImageBatch
 from kdhpc.training.device import autocast_dtype, has_node_streams, place
 from kdhpc.training.evaluation import Accuracies, NotFinite, Prediction, mean_ensemble, top1_accuracies
 from kdhpc.training.learner import Moment
 from kdhpc.training.node import NetworkT, Node, NodeState
-from kdhpc.training.pretrained import check_weights, freeze_with, pretrained_origin, read_pretrained
+from kdhpc.training.pretrained import check_weights, freeze_with, read_pretrained
 from kdhpc.training.programs import Programs
 from kdhpc.training.schedule import learning_rate
 from kdhpc.training.streams import on_streams

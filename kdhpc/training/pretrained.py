@@ -3,13 +3,13 @@
 import logging
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from kdhpc.config.schema import ObjectiveConfig
 from kdhpc.errors import NetworkError
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.networks.weights import PRETRAINED_REMEDY, check_content, pretrained_origin, read_content
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,20 +32,11 @@ def read_pretrained(objective: ObjectiveConfig) -> dict[str, Tensor] | None:
     """The weights of ``objective.pretrained``; none without such a file.
 
     Raises:
-        NetworkError: see :func:`read_weights`.
+        NetworkError, StorageError: see :func:`read_weights`.
     """
     if objective.pretrained is None:
         return None
-    return read_weights(
-        Path(objective.pretrained),
-        origin=pretrained_origin(objective),
-        remedy="give a node1.safetensors of `kdhpc train --graph independent --nodes 1`",
-    )
-
-
-def pretrained_origin(objective: ObjectiveConfig) -> str:
-    """What messages call those weights."""
-    return f"objective.pretrained={objective.pretrained}"
+    return read_weights(Path(objective.pretrained), origin=pretrained_origin(objective), remedy=PRETRAINED_REMEDY)
 
 
 def read_weights(path: Path, *, origin: str, remedy: str) -> dict[str, Tensor]:
@@ -57,12 +48,20 @@ def read_weights(path: Path, *, origin: str, remedy: str) -> dict[str, Tensor]:
         remedy: What messages ask for instead.
 
     Raises:
-        NetworkError: it cannot be read, or is no such file.
+        NetworkError: see :func:`parse_weights`; or there is no such file.
+        StorageError: the file system refuses.
     """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as exc:
-        raise NetworkError(f"{origin} cannot be read as safetensors ({' '.join(str(exc).split())}): {remedy}") from exc
+    return parse_weights(read_content(path, origin=origin, remedy=remedy), origin=origin, remedy=remedy)
+
+
+def parse_weights(content: bytes, *, origin: str, remedy: str) -> dict[str, Tensor]:
+    """The tensors in the content of a ``.safetensors`` file; other arguments as for :func:`read_weights`.
+
+    Raises:
+        NetworkError: it is no such file, is not whole, or holds numbers that are none, as its training diverged.
+    """
+    check_content(content, origin=origin, remedy=remedy)
+    return load(content)
 
 
 def freeze_with(network: nn.Module, weights: dict[str, Tensor], *, origin: str) -> None:

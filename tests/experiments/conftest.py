@@ -15,6 +15,7 @@ from PIL import Image
 
 from kdhpc.config.compose import compose_train
 from kdhpc.config.schema import TrainConfig
+from tests.faults import FaultyDisk
 
 _DATASET = """\
 name: tiny
@@ -119,3 +120,12 @@ def _write_images(folder: Path) -> None:
             for index in range(count):
                 pixels = rng.normal(mean, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / half / label / f"{index}.png")
+
+
+@pytest.fixture
+def faulty(place: Place, disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch) -> FaultyDisk:
+    """The disk that ``place`` writes its runs to, which fails on demand."""
+    place.runs = disk.path
+    place.environment["KDHPC_RUNS"] = str(disk.path)
+    monkeypatch.setenv("KDHPC_RUNS", str(disk.path))
+    return disk

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdhpc.config.paths import RunPaths
-from kdhpc.errors import ConfigError, DataError, NetworkError
+from kdhpc.errors import ConfigError, DataError, NetworkError, StorageError
 from kdhpc.experiments.finished import find_finished, open_finished
 from tests.experiments.test_final import StopAfter, train
 
@@ -72,3 +72,45 @@ def test_find_finished_takes_each_run_once_in_order_and_warns_of_those_that_are_
 def test_find_finished_without_any_is_refused(place, folder, said):
     with pytest.raises(ConfigError, match=said):
         find_finished([Path(folder)])
+
+
+def test_find_finished_takes_copies_once_and_names_them(pair, caplog):
+    shutil.copytree(pair / "seed0", pair / "seed0.bak")
+    shutil.copytree(pair, pair.with_name("copied"))
+    with caplog.at_level(logging.WARNING):
+        found = find_finished([Path("runs/train")])
+    assert [str(run.paths.root) for run in found] == ["runs/train/pair/seed0", "runs/train/pair/seed1"]
+    assert sorted(caplog.messages) == [
+        f"left out, a copy of runs/train/pair/{kept}: runs/train/{copy}"
+        for kept, copy in (("seed0", "copied/seed0"), ("seed0", "copied/seed0.bak"), ("seed0", "pair/seed0.bak"))
+    ] + ["left out, a copy of runs/train/pair/seed1: runs/train/copied/seed1"]
+
+
+def test_find_finished_leaves_out_what_cannot_be_read_unless_it_is_named(pair, caplog):
+    (pair / "seed0" / "result.json").write_bytes(b"\0" * 99)
+    with caplog.at_level(logging.WARNING):
+        assert [run.label for run in find_finished([pair])] == ["pair-seed1"]
+    (said,) = caplog.messages
+    assert said.startswith("left out: runs/train/pair/seed0/result.json is not a result of a final training: ")
+    with pytest.raises(DataError, match=r"seed0/result\.json is not a result"):
+        find_finished([pair / "seed0"])
+
+
+def test_open_finished_weights_that_are_not_those_of_its_result_are_refused(pair):
+    path = pair / "seed0" / "node1.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-512] + bytes(512))
+    run = open_finished(pair / "seed0")
+    for read in (run.check_weights, lambda: run.network(0, 2, CPU)):
+        with pytest.raises(NetworkError, match=r"seed0: node1\.safetensors is not what was written when the training"):
+            read()
+
+
+def test_open_finished_reads_weights_where_nothing_can_be_mapped(place, faulty, tmp_path):
+    train(place.config("run.num_nodes=1", "run.name=single"))
+    faulty.rules("open node1 direct=1", "open node1 err=ESTALE 2")
+    run = open_finished(RunPaths.of("single", 0).root)
+    assert run.read_weights(0).keys()
+    faulty.rules("open node1 err=EACCES")
+    with pytest.raises(StorageError, match=r"node1\.safetensors cannot be read: Permission denied"):
+        run.read_weights(0)

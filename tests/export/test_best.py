@@ -5,12 +5,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from kdhpc import __version__
+from kdhpc.errors import StorageError
 from kdhpc.export.best import export_trials
 from kdhpc.graph.serial import read_stored
 from kdhpc.graph.space import SearchSpace, canonical, graph_key
 from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.summary import TrialRecord
+from tests.faults import FaultyDisk
 
 _SPACE = SearchSpace(num_nodes=3)
 _DEFINITION = StudyDefinition(
@@ -84,3 +88,29 @@ def test_export_trials_again_replaces_what_was_there(tmp_path: Path) -> None:
     export_trials(_DEFINITION, _TRIALS, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert len(first) == 3
+
+
+def test_export_trials_names_the_study_by_what_no_other_has_and_tells_what_is_another_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exported, _ = export_trials(_DEFINITION, _TRIALS, tmp_path, study_uid="a" * 32)
+    assert read_stored(exported[0].graph).provenance["study_uid"] == "a" * 32
+    (tmp_path / "three-trial9.json").write_text("of nobody")
+    export_trials(_DEFINITION, _TRIALS, tmp_path, study_uid="a" * 32)
+    assert caplog.messages == []
+    export_trials(_DEFINITION, _TRIALS[:1], tmp_path, study_uid="b" * 32)
+    (said,) = caplog.messages
+    others = ", ".join(str(tmp_path / f"three-trial{number}.json") for number in (17, 4))
+    assert said == f"of another study of this name, now deleted: {others}"
+
+
+@pytest.mark.parametrize("file", ["three-best.json", "three-best.svg", "three-best.png", "three-best.csv"])
+def test_export_trials_on_a_disk_that_refuses_keeps_what_was_there(disk: FaultyDisk, file: str) -> None:
+    export_trials(_DEFINITION, _TRIALS, disk.path)
+    before = {path.name: path.read_bytes() for path in disk.path.iterdir()}
+    disk.rules(f"write,flush,fsync .{file} late=EDQUOT")
+    with pytest.raises(StorageError, match=f"{file} cannot be written: Disk quota exceeded"):
+        export_trials(_DEFINITION, _TRIALS[1:], disk.path)
+    disk.rules()
+    assert (disk.path / file).read_bytes() == before[file]
+    assert {path.name for path in disk.path.iterdir()} == before.keys()
