@@ -93,7 +93,7 @@ class WorkerStatus:
     mode: str | None
     """How its steps run (see ``device.mode``); none before the first."""
     data: str | None
-    """Where its images are: ``mapped``, ``resident``, ``streamed``; none before the first step."""
+    """Where its images are: ``disk``, ``resident``, ``streamed``; none before the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
