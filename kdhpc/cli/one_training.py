@@ -1,5 +1,6 @@
 """One final training as a command shows it: here, or in a job of a sweep."""
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -27,10 +28,13 @@ def train_one(config: "TrainConfig") -> bool:
     log_to_stderr()
 
     def show(report: "EpochReport") -> None:
-        print(progress_line(report, config.training.epochs), file=sys.stderr, flush=True)
+        try:
+            print(progress_line(report, config.training.epochs), file=sys.stderr, flush=True)
+        except OSError:  # Nobody reads it any more: what is trained is checkpointed first.
+            stop.stop(signal.SIGPIPE)
 
     # Before the imports, which take seconds.
-    with StopSignals() as stop:
+    with StopSignals(ends_at_second=True) as stop:
         from kdhpc.experiments.final import train_final
 
         result = train_final(config, show=show, should_stop=lambda: stop.requested)

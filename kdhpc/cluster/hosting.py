@@ -12,7 +12,7 @@ from kdhpc.cluster.signals import StopSignals
 from kdhpc.cluster.take_over import Caution, refuse_beside_take_over, take_over
 from kdhpc.config.paths import server_dir
 from kdhpc.config.schema import ClusterConfig
-from kdhpc.errors import ClusterError, DatabaseError
+from kdhpc.errors import ClusterError, DatabaseError, StorageError
 from kdhpc.study.endpoint import Endpoint, is_loopback, read_endpoint
 from kdhpc.study.server import (
     ServerOptions,
@@ -107,10 +107,17 @@ class Hosting:
 
         Raises:
             ClusterError: workers on other machines cannot reach it.
-            DatabaseError: it does not start, or another machine may still run it.
+            DatabaseError: it does not start (also where a disk refuses), or another machine may still run it.
         """
         if self._is_given:
             return
+        try:
+            self._find_or_start()
+        except StorageError as exc:
+            # A disk that is full now may have room later, as a database that is away may come back.
+            raise DatabaseError(f"the database cannot be kept up: {exc}") from exc
+
+    def _find_or_start(self) -> None:
         endpoint = running(self._folder)
         _refuse_loopback(endpoint.host if endpoint else self._options.listen)
         if endpoint is None:

@@ -126,7 +126,7 @@ class Launch:
         while not stop.requested:
             try:
                 hosting.keep_up()
-                status = read_status(self._storage, name)
+                status = read_status(self._storage, name, uid=self._study.uid)
                 show(status)
                 if status.trials.waiting + status.trials.running == 0:
                     return True
@@ -165,7 +165,7 @@ class Launch:
         if gone:
             self._study.expire(holding.owner for holding in gone)
             _LOG.warning("freed the trials of lost workers: %s", ", ".join(str(holding.number) for holding in gone))
-        status = read_status(self._storage, name)
+        status = read_status(self._storage, name, uid=self._study.uid)
         # A job that ends may be one that comes back, and then replacing it would be one too many: that is seen later.
         present = [job for job in jobs if job.state != "COMPLETING"] if is_last else jobs
         idle = without_trial(present, status)
@@ -181,7 +181,7 @@ class Launch:
 
     def _unsettled(self) -> list[str]:
         """Workers' jobs that run, and may be about to take a trial or to end; none where there is nothing to take."""
-        status = read_status(self._storage, self._study.definition.name)
+        status = read_status(self._storage, self._study.definition.name, uid=self._study.uid)
         if status.trials.waiting == 0:
             return []
         jobs = worker_jobs(self._study.definition.name)

@@ -91,7 +91,7 @@ def _watch(
             tell(warning)
         try:
             study.expire_dead()
-            status = read_status(storage, study.definition.name)
+            status = read_status(storage, study.definition.name, uid=study.uid)
         except DatabaseError as exc:
             if not stop.requested:
                 outage.end(exc)
@@ -159,7 +159,7 @@ class _Outage:
 def _is_done(storage: Storage, study: SharedStudy, show: Callable[[StudyStatus], None]) -> bool:
     """Whether the workers, when they were asked to stop, had just ended the last trials; False if nobody answers."""
     try:
-        status = read_status(storage, study.definition.name)
+        status = read_status(storage, study.definition.name, uid=study.uid)
     except DatabaseError:
         return False
     show(status)

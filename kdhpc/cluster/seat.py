@@ -172,7 +172,7 @@ class Seat:
         self._training = None
         ended = self._leave(claim)
         _release(claim)
-        words = f"trial {claim.number} is given back, {exc}"
+        words = f"trial {claim.number} is given back, {exc}; once that is mended, another worker goes on with it"
         if not self._stopping():
             raise StorageError(words) from exc
         _LOG.warning("%s", words)

@@ -21,7 +21,6 @@ from kdhpc.config.schema import DeviceConfig, SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, KdhpcError, StudyMismatchError
-from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Owner
 from kdhpc.study.definition import Split
 from kdhpc.study.study import SharedStudy
@@ -46,7 +45,6 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
         StudyMismatchError: the config, the packed data, or pretrained weights are not those that the study was made
             with: as where the study was deleted and made again since this worker was launched.
     """
-    check_same_study(study, config)
     setting = trial_setting(study, config)
     _log_device(config.device)
     worker = _Worker(study, setting, stop, _compile_cache(setting))
@@ -260,7 +258,12 @@ def _data_digest(checksum: str, split: Split) -> str:
 
 
 def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
-    """Open the data once for all trials of this worker."""
+    """Open the data once for all trials of this worker.
+
+    Raises:
+        StudyMismatchError: as :func:`run_worker`.
+    """
+    check_same_study(study, config)
     threads = config.device.threads or slurm.own_cpus()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -269,12 +272,6 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
         raise StudyMismatchError(
             f"study {study.definition.name!r} was made with {config.dataset.name} of checksum "
             f"{study.definition.dataset_checksum}, the packed data here have {packed.checksum}: prepare the same data"
-        )
-    weights, made_with = weights_digest(config.objective), study.definition.pretrained_weights
-    if weights != made_with:
-        raise StudyMismatchError(
-            f"study {study.definition.name!r} was made with weights of digest {made_with}, "
-            f"{config.objective.pretrained} has {weights}: put the same file back"
         )
     device = resolve_device(config.device)
     return TrialSetting(

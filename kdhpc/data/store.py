@@ -20,8 +20,8 @@ from kdhpc.data.stored import Images, StoredImages
 _SHARE_OF_FREE_MEMORY = 0.5
 _COPIED_AT_ONCE = 1 << 28
 
-Placement = Literal["mapped", "resident", "streamed"]
-"""``mapped``: on disk, read by the CPU. ``resident``: all on the device. ``streamed``: moved there batch by batch."""
+Placement = Literal["disk", "resident", "streamed"]
+"""``disk``: on disk, read by the CPU. ``resident``: all on the device. ``streamed``: moved there batch by batch."""
 
 
 class ImageStore(Protocol):
@@ -47,7 +47,7 @@ class ImageStore(Protocol):
         ...
 
 
-class MappedImages:
+class DiskImages:
     """Images that stay on the disk, and in the memory that the system keeps of it; for training on the CPU.
 
     Args:
@@ -55,7 +55,7 @@ class MappedImages:
         indices: int64, those that are used.
     """
 
-    placement: Placement = "mapped"
+    placement: Placement = "disk"
 
     def __init__(self, images: Images, indices: NDArray[np.int64]) -> None:
         self._images = images
@@ -155,7 +155,7 @@ def store_images(images: Images, indices: NDArray[np.int64], device: torch.devic
         device: where the networks are.
     """
     if device.type == "cpu":
-        return MappedImages(images, indices)
+        return DiskImages(images, indices)
     needed = len(indices) * _bytes_per_image(images)
     if device.type != "cuda" or needed <= _SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
         return ResidentImages(images, indices, device)

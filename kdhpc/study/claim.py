@@ -142,7 +142,7 @@ class Claim:
             step: optimiser step of a checkpoint that is on the disk.
         """
         if step > self._step:
-            self._step = step
+            self._step = int(step)
             self._wake.set()
 
     def report(self, epoch: int, value: float) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kdhpc.config.paths import server_dir
 from kdhpc.errors import DatabaseError, StorageError, UsageError
-from kdhpc.files import FileLock
+from kdhpc.files import FileLock, is_of_storage, storage_error
 from kdhpc.study.data_folder import DATABASE, dump, initialise, write_access_rules
 from kdhpc.study.endpoint import Endpoint, read_endpoint, write_endpoint
 from kdhpc.study.pid_file import forget_pid
@@ -32,6 +32,8 @@ from kdhpc.study.server_record import STOPPED, STRAY, ServerRecord, lock_path, u
 _SPARE_CONNECTIONS = 50
 # PostgreSQL's processes end with their first one, or soon after.
 _LAST_ONES_S = 10.0
+# A file system may keep the lock of a machine that is down.
+_ALONE_S = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,12 @@ def start(
     """
     folder = folder.resolve()
     deadline = time.monotonic() + timeout_s
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        if not is_of_storage(exc):
+            raise
+        raise storage_error(exc, folder, "made") from exc
     with _one_at_a_time(folder):
         found = find_or_claim(folder, listen=options.listen, job=options.job, take_over=take_over, deadline=deadline)
         if isinstance(found, ServerRecord):
@@ -181,10 +189,13 @@ def ensure_server() -> None:
     """Start the embedded server if it does not run, unless ``KDHPC_STORAGE`` names another.
 
     Raises:
-        DatabaseError: as ``start``.
+        DatabaseError: as ``start``, also where a disk refuses.
     """
     if not os.environ.get("KDHPC_STORAGE"):
-        start(server_dir(), ServerOptions())
+        try:
+            start(server_dir(), ServerOptions())
+        except StorageError as exc:
+            raise DatabaseError(f"the database does not start: {exc}") from exc
 
 
 def dump_path(folder: Path) -> Path:
@@ -319,10 +330,16 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     """One start or stop at a time, where the file system has locks; where it has none, the claim decides.
 
     Raises:
+        DatabaseError: another process does not come to an end.
         StorageError: the folder cannot be written to.
     """
-    lock = FileLock.take(folder / "lock", wait=True)
-    if lock is None:  # A file system that gives no lock, and does not wait for it.
-        raise DatabaseError(f"another process starts or stops the database in {folder}: try again")
+    path, deadline = folder / "lock", time.monotonic() + _ALONE_S
+    while (lock := FileLock.take(path)) is None:
+        if time.monotonic() > deadline:
+            raise DatabaseError(
+                f"another process starts or stops the database, and holds {path}: try again; if it was on a machine "
+                "that is down for certain, delete that file"
+            )
+        time.sleep(0.1)
     with lock:
         yield

@@ -229,17 +229,9 @@ def _said(folder: Path, host: str, port: int, where: bool) -> Answer:
 
 def _signal(pid: int, start: int, how: signal.Signals) -> None:
     """Signal a process, and no other one that has its number since."""
-    with contextlib.suppress(ProcessLookupError), contextlib.ExitStack() as stack:
-        descriptor = None
-        with contextlib.suppress(OSError):  # An old kernel; or the process has ended.
-            descriptor = os.pidfd_open(pid)
-            stack.callback(os.close, descriptor)
-        if process_start(pid) != (start or None):
-            return
-        if descriptor is None:
+    if process_start(pid) == (start or None):
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, how)
-        else:
-            signal.pidfd_send_signal(descriptor, how)
 
 
 def _text_from(log: Path, position: int) -> str:

@@ -131,17 +131,20 @@ def doubt(folder: Path, server: ServerRecord | None, lock: FileLock | None) -> D
     if server is not None and _is_seen(server) and not server.is_in_copy(folder):
         return _running_here(folder, server)
     if lock is None:
-        return _locked(folder, server)
+        # One that was taken over from a machine that is down never had the lock, which that one may keep for ever.
+        is_others = server is not None and server.state == RUNNING and not server.folder.has_locks
+        return None if is_others and _is_over(server) else _locked(folder, server)
     if server is None or server.state == STOPPED:
         return None
     if server.state == STRAY:
         return _unexplained(folder, server)
     if server.state == UNREADABLE:
         # Whoever is just writing it would hold the lock.
-        return None if lock.problem is None and is_local(file_system(folder)) else _unreadable(server)
-    if server.is_in_copy(folder):
+        if lock.problem is not None or not is_local(file_system(folder)):
+            return _unreadable(server)
+    elif server.is_in_copy(folder):
         return _copied(folder, server)
-    if not _has_ended(folder, server, lock):
+    elif not _has_ended(folder, server, lock):
         return _elsewhere(folder, server)
     return None if is_explained(folder) else _unexplained(folder, server)
 
@@ -172,8 +175,13 @@ def _is_seen(server: ServerRecord) -> bool:
     return is_it and not has_ended(server.pid, server.space, server.process_start)
 
 
+def _is_over(server: ServerRecord | None) -> bool:
+    """Whether its process can be told from here, and has ended."""
+    return server is not None and has_ended(server.pid, server.space, server.process_start)
+
+
 def _has_ended(folder: Path, server: ServerRecord, lock: FileLock) -> bool:
-    if server.is_of_this_space and has_ended(server.pid, server.space, server.process_start):
+    if _is_over(server):
         return True
     if not server.is_folder(folder):
         return False

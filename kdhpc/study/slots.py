@@ -9,8 +9,8 @@ A study of N trials has exactly N rows, so N trials are run, whatever happens to
 
 A held slot whose lease has expired can be claimed like a free one, and the same trial goes on. Each claim has a lease
 token of its own, and whatever a worker writes is written only while its token stands in the row. Time is the
-database's, and stands still for leases while the server is down. Where that machine's clock is set back, leases of the
-time before last for their length once more.
+database's, and stands still for leases while the server is down. Where the clock of its machine is set back, a lease
+that was renewed before holds for its length from then on.
 
 A trial that crashed goes on elsewhere, if it can: its machine may be broken, and would use up its attempts in a moment.
 
@@ -71,11 +71,10 @@ TABLES = (
 """Beside Optuna's. A finished slot keeps its lease token: a worker that asks again is told that it was its own.
 
 ``uid`` is the study's own: one of the same name that is made later has another. ``attempts`` are those since the trial
-last came further than ever before; ``progress`` is the highest optimiser step that it has reached. ``pruned_at``
-are the epochs at which a worker was told to prune the trial, ``diverged_at`` the one in which its numbers ceased to be
-any.
-``worked_s`` is the time that workers spent on the slot. Half of each page is left free: a lease that is renewed stays
-on its page then, and no index has to be written. While a study is draining, no slot of it is given out.
+last came further than ever before; ``progress`` is the highest optimiser step that it has reached. ``pruned_at`` are
+the epochs at which a worker was told to prune the trial, ``diverged_at`` the one in which it diverged. ``worked_s`` is
+the time that workers spent on the slot. Half of each page is left free: a lease that is renewed stays on its page then,
+and no index has to be written. While a study is draining, no slot of it is given out.
 """
 
 CLOCK_TOLERANCE_S = 60

@@ -138,17 +138,25 @@ def find(connection: Connection, name: str) -> StudyRow:
     )
 
 
-def find_id(connection: Connection, name: str) -> int:
+def find_id(connection: Connection, name: str, *, uid: str | None = None) -> int:
     """Optuna's id of a study of kdhpc.
 
+    Args:
+        connection: in a transaction.
+        name: of the study.
+        uid: that it must have; none: any.
+
     Raises:
-        UnknownStudyError: it does not exist; the message lists those that do.
+        UnknownStudyError: it does not exist, and the message lists those that do; or it has another uid.
     """
     known = names(connection)
     if name not in known:
         raise UnknownStudyError(f"unknown study '{name}': {nearest(name, known)}")
-    query = text("SELECT study_id FROM studies WHERE study_name = :name")
-    return int(connection.execute(query, {"name": name}).scalar_one())
+    query = text("SELECT study_id, uid FROM studies JOIN kdhpc_studies USING (study_id) WHERE study_name = :name")
+    found = connection.execute(query, {"name": name}).one()
+    if uid not in (None, found.uid):
+        raise UnknownStudyError(f"study '{name}' was deleted meanwhile, and another one of that name was made")
+    return int(found.study_id)
 
 
 def names(connection: Connection) -> tuple[str, ...]:

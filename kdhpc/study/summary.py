@@ -93,7 +93,7 @@ class WorkerStatus:
     mode: str | None
     """How its steps run (see ``device.mode``); none before the first."""
     data: str | None
-    """Where its images are: ``mapped``, ``resident``, ``streamed``; none before the first step."""
+    """Where its images are: ``disk``, ``resident``, ``streamed``; none before the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,15 +171,20 @@ def study_names(storage: Storage) -> tuple[str, ...]:
     return storage.read(study_rows.names)
 
 
-def read_status(storage: Storage, name: str) -> StudyStatus:
+def read_status(storage: Storage, name: str, *, uid: str | None = None) -> StudyStatus:
     """How far a study is, all of it as of one moment.
 
+    Args:
+        storage: the server.
+        name: of the study.
+        uid: that it must have, for whoever has watched it for a while; none: any study of that name.
+
     Raises:
-        UnknownStudyError: it does not exist.
+        UnknownStudyError: it does not exist, or was deleted and another one made.
     """
 
     def read(connection: Connection) -> StudyStatus:
-        study_id = study_rows.find_id(connection, name)
+        study_id = study_rows.find_id(connection, name, uid=uid)
         counts = read_counts(connection, study_id)
         holdings = slots.holdings(connection, study_id)
         trial_s = _mean_worked_s(connection, study_id)

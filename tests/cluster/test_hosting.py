@@ -14,7 +14,7 @@ from kdhpc.cluster.hosting import Hosting
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.cluster.take_over import Caution
 from kdhpc.config.schema import ClusterConfig
-from kdhpc.errors import ClusterError, DatabaseError
+from kdhpc.errors import ClusterError, DatabaseError, StorageError
 from kdhpc.files import FileLock
 from kdhpc.study.endpoint import read_endpoint
 from kdhpc.study.server import ServerOptions, dump_path, running, start, stop
@@ -179,6 +179,20 @@ def test_hosting_takes_nothing_over_from_a_later_start(folder: Path, job, elsewh
     with pytest.raises(DatabaseError, match="started on elsewhere"):
         job(2).keep_up()
     assert postgres_processes(folder) == set()
+
+
+def test_hosting_on_a_full_disk_tries_again(folder: Path, job, monkeypatch, caplog) -> None:
+    outcomes = iter([StorageError("endpoint.json cannot be written: Disk quota exceeded")])
+
+    def start_later(*arguments: object, **options: object) -> object:
+        for refusal in outcomes:
+            raise refusal
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(room, "start", start_later)
+    with job(1):
+        assert ask() == 42
+    assert "Disk quota exceeded; trying again" in caplog.text
 
 
 def test_hosting_leaves_a_server_of_a_running_job(folder: Path, job, elsewhere: Path, fake_slurm) -> None:

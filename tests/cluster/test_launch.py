@@ -13,7 +13,7 @@ from kdhpc.cluster.launch import Launch, num_missing
 from kdhpc.cluster.manifest import Manifest, read_manifests
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.compose import compose_search
-from kdhpc.config.paths import StudyPaths
+from kdhpc.config.paths import StudyPaths, runs_root
 from kdhpc.errors import ClusterBusyError, ClusterError
 from kdhpc.study.storage import Storage
 from kdhpc.study.summary import StudyStatus, TrialCounts
@@ -111,13 +111,18 @@ def test_top_up_and_leave_does_not_count_what_takes_long_to_end(storage, fake_sl
         assert launch.top_up_and_leave(stop) == 1
 
 
-def test_workers_that_nobody_wrote_down_are_known_by_their_script(storage, fake_slurm) -> None:
+def test_workers_that_nobody_wrote_down_are_known_by_their_script(storage, fake_slurm, monkeypatch, tmp_path) -> None:
     begun(storage)
     folder = StudyPaths.of("tiny").launch_jobs("first")
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / ".submission_file_0123.sh"
     row = f"|RUNNING|1:00:00|node1|None|{script}"
     fake_slurm.answer("squeue", f"echo '7_0|7{row}'; echo '9_0|9{row}'; echo '8|8|RUNNING|1:00|node1|None|/other.sh'")
+    assert [job.job for job in worker_jobs("tiny")] == ["7_0", "9_0"]
+    # Submitted by another path to the same folder.
+    link = tmp_path / "link"
+    link.symlink_to(runs_root())
+    monkeypatch.setenv("KDHPC_RUNS", str(link))
     assert [job.job for job in worker_jobs("tiny")] == ["7_0", "9_0"]
     folder.rmdir()
 

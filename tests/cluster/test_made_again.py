@@ -4,11 +4,25 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
+from kdhpc.cluster.worker import _data_digest
+from kdhpc.study.definition import StoredSplit
 from kdhpc.training.metrics import read_metrics
 from tests.cluster.test_search import finished_exactly, worker_logs
 from tests.workspace import Workspace
+
+
+def test_digest_of_the_data_tells_images_and_halves_apart() -> None:
+    def digest(checksum: str, train: list[int], validation: list[int]) -> str:
+        halves = (np.array(half, dtype=np.int64) for half in (train, validation))
+        return _data_digest(checksum, StoredSplit(**dict(zip(("train", "validation"), halves, strict=True))))
+
+    whole = digest("a", [0, 1], [2, 3])
+    assert digest("a", [0, 1], [2, 3]) == whole
+    others = (digest("b", [0, 1], [2, 3]), digest("a", [0], [1, 2, 3]), digest("a", [2, 3], [0, 1]))
+    assert len({whole, *others}) == 4
 
 
 def pack(workspace: Workspace, images: Path) -> None:

@@ -40,7 +40,7 @@ def test_pruned_seat_takes_the_next_slot_and_the_budget_is_met(workspace) -> Non
     url = workspace.run("db", "url").stdout.strip()
     trials = optuna.load_study(study_name="pruned", storage=url).trials
     assert sorted(trial.number for trial in trials) == list(range(6))
-    assert all(trial.user_attrs["kdhpc"]["run"] == {"mode": "eager", "data": "mapped"} for trial in trials)
+    assert all(trial.user_attrs["kdhpc"]["run"] == {"mode": "eager", "data": "disk"} for trial in trials)
 
 
 def test_interrupted_worker_gives_all_its_seats_back_and_they_go_on(workspace) -> None:

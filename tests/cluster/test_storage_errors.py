@@ -94,7 +94,6 @@ def setting(disk: FaultyDisk) -> TrialSetting:
 def work(storage: Storage, setting: TrialSetting, monkeypatch: pytest.MonkeyPatch):
     """A worker of a study whose images are in memory; how many trials it finished."""
     monkeypatch.setattr(worker_room, "trial_setting", lambda *_: setting)
-    monkeypatch.setattr(worker_room, "check_same_study", lambda *_: None)
     monkeypatch.setattr(worker_room, "_POLL_S", 0.1)
 
     def run(name: str = "tiny") -> int:

@@ -9,7 +9,7 @@ from kdhpc.data.batches import Batch, EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset, PackedSplit
 from kdhpc.data.prepare import Order, prepare
 from kdhpc.data.readers.folder import FolderReader
-from kdhpc.data.store import ImageStore, MappedImages, ResidentImages, StreamedImages, store_images
+from kdhpc.data.store import DiskImages, ImageStore, ResidentImages, StreamedImages, store_images
 from kdhpc.errors import ConfigError, DataError
 from tests.data.trees import noise, silent, write_folder
 
@@ -134,17 +134,17 @@ def test_batches_of_a_prepared_data_set_are_what_networks_take(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("device", [_CPU, torch.device("meta")])
-def test_store_images_stay_mapped_on_a_cpu_and_move_to_other_devices(device: torch.device) -> None:
+def test_store_images_stay_on_disk_on_a_cpu_and_move_to_other_devices(device: torch.device) -> None:
     store = store_images(_split().images, np.arange(3), device)
 
-    assert isinstance(store, MappedImages if device == _CPU else ResidentImages)
+    assert isinstance(store, DiskImages if device == _CPU else ResidentImages)
 
 
-@pytest.mark.parametrize("kind", [MappedImages, ResidentImages, StreamedImages])
+@pytest.mark.parametrize("kind", [DiskImages, ResidentImages, StreamedImages])
 def test_stores_give_the_same_images_in_the_same_order(kind: type) -> None:
     images, indices = noise(2, 30, 6, 5, 3), np.array([4, 9, 2, 28, 17, 3, 11])
     positions = torch.tensor([6, 0, 0, 3, 5, 1, 2])
-    store: ImageStore = kind(images, indices) if kind is MappedImages else kind(images, indices, _CPU)
+    store: ImageStore = kind(images, indices) if kind is DiskImages else kind(images, indices, _CPU)
 
     found = [store.gather(streamed) for streamed in store.stream(positions, 3)]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdhpc import files
-from kdhpc.data.store import MappedImages, ResidentImages, StreamedImages
+from kdhpc.data.store import DiskImages, ResidentImages, StreamedImages
 from kdhpc.data.stored import StoredImages
 from kdhpc.errors import DataError, StorageError
 from tests.data.trees import noise
@@ -38,12 +38,12 @@ def test_stored_images_are_those_of_the_array_in_any_order(tmp_path: Path) -> No
             stored[np.array(rows, dtype=np.int64)]
 
 
-@pytest.mark.parametrize("kind", [MappedImages, ResidentImages, StreamedImages])
+@pytest.mark.parametrize("kind", [DiskImages, ResidentImages, StreamedImages])
 def test_stores_give_out_the_same_images_from_the_disk_as_from_memory(
-    tmp_path: Path, kind: type[MappedImages] | type[ResidentImages] | type[StreamedImages]
+    tmp_path: Path, kind: type[DiskImages] | type[ResidentImages] | type[StreamedImages]
 ) -> None:
     indices, positions = np.array([5, 2, 39, 11, 12], dtype=np.int64), torch.tensor([4, 0, 3, 2])
-    device = () if kind is MappedImages else (torch.device("cpu"),)
+    device = () if kind is DiskImages else (torch.device("cpu"),)
 
     found, expected = (
         torch.cat([store.gather(streamed) for streamed in store.stream(positions, 3)])

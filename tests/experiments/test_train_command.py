@@ -179,3 +179,17 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def test_train_whose_output_nobody_reads_is_checkpointed(place):
+    command = ("train", "--graph", "dml", "--nodes", "2", *TINY, "training.epochs=24", "run.name=unread")
+    unread = place.start(*command)
+    assert unread.stderr is not None
+    while not unread.stderr.readline().startswith("epoch 1/"):
+        pass
+    unread.stderr.close()
+    assert unread.wait(timeout=600) == 141
+    assert (place.runs / "train" / "unread" / "seed0" / "checkpoint.pt").exists()
+    done = place.run(*command)
+    assert done.returncode == 0, done.stderr
+    assert "goes on after epoch" in done.stderr

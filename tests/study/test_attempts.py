@@ -3,12 +3,14 @@
 import time
 from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
 
 from kdhpc.cli.main import main
 from kdhpc.errors import LeaseLostError, StudyError
 from kdhpc.study.claim import Claim
+from kdhpc.study.retrying import retry
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.study.summary import read_status
@@ -105,7 +107,7 @@ def test_advance_neither_blocks_nor_raises_without_a_lease(storage: Storage) -> 
     with pytest.raises(LeaseLostError):
         late.report(1, 50.0)
     assert scalar(storage, "SELECT progress FROM kdhpc_slots") == 0
-    new.advance(7)
+    new.advance(np.int64(7))
     new.release()
     new.advance(8)
     assert scalar(storage, "SELECT progress FROM kdhpc_slots") == 7
@@ -143,6 +145,19 @@ def test_retry_gives_failed_trials_another_chance(storage: Storage, storage_url:
     assert study.progress().unfinished == 0
     with pytest.raises(StudyError, match=r"trial 3 is complete, trial 9 does not exist: only failed .*there are none"):
         study.retry([3, 9])
+
+
+def test_retry_repeated_after_a_lost_answer_says_the_same(storage: Storage) -> None:
+    study = make(storage, target=2, max_attempts=1)
+    fail(study)
+    study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
+    for numbers in ([0], None):
+        twice = [
+            storage.write(lambda c, numbers=numbers: retry(c, study_id, study.definition, numbers, token=f"{numbers}"))
+            for _ in range(2)
+        ]
+        assert twice == [(0,), (0,)]
+        fail(study)
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha"])

@@ -310,6 +310,30 @@ def test_start_that_was_killed_after_its_claim_is_passed_over(folder: Path) -> N
     assert not start(folder, ServerOptions()).already
 
 
+def test_start_that_is_killed_before_its_server_begins_leaves_none(folder: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from kdhpc.study import server_claim
+from kdhpc.study.server import ServerOptions, start
+begin = server_claim.Claim.begin
+def begin_and_die(claim, pid, port):
+    begin(claim, pid, port)
+    print(pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+server_claim.Claim.begin = begin_and_die
+start(Path(sys.argv[1]), ServerOptions())
+"""
+    log = (folder / "server.log").read_text()
+    done = subprocess.run(
+        [sys.executable, "-c", script, folder], capture_output=True, text=True, check=False, cwd=_ROOT, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert last_server(folder).pid == int(done.stdout)
+    assert ((folder / "server.log").read_text(), postgres_processes(folder)) == (log, set())
+    assert not start(folder, ServerOptions()).already
+
+
 @pytest.mark.parametrize("content", ["", '{"format": "kdhpc-server-owner", "ver', "\0" * 100])
 def test_record_that_was_cut_short_proves_nothing(folder: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
     record_path(folder, 7).write_text(content)
@@ -467,6 +491,23 @@ def test_take_over_of_one_server_passes_over_no_later_one(folder: Path) -> None:
     with pytest.raises(NotCertainError):
         start(folder, ServerOptions(), take_over=TakeOver(token=gone.token))
     assert not start(folder, ServerOptions(), take_over=TakeOver(token="later")).already
+
+
+def test_server_taken_over_beside_a_lock_that_its_dead_machine_keeps(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(folder, ServerOptions())
+    stop(folder)
+    pretend_elsewhere(folder)
+    monkeypatch.setattr("kdhpc.study.server_proof.file_system", lambda path: "nfs4")
+    monkeypatch.setattr("kdhpc.study.server._LAST_ONES_S", 0.2)
+    with FileLock.take(lock_path(folder)):
+        with pytest.raises(NotCertainError, match="--take-over"):
+            start(folder, ServerOptions(), timeout_s=0.5)
+        taken = start(folder, ServerOptions(), take_over=TakeOver()).endpoint
+        os.kill(taken.pid, signal.SIGKILL)
+        assert not start(folder, ServerOptions()).already
+        assert stop(folder).was_running
 
 
 def test_take_over_of_a_server_that_answers_changes_nothing(folder: Path) -> None:

@@ -28,7 +28,7 @@ def cost_of_a_trial(study):
     with Statements() as statements:
         claim = take(study)
         counts.append(statements.count)
-        claim.describe(mode="eager", data="mapped")
+        claim.describe(mode="eager", data="disk")
         counts.append(statements.count)
         for epoch in EPOCHS[:-1]:
             claim.report(epoch, 100.0)

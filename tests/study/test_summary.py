@@ -158,3 +158,15 @@ def test_study_names_are_those_of_kdhpc(storage: Storage, storage_url: str) -> N
         read_status(storage, "foreign")
     with pytest.raises(UnknownStudyError, match="did you mean 'later'"):
         top_trials(storage, "latter", 1)
+
+
+def test_status_of_a_study_that_was_deleted_and_made_again_is_another_ones(storage: Storage) -> None:
+    old = make(storage)
+    assert read_status(storage, "tiny", uid=old.uid).target == 4
+    old.delete()
+    with pytest.raises(UnknownStudyError, match="unknown study 'tiny'"):
+        read_status(storage, "tiny", uid=old.uid)
+    new = make(storage, target=5)
+    with pytest.raises(UnknownStudyError, match="study 'tiny' was deleted meanwhile, and another one of that name"):
+        read_status(storage, "tiny", uid=old.uid)
+    assert read_status(storage, "tiny", uid=new.uid).target == 5

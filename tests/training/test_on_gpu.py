@@ -1,5 +1,6 @@
 """What only a GPU can show: recorded steps, their streams, seats beside each other."""
 
+import math
 from dataclasses import replace
 from itertools import islice
 
@@ -128,3 +129,15 @@ def test_bf16_steps_are_recorded():
     training = on_gpu(mode="cudagraph", precision="bf16")
     assert all(torch.isfinite(torch.tensor(report.train_losses)).all() for report in islice(training.epochs(never), 2))
     assert training.mode == "cudagraph", "it fell back"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_weight_that_is_not_finite_is_found_on_the_device(bad):
+    training = on_gpu()
+    assert training._learner.are_finite().tolist() == [True] * len(training.networks)
+    with torch.no_grad():
+        list(training.networks[-1].parameters())[3].view(-1)[-1] = bad
+    assert training._learner.are_finite().tolist() == [True] * (len(training.networks) - 1) + [False]
+    report = next(report for report in training.steps() if report is not None)
+    assert report.diverged is not None
+    assert report.ensemble_accuracy is None

@@ -204,7 +204,7 @@ def test_memory_that_ends_while_recording_is_the_callers_matter():
     assert training.mode == "eager cudagraph"
 
 
-@pytest.mark.parametrize("placement", ["mapped", "streamed"])
+@pytest.mark.parametrize("placement", ["disk", "streamed"])
 @pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
 def test_recorded_steps_make_their_batches_as_steps_that_are_not(augmentation, placement, monkeypatch):
     if placement == "streamed":
