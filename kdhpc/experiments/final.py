@@ -22,7 +22,7 @@ from kdhpc.experiments.weights import check_weights_files
 from kdhpc.files import write_whole
 from kdhpc.graph.serial import write_graph
 from kdhpc.networks.weights import content_digest
-from kdhpc.training.checkpoint import remove_checkpoint
+from kdhpc.training.checkpoint import remove_checkpoint, remove_leftovers
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device import resolve_device, resolve_precision
 from kdhpc.training.loop import EpochReport, TrainingLoop
@@ -127,9 +127,7 @@ def _train(
                 metrics.append(report)
                 show(report)
                 owner.check()
-                if report.diverged is not None:
-                    return _Ended(report=report, is_kept=False)
-                if training.finished:
+                if training.finished or report.diverged is not None:
                     return _Ended(report=report, is_kept=_keep_end(training, checkpoint))
                 continue
             checkpoint.save_if_due()
@@ -177,6 +175,8 @@ def _finish(run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Modu
             else "trains it again, as no checkpoint could be written"
         )
         raise StorageError(f"{exc}: make room, and the same command {rest}") from exc
+    for index in range(len(weights)):
+        remove_leftovers(run.paths.weights(index))
     remove_checkpoint(run.paths.checkpoint)
     return result
 

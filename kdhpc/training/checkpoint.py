@@ -123,7 +123,7 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers of that checkpoint have left that were killed, as far as that goes."""
+    """Remove what writers of a file have left that were killed, as far as that goes."""
     try:
         leftovers = list(path.parent.glob(f".{path.name}.*.tmp"))
     except OSError:

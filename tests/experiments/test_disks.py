@@ -135,10 +135,12 @@ def test_files_of_the_beginning_that_a_disk_refuses_are_one_error(place, faulty,
 
 def test_checkpoint_that_cannot_be_removed_does_not_undo_what_is_done(place, faulty):
     config, paths = place.config(*DML, "run.name=run"), RunPaths.of("run", 0)
+    write_whole(paths.root / f".node1.safetensors.{'0' * 16}.tmp", "of a process that was killed")
     faulty.rules("unlink seed0/checkpoint.pt err=EACCES")
     result, _ = train(config)
     assert result == read_result(paths.result)
     assert paths.checkpoint.exists()
+    assert list(paths.root.glob(".*.tmp")) == []
     faulty.rules()
     assert train(config) == (result, [])
     assert not paths.checkpoint.exists()

@@ -167,7 +167,8 @@ def test_result_that_cannot_be_written_of_a_training_that_diverged_is_written_th
         train(config)
     assert not paths.result.exists()
     faulty.rules()
-    result, _ = train(config)
+    result, reports = train(config, stop=StopAfter(1))
+    assert len(reports) == 1, "scored again, not trained"
     assert (result.diverged_epoch, result.ensemble_accuracy) == (1, None)
 
 
