@@ -187,6 +187,24 @@ def test_launch_that_stays_asks_a_busy_controller_again(storage, busy_slurm, cap
     assert manifest.arrays == ("9",)
 
 
+@pytest.mark.parametrize(("state", "gives_up"), [("complete", False), ("diverged", False), ("failed", True)])
+def test_lost_workers_are_counted_from_a_trial_that_ended_well(
+    storage, fake_slurm, submitted, state: str, gives_up: bool
+) -> None:
+    """A broken node that fails one trial after the other would have workers replaced for ever."""
+    launch = begun(storage, workers=1)
+    fake_slurm.queue()
+    launch._replaced = launch._config.worker.max_failures + 1
+    counts = {"complete": 0, "pruned": 0, "running": 0, "waiting": 3, "failed": 0} | {state: 1}
+    if gives_up:
+        with pytest.raises(ClusterError, match="workers of study 'tiny' were lost, and no trial ended well meanwhile"):
+            launch._replace(TrialCounts(**counts))
+    else:
+        launch._replace(TrialCounts(**counts))
+        assert launch._replaced == 1
+        assert submitted == [1]
+
+
 def test_launch_that_leaves_says_that_the_controller_is_busy(storage, busy_slurm) -> None:
     launch = begun(storage, arrays=())
     with StopSignals() as stop, pytest.raises(ClusterBusyError, match="Socket timed out"):

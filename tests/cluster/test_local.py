@@ -88,6 +88,16 @@ def test_check_says_how_the_last_worker_failed(
     assert said in str(raised.value)
 
 
+def test_check_counts_only_workers_that_failed_since_a_trial_ended_well(
+    fleet: LocalFleet, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(fleet, "_jobs", [_ended(tmp_path, None)])
+    with pytest.raises(ClusterError):
+        fleet.check(max_failures=0)
+    fleet.forgive()
+    fleet.check(max_failures=0)
+
+
 def test_for_this_machine_without_a_gpu_refuses_what_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     config = for_this_machine(compose_search(["study=quickstart", "cluster.workers=1000"]))
