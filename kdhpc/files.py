@@ -104,7 +104,7 @@ def replacing(path: Path, *, may_replace: Callable[[], bool] = lambda: True) -> 
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         yield temporary
         _flush(temporary, os.O_RDWR)
         if may_replace():
@@ -313,6 +313,13 @@ def _holds(path: Path, contents: list[memoryview]) -> bool:
                 if file.read(len(block)) != block:
                     return False
         return not file.read(1)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as exc:
+        raise StorageError(f"{path} cannot be made: it, or a part of its path, is a file and no folder") from exc
 
 
 def _flush(path: Path, how: int) -> None:

@@ -71,6 +71,13 @@ def test_replacing_asks_when_all_is_on_the_disk_whether_it_may(disk: FaultyDisk)
     assert (asked, path.read_text()) == (["newer"], "newer")
 
 
+def test_write_whole_below_a_file_says_that_it_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("x")
+    for folder in (tmp_path / "afile", tmp_path / "afile" / "deeper"):
+        with pytest.raises(StorageError, match=f"{folder} cannot be made: it, or a part of its path, is a file"):
+            write_whole(folder / "new", "x")
+
+
 def test_replacing_whose_block_fails_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
 
