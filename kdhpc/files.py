@@ -246,7 +246,7 @@ class FileLock:
             StorageError: the file cannot be made or opened.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             # For writing: NFS locks nothing else exclusively.
             descriptor = patiently(lambda: os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
         except OSError as exc:

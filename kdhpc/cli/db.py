@@ -139,11 +139,13 @@ def _delete_study(arguments: argparse.Namespace) -> int:
         )
     study.delete()
     paths = StudyPaths.of(name)
-    told = [f"study {name} deleted", *_end_jobs(name)]
+    # What tells which jobs are the study's is removed after they were looked for.
+    told, jobs = [f"study {name} deleted"], _end_jobs(name)
     if paths.root.exists():
         removed, left = _remove_useless(paths)
         told.append(f"its files in {paths.root} stay, without {removed} that no other study can use")
         told += [f"these could not be removed: {left}"] if left else []
+    told += jobs
     print("; ".join(told), file=sys.stderr)
     return 0
 
