@@ -1,5 +1,6 @@
 """Signals that ask a process to stop, turned into a flag that it reads between two steps."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ from types import FrameType, TracebackType
 _LOG = logging.getLogger(__name__)
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 _INTERRUPTED = 130
+_FAREWELL = b"\nkdhpc: interrupted twice, ended at once; the same command goes on from the last checkpoints\n"
 
 
 class StopSignals:
@@ -110,5 +112,7 @@ class _Watch:
         while number := os.read(self._reading, 1):
             if num_before and number[0] == signal.SIGINT:
                 self._before()
+                with contextlib.suppress(OSError):
+                    os.write(2, _FAREWELL)
                 os._exit(_INTERRUPTED)
             num_before += number[0] in _STOPPING

@@ -22,7 +22,7 @@ from kdhpc.experiments.weights import check_weights_files
 from kdhpc.files import write_whole
 from kdhpc.graph.serial import write_graph
 from kdhpc.networks.weights import content_digest
-from kdhpc.training.checkpoint import remove_checkpoint, remove_leftovers
+from kdhpc.training.checkpoint import read_header, remove_checkpoint, remove_leftovers
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device import resolve_device, resolve_precision
 from kdhpc.training.loop import EpochReport, TrainingLoop
@@ -96,6 +96,12 @@ def _read_done(run: Run) -> FinalResult | None:
 
 def _begin(run: Run) -> None:
     if run.paths.settings.exists() and read_settings(run.paths.settings) is None:
+        begun = read_header(run.paths.checkpoint)
+        if begun is not None and begun.key_digest != run.identity.digest:
+            raise ConfigError(
+                f"{run.paths.settings} cannot be understood, and the checkpoint beside it is of other settings: move "
+                f"{run.paths.root} away, or give this training a name with run.name=NAME"
+            )
         _LOG.warning("%s cannot be understood: it is written anew", run.paths.settings)
     write_config(run.config, run.paths.config)
     write_settings(run.settings, run.paths.settings)

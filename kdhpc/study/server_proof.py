@@ -248,7 +248,7 @@ def _copied(folder: Path, server: ServerRecord) -> Doubt:
     return Doubt(
         reason=f"{folder} is a copy of {server.folder.path}, made while its server ran ({described(server)}): the data "
         f"may be of different moments. Stop that server (`kdhpc db stop` there) and copy the folder again; or, if it "
-        f"did not run then for certain, {_TAKE_OVER}",
+        f"did not run then for certain, {_TAKE_OVER}. If it is the same folder by another mount, use the first path",
     )
 
 

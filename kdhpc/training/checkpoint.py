@@ -111,7 +111,7 @@ def save_checkpoint(
     try:
         write_whole(path, head, _checksum(head, payload), payload, may_replace=may_replace)
     except StorageError as exc:
-        raise CheckpointError(f"{exc}; free or allow space there") from exc
+        raise CheckpointError(f"{exc}; make room, or allow writing there") from exc
     return answers[-1]
 
 

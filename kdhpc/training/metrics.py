@@ -13,7 +13,7 @@ from pathlib import Path
 import dacite
 
 from kdhpc.errors import StorageError
-from kdhpc.files import parse_json, read_whole, strict_json, write_whole
+from kdhpc.files import parse_json, read_whole, storage_error, strict_json, write_whole
 from kdhpc.training.loop import EpochReport
 
 _LOG = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class MetricsLog:
             self._open()
         except (OSError, StorageError) as exc:
             if tell:
-                _LOG.warning("epochs are not logged while this lasts: %s", exc)
+                why = exc if isinstance(exc, StorageError) else storage_error(exc, self._path, "written")
+                _LOG.warning("epochs are not logged while this lasts: %s", why)
             return False
         return True
 

@@ -182,6 +182,19 @@ def test_settings_that_are_damaged_let_no_other_training_pass_for_this_one(place
     assert train(place.config(*DML, "run.name=run"))[1] == []
 
 
+def test_settings_that_are_damaged_let_no_other_training_throw_a_checkpoint_away(place):
+    paths = RunPaths.of("run", 0)
+    train(place.config(*DML, "run.name=run"), stop=StopAfter(5))
+    paths.settings.write_bytes(b"")
+    kept = paths.checkpoint.read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"settings\.json cannot be understood, and the checkpoint beside it is of other"
+    ):
+        train(place.config(*DML, "run.name=run", "training.learning_rate=0.001"))
+    assert paths.checkpoint.read_bytes() == kept
+    assert train(place.config(*DML, "run.name=run"))[0] is not None
+
+
 @pytest.mark.parametrize("damage", [b"\0" * 200, b'{"epoch": 1, "st', b"nan\n", b"\xff\xfe\n{}\n"])
 def test_log_that_a_power_cut_has_damaged_is_cut_back_and_the_checkpoint_is_used(place, whole, damage):
     paths = RunPaths.of("run", 0)

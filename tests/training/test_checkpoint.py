@@ -198,7 +198,7 @@ def test_save_checkpoint_that_the_disk_refuses_at_the_last_moment_keeps_the_old_
     path = disk.path / "checkpoint.pt"
     save_checkpoint(path, state_of(step=1), KEY)
     disk.rules(rule)
-    with pytest.raises(CheckpointError, match=f"^{path} cannot be written: .*; free or allow space there$"):
+    with pytest.raises(CheckpointError, match=f"^{path} cannot be written: .*; make room, or allow writing there$"):
         save_checkpoint(path, state_of(step=2), KEY)
     disk.rules()
     assert load_checkpoint(path, KEY).step == 101
@@ -273,7 +273,7 @@ def test_load_checkpoint_payload_of_another_shape_is_refused(tmp_path, document)
 
 def test_save_checkpoint_where_nothing_can_be_written_keeps_the_old_one(saved):
     blocked = saved / "below-a-file" / "checkpoint.pt"
-    with pytest.raises(CheckpointError, match=f"^{blocked} cannot be written: "):
+    with pytest.raises(CheckpointError, match=f"^{blocked.parent} cannot be made: .*is a file and no folder"):
         save_checkpoint(blocked, state_of(), KEY)
     assert load_checkpoint(saved, KEY).step_in_epoch == 3
 
