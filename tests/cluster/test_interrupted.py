@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster.test_search import finished_exactly, worker_logs
 from tests.faults import FaultyDisk, faulty_disk
+from tests.slurm.faults import is_pending
 from tests.workspace import PATIENCE_S, Caught, Workspace, make_workspace, until
 
 LONG = ("training.epochs=12", "--trials", "2", "study.pruner=none", "cluster.workers=1", "device.threads=1")
@@ -58,6 +59,7 @@ def goes_on(workspace: Workspace, study: str) -> None:
 def test_search_whose_terminal_is_closed_stops_in_order(workspace) -> None:
     search, worker = begin(workspace, "hung-up")
     os.killpg(search.pid, signal.SIGHUP)  # The kernel sends it to all of a terminal's processes.
+    until(lambda: is_pending(worker.pid, signal.SIGTERM))
     worker.let_go()
     search.communicate(timeout=PATIENCE_S)
     assert search.returncode == 130

@@ -11,7 +11,8 @@ from kdhpc.cluster.worker import _data_digest
 from kdhpc.study.definition import StoredSplit
 from kdhpc.training.metrics import read_metrics
 from tests.cluster.test_search import finished_exactly, worker_logs
-from tests.workspace import Workspace
+from tests.slurm.faults import is_pending
+from tests.workspace import Workspace, until
 
 
 def test_digest_of_the_data_tells_images_and_halves_apart() -> None:
@@ -54,6 +55,8 @@ def test_study_made_again_on_other_images_takes_up_no_checkpoint_of_the_first(wo
     first = workspace.start(*search("again"))
     (caught,) = workspace.catch("again")
     first.send_signal(signal.SIGINT)
+    # The launcher passes it on as this, once it has come to it: the trial must not come to its end before.
+    until(lambda: is_pending(caught.pid, signal.SIGTERM))
     caught.let_go()
     first.communicate()
     trials = workspace.paths("again").trial(0).parent
