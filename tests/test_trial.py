@@ -21,6 +21,7 @@ from kdhpc.training.metrics import read_metrics
 from kdhpc.trial import Outcome, TrialSetting, prepare_training, run_trial
 from tests.study.made import HERE, make, optuna_trials, take
 from tests.training.memory_source import IMAGE_SIZE, NUM_CLASSES, MemoryEval, MemoryTrain
+from tests.workspace import until
 
 
 class FakeClaim:
@@ -339,6 +340,7 @@ def test_run_trial_whose_disk_fills_up_on_the_way_trains_to_its_end(disk, tmp_pa
     setting, claim = setting_of(disk.path, *FOUR), ReportingClaim()
     for turn, _ in enumerate(run_trial(claim, setting, prepare_training(claim, setting, None), lambda: False)):
         if turn == 5:
+            until(setting.paths.checkpoint(3).exists, every_s=0.02)  # It is written beside the training.
             disk.rules(f"{_CHANGES} /trials/ err={error}")
     assert claim.values == undisturbed(tmp_path / "calm")[0]
     assert "trial 3 trains on without a new checkpoint: " in caplog.text
