@@ -2,9 +2,10 @@
 
 Libraries that decode images or unpack archives take any ``OSError`` for a damaged file, and some hide it in an error of
 their own. So a failure of the disk is tried again below them, and then comes through as a ``StorageError``, which none
-of them catches.
+of them catches. Only regular files are opened: a named pipe would wait for ever, a device may do anything.
 """
 
+import errno
 import io
 import os
 import stat
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+"""Errors of a system that has no room for one more open file, which say nothing about that file."""
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class UnfitFileError(OSError):
+    """Something that is no regular file, or one that is too long to be what it should be."""
+
 
 def read_from(path: Path, work: Callable[[], T]) -> T:
     """Do work that reads a file or a folder, and again for some seconds while it fails by what may pass.
@@ -30,7 +45,7 @@ def read_from(path: Path, work: Callable[[], T]) -> T:
     try:
         return patiently(work)
     except OSError as exc:
-        if is_of_storage(exc):
+        if is_of_storage(exc) or exc.errno in _SHORTAGES:
             raise storage_error(exc, path, "read") from exc
         raise
 
@@ -82,9 +97,29 @@ def open_file(path: Path) -> io.BufferedReader:
 
     Raises:
         StorageError: the file system refuses to open it.
-        OSError: there is no such file, or it is a folder.
+        UnfitFileError: it is a folder, a named pipe, a socket or a device.
+        OSError: there is no such file.
     """
     return io.BufferedReader(read_from(path, lambda: _File(path)))
+
+
+def read_file(path: Path, *, limit: int) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        path: The file.
+        limit: The bytes that it may have.
+
+    Raises:
+        StorageError: the file system refuses to read it.
+        UnfitFileError: it is no regular file, or a longer one.
+        OSError: there is no such file.
+    """
+    with open_file(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UnfitFileError(f"it has more than {limit:,} bytes")
+    return content
 
 
 def files_below(folder: Path, enters: "Callable[[os.DirEntry[str]], bool]") -> Iterator[Path]:
@@ -123,11 +158,28 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
+def _open_regular(path: str, flags: int) -> int:
+    # Asked before it is opened, because opening a device may do something; and after, because it may be another by now.
+    _check_regular(Path(path).stat())
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise UnfitFileError(f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')} and no regular file")
+
+
 class _File(io.FileIO):
     """A file that is open."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        super().__init__(path, opener=_open_regular)
         self._path = path
 
     def readinto(self, buffer: "WriteableBuffer") -> int:

@@ -3,32 +3,22 @@
 Source: https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
-import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdhpc.data.names import shown
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.official import Layout, locate
+from kdhpc.data.readers.pickled import read_pickle
 from kdhpc.data.readers.source import ArraySource, ArraySplit, Counts, lines_of
+from kdhpc.data.reading import read_file
 from kdhpc.errors import DataError
-from kdhpc.files import read_whole
 
 _PIXELS = 3 * 32 * 32
-# A damaged pickle fails in whatever way its bytes happen to say.
-_DAMAGED = (
-    pickle.UnpicklingError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    MemoryError,
-)
+_LONGEST_BYTES = 1 << 29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,66 +109,57 @@ CIFAR100 = CifarReader(
 )
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Builds plain containers and NumPy arrays, nothing else: a pickle could otherwise run any code."""
-
-    def find_class(self, module: str, name: str) -> object:
-        allowed = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            # Its module has had three names; each array tells the present one.
-            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("_codecs", "encode"): _encode_latin1,
-        }
-        try:
-            return allowed[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs") from None
-
-
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 pickles bytes in the old protocols."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it holds bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _entry(path: Path, key: bytes) -> object:
+def _content(path: Path) -> bytes:
     try:
-        content = _ArraysOnly(io.BytesIO(read_whole(path)), encoding="bytes").load()
-    except _DAMAGED as exc:
+        return read_file(path, limit=_LONGEST_BYTES)
+    except OSError as exc:
         raise DataError(f"{path} is not an official CIFAR file: {exc}") from exc
+
+
+def _dictionary(path: Path) -> dict[object, object]:
+    try:
+        content = read_pickle(_content(path))
+    except ValueError as exc:
+        raise DataError(f"{path} is not an official CIFAR file: {shown(str(exc))}") from exc
     if not isinstance(content, dict):
         raise DataError(f"{path} is not an official CIFAR file: it holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+def _entry(content: dict[object, object], key: bytes, path: Path) -> object:
     for found in (key, key.decode()):
         if found in content:
-            value: object = content[found]
-            return value
+            return content[found]
     raise DataError(f"{path} is not an official CIFAR file: it has no {key.decode()!r}")
 
 
 def _pickled(path: Path, labels_key: bytes) -> ArraySplit:
-    planes = np.asarray(_entry(path, b"data"))
-    labels = np.asarray(_entry(path, labels_key))
-    if planes.dtype != np.uint8 or planes.shape != (len(labels), _PIXELS) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path} holds {planes.dtype} images of shape {planes.shape} for {labels.shape} labels: "
-            f"expected uint8 (N, {_PIXELS}) for (N,)"
-        )
-    return ArraySplit(images=_as_images(planes), labels=labels.astype(np.int64))
+    content = _dictionary(path)
+    planes, labels = _entry(content, b"data", path), _labels(_entry(content, labels_key, path), path)
+    if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.shape != (len(labels), _PIXELS):
+        found = f"{planes.dtype} {planes.shape}" if isinstance(planes, np.ndarray) else f"a {type(planes).__name__}"
+        raise DataError(f"{path} has {found} for {len(labels):,} images: expected is uint8 (N, {_PIXELS})")
+    return ArraySplit(images=_as_images(planes), labels=labels)
+
+
+def _labels(found: object, path: Path) -> NDArray[np.int64]:
+    if isinstance(found, np.ndarray):
+        found = found.reshape(-1).tolist()
+    if not isinstance(found, list) or not all(type(label) is int and 0 <= label < 1 << 31 for label in found):
+        raise DataError(f"{path} is not an official CIFAR file: its labels are not a list of whole numbers")
+    return np.array(found, dtype=np.int64)
 
 
 def _pickled_names(path: Path, key: bytes) -> tuple[str, ...]:
-    names = _entry(path, key)
-    if not isinstance(names, list):
-        raise DataError(f"{path} is not an official CIFAR file: {key.decode()!r} is not a list")
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+    names = _entry(_dictionary(path), key, path)
+    if not isinstance(names, list) or not all(isinstance(name, (bytes, str)) for name in names):
+        raise DataError(f"{path} is not an official CIFAR file: {key.decode()!r} is not a list of names")
+    return tuple(name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names)
 
 
 def _binary(path: Path, label_bytes: int) -> ArraySplit:
     record = label_bytes + _PIXELS
-    content = np.frombuffer(read_whole(path), dtype=np.uint8)
+    content = np.frombuffer(_content(path), dtype=np.uint8)
     if len(content) == 0 or len(content) % record:
         raise DataError(
             f"{path} has {len(content):,} bytes, not a multiple of {record:,}: it is truncated, get it again"
