@@ -141,7 +141,7 @@ def _opened(path: Path, read: Callable[[Path], BinaryIO]) -> Iterator[Image.Imag
         raise DataError(_reason(exc, path)) from exc
 
 
-_UNKNOWN = f"not an image of a format that is read: {', '.join(FORMATS)}"
+_UNKNOWN = f"not an image; formats that are read: {', '.join(FORMATS)}"
 _MANY = f"allowed are {MAX_PIXELS:,} in all"
 
 

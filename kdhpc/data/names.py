@@ -18,13 +18,17 @@ def is_left_out(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _LITTER
 
 
-def shown(text: str) -> str:
-    """A text of others as it may be printed: control characters, and bytes that are no text, escaped; not too long.
+def escaped(text: str) -> str:
+    """A text of others as it may be printed: without control characters, and without bytes that are no text.
 
     A name in another encoding than the system's is, in Python, a text with surrogates.
     """
-    cut = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-    return cut if cut.isprintable() else "".join(map(_escaped, cut))
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def shown(text: str) -> str:
+    """A text of others as a part of a message: escaped, and not too long."""
+    return escaped(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
 
 
 def _escaped(character: str) -> str:
@@ -37,7 +41,7 @@ def _escaped(character: str) -> str:
 
 def is_text(name: str) -> bool:
     """Whether a name can be printed as it is."""
-    return shown(name) == name
+    return escaped(name) == name
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, str]]:

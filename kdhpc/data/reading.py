@@ -9,7 +9,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -89,7 +89,7 @@ def folders_in(folder: Path) -> list[str]:
         StorageError: the file system refuses to list it.
         OSError: there is no such folder.
     """
-    return sorted(entry.name for entry, is_one in _listing(folder) if is_one)
+    return sorted(entry.name for entry, is_one in entries_in(folder) if is_one)
 
 
 def open_file(path: Path) -> io.BufferedReader:
@@ -116,34 +116,23 @@ def read_file(path: Path, *, limit: int) -> bytes:
         OSError: there is no such file.
     """
     with open_file(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise UnfitFileError(f"it has more than {limit:,} bytes")
-    return content
+        length = os.fstat(file.fileno()).st_size
+        if length > limit:
+            raise UnfitFileError(f"it has {length:,} bytes, allowed are {limit:,}")
+        return file.read()
 
 
-def files_below(folder: Path, enters: "Callable[[os.DirEntry[str]], bool]") -> Iterator[Path]:
-    """The files in a folder at any depth, in any order; none is missing because a folder could not be read.
-
-    Args:
-        folder: The folder.
-        enters: Which of the folders below it are looked into; links to folders are asked about, too.
+def entries_in(folder: Path) -> "list[tuple[os.DirEntry[str], bool]]":
+    """All that is in a folder, in the order of the names, each with whether it is a folder, links followed.
 
     Raises:
-        StorageError: the file system refuses to list a folder.
+        StorageError: the file system refuses to list it.
         OSError: there is no such folder.
     """
-    for entry, is_one in _listing(folder):
-        if not is_one:
-            yield folder / entry.name
-        elif enters(entry):
-            yield from files_below(folder / entry.name, enters)
 
-
-def _listing(folder: Path) -> "list[tuple[os.DirEntry[str], bool]]":
     def read() -> "list[tuple[os.DirEntry[str], bool]]":
         with os.scandir(folder) as entries:
-            return [(entry, _is_folder(entry)) for entry in entries]
+            return sorted(((entry, _is_folder(entry)) for entry in entries), key=lambda pair: pair[0].name)
 
     return read_from(folder, read)
 

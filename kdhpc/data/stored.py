@@ -31,7 +31,11 @@ def read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[np.gene
     version = np.lib.format.read_magic(file)
     if version != _HEADER:
         raise ValueError(f"it has version {version} of NumPy's format")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    # A header is a Python literal, which fails in whatever way its bytes happen to say.
+    except (SyntaxError, TypeError, RecursionError, MemoryError) as exc:
+        raise ValueError("it has a damaged header") from exc
     if is_fortran:
         raise ValueError("it is written column by column")
     return shape, dtype

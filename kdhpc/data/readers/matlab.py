@@ -149,7 +149,7 @@ class _Elements:
                 yield self._matrix(data)
 
     def cells(self, matrix: _Matrix) -> list[object]:
-        """What an array holds, column by column: numbers, texts, or None for what is neither one number nor one text."""
+        """What an array holds, column by column: numbers, texts, None for what is not one of either."""
         if matrix.kind == _CELL:
             parts = [self._matrix(data) for _, data in self._only(matrix.rest, _MATRIX, matrix.size)]
             return [self._value(part) for part in parts]
