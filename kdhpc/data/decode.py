@@ -167,10 +167,11 @@ def _orientation(image: Image.Image) -> int:
 def _plain(image: Image.Image, channels: int) -> Image.Image:
     """Upright, 8 bits, grey or colour."""
     stored = _stored_as(image)
-    # Before the orientation is asked for: a PNG may say it after its pixels, and a TIFF may be turned by Pillow.
+    # Before the orientation is asked for: a PNG may say it after its pixels.
     image.load()
-    # Pixels alone: rewriting the rest of the metadata, as Pillow does, fails where something else in it is wrong.
-    turn = _TURNS.get(_orientation(image))
+    # Pixels alone: rewriting the rest of the metadata, as Pillow does, fails where something else in it is wrong. Its
+    # versions turn every TIFF when they load it, and may leave the tag.
+    turn = None if image.format == "TIFF" else _TURNS.get(_orientation(image))
     if image.mode.startswith("I"):
         image = _eight_bits(image, stored)
     elif ";16" in stored:

@@ -40,7 +40,11 @@ def test_decode_grey_png_in_colour_repeats_its_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_decode_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
     values = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
-    path = _saved(tmp_path / f"a.{suffix}", Image.fromarray(values))
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "pgm":  # Which Pillow 10 does not write.
+        path.write_bytes(b"P5 30 20 65535\n" + values.astype(">u2").tobytes())
+    else:
+        _saved(path, Image.fromarray(values))
 
     assert read_header(path).grey
     assert np.abs(decode(path, _GREY).pixels[..., 0] - values / 257).max() <= 0.5
