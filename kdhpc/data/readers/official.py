@@ -239,12 +239,21 @@ def _members(tar: tarfile.TarFile, archive: Path) -> Iterator[tuple[tarfile.TarI
     num_bytes = 0
     for number, member in enumerate(tar):
         num_bytes += member.size
-        if number >= _MOST_MEMBERS or num_bytes > _MOST_BYTES:
-            raise DataError(
-                f"archive {archive} unpacks to more than {_MOST_MEMBERS:,} files or {_MOST_BYTES:,} bytes: "
-                "it is not official; unpack it yourself if you trust it"
-            )
+        _check_size(archive, number, num_bytes)
         yield member, _inner(member.name, archive)
+    # To the end, where gzip keeps its checksum: an archive may be damaged where only pixels are.
+    assert tar.fileobj is not None, "it is open"
+    while block := tar.fileobj.read(_HASHED_AT_ONCE):
+        num_bytes += len(block)
+        _check_size(archive, 0, num_bytes)
+
+
+def _check_size(archive: Path, num_members: int, num_bytes: int) -> None:
+    if num_members >= _MOST_MEMBERS or num_bytes > _MOST_BYTES:
+        raise DataError(
+            f"archive {archive} unpacks to more than {_MOST_MEMBERS:,} files or {_MOST_BYTES:,} bytes: "
+            "it is not official; unpack it yourself if you trust it"
+        )
 
 
 def _is_kept(member: tarfile.TarInfo) -> bool:
