@@ -28,7 +28,8 @@ def escaped(text: str) -> str:
 
 def shown(text: str) -> str:
     """A text of others as a part of a message: escaped, and not too long."""
-    return escaped(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
+    whole = escaped(text[: _LONGEST_SHOWN + 1])
+    return whole if len(whole) <= _LONGEST_SHOWN else f"{whole[:_LONGEST_SHOWN]}..."
 
 
 def _escaped(character: str) -> str:
