@@ -19,13 +19,16 @@ from pathlib import Path
 
 from kdhpc.config.paths import server_dir
 from kdhpc.errors import DatabaseError, StorageError, UsageError
-from kdhpc.files import FileLock, is_of_storage, storage_error
-from kdhpc.study.data_folder import DATABASE, dump, initialise, write_access_rules
+from kdhpc.files import FileLock
+from kdhpc.study.data_folder import DATABASE, ProgramError, dump, initialise, write_access_rules, write_password
 from kdhpc.study.endpoint import Endpoint, read_endpoint, write_endpoint
+from kdhpc.study.failures import AUTHENTICATION_S
 from kdhpc.study.pid_file import forget_pid
-from kdhpc.study.postgres import find_account, installed_programs
+from kdhpc.study.postgres import Account, find_account, installed_programs
 from kdhpc.study.server_claim import Claim, NotCertainError, TakeOver, find_or_claim, recorded
-from kdhpc.study.server_process import TOKEN_SETTING, NotStartedError, end, free_port, launch, log_path
+from kdhpc.study.server_home import checked_home, made_home
+from kdhpc.study.server_log import log_path
+from kdhpc.study.server_process import TOKEN_SETTING, NotStartedError, end, free_port, is_passing_start, launch
 from kdhpc.study.server_proof import described, doubt, is_here, is_served, last_server
 from kdhpc.study.server_record import STOPPED, STRAY, ServerRecord, lock_path, update
 
@@ -33,7 +36,7 @@ _SPARE_CONNECTIONS = 50
 # PostgreSQL's processes end with their first one, or soon after.
 _LAST_ONES_S = 10.0
 # A file system may keep the lock of a machine that is down.
-_ALONE_S = 180.0
+_ALONE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +109,8 @@ def start(
         DatabaseError: there are no programs, or the server does not come up.
         StorageError: a file cannot be written; no server that was started is left running.
     """
-    folder = folder.resolve()
     deadline = time.monotonic() + timeout_s
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        if not is_of_storage(exc):
-            raise
-        raise storage_error(exc, folder, "made") from exc
+    folder = made_home(folder)
     with _one_at_a_time(folder):
         found = find_or_claim(folder, listen=options.listen, job=options.job, take_over=take_over, deadline=deadline)
         if isinstance(found, ServerRecord):
@@ -131,7 +128,7 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
         DatabaseError: it does not end.
         StorageError: it has ended, and that cannot be written down.
     """
-    folder = folder.resolve()
+    folder = checked_home(folder)
     if not folder.exists():
         return Stopped(was_running=False, dump=None, warning=None)
     with _one_at_a_time(folder):
@@ -154,7 +151,7 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
 
 def adopt(folder: Path, orphan: Endpoint, job: str | None) -> bool:
     """Let a running server end with another batch job, or with none; False: it is not what it was any more."""
-    folder = folder.resolve()
+    folder = checked_home(folder)
     with _one_at_a_time(folder):
         server = last_server(folder)
         if server is None or not is_here(folder, server) or server.endpoint() != orphan:
@@ -167,21 +164,21 @@ def adopt(folder: Path, orphan: Endpoint, job: str | None) -> bool:
 
 def running(folder: Path) -> Endpoint | None:
     """The endpoint of a folder's server if that answers, on whatever machine it is."""
-    folder = folder.resolve()
+    folder = checked_home(folder)
     server = last_server(folder)
     return server.endpoint() if server is not None and is_served(folder, server) else None
 
 
 def running_here(folder: Path) -> Endpoint | None:
     """The endpoint of a folder's server if its process is one of this machine and container, answering or not."""
-    folder = folder.resolve()
+    folder = checked_home(folder)
     server = last_server(folder)
     return server.endpoint() if server is not None and is_here(folder, server) else None
 
 
 def unstopped(folder: Path) -> ServerRecord | None:
     """The record of a folder's last server, if that was not stopped."""
-    server = last_server(folder.resolve())
+    server = last_server(checked_home(folder))
     return None if server is None or server.state == STOPPED else server
 
 
@@ -209,7 +206,7 @@ def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) 
     is_local = address != "*" and ip_address(address).is_loopback
     account = find_account(installed_programs(_data_version(folder)), folder)
     forget_pid(folder)
-    initialise(folder, account, claim.lock)
+    password = _initialised(folder, account, claim, deadline)
     write_access_rules(folder, () if is_local else options.allow or ("samenet",))
     account.own(folder / "data")
     preferred = options.port or claim.last_port
@@ -218,6 +215,7 @@ def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) 
         if options.port not in (None, port):
             raise DatabaseError(f"--port {options.port} is in use: name another, or none for any free one")
         settings = _settings(options, address, port, claim.record.token)
+        write_password(folder, password, hosts=(claim.record.host, "127.0.0.1"), port=port)
         begin = functools.partial(claim.begin, port=port)
         try:
             launch(folder, account, settings, lock=claim.lock, begin=begin, deadline=deadline)
@@ -233,6 +231,21 @@ def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) 
         # Nobody would find it.
         end(folder, claim.record.pid, claim.record.process_start, 10.0)
         raise
+
+
+def _initialised(folder: Path, account: Account, claim: Claim, deadline: float) -> str:
+    """The password of this start, which the data folder has.
+
+    Raises:
+        DatabaseError: PostgreSQL's own words, in one line.
+    """
+    while True:
+        try:
+            return initialise(folder, account, claim.lock)
+        except ProgramError as exc:
+            if not is_passing_start(exc.text) or time.monotonic() > deadline:
+                raise DatabaseError(f"PostgreSQL did not start: {exc} (all in {log_path(folder)})") from exc
+            time.sleep(0.5)
 
 
 def _publish(folder: Path, server: ServerRecord) -> Endpoint:
@@ -280,6 +293,8 @@ def _settings(options: ServerOptions, address: str, port: int, token: str) -> di
         "listen_addresses": address if address == "*" else ",".join(dict.fromkeys(("127.0.0.1", address))),
         "max_connections": str(options.workers + _SPARE_CONNECTIONS),
         "unix_socket_directories": "",
+        # Those who connect and say nothing must not keep the others out.
+        "authentication_timeout": str(round(AUTHENTICATION_S)),
         "timezone": "UTC",
         "log_timezone": "UTC",
         # No query here is large enough, and containers have little of the shared memory that it needs.

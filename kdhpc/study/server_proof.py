@@ -21,7 +21,8 @@ from kdhpc.processes import has_ended, process_start
 from kdhpc.study.endpoint import Endpoint, read_endpoint
 from kdhpc.study.mounts import file_system, is_local
 from kdhpc.study.pid_file import NOBODYS_PID, pid_path, serving_pid, written_pid
-from kdhpc.study.server_process import Answer, ask, log_path
+from kdhpc.study.server_log import log_path
+from kdhpc.study.server_process import Answer, ask
 from kdhpc.study.server_record import (
     RUNNING,
     STARTING,
@@ -71,7 +72,12 @@ def is_served(folder: Path, server: ServerRecord) -> bool:
 
 
 def answer_of(folder: Path, server: ServerRecord) -> Answer:
-    """What answers at a server's address, from its own network or from its own machine."""
+    """What answers at a server's address, from its own network or from its own machine.
+
+    Of a server that was stopped nothing is asked: its port may be anybody's since.
+    """
+    if server.state in (STOPPED, UNREADABLE):
+        return Answer(reached=False)
     hosts = [server.host, "127.0.0.1"] if server.is_of_this_boot or server.state == STRAY else [server.host]
     return ask(folder, hosts, server.port, where=not server.token or not server.is_folder(folder))
 
@@ -97,12 +103,19 @@ def is_here(folder: Path, server: ServerRecord) -> bool:
 def known_endpoint(folder: Path) -> Endpoint | None:
     """The endpoint of a folder's server; where its file cannot be seen from here yet, that of its record.
 
+    It has no process where either says that the server was stopped.
+
     Raises:
         DatabaseError: the file cannot be understood, or is not for this user.
     """
     endpoint = read_endpoint(folder)
-    record = newest_record(folder.resolve()) if endpoint is None else None
-    return record.endpoint() if record is not None and record.state == RUNNING else endpoint
+    if endpoint is not None and endpoint.pid is None:
+        return endpoint
+    record = newest_record(folder.resolve())
+    if endpoint is None:
+        return record.endpoint() if record is not None and record.state == RUNNING else None
+    is_over = record is not None and record.state == STOPPED and record.token == endpoint.token
+    return replace(endpoint, pid=None) if is_over else endpoint
 
 
 def refuse_copy(folder: Path) -> None:

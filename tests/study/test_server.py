@@ -214,7 +214,8 @@ def test_start_without_the_package_says_what_to_install(folder: Path, monkeypatc
 def test_start_for_other_machines_tells_them_this_machines_name(stopped_folder: Path) -> None:
     endpoint = start(stopped_folder, ServerOptions(listen="all", allow=("10.0.0.0/8", "fd00::/8"))).endpoint
     assert (endpoint.host, endpoint.node) == (socket.gethostname(), socket.gethostname())
-    connect(stopped_folder, endpoint, host="127.0.0.2")
+    password = (stopped_folder / "passfile").read_text().splitlines()[0].rpartition(":")[2]
+    connect(stopped_folder, endpoint, host="127.0.0.2", password=password)
     rules = (stopped_folder / "data" / "pg_hba.conf").read_text()
     assert "host kdhpc kdhpc 10.0.0.0/8 scram-sha-256" in rules
     assert "trust" not in rules
