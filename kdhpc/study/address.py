@@ -83,6 +83,8 @@ class EmbeddedAddress:
             refuse_copy(self._folder)
         try:
             endpoint = known_endpoint(self._folder)
+        except DatabaseAwayError:
+            raise
         except DatabaseError:
             # A shared file system can fail to show a file that is just being replaced.
             if self._last is None:

@@ -20,6 +20,8 @@ from pathlib import Path
 from kdhpc.config.paths import server_dir
 from kdhpc.errors import DatabaseError, StorageError, UsageError
 from kdhpc.files import FileLock
+from kdhpc.folders import user_name
+from kdhpc.processes import lock_holder, process_owner
 from kdhpc.study.data_folder import DATABASE, ProgramError, dump, initialise, write_access_rules, write_password
 from kdhpc.study.endpoint import Endpoint, read_endpoint, write_endpoint
 from kdhpc.study.failures import AUTHENTICATION_S
@@ -28,7 +30,15 @@ from kdhpc.study.postgres import Account, find_account, installed_programs
 from kdhpc.study.server_claim import Claim, NotCertainError, TakeOver, find_or_claim, recorded
 from kdhpc.study.server_home import checked_home, made_home
 from kdhpc.study.server_log import log_path
-from kdhpc.study.server_process import TOKEN_SETTING, NotStartedError, end, free_port, is_passing_start, launch
+from kdhpc.study.server_process import (
+    TOKEN_SETTING,
+    NotStartedError,
+    end,
+    free_port,
+    is_passing_start,
+    launch,
+    num_clients,
+)
 from kdhpc.study.server_proof import described, doubt, is_here, is_served, last_server
 from kdhpc.study.server_record import STOPPED, STRAY, ServerRecord, lock_path, update
 
@@ -112,12 +122,34 @@ def start(
     deadline = time.monotonic() + timeout_s
     folder = made_home(folder)
     with _one_at_a_time(folder):
-        found = find_or_claim(folder, listen=options.listen, job=options.job, take_over=take_over, deadline=deadline)
-        if isinstance(found, ServerRecord):
-            return Started(endpoint=_publish(folder, found), already=True)
-        with found:
-            _start(folder, options, found, deadline)
-            return Started(endpoint=found.record.endpoint(), already=False)
+        return _find_or_start(folder, options, take_over, deadline)
+
+
+def reopen(folder: Path, options: ServerOptions, *, timeout_s: float = 60.0) -> Started | None:
+    """Restart a server of this machine with other options, where nobody notices: nobody is connected to it.
+
+    Args:
+        folder: The server's folder.
+        options: Of the new start.
+        timeout_s: Longest time until the server answers.
+
+    Returns:
+        None: it is not of this machine, or another job's, or somebody is connected; it runs as before.
+
+    Raises:
+        DatabaseError: as :func:`start`, or it does not end.
+        StorageError: as :func:`start`.
+    """
+    deadline = time.monotonic() + timeout_s
+    folder = checked_home(folder)
+    with _one_at_a_time(folder):
+        server = last_server(folder)
+        is_ours_to_end = server is not None and is_here(folder, server) and server.job in (None, options.job)
+        if server is None or not is_ours_to_end or num_clients(folder, "127.0.0.1", server.port):
+            return None
+        end(folder, server.pid, server.process_start, timeout_s)
+        _declare_stopped(folder, server, patience_s=_LAST_ONES_S)
+        return _find_or_start(folder, options, None, deadline)
 
 
 def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> Stopped:
@@ -200,6 +232,15 @@ def dump_path(folder: Path) -> Path:
     return folder / f"{DATABASE}.dump"
 
 
+def _find_or_start(folder: Path, options: ServerOptions, take_over: TakeOver | None, deadline: float) -> Started:
+    found = find_or_claim(folder, listen=options.listen, job=options.job, take_over=take_over, deadline=deadline)
+    if isinstance(found, ServerRecord):
+        return Started(endpoint=_publish(folder, found), already=True)
+    with found:
+        _start(folder, options, found, deadline)
+        return Started(endpoint=found.record.endpoint(), already=False)
+
+
 def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) -> None:
     """Prepare the folder, start the process, tell the workers where it is."""
     address = _address(options.listen)
@@ -270,7 +311,7 @@ def _declare_stopped(folder: Path, server: ServerRecord | None, *, patience_s: f
         StorageError: the file system refuses.
     """
     deadline = time.monotonic() + patience_s
-    while (lock := FileLock.take(lock_path(folder))) is None and time.monotonic() < deadline:
+    while (lock := FileLock.take(lock_path(folder), private=True)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     try:
         why = doubt(folder, server, lock)
@@ -348,12 +389,20 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         DatabaseError: another process does not come to an end.
         StorageError: the folder cannot be written to.
     """
-    path, deadline = folder / "lock", time.monotonic() + _ALONE_S
-    while (lock := FileLock.take(path)) is None:
-        if time.monotonic() > deadline:
+    path, began = folder / "lock", time.monotonic()
+    while (lock := FileLock.take(path, private=True)) is None:
+        pid = lock_holder(path)
+        owner = None if pid is None else process_owner(pid)
+        if owner is not None and owner not in (0, os.geteuid()):
             raise DatabaseError(
-                f"another process starts or stops the database, and holds {path}: try again; if it was on a machine "
-                "that is down for certain, delete that file"
+                f"{path} is held by process {pid} of {user_name(owner)}, who has no business there: delete that file; "
+                "it is made anew, for you alone"
+            )
+        if time.monotonic() > began + _ALONE_S:
+            who = "another process" if pid is None else f"process {pid}"
+            raise DatabaseError(
+                f"{who} starts or stops the database, and holds {path}: try again; if it was on a machine that is "
+                "down for certain, delete that file"
             )
         time.sleep(0.1)
     with lock:

@@ -22,6 +22,7 @@ _OF_THE_SYSTEM = tuple(
 # What it tells those who ask while it starts or ends, and of those who go away.
 _ASIDE = ("the database system is", "too many clients", "canceling authentication", "could not receive data")
 _LEAST_BYTES = 1 << 20
+_ROOM = "(make room for files: `df -h`, and `df -i` for their number)"
 _PROCESSES = "(the limit of this user's or this job's processes: `ulimit -u`)"
 
 
@@ -79,8 +80,9 @@ def cannot_start(program: str, exc: OSError) -> DatabaseError:
 
 
 def _with_advice(reason: str) -> str:
-    is_of_processes = os.strerror(errno.EAGAIN) in reason or "annot fork" in reason
-    return f"{reason} {_PROCESSES}" if is_of_processes else reason
+    if os.strerror(errno.EAGAIN) in reason or "annot fork" in reason:
+        return f"{reason} {_PROCESSES}"
+    return f"{reason} {_ROOM}" if os.strerror(errno.ENOSPC) in reason else reason
 
 
 def _full(folder: Path) -> str:

@@ -134,6 +134,23 @@ def ask(folder: Path, hosts: Iterable[str], port: int, *, where: bool = False) -
     return Answer(reached=reached, problem=problem)
 
 
+def num_clients(folder: Path, host: str, port: int) -> int:
+    """How many others are connected to a server.
+
+    Raises:
+        DatabaseError: none of ours answers.
+    """
+    try:
+        with contextlib.closing(_connect(folder, host, port)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+            return int(cursor.fetchone()[0])
+    except psycopg2.Error as exc:
+        raise DatabaseError(f"PostgreSQL at {host}:{port} does not answer: {first_line(str(exc))}") from exc
+
+
 def end(folder: Path, pid: int, start: int, timeout_s: float) -> None:
     """Shut a server of this process space down: cleanly, then at once (it recovers at its next start).
 

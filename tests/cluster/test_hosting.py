@@ -267,6 +267,6 @@ def test_hosting_that_is_out_of_time_writes_no_dump(folder: Path, job) -> None:
 def test_hosting_where_only_this_machine_could_reach_it_is_refused(folder: Path, job, monkeypatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     for listen in ("127.0.0.1", "localhost", "::1"):
-        with pytest.raises(ClusterError, match="kdhpc db start --listen all"):
+        with pytest.raises(ClusterError, match=r"set cluster\.listen to `all`"):
             Hosting(ClusterConfig(listen=listen), StopSignals()).__enter__()
     assert running(folder) is None

@@ -47,14 +47,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         stop(folder)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    template = tmp_path_factory.mktemp("template") / "db"
-    start(template, ServerOptions())
-    stop(template)
-    return template
-
-
 @pytest.fixture
 def stopped_folder(folder: Path, template: Path) -> Path:
     """A folder in which a server was started and stopped before: a copy is quicker made than a new one."""

@@ -56,9 +56,7 @@ def test_connect_to_the_embedded_server_when_it_is_down_says_how_to_start_it(
     storage: Storage, outage: Callable[[], None]
 ) -> None:
     outage()
-    with pytest.raises(
-        DatabaseError, match=r"cannot be reached \(it was stopped\): start it with `kdhpc db start`"
-    ):
+    with pytest.raises(DatabaseError, match=r"cannot be reached \(it was stopped\): start it with `kdhpc db start`"):
         Storage.connect()
 
 
