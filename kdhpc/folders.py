@@ -136,13 +136,12 @@ def _own_folder(path: Path, mode: int) -> Path:
         if not is_of_storage(exc):
             raise
         raise storage_error(exc, path, "made") from exc
-    for folder in _writable_above(path):
+    if above := list(_writable_above(path)):
+        names = " ".join(map(str, above))
         _warn_about(
-            f"{folder} can be written to by others (mode {stat.S_IMODE(folder.stat().st_mode):o}), who could exchange "
-            f"what is below it, and act as you: `chmod go-w {folder}`, or set KDHPC_RUNS to a folder below one that "
-            "only you may write to"
+            f"{names} can be written to by others, who could exchange what is below, and act as you: `chmod go-w "
+            f"{names}`, or set KDHPC_RUNS to a folder below one that only you may write to"
         )
-        break
     return path
 
 

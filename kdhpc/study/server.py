@@ -12,7 +12,6 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -20,15 +19,13 @@ from pathlib import Path
 from kdhpc.config.paths import server_dir
 from kdhpc.errors import DatabaseError, StorageError, UsageError
 from kdhpc.files import FileLock
-from kdhpc.folders import user_name
-from kdhpc.processes import lock_holder, process_owner
 from kdhpc.study.data_folder import DATABASE, ProgramError, dump, initialise, write_access_rules, write_password
 from kdhpc.study.endpoint import Endpoint, read_endpoint, write_endpoint
 from kdhpc.study.failures import AUTHENTICATION_S
 from kdhpc.study.pid_file import forget_pid
 from kdhpc.study.postgres import Account, find_account, installed_programs
 from kdhpc.study.server_claim import Claim, NotCertainError, TakeOver, find_or_claim, recorded
-from kdhpc.study.server_home import checked_home, made_home
+from kdhpc.study.server_home import checked_home, made_home, one_at_a_time
 from kdhpc.study.server_log import log_path
 from kdhpc.study.server_process import (
     TOKEN_SETTING,
@@ -45,8 +42,6 @@ from kdhpc.study.server_record import STOPPED, STRAY, ServerRecord, lock_path, u
 _SPARE_CONNECTIONS = 50
 # PostgreSQL's processes end with their first one, or soon after.
 _LAST_ONES_S = 10.0
-# A file system may keep the lock of a machine that is down.
-_ALONE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +116,7 @@ def start(
     """
     deadline = time.monotonic() + timeout_s
     folder = made_home(folder)
-    with _one_at_a_time(folder):
+    with one_at_a_time(folder):
         return _find_or_start(folder, options, take_over, deadline)
 
 
@@ -142,7 +137,7 @@ def reopen(folder: Path, options: ServerOptions, *, timeout_s: float = 60.0) -> 
     """
     deadline = time.monotonic() + timeout_s
     folder = checked_home(folder)
-    with _one_at_a_time(folder):
+    with one_at_a_time(folder):
         server = last_server(folder)
         is_ours_to_end = server is not None and is_here(folder, server) and server.job in (None, options.job)
         if server is None or not is_ours_to_end or num_clients(folder, "127.0.0.1", server.port):
@@ -163,7 +158,7 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
     folder = checked_home(folder)
     if not folder.exists():
         return Stopped(was_running=False, dump=None, warning=None)
-    with _one_at_a_time(folder):
+    with one_at_a_time(folder):
         server = last_server(folder)
         if server is not None and server.state == STRAY and is_served(folder, server):
             server = recorded(folder, server)
@@ -184,7 +179,7 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
 def adopt(folder: Path, orphan: Endpoint, job: str | None) -> bool:
     """Let a running server end with another batch job, or with none; False: it is not what it was any more."""
     folder = checked_home(folder)
-    with _one_at_a_time(folder):
+    with one_at_a_time(folder):
         server = last_server(folder)
         if server is None or not is_here(folder, server) or server.endpoint() != orphan:
             return False
@@ -379,31 +374,3 @@ def _dump(folder: Path, port: int) -> str | None:
     except (OSError, DatabaseError, StorageError, subprocess.TimeoutExpired) as exc:
         return str(exc)
     return None
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """One start or stop at a time, where the file system has locks; where it has none, the claim decides.
-
-    Raises:
-        DatabaseError: another process does not come to an end.
-        StorageError: the folder cannot be written to.
-    """
-    path, began = folder / "lock", time.monotonic()
-    while (lock := FileLock.take(path, private=True)) is None:
-        pid = lock_holder(path)
-        owner = None if pid is None else process_owner(pid)
-        if owner is not None and owner not in (0, os.geteuid()):
-            raise DatabaseError(
-                f"{path} is held by process {pid} of {user_name(owner)}, who has no business there: delete that file; "
-                "it is made anew, for you alone"
-            )
-        if time.monotonic() > began + _ALONE_S:
-            who = "another process" if pid is None else f"process {pid}"
-            raise DatabaseError(
-                f"{who} starts or stops the database, and holds {path}: try again; if it was on a machine that is "
-                "down for certain, delete that file"
-            )
-        time.sleep(0.1)
-    with lock:
-        yield

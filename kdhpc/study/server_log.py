@@ -47,7 +47,7 @@ def reason_in(text: str) -> str:
     """Why a program of PostgreSQL's ended, in one line: what the system refused it, else its gravest error, else the
     end of what it wrote; empty: it wrote nothing.
     """
-    lines = [_PREFIX.sub("", line.strip()) for line in text.splitlines() if line.strip()]
+    lines = [" ".join(_PREFIX.sub("", line.strip()).split()) for line in text.splitlines() if line.strip()]
     grave = [
         index
         for index, line in enumerate(lines)
@@ -62,7 +62,7 @@ def reason_in(text: str) -> str:
     if first is None:
         return " | ".join(lines[-3:])
     more = [line for line in lines[first + 1 : first + 4] if line.startswith(("DETAIL:", "HINT:"))]
-    return _with_advice(" | ".join(" ".join(line.split()) for line in (*before, lines[first], *more)))
+    return _with_advice(" | ".join((*before, lines[first], *more)))
 
 
 def explained(folder: Path, text: str, *, else_: str = "it wrote nothing") -> str:

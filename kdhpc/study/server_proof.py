@@ -246,10 +246,11 @@ def _locked(folder: Path, server: ServerRecord | None) -> Doubt:
     who = f"; {server.problem if is_unread else f'the last one known is {described(server)}'}" if server else ""
     is_from_here = server is not None and server.state != STOPPED and server.is_of_this_boot
     is_here = is_from_here or is_local(file_system(folder))
+    otherwise = "" if is_here else f"; or, if that machine is down for certain, {_TAKE_OVER}"
     return Doubt(
         reason=f"a PostgreSQL that does not answer from here, or what is left of it, still works in {folder}: it holds "
-        f"{lock_path(folder).name}{_holder(folder)}{who}. Stop it where it was started (`kdhpc db stop`), in the same container if it "
-        f"was one{'' if is_here else f'; or, if that machine is down for certain, {_TAKE_OVER}'}",
+        f"{lock_path(folder).name}{_holder(folder)}{who}. Stop it where it was started (`kdhpc db stop`), in the same "
+        f"container if it was one{otherwise}",
         # What was just made may be unseen from here for half a minute.
         patience_s=_STARTING_S if is_unread else _ENDING_S,
         is_final=is_here,

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from kdhpc.study.server import ServerOptions, start, stop
-
 _ROOT = Path(__file__).parents[2]
 
 
@@ -37,15 +35,6 @@ class Worker:
         assert self.process.returncode == 0, err
         assert "Traceback" not in err
         return [json.loads(line) for line in out.splitlines()]
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A server's folder in which one was started and stopped: a copy is quicker made than a new one."""
-    template = tmp_path_factory.mktemp("template") / "db"
-    start(template, ServerOptions())
-    stop(template)
-    return template
 
 
 @pytest.fixture
