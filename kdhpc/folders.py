@@ -164,7 +164,7 @@ def _close(path: Path, mode: int) -> None:
 
 def _owner(path: Path, *, follow: bool) -> int:
     try:
-        return path.stat(follow_symlinks=follow).st_uid
+        return patiently(lambda: path.stat(follow_symlinks=follow)).st_uid
     except FileNotFoundError:
         raise
     except OSError as exc:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from kdhpc.config.paths import server_dir
-from kdhpc.errors import DatabaseAwayError, DatabaseError
+from kdhpc.errors import DatabaseAwayError, DatabaseError, StorageError
 from kdhpc.study.endpoint import read_endpoint
 from kdhpc.study.libpq import hidden_environment
 from kdhpc.study.server_home import checked_home
@@ -78,14 +78,14 @@ class EmbeddedAddress:
             DatabaseError: no server was ever started, or only in the folder that this one is a copy of; or the folder
                 is another user's.
         """
+        checked_home(self._folder)
         if self._last is None:
-            checked_home(self._folder)
             refuse_copy(self._folder)
         try:
             endpoint = known_endpoint(self._folder)
         except DatabaseAwayError:
             raise
-        except DatabaseError:
+        except (DatabaseError, StorageError):
             # A shared file system can fail to show a file that is just being replaced.
             if self._last is None:
                 raise

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdhpc.errors import DatabaseError, StorageError
+from kdhpc.errors import DatabaseAwayError, DatabaseError, StorageError
 from kdhpc.files import FileLock
 from kdhpc.folders import private_folder, refuse_planted, refuse_strangers, user_name
 from kdhpc.processes import lock_holder, process_owner
@@ -23,6 +23,7 @@ def checked_home(folder: Path) -> Path:
     A folder that is not there passes.
 
     Raises:
+        DatabaseAwayError: the file system does not say.
         DatabaseError: it is another user's, or holds something of another user's.
     """
     try:
@@ -33,7 +34,8 @@ def checked_home(folder: Path) -> Path:
     except StorageError as exc:
         if isinstance(exc.__cause__, PermissionError):
             raise DatabaseError(not_for_this_user(folder)) from exc
-        raise DatabaseError(str(exc)) from exc
+        # What the file system refuses may pass; whose the folder is does not.
+        raise (DatabaseAwayError if exc.__cause__ is not None else DatabaseError)(str(exc)) from exc
     return folder.resolve()
 
 
