@@ -85,9 +85,7 @@ def test_a_launcher_that_was_requeued_begins_anew_without_its_manifest(
     assert (found.job, found.cluster) == ("12@gpu", "gpu")
 
 
-def test_launches_of_one_job_go_on_each_as_what_it_was(
-    runs: Path, fake_slurm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_launches_of_one_job_go_on_each_as_what_it_was(runs: Path, fake_slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines of one batch script, two of them the same; the last did not come to its turn before the requeue."""
     _in_job(monkeypatch, restarts=0)
     made = {}
