@@ -38,7 +38,7 @@ class FakeSlurm:
         path = self.folder / program
         counted = f'N=$(($(cat {path}.n 2>/dev/null || echo 0) + 1)); echo $N > {path}.n; echo "$*" >> {path}.calls'
         if program == "squeue" and not decorated:
-            script = f'rows() {{ {script}\n}}; shown=$(rows) || exit; {_HEADER}; [ -z "$shown" ] || {_MARKED}'
+            script = f'rows() {{ {script}\n}}; shown=$(rows "$@") || exit; {_HEADER}; [ -z "$shown" ] || {_MARKED}'
         path.write_text(f"#!/bin/bash\n{counted}\n{script}\n")
         path.chmod(0o755)
 
