@@ -229,7 +229,13 @@ def _ask(program: str, *arguments: str, timeout_s: float) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
         done = subprocess.run(
-            [program, *arguments], env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+            [program, *arguments],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
         )
     except FileNotFoundError as exc:
         raise _not_installed(program) from exc

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
+from kdhpc.graph.figure import plain_style, save_figure
+
+# isort: split
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdhpc.graph.figure import plain_style, save_figure
 from kdhpc.report.accuracy import Chart, Curve
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

@@ -52,7 +52,9 @@ def installed_programs(version: str | None = None) -> Path:
     found = {}
     for programs in sorted(Path(spec.submodule_search_locations[0]).glob("pginstall*/bin")):
         with contextlib.suppress(OSError):
-            shown = subprocess.run([programs / "pg_config", "--version"], capture_output=True, text=True, check=False)
+            shown = subprocess.run(
+                [programs / "pg_config", "--version"], capture_output=True, encoding="utf-8", check=False
+            )
             if match := re.search(r"PostgreSQL (\d+)", shown.stdout):
                 found[match[1]] = programs
     if version is None and found:
