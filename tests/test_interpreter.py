@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdhpc import interpreter
+from kdhpc.cli.main import main
 from kdhpc.cluster import local
 from kdhpc.cluster.submission import submission_script
 from kdhpc.config.compose import compose_search
@@ -182,11 +183,23 @@ def test_output_in_any_encoding(environment: Mapping[str, str], tmp_path: Path) 
     assert done.stdout.splitlines()[-1] == text.encode(encoding, "backslashreplace")
 
 
-def test_text_that_cannot_be_decoded_is_one_line(tmp_path: Path) -> None:
+def test_text_that_cannot_be_encoded_is_one_line_without_secrets(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("KDHPC_STORAGE", "postgresql://someone\udce9:secret@127.0.0.1:1/none")
+    assert main(["status", "--study", "any"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("kdhpc: '\\udce9', in a path, a name, a setting or a file, is no text in utf-8")
+    assert said.count("\n") == 1
+    assert "secret" not in said
+
+
+def test_command_whose_python_is_away_names_it(tmp_path: Path) -> None:
+    """On a node that does not see the Python of the environment, another one is no help."""
     command = installed(tmp_path)
-    done = run(command, "status", "--study", "\udce9", cwd=tmp_path)
-    assert done.returncode in (1, 2)
-    assert done.stderr.count("\n") == 1
+    (tmp_path / "bin" / "python").unlink()
+    (tmp_path / "bin" / "python").symlink_to("/of/another/node/python3")
+    done = run(command, "status", cwd=tmp_path)
+    assert done.returncode != 0
+    assert f"{tmp_path}/bin/python" in done.stderr
 
 
 def test_worker_with_foreign_modules_says_so_to_its_launcher(tmp_path, settled, monkeypatch) -> None:

@@ -93,7 +93,9 @@ def _words(exc: KdhpcError | OSError | UnicodeError) -> str:
     if isinstance(exc, OSError) and exc.filename is not None:
         return f"{exc.filename}: {exc.strerror}"
     if isinstance(exc, (UnicodeDecodeError, UnicodeEncodeError)):
-        return f"{exc.object[:200]!r} is no text in {exc.encoding}, in which files and names are written here"
+        # Not all of it: it may hold a password.
+        culprit = exc.object[exc.start : exc.end]
+        return f"{culprit!r}, in a path, a name, a setting or a file, is no text in {exc.encoding}: rename or mend it"
     return str(exc)
 
 
