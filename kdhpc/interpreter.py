@@ -5,6 +5,7 @@ as nothing there takes another module's place. They never come from the working 
 no business of a worker. Output can be written in every locale.
 """
 
+import io
 import os
 import shlex
 import sys
@@ -35,10 +36,16 @@ def settle() -> None:
 
 
 def write_in_any_encoding() -> None:
-    """Let no character that the output's encoding lacks be an error: it is written as Python writes it to stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    """Let no character that the output's encoding lacks be an error: it is written as Python writes it to stderr.
+
+    An output that is closed takes everything.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+        elif stream is None:  # Whoever started this process has closed it.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # for ever
 
 
 def child_python() -> str:

@@ -61,12 +61,30 @@ def run(command: Path, *argv: str, cwd: Path, **environment: str) -> "subprocess
     )
 
 
-@pytest.mark.parametrize("home", ["/nonexistent", "/usr"])
-def test_command_with_a_foreign_home_of_python_is_one_line(home: str, tmp_path: Path) -> None:
-    done = run(installed(tmp_path), "status", cwd=tmp_path, PYTHONHOME=home)
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("PYTHONHOME", "/nonexistent", "No module named 'encodings'"),
+        ("PYTHONHOME", "/usr", ""),
+        ("PYTHONIOENCODING", "no-such", "unknown encoding: no-such"),
+        ("PYTHONUTF8", "yes", "invalid PYTHONUTF8 environment variable value"),
+    ],
+)
+def test_command_with_what_keeps_python_from_starting_is_one_line(
+    name: str, value: str, reason: str, tmp_path: Path
+) -> None:
+    done = run(installed(tmp_path), "status", cwd=tmp_path, **{name: value})
     assert (done.returncode, done.stdout) == (2, "")
-    assert "unset PYTHONHOME" in done.stderr
+    assert done.stderr.startswith("kdhpc: unset ")
+    assert name in done.stderr.partition(": with that")[0]
+    assert reason in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_command_without_an_output_works(tmp_path: Path) -> None:
+    """As some schedulers of jobs start programs: with none of the three standard files."""
+    program = f"exec {sys.executable} {_ROOT}/bin/kdhpc data list <&- >&- 2>&-"
+    assert run(Path("/bin/sh"), "-c", program, cwd=tmp_path).returncode == 0
 
 
 def test_command_with_its_own_home_of_python_works(tmp_path: Path) -> None:
