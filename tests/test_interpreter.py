@@ -65,7 +65,6 @@ def run(command: Path, *argv: str, cwd: Path, **environment: str) -> "subprocess
     ("name", "value", "reason"),
     [
         ("PYTHONHOME", "/nonexistent", "No module named 'encodings'"),
-        ("PYTHONHOME", "/usr", ""),
         ("PYTHONIOENCODING", "no-such", "unknown encoding: no-such"),
         ("PYTHONUTF8", "yes", "invalid PYTHONUTF8 environment variable value"),
     ],
@@ -79,6 +78,15 @@ def test_command_with_what_keeps_python_from_starting_is_one_line(
     assert name in done.stderr.partition(": with that")[0]
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_command_with_another_home_of_python_is_one_line(tmp_path: Path) -> None:
+    """One that Python starts with."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "lib").symlink_to(Path(sys.base_prefix) / "lib")
+    done = run(installed(tmp_path), "status", cwd=tmp_path, PYTHONHOME=str(tmp_path / "home"))
+    said = f"kdhpc: PYTHONHOME={tmp_path}/home is another Python than the one that {tmp_path} was made with: "
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{said}unset PYTHONHOME\n")
 
 
 def test_command_without_an_output_works(tmp_path: Path) -> None:
