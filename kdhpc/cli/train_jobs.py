@@ -24,6 +24,7 @@ from kdhpc.experiments.result import read_result
 from kdhpc.experiments.run import Run, describe
 from kdhpc.experiments.subject import tell_about
 from kdhpc.folders import private_folder
+from kdhpc.interpreter import check_modules, write_in_any_encoding
 
 _LOG = logging.getLogger(__name__)
 # Of configs/hydra/launcher. Not called as the plugin's own: Hydra would check ours against those, which lack keys.
@@ -48,7 +49,9 @@ class TrainJob:
         """
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        write_in_any_encoding()
         try:
+            check_modules()
             done = train_one(self._with_threads(config))
         except Exception as exc:  # The other jobs of a sweep go on.
             _LOG.exception("the training failed")
