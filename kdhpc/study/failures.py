@@ -5,6 +5,16 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 
 from kdhpc.errors import KdhpcError
 
+_OPTIONS_REFUSED = "unsupported startup parameter"
+# By PostgreSQL's own codes.
+_REMEDIES = {
+    "25006": "it is a standby, or default_transaction_read_only is on for it or for this role: name a database in "
+    "KDHPC_STORAGE that can be written",
+    "42501": "the role in KDHPC_STORAGE needs the right to make tables in its schema (GRANT CREATE ON SCHEMA), and "
+    "must own the tables of kdhpc and Optuna, or be granted all rights on them",
+    "3F000": "no schema of this role's search_path exists, or it may not use it: create one, or set search_path",
+}
+
 
 def database_failure(exc: BaseException) -> SQLAlchemyError | None:
     """The database's error in what was raised (Optuna wraps it); none if it is something else."""
@@ -18,6 +28,8 @@ def database_failure(exc: BaseException) -> SQLAlchemyError | None:
 
 def is_passing(failure: SQLAlchemyError) -> bool:
     """Whether the same call may succeed later: the connection broke, or the server is away, full or busy."""
+    if _OPTIONS_REFUSED in str(failure):
+        return False
     if isinstance(failure, DBAPIError) and failure.connection_invalidated:
         return True
     # psycopg2 has no class of its own for some connections that broke in the middle of an answer.
@@ -25,7 +37,13 @@ def is_passing(failure: SQLAlchemyError) -> bool:
 
 
 def reason(failure: SQLAlchemyError) -> str:
-    """The driver's own words, in one line; never the statement, which holds values."""
+    """The driver's own words, in one line, and what to do; never the statement, which holds values."""
     words = str(failure.orig) if isinstance(failure, DBAPIError) else "no connection became free"
     lines = [line.strip() for line in words.strip().splitlines() if line.strip()]
-    return lines[0].rpartition(" failed: ")[2] if lines else type(failure).__name__
+    told = lines[0].rpartition(" failed: ")[2] if lines else type(failure).__name__
+    remedy = _REMEDIES.get(str(getattr(getattr(failure, "orig", None), "pgcode", None)))
+    if _OPTIONS_REFUSED in told:
+        remedy = (
+            "a connection pooler such as PgBouncer takes no `options`: leave them out of KDHPC_STORAGE and PGOPTIONS"
+        )
+    return f"{told}: {remedy}" if remedy else told

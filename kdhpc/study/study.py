@@ -56,14 +56,19 @@ class SharedStudy:
         Raises:
             StudyMismatchError: it was made with something else; the message names each difference.
             StudyError: the name belongs to a study of another program.
+            DatabaseError: the database holds tables of another program, or of another version; or it cannot be written.
         """
         from kdhpc.study.optuna_study import ensure_study
+        from kdhpc.study.optuna_tables import check_tables
 
         def create() -> "SharedStudy":
             study_id = ensure_study(storage, definition.name)
             storage.write(lambda connection: study_rows.create(connection, study_id, definition, split, target))
             return cls.open(storage, definition.name)
 
+        # Before anything is written to a database that may be another program's.
+        storage.read(check_tables)
+        storage.read(study_rows.has_tables)
         return storage.exclusively(create)
 
     @classmethod
