@@ -27,7 +27,7 @@ T = TypeVar("T")
 _NAME = "launch"
 _LEASE_S = 30.0
 _RENEW_S = 5.0
-_POLL_S = (0.1, 1.0)
+_POLL_S = (0.05, 0.3)
 _PATIENCE_S = 180.0
 _TABLE_KEY = 0x6B64687063  # "kdhpc"
 
