@@ -11,6 +11,10 @@ _LITTER = frozenset(
     )
 )
 _LONGEST_SHOWN = 300
+_UNFIT_KINDS = frozenset(("Cc", "Cs", "Zl", "Zp"))
+"""Unicode's control characters, surrogates, and separators of lines and paragraphs."""
+_TURNING = frozenset((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+"""Characters that change the direction of what follows, and so what a name seems to be."""
 
 
 def is_left_out(name: str) -> bool:
@@ -23,7 +27,7 @@ def escaped(text: str) -> str:
 
     A name in another encoding than the system's is, in Python, a text with surrogates.
     """
-    return text if text.isprintable() else "".join(map(_escaped, text))
+    return text if is_text(text) else "".join(map(_escaped, text))
 
 
 def shown(text: str) -> str:
@@ -33,7 +37,7 @@ def shown(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
-    if character.isprintable():
+    if _is_fit(character):
         return character
     code = ord(character)
     # A byte that was no text.
@@ -41,8 +45,12 @@ def _escaped(character: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be printed as it is."""
-    return escaped(name) == name
+    """Whether a name can be printed as it is, in any script."""
+    return name.isprintable() or all(map(_is_fit, name))
+
+
+def _is_fit(character: str) -> bool:
+    return unicodedata.category(character) not in _UNFIT_KINDS and ord(character) not in _TURNING
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, str]]:
