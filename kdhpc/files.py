@@ -287,9 +287,12 @@ def parse_json(text: str | bytes) -> object:
     """The document in a text.
 
     Raises:
-        ValueError: it is no JSON, or has NaN or Infinity, which are none.
+        ValueError: it is no JSON, has NaN or Infinity, which are none, or brackets within brackets without end.
     """
-    return json.loads(text, parse_constant=_refuse)
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as exc:
+        raise ValueError("it has too many brackets within brackets") from exc
 
 
 def _refuse(constant: str) -> object:

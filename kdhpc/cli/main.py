@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from kdhpc import __version__
 from kdhpc.cli import data, db, export_best, launch, report, results, retry, search, status, stop, train, worker
 from kdhpc.errors import KdhpcError
+from kdhpc.printing import printable_output
 
 _EPILOG = """\
 a search, from nothing:
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@printable_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 

@@ -3,6 +3,8 @@
 import time
 from typing import TextIO
 
+from kdhpc.printing import erase_line
+
 
 class Progress:
     """A counter that shows how far a job is, how fast it goes and how long it will still take.
@@ -45,7 +47,8 @@ class Progress:
         left = "" if finished or rate == 0 else f", {(self._total - self._done) / rate:.0f} s to go"
         line = f"{self._what}: {self._done:,} of {self._total:,} ({rate:,.0f} a second{left})"
         if self._terminal:
-            self._stream.write(f"\r\x1b[K{line}" + ("\n" if finished else ""))
+            erase_line(self._stream)
+            self._stream.write(line + ("\n" if finished else ""))
             self._stream.flush()
         else:
             self.say(line)
