@@ -5,26 +5,25 @@ the direction of writing. So standard output and error go through one filter, wh
 would (``\\x1b``), and lets through line ends and tabs alone. What kdhpc itself wants of a terminal goes past it.
 """
 
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-# C0 and C1 controls, ends of lines and paragraphs that terminals do not all know, and marks of direction.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-_CONTROL_OR_BREAK = re.compile(rf"[\t\n]|{_CONTROL.pattern}")
 _ERASE_LINE = "\r\x1b[K"
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out; line ends and tabs stay."""
-    return _CONTROL.sub(_written_out, text)
+    """The text with all that cannot be printed written out; line ends and tabs stay."""
+    return text if text.isprintable() else "".join(c if c in "\n\t" else _written_out(c) for c in text)
 
 
 def one_line(text: str) -> str:
-    """The text with line ends and tabs written out, too: as a cell of a table, which it cannot break."""
-    return _CONTROL_OR_BREAK.sub(_written_out, text)
+    """The text with line ends and tabs written out, too: as a part of a message, or a cell, which it cannot break.
+
+    A name in another encoding than the system's is, in Python, a text with surrogates: they are written as its bytes.
+    """
+    return text if text.isprintable() else "".join(map(_written_out, text))
 
 
 def printable_stream(stream: TextIO) -> TextIO:
@@ -67,5 +66,9 @@ class _Printable:
         return getattr(self.stream, name)
 
 
-def _written_out(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode("ascii")
+def _written_out(character: str) -> str:
+    """As Python writes what is no letter, digit, mark or symbol, but controls, directions or no text at all."""
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]

@@ -44,7 +44,7 @@ def test_printable_stream_writes_what_the_encoding_lacks_as_python_does() -> Non
     buffer = io.BytesIO()
     stream = printable_stream(io.TextIOWrapper(buffer, encoding="ascii", write_through=True))
     stream.write("± \udce9 a")
-    assert buffer.getvalue() == rb"\xb1 \udce9 a"
+    assert buffer.getvalue() == rb"\xb1 \xe9 a"
 
 
 def test_main_says_what_is_wrong_without_obeying_it(capsys: pytest.CaptureFixture[str]) -> None:

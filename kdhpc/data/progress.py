@@ -3,7 +3,7 @@
 import time
 from typing import TextIO
 
-from kdhpc.printing import erase_line
+from kdhpc.printing import erase_line, one_line
 
 
 class Progress:
@@ -24,8 +24,8 @@ class Progress:
         self._started = self._shown = 0.0
 
     def say(self, line: str) -> None:
-        """Writes one line."""
-        self._stream.write(f"{line}\n")
+        """Writes one line; control characters, which names of files may hold, are escaped."""
+        self._stream.write(f"{one_line(line)}\n")
         self._stream.flush()
 
     def start(self, what: str, total: int) -> None:

@@ -15,16 +15,18 @@ from typing import TypeVar
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from kdhpc.errors import DatabaseError
-from kdhpc.study.address import Address, find_address, open_engine, shown
-from kdhpc.study.failures import database_failure, is_passing, reason
+from kdhpc.errors import DatabaseAwayError, DatabaseError
+from kdhpc.study.address import Address, find_address, open_engine
+from kdhpc.study.failures import CROWDED_S, database_failure, is_crowded, is_passing, reason
+from kdhpc.study.launch_lock import launch_lock
 
 T = TypeVar("T")
 
 _FIRST_DELAY_S = 0.2
 _LAST_DELAY_S = 5.0
 _TOLD_DELAY_S = 8 * _FIRST_DELAY_S  # Shorter absences are not worth a warning.
-_LAUNCH_LOCK = 0x6B64687063  # "kdhpc"
+
+_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 _logger = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class Storage:
         """
         try:
             return self._transaction(work)
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, DatabaseAwayError) as exc:
             if not is_passing(exc):
                 raise DatabaseError(f"database at {self._shown}: {reason(exc)}") from exc
             self._failed = time.monotonic()
@@ -104,10 +106,11 @@ class Storage:
         """
 
         def snapshot() -> T:
-            with self._engine.connect() as connection:
-                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-                with connection.begin():
-                    return work(connection)
+            with self._engine.begin() as connection:
+                # Not by SQLAlchemy's options: those let all later transactions of the connection write, even where the
+                # database's administrator has made it read-only.
+                connection.execute(_SNAPSHOT)
+                return work(connection)
 
         return self.retried(snapshot)
 
@@ -119,13 +122,8 @@ class Storage:
         """
 
         def alone() -> T:
-            with self._engine.connect() as connection:
-                connection.execution_options(isolation_level="AUTOCOMMIT")
-                connection.execute(text(f"SELECT pg_advisory_lock({_LAUNCH_LOCK})"))
-                try:
-                    return work()
-                finally:
-                    connection.execute(text(f"SELECT pg_advisory_unlock({_LAUNCH_LOCK})"))
+            with launch_lock(self, self._should_stop):
+                return work()
 
         return self.retried(alone)
 
@@ -135,7 +133,8 @@ class Storage:
         Raises:
             DatabaseError: it stayed away for as long as this storage waits, or it refused.
         """
-        deadline = time.monotonic() + self._patience_s
+        began = time.monotonic()
+        deadline = began + self._patience_s
         delay_s = _FIRST_DELAY_S
         while True:
             try:
@@ -147,6 +146,8 @@ class Storage:
                 if not is_passing(failure):
                     raise DatabaseError(f"database at {self._shown}: {reason(failure)}") from exc
                 self._failed = time.monotonic()
+                if is_crowded(reason(failure)):
+                    deadline = max(deadline, began + CROWDED_S)
                 left_s = deadline - self._failed
                 if left_s <= 0 or self._should_stop():
                     raise DatabaseError(
@@ -170,7 +171,7 @@ class Storage:
 
     @property
     def _shown(self) -> str:
-        return shown(self.address())
+        return self.address.shown
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
