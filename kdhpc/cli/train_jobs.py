@@ -23,6 +23,8 @@ from kdhpc.errors import ClusterError, DataError, StorageError
 from kdhpc.experiments.result import read_result
 from kdhpc.experiments.run import Run, describe
 from kdhpc.experiments.subject import tell_about
+from kdhpc.folders import private_folder
+from kdhpc.interpreter import check_modules, write_in_any_encoding
 
 _LOG = logging.getLogger(__name__)
 # Of configs/hydra/launcher. Not called as the plugin's own: Hydra would check ours against those, which lack keys.
@@ -47,7 +49,9 @@ class TrainJob:
         """
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        write_in_any_encoding()
         try:
+            check_modules()
             done = train_one(self._with_threads(config))
         except Exception as exc:  # The other jobs of a sweep go on.
             _LOG.exception("the training failed")
@@ -76,7 +80,7 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
     if launcher == "submitit_slurm" and not slurm.is_available():
         raise ClusterError("Slurm's commands are not on this machine: --launcher submitit_slurm needs a cluster's node")
     folder = sweep_dir(f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    (folder / "jobs").mkdir(parents=True)
+    private_folder(folder / "jobs")
     _tell(runs, folder / "jobs")
     at_once, job = _local_plan(len(runs)) if launcher == "submitit_local" else (None, TrainJob())
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kdhpc.cluster import slurm
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.errors import ClusterError, DatabaseError
+from kdhpc.interpreter import check_modules, write_in_any_encoding
 
 if TYPE_CHECKING:
     from kdhpc.study.storage import Storage
@@ -33,7 +34,9 @@ def work(study: str, config_path: str) -> int | None:
     Returns:
         Trials that this worker finished; none if it was stopped while the database was away.
     """
+    write_in_any_encoding()
     log_to_stderr()
+    check_modules()
     logging.getLogger("submitit").propagate = False  # It writes its lines itself.
     # Before the imports, which take seconds: submitit's own handlers would ignore a SIGTERM meanwhile.
     with StopSignals() as stop:

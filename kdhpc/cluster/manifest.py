@@ -23,6 +23,7 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.errors import ClusterError, StorageError
 from kdhpc.files import parse_json, patiently, read_whole, storage_error, strict_json, write_whole
+from kdhpc.folders import own_folder, private_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,9 +96,14 @@ def freeze_launch(study: str, config: SearchConfig) -> Manifest:
     Raises:
         UsageError: the workers are to go to several clusters.
         ClusterError: Slurm does not say which job this process is part of.
-        StorageError: the file system refuses.
+        StorageError: the file system refuses, or the folders are another user's.
     """
     on_slurm = config.cluster.executor == "slurm"
+    paths = StudyPaths.of(study)
+    private_folder(paths.jobs)
+    # What is read from these becomes commands of jobs.
+    for path in (paths.config(""), paths.launch("")):
+        own_folder(path.parent)
     manifest = Manifest(
         study=study,
         launch=launch_name(),

@@ -12,6 +12,8 @@ from kdhpc.cluster.sbatch import script_text, submissions
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError
+from kdhpc.folders import private_folder
+from kdhpc.interpreter import child_python
 
 # Workers requeue themselves; submitit's own count of time limits must never be the end of one.
 _ENDLESS = 1_000_000
@@ -37,7 +39,9 @@ def submit_workers(study: str, config: Path, cluster: ClusterConfig, count: int)
     Raises:
         ClusterBusyError: Slurm does not answer. It may have taken the jobs all the same: they are in its queue, then.
         ClusterError: it refuses, or takes no array of that size.
+        StorageError: what is submitted cannot be kept from other users.
     """
+    private_folder(StudyPaths.of(study).jobs)
     with submissions() as made:
         executor = _executor(study, config.stem, cluster)
         largest = slurm.largest_array(slurm.elsewhere(made.cluster_of(executor)))
@@ -70,7 +74,9 @@ def wanted_cluster(cluster: ClusterConfig) -> str | None:
 
 def _executor(study: str, launch: str, cluster: ClusterConfig) -> submitit.SlurmExecutor:
     # One folder for all tasks, made before they are submitted: Slurm fails a job whose log's folder is not there yet.
-    executor = submitit.SlurmExecutor(StudyPaths.of(study).launch_jobs(launch), max_num_timeout=_ENDLESS)
+    executor = submitit.SlurmExecutor(
+        StudyPaths.of(study).launch_jobs(launch), max_num_timeout=_ENDLESS, python=child_python()
+    )
     executor.update_parameters(
         job_name=job_name(study),
         partition=cluster.partition,

@@ -81,7 +81,7 @@ def device_description(device: torch.device) -> str:
 
 def _processor() -> str:
     """Names model and instructions: Inductor compiles for the very processor, and torch tells few of them apart."""
-    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
     described = [line for line in first if line.startswith(("model name", "flags", "Features", "CPU part"))]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:8]
 
