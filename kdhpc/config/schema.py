@@ -172,7 +172,9 @@ class DeviceConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: CUDA where there is one."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Autocast of the networks. ``auto``: bf16 on GPUs since Ampere, else float32. fp16 scales the loss, CUDA only."""
+    """Autocast of the networks. ``auto``: bf16 on GPUs since Ampere, else float32. fp16 scales the loss, CUDA only. A
+    study has one precision, which all its workers take: what is given here, or what ``auto`` is for the first of them.
+    float32 is float32 on every device, without TF32."""
     mode: Literal["auto", "eager", "compile", "cudagraph"] = "auto"
     """``eager``: as written. ``compile``: torch.compile of the network and of the loss. ``cudagraph``: the whole step,
     compiled, recorded once and replayed (CUDA, not fp16). ``auto``: the last that the device can, ``eager`` on the CPU.
