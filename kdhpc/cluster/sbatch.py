@@ -47,7 +47,7 @@ class Submissions:
         # Asked before: what Slurm has taken must not be lost because a question fails.
         name = cluster or slurm.local_cluster()
         path = JobPaths.get_first_id_independent_folder(executor.folder) / f".submission_file_{uuid.uuid4().hex}.sh"
-        path.write_text(script_text(executor, command, cluster))
+        path.write_text(script_text(executor, command, cluster), encoding="utf-8")
         number, named = submit(path, cluster)
         self.jobs[number] = slurm.qualified(number, named or name)
         tasks = list(range(executor._num_tasks()))
@@ -109,7 +109,9 @@ def submit(script: Path, cluster: str | None) -> tuple[str, str | None]:
         ((number, named),) = sentences
         return number, named or cluster
     strange = not_understood("sbatch", done.stdout)
-    return _found(script, cluster, ClusterError(f"{strange}; the queue has no such job, see `squeue --me`"))
+    return _found(
+        script, cluster, ClusterError(f"{strange}; the queue shows no job of this script, look at `squeue --me`")
+    )
 
 
 def _found(script: Path, cluster: str | None, error: ClusterError) -> tuple[str, str | None]:
