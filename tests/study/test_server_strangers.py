@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -237,3 +238,18 @@ def test_server_for_this_machine_alone_is_reopened_unless_somebody_would_notice(
     storage.close()
     stop(folder, write_dump=False)
     assert reopen(folder, ServerOptions()) is None
+
+
+def test_server_that_gets_one_of_its_addresses_takes_another_port(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else answers at the other, and could pass on what he is told."""
+    stop(folder, write_dump=False)
+    with socket.create_server(("127.0.0.8", 0)) as taken:
+        ports = iter((taken.getsockname()[1], free_port(None)))
+        # He was quicker than the look at the port.
+        monkeypatch.setattr("kdhpc.study.server.free_port", lambda preferred: next(ports))
+        started = start(folder, ServerOptions(listen="127.0.0.8"))
+        assert started.endpoint.port != taken.getsockname()[1]
+        assert running(folder) == started.endpoint
+    stop(folder, write_dump=False)
