@@ -284,9 +284,13 @@ def parse_json(text: str | bytes) -> object:
     """The document in a text.
 
     Raises:
-        ValueError: it is no JSON, or has NaN or Infinity, which are none.
+        ValueError: it is no JSON, or has NaN or Infinity, which are none, or is nested deeper than anything that means
+            something.
     """
-    return json.loads(text, parse_constant=_refuse)
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deep") from exc
 
 
 def _refuse(constant: str) -> object:

@@ -14,6 +14,10 @@ from kdhpc.study.storage import Storage
 from tests.databases import delete_rows
 from tests.faults import FaultyDisk, compiled_faultfs, faulty_disk
 
+# For torch, here and in all processes that tests start: two test processes share the cores, and threads that wait for
+# each other would take most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on Slurm first: they mostly wait, and where two processes share the tests, the other one runs the rest."""
