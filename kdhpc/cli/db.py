@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kdhpc.config.paths import StudyPaths, server_dir
-from kdhpc.errors import DatabaseError, UsageError
+from kdhpc.errors import DatabaseAwayError, DatabaseError, UsageError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -115,13 +115,14 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _url(arguments: argparse.Namespace) -> int:
-    from kdhpc.study.endpoint import read_endpoint
+    from kdhpc.study.address import EmbeddedAddress
 
-    folder = server_dir()
-    endpoint = read_endpoint(folder)
-    if endpoint is None or endpoint.pid is None:
-        raise DatabaseError(f"no server runs in {folder}: start it with `kdhpc db start`")
-    print(endpoint.url(folder).render_as_string(hide_password=False))
+    address = EmbeddedAddress(server_dir())
+    try:
+        url = address()
+    except DatabaseAwayError as exc:
+        raise DatabaseError(f"no server runs in {server_dir()} ({exc}): {address.hint}") from exc
+    print(url.render_as_string(hide_password=False))
     return 0
 
 

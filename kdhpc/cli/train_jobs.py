@@ -22,6 +22,7 @@ from kdhpc.errors import ClusterError, DataError, StorageError
 from kdhpc.experiments.result import read_result
 from kdhpc.experiments.run import Run, describe
 from kdhpc.experiments.subject import tell_about
+from kdhpc.folders import private_folder
 
 _LOG = logging.getLogger(__name__)
 # Of configs/hydra/launcher. Not called as the plugin's own: Hydra would check ours against those, which lack keys.
@@ -76,7 +77,7 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
         raise ClusterError("Slurm's commands are not on this machine: --launcher submitit_slurm needs a cluster's node")
     submitit.SlurmJob.watcher = QueueWatcher()
     folder = sweep_dir(f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    (folder / "jobs").mkdir(parents=True)
+    private_folder(folder / "jobs")
     _tell(runs, folder / "jobs")
     at_once, job = _local_plan(len(runs)) if launcher == "submitit_local" else (None, TrainJob())
     try:

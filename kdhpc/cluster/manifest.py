@@ -20,6 +20,7 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.errors import ClusterError, StorageError
 from kdhpc.files import parse_json, patiently, read_whole, storage_error, strict_json, write_whole
+from kdhpc.folders import own_folder, private_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +76,15 @@ def freeze_launch(study: str, config: SearchConfig) -> Manifest:
 
     Returns:
         The launch's manifest, to be written once there is a study to work on.
+
+    Raises:
+        StorageError: the file system refuses, or the folders are another user's.
     """
+    paths = StudyPaths.of(study)
+    private_folder(paths.jobs)
+    # What is read from these becomes commands of jobs.
+    for path in (paths.config(""), paths.launch("")):
+        own_folder(path.parent)
     manifest = Manifest(
         study=study,
         launch=launch_name(),

@@ -11,6 +11,7 @@ from kdhpc.cluster.job import work
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError
+from kdhpc.folders import private_folder
 
 # Workers requeue themselves; submitit's own count of time limits must never be the end of one.
 _ENDLESS = 1_000_000
@@ -36,6 +37,7 @@ def submit_workers(study: str, config: Path, cluster: ClusterConfig, count: int)
     Raises:
         ClusterBusyError: Slurm does not answer. It may have taken the jobs all the same: they are in its queue, then.
         ClusterError: it refuses, or takes no array of that size.
+        StorageError: what is submitted cannot be kept from other users.
     """
     largest = slurm.largest_array()
     if largest is not None and count > largest:
@@ -43,6 +45,7 @@ def submit_workers(study: str, config: Path, cluster: ClusterConfig, count: int)
             f"cluster.workers={count} is not allowed here: Slurm's MaxArraySize takes arrays of up to {largest} tasks; "
             "launch fewer, and others with another launch"
         )
+    private_folder(StudyPaths.of(study).jobs)
     with slurm.clean_environment():
         executor = _executor(study, config.stem, cluster)
         try:

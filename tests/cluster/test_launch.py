@@ -1,9 +1,11 @@
 """A launch: how many workers it submits, how it ends, and what it refuses before anything is started."""
 
+import contextlib
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import psycopg2
 import pytest
 
 from kdhpc.cluster import launch as launching
@@ -15,6 +17,7 @@ from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths, runs_root
 from kdhpc.errors import ClusterBusyError, ClusterError
+from kdhpc.study.address import EmbeddedAddress
 from kdhpc.study.storage import Storage
 from kdhpc.study.summary import StudyStatus, TrialCounts
 from tests.study.made import make, take
@@ -230,12 +233,14 @@ def run(workspace, *argv: str, **environment: str) -> "subprocess.CompletedProce
     )
 
 
-def test_launch_on_a_database_that_no_other_node_reaches_is_refused(workspace, fake_slurm) -> None:
-    done = run(workspace, "--study", "apart", "study=tiny", PATH=f"{fake_slurm.folder}:/usr/bin:/bin")
+def test_launch_on_a_database_that_no_other_node_reaches_and_that_is_in_use_is_refused(workspace, fake_slurm) -> None:
+    url = EmbeddedAddress(workspace.runs / "db")().set(drivername="postgresql").render_as_string()
+    with contextlib.closing(psycopg2.connect(url)):
+        done = run(workspace, "--study", "apart", "study=tiny", PATH=f"{fake_slurm.folder}:/usr/bin:/bin")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "listens on 127.0.0.1 only" in line
-    assert line.endswith("`kdhpc db stop`, then `kdhpc db start --listen all`")
+    assert line.endswith("`kdhpc db stop` where it runs, then launch again")
     assert not (workspace.folder / "runs" / "apart").exists()
 
 
