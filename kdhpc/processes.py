@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 def process_space() -> str:
     """Where process ids mean what they mean to this process: this boot of this machine, this container."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
@@ -77,7 +77,8 @@ def _look_at(pid: int) -> _Seen | None:
     try:
         if Path("/proc/self").readlink().name != str(os.getpid()):  # A container with the /proc of another.
             return None
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # Before the bracket is the program's name, which may be anything.
+        state, *numbers = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode("ascii").split()
     except OSError:
         return None
     # A zombie does nothing more.

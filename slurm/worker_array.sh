@@ -20,5 +20,6 @@
 cd "$SLURM_SUBMIT_DIR" || exit
 unset VIRTUAL_ENV  # That of the shell that submitted.
 if [ -e slurm/site.sh ]; then . slurm/site.sh; fi
-# By its path: modules put their own python first. exec: bash would keep the signal to itself until its child ends.
-exec "${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m kdhpc.cli.main worker --requeue "$@"
+# By its path: it runs the python beside it, whatever modules put first. exec: bash would keep the signal to itself until
+# its child ends.
+exec "${VIRTUAL_ENV:-$PWD/.venv}/bin/kdhpc" worker --requeue "$@"

@@ -160,11 +160,12 @@ def _end_jobs(name: str) -> list[str]:
     if not slurm.is_available():
         return []
     try:
+        own = slurm.own_job()
         jobs = study_jobs(name, patient=True)
         cancelled = " ".join(cancel_waiting(jobs))
     except ClusterError as exc:
         return [f"jobs of it that wait in the queue are not cancelled: {exc}"]
-    running = " ".join(job.job for job in jobs if job.state != "PENDING" and job.job != slurm.own_job())
+    running = " ".join(job.job for job in jobs if job.state != "PENDING" and job.job != (own and slurm.here(own)))
     return [
         *([f"cancelled, they had not started: {cancelled}"] if cancelled else []),
         *([f"these jobs still run, and end when they look for the study: {running}"] if running else []),

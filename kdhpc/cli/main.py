@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from kdhpc import __version__
 from kdhpc.cli import data, db, export_best, launch, report, results, retry, search, status, stop, train, worker
 from kdhpc.errors import KdhpcError
+from kdhpc.interpreter import settle
 
 _EPILOG = """\
 a search, from nothing:
@@ -46,11 +47,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
+    Args:
+        argv: Its words; none: those of this process, which is the command and nothing else, and is set up as such.
+
     Returns:
         0 done, 1 failed, 2 used wrongly (also argparse's own exit code), 130 interrupted, 141 nobody reads the output.
     """
     args = _parse(sys.argv[1:] if argv is None else argv)
     try:
+        if argv is None:
+            settle()
         code = int(args.func(args))
         sys.stdout.flush()
         return code
@@ -61,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kdhpc: interrupted", file=sys.stderr)
         return 130
-    except (KdhpcError, OSError) as exc:
+    except (KdhpcError, OSError, UnicodeError) as exc:
         if args.debug:
             raise
         # A library's words, quoted in a message, may have many lines.
@@ -82,10 +88,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _words(exc: KdhpcError | OSError) -> str:
+def _words(exc: KdhpcError | OSError | UnicodeError) -> str:
     """The message; of the system's own errors the path, which people can do something about, and what is wrong."""
     if isinstance(exc, OSError) and exc.filename is not None:
         return f"{exc.filename}: {exc.strerror}"
+    if isinstance(exc, (UnicodeDecodeError, UnicodeEncodeError)):
+        # Not all of it: it may hold a password.
+        culprit = exc.object[exc.start : exc.end]
+        return f"{culprit!r}, in a path, a name, a setting or a file, is no text in {exc.encoding}: rename or mend it"
     return str(exc)
 
 

@@ -176,7 +176,7 @@ class Hosting:
         if job == self._job:  # This is the same job, requeued.
             return True
         try:
-            return all(queued.state == "PENDING" for queued in slurm.queue(patient=True) if queued.job == job)
+            return not slurm.is_started(job)
         except ClusterError as exc:
             _LOG.warning("cannot tell whether job %s has ended: %s", job, exc)
             return False

@@ -18,6 +18,7 @@ from kdhpc.cluster.manifest import Manifest
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.schema import SearchConfig
 from kdhpc.errors import ClusterError, ConfigError, DatabaseError, KdhpcError, StorageError
+from kdhpc.interpreter import child_python
 from kdhpc.study.server import ensure_server
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
@@ -214,7 +215,7 @@ class LocalFleet:
         for _ in range(count):
             gpu = self._gpus[self._num_started % len(self._gpus)] if self._gpus else ""
             self._num_started += 1
-            executor = submitit.LocalExecutor(self._logs)
+            executor = submitit.LocalExecutor(self._logs, python=child_python())
             executor.update_parameters(timeout_min=_YEAR_MIN, stderr_to_stdout=True)
             with _ignoring_interrupts():
                 self._jobs.append(executor.submit(_work, self._study, str(self._config), gpu))
@@ -315,7 +316,7 @@ def _ignoring_interrupts() -> Iterator[None]:
 
 def _children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
     return []
 
 

@@ -111,7 +111,7 @@ def _found(paths: RunPaths) -> FoundResult:
 def _diverged_epoch(metrics: Path) -> int | None:
     """The first epoch in a log with a loss that is no finite number."""
     try:
-        reports = [json.loads(line) for line in metrics.read_text().splitlines()]
+        reports = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
         return next((r["epoch"] for r in reports if not all(map(math.isfinite, r["train_losses"]))), None)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -6,6 +6,9 @@ Matplotlib without pyplot: nothing global is left changed, and the same graph al
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdhpc.graph.figure import ENDINGS, plain_style, save_figure
+
+# isort: split
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,7 +17,6 @@ from matplotlib.path import Path as Outline
 
 from kdhpc.errors import GraphError
 from kdhpc.graph.curves import Box
-from kdhpc.graph.figure import ENDINGS, plain_style, save_figure
 from kdhpc.graph.layout import (
     ENSEMBLE_RADIUS,
     LINE_HEIGHT,

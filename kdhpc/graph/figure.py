@@ -1,16 +1,53 @@
 """How every picture is styled and saved: Matplotlib without pyplot, so that nothing global is left changed.
 
-The same content gives the same bytes, whenever it is written.
+The same content gives the same bytes, whenever it is written. What draws imports this module before Matplotlib.
 """
 
+import logging
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
-from matplotlib import style
-from matplotlib.figure import Figure
-
+from kdhpc.errors import ConfigError
 from kdhpc.files import replacing
+
+
+def _import_matplotlib() -> None:
+    """Import it, whatever the user has set for it: no window is opened here, and no style but ours is used.
+
+    ``MPLBACKEND`` is set in a notebook's terminal, and names a module that other environments lack; a name that
+    Matplotlib does not know keeps it from being imported. What it says of a configuration is of no interest either.
+
+    Raises:
+        ConfigError: a configuration file is no text.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    talk = logging.getLogger("matplotlib")
+    level = talk.level
+    talk.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import_module("matplotlib.style")
+    except UnicodeDecodeError as exc:
+        raise ConfigError(
+            "Matplotlib cannot be used: its configuration (matplotlibrc in the working folder, what MATPLOTLIBRC or "
+            "MPLCONFIGDIR name, or ~/.config/matplotlib) is not in UTF-8; mend that file or move it away"
+        ) from exc
+    finally:
+        talk.setLevel(level)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
+_import_matplotlib()
+
+# isort: split
+from matplotlib import style  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "kdhpc"}
 """Texts stay texts in an SVG, and its identifiers don't change from one run to the next."""

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
+from kdhpc.graph.figure import plain_style, save_figure
+
+# isort: split
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from kdhpc.graph.figure import plain_style, save_figure
 from kdhpc.report.accuracy import Chart, Curve
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -20,6 +23,8 @@ _LINES = ("-", "--", ":", "-.")
 _DPI = 200
 _WIDTH, _HEIGHT, _LETTER, _LINE = 5.2, 4.4, 0.082, 0.2
 """Of axes with what is around them, and of a letter and a line of the legend: in inches."""
+_MARGIN = 0.08
+"""Around everything, in inches: what Matplotlib leaves by itself is less in some versions than their letters need."""
 _HALF_WIDTH = 0.06
 """Curves lie beside each other by at most so much, in nodes: bars at one number of nodes would hide each other."""
 
@@ -38,7 +43,9 @@ def draw_chart(chart: Chart, paths: Sequence[Path], *, ddof: int) -> None:
     with plain_style():
         width = _WIDTH + _LETTER * max(len(curve.label) for curve in chart.curves)
         figure = Figure(
-            figsize=(width, max(_HEIGHT, _LINE * (len(chart.curves) + 2))), layout="constrained", facecolor="white"
+            figsize=(width, max(_HEIGHT, _LINE * (len(chart.curves) + 2))),
+            layout=ConstrainedLayoutEngine(w_pad=_MARGIN, h_pad=_MARGIN),
+            facecolor="white",
         )
         axes = figure.add_subplot()
         styles = zip(cycle(_COLOURS), cycle(_MARKERS), (line for line in cycle(_LINES) for _ in _COLOURS), strict=False)

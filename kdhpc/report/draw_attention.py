@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdhpc.graph.figure import plain_style, save_figure
+
+# isort: split
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from kdhpc.graph.figure import plain_style, save_figure
 from kdhpc.report.sights import Overall, Sight, Sights, Verdict
 
 _DPI = 200

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdhpc.graph.figure import plain_style, save_figure
+
+# isort: split
 import numpy as np
 from matplotlib.figure import Figure
 
-from kdhpc.graph.figure import plain_style, save_figure
 from kdhpc.report.correlation import Line, Pairs
 
 _DPI = 200

@@ -36,9 +36,11 @@ def database_failure(exc: BaseException) -> Failure | None:
 
 def is_passing(failure: Failure) -> bool:
     """Whether the same call may succeed later: the connection broke, or the server is away, full or busy."""
+    if isinstance(failure, DatabaseAwayError):
+        return True
     if _OPTIONS_REFUSED in str(failure):
         return False
-    if isinstance(failure, DatabaseAwayError) or (isinstance(failure, DBAPIError) and failure.connection_invalidated):
+    if isinstance(failure, DBAPIError) and failure.connection_invalidated:
         return True
     # psycopg2 has no class of its own for some connections that broke in the middle of an answer.
     return isinstance(failure, (OperationalError, InterfaceError, TimeoutError)) or type(failure) is DriverError

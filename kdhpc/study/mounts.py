@@ -1,5 +1,6 @@
 """Which file system a folder is on: one that a single machine mounts, or one that others may have mounted, too."""
 
+import os
 import re
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def file_system(folder: Path) -> str:
     """
     found, depth = "", -1
     try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        lines = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).splitlines()
     except OSError:
         return ""
     for line in lines:

@@ -177,7 +177,14 @@ def _asked(command: list[str | Path]) -> "subprocess.CompletedProcess[str]":
     """
     try:
         done = subprocess.run(
-            command, cwd="/", capture_output=True, text=True, check=False, timeout=30, env=clean_environment()
+            command,
+            cwd="/",
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=30,
+            env=clean_environment(),
         )
     except OSError as exc:
         if exc.errno in (errno.EAGAIN, errno.ENOMEM):

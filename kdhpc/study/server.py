@@ -364,7 +364,7 @@ def _address(listen: str) -> str:
 
 def _data_version(folder: Path) -> str | None:
     path = folder / "data" / "PG_VERSION"
-    return path.read_text().strip() if path.exists() else None
+    return path.read_text(encoding="ascii").strip() if path.exists() else None
 
 
 def _dump(folder: Path, port: int) -> str | None:

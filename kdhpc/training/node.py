@@ -1,7 +1,7 @@
 """A network with all that moves while it learns: weights, statistics, momentum, loss scale."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -34,15 +34,22 @@ class Node(Generic[NetworkT]):
     Args:
         network: Already where it will run.
         config: Of the optimiser.
+        groups: All of its weights by name, in the groups that an update can leave out; none: a single group.
         scale_loss: fp16: gradients are computed of a scaled loss, and overflows skip a step.
         capturable: Steps may be recorded.
     """
 
     def __init__(
-        self, network: NetworkT, config: TrainingConfig, *, scale_loss: bool, capturable: bool = False
+        self,
+        network: NetworkT,
+        config: TrainingConfig,
+        *,
+        groups: Sequence[Sequence[str]] | None = None,
+        scale_loss: bool,
+        capturable: bool = False,
     ) -> None:
         self.network = network
-        self._optimizer = ZeroLossSGD(network, config, capturable=capturable)
+        self._optimizer = ZeroLossSGD(network, config, groups=groups, capturable=capturable)
         self._device_type = next(network.parameters()).device.type
         self._scaler = torch.amp.GradScaler(self._device_type) if scale_loss else None
 
@@ -58,7 +65,11 @@ class Node(Generic[NetworkT]):
         self._optimizer.set_learning_rate(rate)
 
     def update(self, skip: Tensor) -> None:
-        """One optimiser step from the gradients that lie there; none where ``skip``, a float32 scalar, is 1."""
+        """One optimiser step from the gradients that lie there.
+
+        Args:
+            skip: float32, (groups,) or a scalar for all of them: 1 leaves a group's weights and momentum as they are.
+        """
         self._optimizer.skip = skip
         if self._scaler is None:
             self._optimizer.step()

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import psycopg2
 import pytest
 
+from kdhpc.cluster import commands
 from kdhpc.cluster import launch as launching
-from kdhpc.cluster import slurm
 from kdhpc.cluster.jobs import worker_jobs
 from kdhpc.cluster.launch import Launch, num_missing
 from kdhpc.cluster.manifest import Manifest, read_manifests
@@ -164,11 +164,11 @@ def test_watch_cancels_workers_that_do_not_end_by_themselves(storage, fake_slurm
 @pytest.fixture
 def busy_slurm(fake_slurm, monkeypatch):
     """One that lets the first sbatch wait in vain."""
-    monkeypatch.setattr(slurm, "_BETWEEN_TRIES_S", 0.0)
+    monkeypatch.setattr(commands, "_BETWEEN_TRIES_S", 0.0)
     monkeypatch.setattr(launching, "_POLL_S", 0.05)
     monkeypatch.setattr(launching, "_QUEUE_POLL_S", 0.0)
     fake_slurm.queue()
-    fake_slurm.answer("scontrol", "[ $N = 2 ] && echo 'MaxArraySize = 1001'")
+    fake_slurm.answer("scontrol", "[ $N = 2 ] && echo 'MaxArraySize = 1001' && echo 'ClusterName = here'")
     words = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
     fake_slurm.answer("sbatch", f"[ $N = 1 ] && {{ echo '{words}' >&2; exit 1; }}; echo Submitted batch job 9")
     return fake_slurm
@@ -177,8 +177,7 @@ def busy_slurm(fake_slurm, monkeypatch):
 def test_launch_that_stays_asks_a_busy_controller_again(storage, busy_slurm, caplog) -> None:
     launch, study = begun(storage, trials=1, workers=1, arrays=()), make(storage, target=1)
     assert launch.top_up_or_later() == 0
-    assert "no worker is submitted for now, trying again: sbatch did not take the workers' jobs: " in caplog.text
-    busy_slurm.answer("scontrol", "echo 'MaxArraySize = 1001'")
+    assert "no worker is submitted for now, trying again: sbatch did not take the jobs: " in caplog.text
 
     def show(status: StudyStatus) -> None:
         if len(busy_slurm.calls("sbatch")) == 2 and status.trials.waiting:
@@ -187,7 +186,7 @@ def test_launch_that_stays_asks_a_busy_controller_again(storage, busy_slurm, cap
     with StopSignals() as stop:
         assert launch.watch(SimpleNamespace(keep_up=lambda: None, ends_server=False), stop, show)
     (manifest,) = read_manifests("tiny")
-    assert manifest.arrays == ("9",)
+    assert manifest.arrays == ("9@here",)
 
 
 @pytest.mark.parametrize(("state", "gives_up"), [("complete", False), ("diverged", False), ("failed", True)])

@@ -40,7 +40,7 @@ def test_script_runs_the_python_of_the_checkout_whatever_modules_put_first(
 ) -> None:
     done = run(script, checkout)
     assert done.returncode == 127
-    assert f"{checkout}/.venv/bin/python: No such file or directory" in done.stderr
+    assert f"{checkout}/.venv/bin/kdhpc: No such file or directory" in done.stderr
     (checkout / ".venv").symlink_to(sys.prefix)
     for environment in ({}, {"VIRTUAL_ENV": "/of/the/shell/that/submitted"}):
         done = run(script, checkout, **environment)

@@ -90,18 +90,53 @@ def test_drawing_of_any_size_writes_two_whole_files(tmp_path: Path, num_nodes: i
     assert red.sum() > 10_000  # the ensemble node: a circle of 69 pixels radius, less its text
 
 
+_PROGRAM = (
+    "import sys\nfrom pathlib import Path\nfrom kdhpc.graph.drawing import draw_graph\n"
+    "from kdhpc.graph.presets import dml\n"
+    "draw_graph(dml(3), [Path(path) for path in sys.argv[1:]])\n"
+    "assert 'matplotlib.pyplot' not in sys.modules\n"
+)
+
+
+def _draw_elsewhere(stem: Path, **environment: str) -> tuple[list[Path], str]:
+    """The drawing by another process, in a folder ``cwd`` beside it, and what that says."""
+    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".svg", ".png")]
+    (stem.parent / "cwd").mkdir(exist_ok=True)
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *map(str, paths)],
+        cwd=stem.parent / "cwd",
+        env={**os.environ, "PYTHONPATH": root, **environment},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    return paths, done.stderr
+
+
 def test_drawing_twice_gives_the_same_bytes_in_any_process(tmp_path: Path) -> None:
     here = _draw(dml(3), tmp_path / "here")
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom kdhpc.graph.drawing import draw_graph\n"
-        "from kdhpc.graph.presets import dml\n"
-        "draw_graph(dml(3), [Path(path) for path in sys.argv[1:]])\n"
-        "assert 'matplotlib.pyplot' not in sys.modules\n"
-    )
-    environment = {**os.environ, "PYTHONHASHSEED": "3", "SOURCE_DATE_EPOCH": "1"}
-    there = [path.with_name(f"there{path.suffix}") for path in here]
-    subprocess.run([sys.executable, "-c", program, *map(str, there)], check=True, env=environment)
+    there, said = _draw_elsewhere(tmp_path / "there", PYTHONHASHSEED="3", SOURCE_DATE_EPOCH="1")
+    assert said == ""
     assert [path.read_bytes() for path in here] == [path.read_bytes() for path in there]
+
+
+def test_drawing_needs_no_backend_and_no_configuration(tmp_path: Path) -> None:
+    """That of a notebook, which is not installed here, and a configuration of nonsense in the working folder."""
+    backend = "module://matplotlib_inline.backend_inline"
+    here = _draw(dml(3), tmp_path / "here")
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "matplotlibrc").write_text("backend: nonsense\nlines.linewidth: wide\nno.such.key: 1\n")
+    there, said = _draw_elsewhere(tmp_path / "there", MPLBACKEND=backend, MPLCONFIGDIR="/proc/nowhere")
+    assert said == ""
+    assert [path.read_bytes() for path in here] == [path.read_bytes() for path in there]
+
+
+def test_drawing_with_a_configuration_that_is_no_text_says_so(tmp_path: Path) -> None:
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "matplotlibrc").write_bytes(b"font.family: caf\xe9\n")
+    _, said = _draw_elsewhere(tmp_path / "there")
+    assert "ConfigError: Matplotlib cannot be used: its configuration (matplotlibrc in the working folder" in said
 
 
 def test_drawing_heeds_no_settings_of_the_user_and_changes_none(tmp_path: Path) -> None:
