@@ -11,6 +11,7 @@ KdhpcError                   exit 1: one line, no traceback (use --debug to see 
 │   ├── StudyMismatchError   a study re-opened with something that it was not made with
 │   └── LeaseLostError       another worker owns the slot now
 ├── DatabaseError            PostgreSQL unreachable, or not able to do what was asked
+│   └── DatabaseAwayError    the embedded server is stopped: it may be started again
 ├── CheckpointError          a checkpoint that is damaged or belongs to another trial
 ├── DivergedError            a training whose numbers became none
 ├── RunTakenError            another process trains the same final training
@@ -71,6 +72,10 @@ class LeaseLostError(StudyError):
 
 class DatabaseError(KdhpcError):
     """PostgreSQL cannot be reached, or cannot do what was asked."""
+
+
+class DatabaseAwayError(DatabaseError):
+    """The embedded server is recorded as stopped, so that nothing of it is dialled; it may be started again."""
 
 
 class CheckpointError(KdhpcError):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from kdhpc.errors import StorageError
 
@@ -54,7 +54,7 @@ def storage_error(exc: OSError, path: Path, what: str) -> StorageError:
         path: The file that is meant; it knows better than an error at close, which names none.
         what: ``written``, ``read``, ``removed``.
     """
-    return StorageError(f"{path} cannot be {what}: {exc.strerror or exc}")
+    return StorageError(f"{path} cannot be {what}: {_words(exc, path)}")
 
 
 def patiently(work: Callable[[], T]) -> T:
@@ -90,31 +90,23 @@ def read_whole(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, may_replace: Callable[[], bool] = lambda: True) -> Iterator[Path]:
-    """A temporary name beside ``path``: flushed to the disk and renamed to it where the block succeeds, else removed.
+def replacing(path: Path, *, mode: int = 0o666, may_replace: Callable[[], bool] = lambda: True) -> Iterator[Path]:
+    """A temporary file beside ``path``: flushed to the disk and renamed to it where the block succeeds, else removed.
 
-    The folder is made where it is missing.
+    It is there already, empty, under a name that nobody can guess. The folder is made where it is missing.
 
     Args:
         path: The file.
+        mode: Permissions of a new file, lessened by the umask; others than its owner may never write to it, as it is
+            replaced and not changed.
         may_replace: Asked when all is on the disk, which may take minutes: False leaves the old file.
 
     Raises:
         StorageError: the file system refuses; what had the name before is still there.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        _make_folder(path.parent)
+    with _replacing(path, mode, may_replace) as (temporary, file):
+        file.close()
         yield temporary
-        _flush(temporary, os.O_RDWR)
-        if may_replace():
-            temporary.replace(path)
-            _flush(path.parent, os.O_RDONLY)
-    except OSError as exc:
-        raise storage_error(exc, path, "written") from exc
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_whole(
@@ -125,19 +117,19 @@ def write_whole(
     Args:
         path: The file; its folder is made where it is missing.
         parts: Its content, one after the other; text as UTF-8.
-        mode: Permissions of a new file, lessened by the umask.
+        mode: As for :func:`replacing`.
         may_replace: As for :func:`replacing`.
 
     Raises:
         StorageError: the file system refuses, or gives back something else than was written.
     """
     contents = [memoryview(part.encode() if isinstance(part, str) else part).cast("B") for part in parts]
-    with replacing(path, may_replace=may_replace) as temporary:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            for content in contents:
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with _replacing(path, mode, may_replace) as (temporary, file):
+        for content in contents:
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
         if not _holds(temporary, contents):
             raise OSError(errno.EIO, "what was written is not what is read back")
 
@@ -166,7 +158,7 @@ def create_alone(path: Path, content: str) -> bool:
         StorageError: the file system refuses, or gives back something else than was written.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         return False
     except OSError as exc:
@@ -232,12 +224,13 @@ class FileLock:
         """Why the file system locks nothing; none: it does, as far as can be told from here."""
 
     @classmethod
-    def take(cls, path: Path, *, wait: bool = False) -> "FileLock | None":
-        """Lock a file, which is made where it is missing.
+    def take(cls, path: Path, *, wait: bool = False, private: bool = False) -> "FileLock | None":
+        """Lock a file, which is made where it is missing; never what a link names.
 
         Args:
             path: The file.
             wait: Until nobody else has it.
+            private: Take it from all other users, who could hold it for ever: to open it for reading is enough.
 
         Returns:
             None: another process has it. A file system without locks gives a lock with a :attr:`problem`.
@@ -248,9 +241,13 @@ class FileLock:
         try:
             _make_folder(path.parent)
             # For writing: NFS locks nothing else exclusively.
-            descriptor = patiently(lambda: os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = patiently(lambda: os.open(path, flags, 0o600 if private else 0o666))
         except OSError as exc:
             raise storage_error(exc, path, "opened") from exc
+        if private and os.fstat(descriptor).st_mode & 0o077:
+            with contextlib.suppress(OSError):
+                os.fchmod(descriptor, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
@@ -287,9 +284,13 @@ def parse_json(text: str | bytes) -> object:
     """The document in a text.
 
     Raises:
-        ValueError: it is no JSON, or has NaN or Infinity, which are none.
+        ValueError: it is no JSON, or has NaN or Infinity, which are none, or is nested deeper than anything that means
+            something.
     """
-    return json.loads(text, parse_constant=_refuse)
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deep") from exc
 
 
 def _refuse(constant: str) -> object:
@@ -302,6 +303,39 @@ def _without_nan(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, mode: int, may_replace: Callable[[], bool]) -> Iterator[tuple[Path, BinaryIO]]:
+    """As :func:`replacing`, with the file open for writing, which the block closes."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        _make_folder(path.parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, mode & ~0o022), "wb") as file:
+            yield temporary, file
+        _flush(temporary, os.O_RDWR)
+        if may_replace():
+            temporary.replace(path)
+            _flush(path.parent, os.O_RDONLY)
+    except OSError as exc:
+        raise storage_error(exc, path, "written") from exc
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _words(exc: OSError, path: Path) -> str:
+    """What an error of the file system means."""
+    if exc.errno == errno.ELOOP:
+        return "it is a link, which may lead anywhere, and is not followed: look at it, then remove it"
+    said = exc.strerror or str(exc)
+    if exc.errno == errno.ENOSPC:
+        with contextlib.suppress(OSError, StopIteration):
+            disk = os.statvfs(next(folder for folder in (path, *path.parents) if folder.exists()))
+            if disk.f_files and not disk.f_favail:
+                return f"{said} (no inode is left for another file: `df -i`)"
+    return said
 
 
 def _holds(path: Path, contents: list[memoryview]) -> bool:

@@ -41,6 +41,33 @@ def has_ended(pid: int, space: str, start: int) -> bool:
     return seen is not None and (seen.has_ended or seen.start != start)
 
 
+def lock_holder(path: Path) -> int | None:
+    """The process that holds a file locked (``flock``), if it is one of this machine and container.
+
+    One that has given its lock on to a child may have ended.
+    """
+    try:
+        found = path.stat()
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    for line in lines:
+        # "1: FLOCK  ADVISORY  WRITE 4711 fd:00:1234 0 EOF"; of who waits, "1: -> FLOCK ...".
+        words = line.split()
+        if len(words) > 5 and words[1] == "FLOCK" and words[5] == file and words[4].isdecimal():
+            return int(words[4])
+    return None
+
+
+def process_owner(pid: int) -> int | None:
+    """The user whose process it is; none: it cannot be seen from here."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return None
+
+
 class _Seen(NamedTuple):
     start: int
     has_ended: bool

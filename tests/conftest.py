@@ -14,6 +14,10 @@ from kdhpc.study.storage import Storage
 from tests.databases import delete_rows
 from tests.faults import FaultyDisk, compiled_faultfs, faulty_disk
 
+# For torch, here and in all processes that tests start: two test processes share the cores, and threads that wait for
+# each other would take most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on Slurm first: they mostly wait, and where two processes share the tests, the other one runs the rest."""
@@ -42,6 +46,15 @@ def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.kill(endpoint.pid, signal.SIGHUP)
     yield folder
     assert stop(folder).was_running
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A server's folder in which one was started and stopped: a copy is quicker made than a new one."""
+    template = tmp_path_factory.mktemp("template") / "db"
+    start(template, ServerOptions())
+    stop(template)
+    return template
 
 
 @pytest.fixture

@@ -118,8 +118,9 @@ class Workspace:
         return StudyPaths(self.runs / study)
 
     def catch(self, study: str, *, job: str | None = None, trials: int = 1) -> list[Caught]:
-        """Wait for workers (of that job) in the middle of trials, and stop the processes of so many where they stand.
+        """Wait for workers in the middle of trials, and stop the processes of so many where they stand.
 
+        ``job`` is the number of theirs, whatever its cluster.
         So whatever a test does to them next happens to these trials, however slow the machine is. Their leases run on.
         """
         until(lambda: (self.runs / "db" / "endpoint.json").exists())
@@ -130,9 +131,12 @@ class Workspace:
                 return [
                     Caught(pid=worker.pid, job=worker.job, trial=worker.trial)
                     for worker in read_status(storage, study).workers
-                    if job in (None, worker.job)
-                    and not worker.lost
-                    and self.paths(study).checkpoint(worker.trial).exists()
+                    if job is None
+                    or (
+                        job == (worker.job or "").partition("@")[0]
+                        and not worker.lost
+                        and self.paths(study).checkpoint(worker.trial).exists()
+                    )
                 ]
 
             def stopped() -> list[Caught]:

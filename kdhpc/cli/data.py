@@ -36,6 +36,8 @@ class Listed:
     """On disk."""
     checksum: str | None = None
     """Identifies the content."""
+    altered: tuple[str, ...] = ()
+    """How its source differs from what was published."""
     problem: str | None = None
     """Why it cannot be used."""
 
@@ -74,6 +76,11 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out images that cannot be decoded, and list them"
     )
+    parser.add_argument(
+        "--altered",
+        action="store_true",
+        help="the source differs from what was published, and is meant to: fewer images, other files; written down",
+    )
     parser.add_argument("--force", action="store_true", help="replace a data set that is prepared already")
     parser.set_defaults(func=prepare_dataset)
 
@@ -95,6 +102,7 @@ def prepare_dataset(args: argparse.Namespace) -> int:
         size=args.size,
         num_jobs=_cores() if args.jobs is None else args.jobs,
         skip_broken=args.skip_broken,
+        altered=args.altered,
         force=args.force,
     )
     progress = Progress(sys.stderr)
@@ -106,6 +114,8 @@ def prepare_dataset(args: argparse.Namespace) -> int:
         f"{manifest.train:,} training and {manifest.test:,} test images of {height}x{width}x{channels} "
         f"in {len(manifest.classes):,} classes"
     )
+    for difference in manifest.altered:
+        progress.say(f"not as published: its source {difference}")
     for image in manifest.skipped:
         progress.say(f"left out of {image.half}: {image.name} ({image.reason})")
     print(order.folder)
@@ -154,23 +164,37 @@ def _listed(name: str) -> Listed:
         skipped=len(manifest.skipped),
         megabytes=round(sum(record.bytes for record in manifest.files) / 1e6, 1),
         checksum=manifest.checksum,
+        altered=manifest.altered,
     )
 
 
 def _print_table(rows: list[Listed]) -> None:
+    from kdhpc.data.names import escaped
+
     lines = [("NAME", "READER", "CLASSES", "TRAIN", "TEST", "SHAPE", "MB")]
     for row in rows:
         if row.problem is None and row.shape is not None:
             shape = "x".join(map(str, row.shape))
             lines.append(
-                (row.name, str(row.reader), str(row.classes), str(row.train), str(row.test), shape, str(row.megabytes))
+                (
+                    row.name,
+                    escaped(str(row.reader)),
+                    str(row.classes),
+                    str(row.train),
+                    str(row.test),
+                    shape,
+                    str(row.megabytes),
+                )
             )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     for row in rows:
-        if row.problem is not None:
-            print(f"{row.name}: {row.problem}", file=sys.stderr)
+        for said in (
+            *([row.problem] if row.problem is not None else []),
+            *(f"its source {how}" for how in row.altered),
+        ):
+            print(escaped(f"{row.name}: {said}"), file=sys.stderr)
 
 
 def _cores() -> int:

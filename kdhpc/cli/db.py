@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from kdhpc.config.paths import StudyPaths, server_dir
-from kdhpc.errors import DatabaseError, UsageError
+from kdhpc.errors import DatabaseAwayError, DatabaseError, UsageError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -115,13 +115,14 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _url(arguments: argparse.Namespace) -> int:
-    from kdhpc.study.endpoint import read_endpoint
+    from kdhpc.study.address import EmbeddedAddress
 
-    folder = server_dir()
-    endpoint = read_endpoint(folder)
-    if endpoint is None or endpoint.pid is None:
-        raise DatabaseError(f"no server runs in {folder}: start it with `kdhpc db start`")
-    print(endpoint.url(folder).render_as_string(hide_password=False))
+    address = EmbeddedAddress(server_dir())
+    try:
+        url = address()
+    except DatabaseAwayError as exc:
+        raise DatabaseError(f"no server runs in {server_dir()} ({exc}): {address.hint}") from exc
+    print(url.render_as_string(hide_password=False))
     return 0
 
 
@@ -159,11 +160,12 @@ def _end_jobs(name: str) -> list[str]:
     if not slurm.is_available():
         return []
     try:
+        own = slurm.own_job()
         jobs = study_jobs(name, patient=True)
         cancelled = " ".join(cancel_waiting(jobs))
     except ClusterError as exc:
         return [f"jobs of it that wait in the queue are not cancelled: {exc}"]
-    running = " ".join(job.job for job in jobs if job.state != "PENDING" and job.job != slurm.own_job())
+    running = " ".join(job.job for job in jobs if job.state != "PENDING" and job.job != (own and slurm.here(own)))
     return [
         *([f"cancelled, they had not started: {cancelled}"] if cancelled else []),
         *([f"these jobs still run, and end when they look for the study: {running}"] if running else []),

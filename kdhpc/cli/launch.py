@@ -12,6 +12,7 @@ from kdhpc.cli.study_config import Wanted, add_search_study_argument, study_name
 from kdhpc.errors import DatabaseError
 
 if TYPE_CHECKING:
+    from kdhpc.cluster.manifest import Manifest
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.config.schema import SearchConfig
     from kdhpc.study.storage import Storage
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
     with StopSignals(ends_at_second=True) as stop:
-        from kdhpc.cluster import slurm
+        from kdhpc.cluster import commands
         from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
         from kdhpc.cluster.launch import continued_launch
         from kdhpc.networks.names import check_network
@@ -84,11 +85,11 @@ def run(args: argparse.Namespace) -> int:
         before = continued_launch(name)
         wanted = Wanted(name=name, config=before[1], trials=None) if before else wanted_study(args, executor="slurm")
         check_network(wanted.config.network, wanted.config.dataset.image_size)
-        slurm.require()
+        commands.require()
         if args.dry_run:
             return _print_script(name, wanted.config)
         try:
-            code = 130 if stop.requested else _launch(wanted, stop, stays=args.wait, again=_again(args.words))
+            code = 130 if stop.requested else _launch(wanted, before, stop, stays=args.wait, again=_again(args.words))
         except DatabaseError:
             # Calls are given up when a signal comes.
             if not stop.requested:
@@ -98,15 +99,17 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _launch(wanted: Wanted, stop: "StopSignals", *, stays: bool, again: str) -> int:
+def _launch(
+    wanted: Wanted, before: "tuple[Manifest, SearchConfig] | None", stop: "StopSignals", *, stays: bool, again: str
+) -> int:
     from kdhpc.cluster.hosting import Hosting
-    from kdhpc.cluster.launch import Launch, continued_launch
+    from kdhpc.cluster.launch import Launch
     from kdhpc.cluster.search import StudyPlan, plan_study
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
 
     name, config = wanted.name, wanted.config
-    begun = continued_launch(name) or plan_study(name, config)
+    begun = before or plan_study(name, config)
     with Hosting(config.cluster, stop) as hosting:
         storage = hosting.attend(
             lambda: Storage.connect(first_contact_s=60, patience_s=20, should_stop=lambda: stop.requested)
@@ -131,9 +134,9 @@ def _launch(wanted: Wanted, stop: "StopSignals", *, stays: bool, again: str) -> 
 
 def _again(words: list[str]) -> str:
     """The command that was given, to be given again."""
-    from kdhpc.cluster.slurm import own_job
+    from kdhpc.cluster.slurm import in_job
 
-    if own_job() is not None and words[: len(_BY_THE_SCRIPT)] == _BY_THE_SCRIPT:
+    if in_job() and words[: len(_BY_THE_SCRIPT)] == _BY_THE_SCRIPT:
         return shlex.join(["sbatch", "slurm/search_array.sh", *words[len(_BY_THE_SCRIPT) :]])
     return shlex.join(["kdhpc", *words])
 

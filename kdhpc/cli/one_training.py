@@ -22,7 +22,8 @@ def train_one(config: "TrainConfig") -> bool:
         DivergedError: it diverged, now or earlier.
         KdhpcError: as :func:`kdhpc.experiments.final.train_final`.
     """
-    from kdhpc.cluster.job import is_submitted, log_to_stderr, requeue_if_out_of_time
+    from kdhpc.cluster import slurm
+    from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
 
     log_to_stderr()
@@ -39,7 +40,7 @@ def train_one(config: "TrainConfig") -> bool:
 
         result = train_final(config, show=show, should_stop=lambda: stop.requested)
         if result is None:
-            requeue_if_out_of_time(stop, is_ours=is_submitted())
+            requeue_if_out_of_time(stop, is_ours=slurm.is_submitted())
     if result is None:
         print("kdhpc: stopped; the same command goes on", file=sys.stderr)
         return False

@@ -14,6 +14,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, Uncomplet
 
 from kdhpc.cli.one_training import result_line, train_one
 from kdhpc.cluster import slurm
+from kdhpc.cluster.sbatch import submissions
 from kdhpc.cluster.watcher import QueueWatcher
 from kdhpc.config.paths import sweep_dir
 from kdhpc.config.schema import TrainConfig
@@ -22,6 +23,7 @@ from kdhpc.errors import ClusterError, DataError, StorageError
 from kdhpc.experiments.result import read_result
 from kdhpc.experiments.run import Run, describe
 from kdhpc.experiments.subject import tell_about
+from kdhpc.folders import private_folder
 from kdhpc.interpreter import check_modules, write_in_any_encoding
 
 _LOG = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class TrainJob:
         except Exception as exc:  # The other jobs of a sweep go on.
             _LOG.exception("the training failed")
             return f"{describe(config)}: {' '.join(str(exc).split()) or type(exc).__name__}"
-        if not done and slurm.own_job() is not None:
+        if not done and slurm.in_job():
             sys.exit(_STOPPED)
         return None if done else f"{describe(config)}: stopped"
 
@@ -77,13 +79,13 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
     """
     if launcher == "submitit_slurm" and not slurm.is_available():
         raise ClusterError("Slurm's commands are not on this machine: --launcher submitit_slurm needs a cluster's node")
-    submitit.SlurmJob.watcher = QueueWatcher()
     folder = sweep_dir(f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-    (folder / "jobs").mkdir(parents=True)
+    private_folder(folder / "jobs")
     _tell(runs, folder / "jobs")
     at_once, job = _local_plan(len(runs)) if launcher == "submitit_local" else (None, TrainJob())
     try:
-        with slurm.clean_environment():
+        with submissions() as made:
+            submitit.SlurmJob.watcher = QueueWatcher(made)
             outcomes = launch_sweep(
                 job, overrides, launcher=_LAUNCHERS[launcher], at_once=at_once, folder=folder, config_dir=config_dir
             )

@@ -18,6 +18,7 @@ from kdhpc.study.server import (
     ServerOptions,
     Started,
     adopt,
+    reopen,
     running,
     running_here,
     start,
@@ -119,15 +120,37 @@ class Hosting:
 
     def _find_or_start(self) -> None:
         endpoint = running(self._folder)
-        _refuse_loopback(endpoint.host if endpoint else self._options.listen)
+        if is_loopback(self._options.listen):
+            raise ClusterError(_loopback(self._options.listen, "set cluster.listen to `all` or this machine's name"))
         if endpoint is None:
-            started = self._start()
-            if not started.already:
-                self._has_started = True
-                _LOG.info("PostgreSQL at %s:%d", started.endpoint.host, started.endpoint.port)
+            self._has(self._start())
+        elif is_loopback(endpoint.host):
+            self._has(self._open(endpoint))
         elif self._is_orphan(endpoint) and adopt(self._folder, endpoint, self._job):
             self._has_started = True
             _LOG.info("PostgreSQL at %s:%d outlived job %s", endpoint.host, endpoint.port, endpoint.job)
+
+    def _has(self, started: Started) -> None:
+        if not started.already:
+            self._has_started = True
+            _LOG.info("PostgreSQL at %s:%d", started.endpoint.host, started.endpoint.port)
+
+    def _open(self, endpoint: Endpoint) -> Started:
+        """Let a server that was started for this machine alone serve the workers of other machines, too.
+
+        Raises:
+            ClusterError: it cannot be restarted, which somebody would notice, or from here.
+        """
+        started = reopen(self._folder, self._options)
+        if started is None or is_loopback(started.endpoint.host):
+            raise ClusterError(
+                _loopback(
+                    endpoint.host,
+                    "it is in use, or not to be ended from here: `kdhpc db stop` where it runs, then launch again",
+                )
+            )
+        _LOG.info("PostgreSQL listened on %s only, and was restarted for workers on other machines", endpoint.host)
+        return started
 
     def _start(self) -> Started:
         """Start the server here; where the last one may still run, only if the job that hosted it has ended."""
@@ -153,15 +176,11 @@ class Hosting:
         if job == self._job:  # This is the same job, requeued.
             return True
         try:
-            return all(queued.state == "PENDING" for queued in slurm.queue(patient=True) if queued.job == job)
+            return not slurm.is_started(job)
         except ClusterError as exc:
             _LOG.warning("cannot tell whether job %s has ended: %s", job, exc)
             return False
 
 
-def _refuse_loopback(host: str) -> None:
-    if is_loopback(host):
-        raise ClusterError(
-            f"the database listens on {host} only, where workers on other machines cannot reach it: `kdhpc db stop`, "
-            "then `kdhpc db start --listen all`"
-        )
+def _loopback(host: str, way: str) -> str:
+    return f"the database listens on {host} only, where workers on other machines cannot reach it: {way}"

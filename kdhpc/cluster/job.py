@@ -51,7 +51,7 @@ def work(study: str, config_path: str) -> int | None:
             return run_worker(SharedStudy.open(storage, study), config, stop)
 
         finished = unless_stopped(stop, run)
-        requeue_if_out_of_time(stop, is_ours=is_submitted())
+        requeue_if_out_of_time(stop, is_ours=slurm.is_submitted())
     return finished
 
 
@@ -78,14 +78,9 @@ def connect(stop: StopSignals) -> "Storage":
     """
     from kdhpc.study.storage import Storage
 
-    if slurm.own_job() is None:
+    if not slurm.in_job():
         return Storage.connect(should_stop=lambda: stop.requested)
     return Storage.connect(first_contact_s=_FIRST_CONTACT_S, patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
-
-
-def is_submitted() -> bool:
-    """Whether submitit made the Slurm job that this process is part of: the job is one worker, or one training."""
-    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
 
 def requeue_if_out_of_time(stop: StopSignals, *, is_ours: bool) -> bool:
@@ -98,13 +93,18 @@ def requeue_if_out_of_time(stop: StopSignals, *, is_ours: bool) -> bool:
     Returns:
         Whether it was requeued.
     """
-    if not stop.out_of_time or slurm.own_job() is None:
+    if not stop.out_of_time or not slurm.in_job():
+        return False
+    try:
+        job = slurm.here(slurm.own_job() or "")
+    except ClusterError as exc:
+        _LOG.error("not requeued: %s", exc)
         return False
     if not is_ours:
-        _LOG.info("job %s is not requeued: it is not one of kdhpc's own", slurm.own_job())
+        _LOG.info("job %s is not requeued: it is not one of kdhpc's own", job)
         return False
     # Before it is done: Slurm then ends all of this job's processes, and the log with them.
-    _LOG.info("requeueing job %s, which goes on later", slurm.own_job())
+    _LOG.info("requeueing job %s, which goes on later", job)
     deadline = time.monotonic() + _REQUEUE_PATIENCE_S
     while True:
         try:

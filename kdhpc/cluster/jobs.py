@@ -24,13 +24,12 @@ def study_jobs(study: str, others: Iterable[str] = (), *, patient: bool = False)
         ClusterError: Slurm does not answer.
     """
     launched = _Launched(study)
-    joined = {job for job in others if not job.startswith("local-")}
+    joined = {slurm.here(job) for job in others if not job.startswith("local-")}
     # A search on one machine has nothing to ask Slurm for.
-    if not launched.launchers and not launched.has_workers and not joined:
-        return ()
+    clusters = launched.clusters | {slurm.cluster_of(job) for job in joined}
     return tuple(
         job
-        for job in slurm.queue(patient=patient)
+        for job in slurm.queue(clusters, patient=patient)
         if {job.job, job.array} & (joined | launched.launchers) or launched.is_worker(job)
     )
 
@@ -42,7 +41,7 @@ def worker_jobs(study: str) -> tuple[QueuedJob, ...]:
         ClusterError: Slurm does not answer.
     """
     launched = _Launched(study)
-    return tuple(job for job in slurm.queue(patient=True) if launched.is_worker(job)) if launched.has_workers else ()
+    return tuple(job for job in slurm.queue(launched.workers_clusters, patient=True) if launched.is_worker(job))
 
 
 def launching_jobs(study: str) -> tuple[QueuedJob, ...]:
@@ -52,7 +51,7 @@ def launching_jobs(study: str) -> tuple[QueuedJob, ...]:
         ClusterError: Slurm does not answer.
     """
     launchers = _Launched(study).launchers
-    return tuple(job for job in slurm.queue() if job.job in launchers) if launchers else ()
+    return tuple(job for job in slurm.queue(map(slurm.cluster_of, launchers)) if job.job in launchers)
 
 
 def cancel_waiting(jobs: Iterable[QueuedJob]) -> tuple[str, ...]:
@@ -69,15 +68,21 @@ def cancel_waiting(jobs: Iterable[QueuedJob]) -> tuple[str, ...]:
 def mark_lost(status: StudyStatus, jobs: Iterable[QueuedJob]) -> StudyStatus:
     """The status, in which workers without a running job are lost, too, though their leases still stand.
 
+    Jobs are named as in the queue.
+
     Args:
         status: Read before the queue: a job that came between would seem to be missing.
         jobs: The study's, of the queue.
     """
     arrays, running = _Launched(status.study).arrays, {job.job for job in jobs if job.state != "PENDING"}
-    workers = tuple(
-        replace(worker, lost=worker.lost or _is_gone(worker.job, arrays, running)) for worker in status.workers
+    return replace(
+        status,
+        workers=tuple(
+            replace(worker, job=job, lost=worker.lost or _is_gone(job, arrays, running))
+            for worker in status.workers
+            for job in (worker.job and slurm.here(worker.job),)
+        ),
     )
-    return replace(status, workers=workers)
 
 
 def vanished(study: str, holdings: Iterable[Holding], jobs: Iterable[QueuedJob]) -> tuple[Holding, ...]:
@@ -91,24 +96,29 @@ def vanished(study: str, holdings: Iterable[Holding], jobs: Iterable[QueuedJob])
         jobs: The queue.
     """
     arrays, queued = _Launched(study).arrays, {job.job for job in jobs}
-    return tuple(holding for holding in holdings if _is_gone(holding.owner.job, arrays, queued))
+    return tuple(
+        holding
+        for holding in holdings
+        if holding.owner.job is not None and _is_gone(slurm.here(holding.owner.job), arrays, queued)
+    )
 
 
 class _Launched:
-    """What was given to Slurm for a study, by the manifests of its launches."""
+    """What was given to Slurm for a study, by the manifests of its launches; jobs are named as in the queue."""
 
     def __init__(self, study: str) -> None:
         manifests, paths = read_manifests(study), StudyPaths.of(study)
-        self.launchers = {manifest.job for manifest in manifests if manifest.job is not None}
-        self.arrays = {array for manifest in manifests for array in manifest.arrays}
-        folders = (paths.launch_jobs(manifest.launch) for manifest in manifests)
+        self.launchers = {slurm.here(manifest.job) for manifest in manifests if manifest.job is not None}
+        on_slurm = [manifest for manifest in manifests if manifest.executor == "slurm"]
+        self.arrays = {slurm.here(array) for manifest in on_slurm for array in manifest.arrays}
+        folders = {manifest: paths.launch_jobs(manifest.launch) for manifest in on_slurm}
+        with_folder = {manifest: folder for manifest, folder in folders.items() if folder.exists()}
         # Resolved: KDHPC_RUNS may have been another path to the same folder when it was launched.
-        self.folders = {folder.resolve() for folder in folders if folder.exists()}
-
-    @property
-    def has_workers(self) -> bool:
-        """Whether workers were submitted, as far as can be told."""
-        return bool(self.arrays or self.folders)
+        self.folders = {folder.resolve() for folder in with_folder.values()}
+        self.workers_clusters = {slurm.cluster_of(array) for array in self.arrays}
+        # Where they went, if the launcher died before it had written down what it submitted.
+        self.workers_clusters |= {slurm.elsewhere(manifest.cluster) for manifest in with_folder}
+        self.clusters = self.workers_clusters | {slurm.cluster_of(job) for job in self.launchers}
 
     def is_worker(self, job: QueuedJob) -> bool:
         """Whether it is one of them, even if the launcher died before it had written down what it submitted."""
@@ -117,4 +127,7 @@ class _Launched:
 
 def _is_gone(job: str | None, arrays: set[str], present: set[str]) -> bool:
     """Whether a worker's job was one of these arrays' and is not present; nothing is known of other jobs."""
-    return job is not None and job.partition("_")[0] in arrays and job not in present
+    if job is None:
+        return False
+    number, at, cluster = job.partition("@")
+    return f"{number.partition('_')[0]}{at}{cluster}" in arrays and job not in present

@@ -3,12 +3,12 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.hosting import Hosting
 from kdhpc.cluster.jobs import cancel_waiting, vanished, worker_jobs
-from kdhpc.cluster.manifest import Manifest, launch_name, read_manifest
+from kdhpc.cluster.manifest import Manifest, continued_manifest
 from kdhpc.cluster.search import StudyPlan
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.cluster.slurm import QueuedJob
@@ -30,8 +30,13 @@ _FAREWELL_S = 90.0
 
 
 def continued_launch(study: str) -> tuple[Manifest, SearchConfig] | None:
-    """What this job launched before it was requeued; none if it was not, or did not come so far."""
-    manifest = read_manifest(study, launch_name()) if slurm.num_restarts() else None
+    """What this command launched before its job was requeued; none if it was not, or did not come so far.
+
+    Raises:
+        ClusterError, StorageError: as :func:`kdhpc.cluster.manifest.continued_manifest`.
+        ConfigError: its config cannot be read.
+    """
+    manifest = continued_manifest(study)
     return None if manifest is None else (manifest, read_config(SearchConfig, manifest.config))
 
 
@@ -53,6 +58,7 @@ class Launch:
         self._replaced = 0
         self._ended_well = 0
         self._asked = -math.inf
+        self._told_held: set[str] = set()
 
     @classmethod
     def begin(cls, storage: Storage, plan: StudyPlan, *, trials: int | None) -> "Launch":
@@ -169,15 +175,31 @@ class Launch:
         # A job that ends may be one that comes back, and then replacing it would be one too many: that is seen later.
         present = [job for job in jobs if job.state != "COMPLETING"] if is_last else jobs
         idle = without_trial(present, status)
+        self._tell_of_held(jobs, status)
         count = num_missing(status, present=len(present), idle=len(idle), wanted=cluster.workers)
         if count:
             array = submit_workers(name, self._manifest.config, cluster, count)
+            shown = slurm.here(array)
             try:
                 self._manifest = self._manifest.with_array(array)
             except StorageError as exc:
-                _LOG.warning("job %s is not written down, it is known by its script's folder: %s", array, exc)
-            _LOG.info("submitted job %s: %d workers of study %s", array, count, name)
+                _LOG.warning("job %s is not written down, it is known by its script's folder: %s", shown, exc)
+            _LOG.info("submitted job %s: %d workers of study %s", shown, count, name)
         return count
+
+    def _tell_of_held(self, jobs: Collection[QueuedJob], status: StudyStatus) -> None:
+        """Say, once for the same jobs, that a study with trials to do has workers that all wait for somebody."""
+        held = {job.job for job in jobs if job.never_starts}
+        if held and len(held) == len(jobs) and status.trials.waiting and held != self._told_held:
+            self._told_held = held
+            name = status.study
+            reasons = ", ".join(sorted({job.reason for job in jobs}))
+            arrays = " ".join(sorted({job.array for job in jobs}))
+            _LOG.warning(
+                "all %d workers of study %s are held (%s), so no trial is trained: `scontrol release %s` lets them "
+                "start, `kdhpc stop --study %s` cancels them",
+                *(len(held), name, reasons, arrays, name),
+            )
 
     def _unsettled(self) -> list[str]:
         """Workers' jobs that run, and may be about to take a trial or to end; none where there is nothing to take."""
@@ -208,7 +230,7 @@ class Launch:
 
 def without_trial(jobs: Iterable[QueuedJob], status: StudyStatus) -> list[QueuedJob]:
     """Workers' jobs that hold no slot, as of a moment."""
-    busy = {worker.job for worker in status.workers if not worker.lost}
+    busy = {slurm.here(worker.job) for worker in status.workers if worker.job and not worker.lost}
     return [job for job in jobs if job.job not in busy]
 
 

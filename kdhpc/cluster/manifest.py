@@ -4,22 +4,26 @@ import getpass
 import logging
 import os
 import re
+import secrets
 import socket
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import dacite
 
 from kdhpc import __version__
-from kdhpc.cluster.slurm import own_job
+from kdhpc.cluster import slurm
+from kdhpc.cluster.submission import wanted_cluster
 from kdhpc.config.document import write_config
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.errors import ClusterError, StorageError
 from kdhpc.files import parse_json, patiently, read_whole, storage_error, strict_json, write_whole
+from kdhpc.folders import own_folder, private_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ class Manifest:
     study: str
     """Name of the study."""
     launch: str
-    """Its own name: ``job<id>`` of a launching job, which keeps it when it is requeued; else time and process."""
+    """A name that no other launch has, with the job that launches, if any: ``job<id>-<time>-<6 random digits>``."""
     host: str
     """Where it was launched."""
     user: str
@@ -41,9 +45,15 @@ class Manifest:
     kdhpc: str
     """Version."""
     job: str | None
-    """The Slurm job that launches; none: it was launched from a shell."""
+    """The Slurm job that launches, with its cluster; none: it was launched from a shell."""
     arrays: tuple[str, ...]
-    """Slurm's ids of the job arrays (or single jobs) of workers, in the order of submission."""
+    """The job arrays (or single jobs) of workers, with their cluster, in the order of submission."""
+    executor: Literal["local", "slurm"] = "slurm"
+    """``local``: the workers are processes, and there is nothing to ask Slurm for."""
+    cluster: str | None = None
+    """The Slurm cluster that workers are submitted to; none: that of this machine's configuration."""
+    restarts: int = 0
+    """How often its launching job had been requeued when this launch was begun, or last went on."""
 
     def write(self) -> None:
         """Replace the file.
@@ -55,7 +65,14 @@ class Manifest:
 
     def with_array(self, array: str) -> "Manifest":
         """The manifest, and the file, with another array."""
-        manifest = replace(self, arrays=(*self.arrays, array))
+        cluster = self.cluster or array.partition("@")[2] or None
+        manifest = replace(self, arrays=(*self.arrays, array), cluster=cluster)
+        manifest.write()
+        return manifest
+
+    def gone_on(self, restarts: int) -> "Manifest":
+        """The manifest, and the file, of a launch whose job was requeued so often."""
+        manifest = replace(self, restarts=restarts)
         manifest.write()
         return manifest
 
@@ -75,7 +92,18 @@ def freeze_launch(study: str, config: SearchConfig) -> Manifest:
 
     Returns:
         The launch's manifest, to be written once there is a study to work on.
+
+    Raises:
+        UsageError: the workers are to go to several clusters.
+        ClusterError: Slurm does not say which job this process is part of.
+        StorageError: the file system refuses, or the folders are another user's.
     """
+    on_slurm = config.cluster.executor == "slurm"
+    paths = StudyPaths.of(study)
+    private_folder(paths.jobs)
+    # What is read from these becomes commands of jobs.
+    for path in (paths.config(""), paths.launch("")):
+        own_folder(path.parent)
     manifest = Manifest(
         study=study,
         launch=launch_name(),
@@ -83,17 +111,45 @@ def freeze_launch(study: str, config: SearchConfig) -> Manifest:
         user=_user(),
         command=tuple(sys.argv),
         kdhpc=__version__,
-        job=own_job(),
+        job=slurm.own_job(),
         arrays=(),
+        executor=config.cluster.executor,
+        # A job's own cluster is named, as others may read this on machines of another.
+        cluster=(wanted_cluster(config.cluster) or _own_cluster()) if on_slurm else None,
+        restarts=slurm.num_restarts(),
     )
     write_config(config, manifest.config)
     return manifest
 
 
+def continued_manifest(study: str) -> Manifest | None:
+    """That of the launch which this process made before its job was requeued; none: it made none.
+
+    It is known by its command. Of several with the same one, each goes on once, in their order.
+
+    Raises:
+        ClusterError: Slurm does not say which job this process is part of, or the file system refuses.
+    """
+    restarts, job = slurm.num_restarts(), slurm.own_job()
+    if not restarts:
+        return None
+    made = (manifest for manifest in read_manifests(study) if manifest.job is not None and manifest.job == job)
+    mine = [manifest for manifest in made if manifest.command == tuple(sys.argv) and manifest.restarts < restarts]
+    # Names of one job's launches are in the order of time.
+    return mine[0].gone_on(restarts) if mine else None
+
+
 def launch_name() -> str:
     """Of a launch that happens now."""
-    job = own_job()
-    return f"job{job}" if job else f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    job = slurm.own_job()
+    # In UTC, so that names are in order when clocks are set to another season.
+    moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return f"{f'job{job}-' if job else ''}{moment}-{secrets.token_hex(3)}"
+
+
+def _own_cluster() -> str | None:
+    job = slurm.own_job()
+    return None if job is None else job.partition("@")[2] or None
 
 
 def _user() -> str:
@@ -153,7 +209,7 @@ def _read_or_guess(study: str, launch: str) -> Manifest:
 
 def _named(study: str, launch: str) -> Manifest:
     """What a launch's name says."""
-    job = re.fullmatch(r"job(\d+(?:_\d+)?)", launch)
+    job = re.match(r"job(\d+(?:_\d+)?(?:@[\w.-]+?)?)(?:-\d{8}-\d{6}-[0-9a-f]{6})?$", launch)
     return Manifest(
         study=study,
         launch=launch,
@@ -163,6 +219,7 @@ def _named(study: str, launch: str) -> Manifest:
         kdhpc="",
         job=job and job[1],
         arrays=(),
+        cluster=(job and job[1].partition("@")[2]) or None,
     )
 
 

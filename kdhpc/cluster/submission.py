@@ -1,17 +1,18 @@
 """Submitting workers to Slurm, as one submitit job array."""
 
 import math
+import os
 from pathlib import Path
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.job import work
+from kdhpc.cluster.sbatch import script_text, submissions
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError
-from kdhpc.interpreter import child_python
+from kdhpc.folders import private_folder
 
 # Workers requeue themselves; submitit's own count of time limits must never be the end of one.
 _ENDLESS = 1_000_000
@@ -32,25 +33,25 @@ def submit_workers(study: str, config: Path, cluster: ClusterConfig, count: int)
         count: How many.
 
     Returns:
-        Slurm's id of the array; of the job, where there is but one worker.
+        The array, or the job where there is but one worker, with its cluster.
 
     Raises:
         ClusterBusyError: Slurm does not answer. It may have taken the jobs all the same: they are in its queue, then.
         ClusterError: it refuses, or takes no array of that size.
+        StorageError: what is submitted cannot be kept from other users.
     """
-    largest = slurm.largest_array()
-    if largest is not None and count > largest:
-        raise ClusterError(
-            f"cluster.workers={count} is not allowed here: Slurm's MaxArraySize takes arrays of up to {largest} tasks; "
-            "launch fewer, and others with another launch"
-        )
-    with slurm.clean_environment():
+    private_folder(StudyPaths.of(study).jobs)
+    with submissions() as made:
         executor = _executor(study, config.stem, cluster)
-        try:
-            jobs = executor.map_array(work, [study] * count, [str(config)] * count)
-        except (FailedJobError, FailedSubmissionError) as exc:
-            raise slurm.refusal("sbatch did not take the workers' jobs", str(exc)) from exc
-    return str(jobs[0].job_id).partition("_")[0]
+        largest = slurm.largest_array(slurm.elsewhere(made.cluster_of(executor)))
+        if largest is not None and count > largest:
+            raise ClusterError(
+                f"cluster.workers={count} is not allowed here: Slurm's MaxArraySize takes arrays of up to {largest} "
+                "tasks; launch fewer, and others with another launch"
+            )
+        executor.map_array(work, [study] * count, [str(config)] * count)
+    (array,) = made.jobs.values()
+    return array
 
 
 def submission_script(study: str, launch: str, cluster: ClusterConfig, count: int) -> str:
@@ -58,14 +59,21 @@ def submission_script(study: str, launch: str, cluster: ClusterConfig, count: in
     executor = _executor(study, launch, cluster)
     if count > 1:
         executor.parameters["map_count"] = count
-    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    return script_text(executor, executor._submitit_command_str, wanted_cluster(cluster))
+
+
+def wanted_cluster(cluster: ClusterConfig) -> str | None:
+    """Where the workers of a launch go; none: to the cluster of this machine's configuration.
+
+    Raises:
+        UsageError: several clusters are named.
+    """
+    return slurm.wanted_cluster(cluster.sbatch, otherwise=os.environ.get("SLURM_CLUSTERS"))
 
 
 def _executor(study: str, launch: str, cluster: ClusterConfig) -> submitit.SlurmExecutor:
     # One folder for all tasks, made before they are submitted: Slurm fails a job whose log's folder is not there yet.
-    executor = submitit.SlurmExecutor(
-        StudyPaths.of(study).launch_jobs(launch), max_num_timeout=_ENDLESS, python=child_python()
-    )
+    executor = submitit.SlurmExecutor(StudyPaths.of(study).launch_jobs(launch), max_num_timeout=_ENDLESS)
     executor.update_parameters(
         job_name=job_name(study),
         partition=cluster.partition,
@@ -75,7 +83,8 @@ def _executor(study: str, launch: str, cluster: ClusterConfig) -> submitit.Slurm
         gpus_per_node=cluster.gpus_per_worker or None,
         cpus_per_task=cluster.cpus_per_worker,
         ntasks_per_node=1,
-        mem=f"{math.ceil(1024 * cluster.mem_gb)}M",
+        mem=_megabytes(cluster.mem_gb),
+        mem_per_cpu=_megabytes(cluster.mem_per_cpu_gb),
         time=cluster.time_min,
         signal_delay_s=cluster.signal_delay_s,
         array_parallelism=cluster.workers,
@@ -95,3 +104,8 @@ def _option(text: str) -> tuple[str, str | bool]:
     """``exclude=node7``, or ``nice`` alone."""
     name, equals, value = text.partition("=")
     return name, value if equals else True
+
+
+def _megabytes(gigabytes: float | None) -> str | None:
+    """As Slurm reads memory; none stays none, and sbatch is told nothing."""
+    return None if gigabytes is None else f"{math.ceil(1024 * gigabytes)}M"

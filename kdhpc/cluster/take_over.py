@@ -115,7 +115,7 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         DatabaseError: another launcher takes it over.
     """
-    lock = FileLock.take(folder / "take-over.lock")
+    lock = FileLock.take(folder / "take-over.lock", private=True)
     if lock is None:
         raise DatabaseError("PostgreSQL is away, and another launching job takes it over")
     with lock:

@@ -6,6 +6,7 @@ import time
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from kdhpc.cluster import slurm
+from kdhpc.cluster.sbatch import Submissions
 from kdhpc.errors import ClusterError
 
 _LOG = logging.getLogger(__name__)
@@ -16,7 +17,14 @@ class QueueWatcher(SlurmInfoWatcher):
     """Asks ``squeue`` for all jobs at once. submitit's own asks ``sacct``: without accounting, no job ever ends for it.
 
     A job that waits to be started again is in the queue, and has not ended.
+
+    Args:
+        made: What was submitted, and to which cluster.
     """
+
+    def __init__(self, made: Submissions) -> None:
+        super().__init__()
+        self._made = made
 
     def is_done(self, job_id: str, mode: str = "standard") -> bool:
         """Whether a job has left the queue."""
@@ -27,7 +35,9 @@ class QueueWatcher(SlurmInfoWatcher):
         self._num_calls += 1
         self._last_status_check = time.time()
         try:
-            states = {job.job: job.state for job in slurm.queue()}
+            clusters = {slurm.cluster_of(job) for job in self._made.jobs.values()}
+            # Numbers alone, as submitit has them: all jobs of a sweep are on one cluster.
+            states = {job.job.partition("@")[0]: job.state for job in slurm.queue(clusters)}
         except ClusterError as exc:
             _LOG.warning("%s; asking again later", exc)
             return

@@ -61,7 +61,12 @@ class StudyPaths:
 
     def launch_jobs(self, launch: str) -> Path:
         """Logs of the workers of one launch: ``<process>_0_log.out``, on Slurm ``<array job>_<task>_0_log.out``."""
-        return self.root / "jobs" / launch
+        return self.jobs / launch
+
+    @property
+    def jobs(self) -> Path:
+        """What was submitted, as programs that workers start with, and their logs: private."""
+        return self.root / "jobs"
 
     def trial(self, number: int) -> Path:
         """One trial's folder."""

@@ -257,6 +257,10 @@ class WorkerConfig:
         _require(self.renew_s * 2 <= self.lease_s, "worker.renew_s", self.renew_s, "at most half of worker.lease_s")
 
 
+def _option_of(options: tuple[str, ...], beginning: str) -> str | None:
+    return next((option for option in options if option.startswith(beginning)), None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """Where the workers run."""
@@ -277,8 +281,10 @@ class ClusterConfig:
     """GPUs that a worker's job asks for: 1, or 0 for none. A worker uses one; more GPUs are for more ``workers``."""
     cpus_per_worker: int = 4
     """CPU cores of a worker's job."""
-    mem_gb: float = 16.0
-    """Memory of a worker's job."""
+    mem_gb: float | None = 16.0
+    """Memory of a worker's job; none: sbatch is not told, for sites that allow no ``--mem``, or give it by cores."""
+    mem_per_cpu_gb: float | None = None
+    """Memory for each CPU core, instead of ``mem_gb``; none: sbatch is not told."""
     time_min: int = 240
     """Time limit of a worker's job: it is requeued then, and goes on."""
     signal_delay_s: int = 180
@@ -298,10 +304,14 @@ class ClusterConfig:
             "cluster",
             workers=self.workers,
             cpus_per_worker=self.cpus_per_worker,
-            mem_gb=self.mem_gb,
+            mem_gb=1 if self.mem_gb is None else self.mem_gb,
+            mem_per_cpu_gb=1 if self.mem_per_cpu_gb is None else self.mem_per_cpu_gb,
             time_min=self.time_min,
             signal_delay_s=self.signal_delay_s,
         )
+        by_cores = "mem_per_cpu_gb" if self.mem_per_cpu_gb is not None else _option_of(self.sbatch, "mem-per-")
+        if by_cores and self.mem_gb is not None:
+            raise ConfigError(f"cluster.mem_gb={self.mem_gb} is not allowed beside {by_cores}: add cluster.mem_gb=null")
         _require(
             self.gpus_per_worker in (0, 1),
             "cluster.gpus_per_worker",
@@ -316,6 +326,8 @@ class ClusterConfig:
             _require(
                 re.fullmatch(r"[a-z][a-z-]*(=.+)?", option) is not None, "cluster.sbatch", option, "as exclude=node7"
             )
+            is_own = option.partition("=")[0] in ("array", "signal", "test-only", "wait", "wrap")
+            _require(not is_own, "cluster.sbatch", option, "this option is kdhpc's own to set")
 
 
 @dataclass(frozen=True, kw_only=True)

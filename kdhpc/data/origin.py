@@ -1,12 +1,12 @@
 """Where a packed data set came from, so that a name never stands for images of another folder."""
 
 import hashlib
-import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdhpc.data.reading import files_below, look_at, read_from
+from kdhpc.data.reading import look_at, read_from
+from kdhpc.data.tree import Walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Origin:
     path: str
     """Absolute, links resolved."""
     listing: str
-    """Digest of the names and lengths of its files."""
+    """Digest of the names and lengths of its files, and of those that links in it lead to."""
 
 
 def origin_of(source: Path, *, but: Path) -> Origin:
@@ -24,30 +24,26 @@ def origin_of(source: Path, *, but: Path) -> Origin:
 
     Args:
         source: A file, or a folder of any depth.
-        but: A folder in it that is left out, with all that is hidden: the packed data sets may lie there.
+        but: A folder in it that is left out, with all that is hidden or left behind by others: the packed data sets
+            may lie there.
 
     Raises:
         StorageError: the file system refuses to read it.
         OSError: there is no such file.
     """
     path = source.resolve()
-    lines = sorted(f"{name} {length}" for name, length in _files(path, but.resolve()))
-    return Origin(path=str(path), listing=hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16])
+    # Names in another encoding are bytes, which Python keeps as surrogates.
+    listing = "\n".join(sorted(_lines(path, but.resolve()))).encode(errors="surrogateescape")
+    return Origin(path=str(path), listing=hashlib.sha256(listing).hexdigest()[:16])
 
 
-def _files(path: Path, but: Path) -> list[tuple[str, int]]:
+def _lines(path: Path, but: Path) -> list[str]:
     found = read_from(path, path.stat)
     if not stat.S_ISDIR(found.st_mode):
-        return [(path.name, found.st_size)]
-
-    def enters(folder: "os.DirEntry[str]") -> bool:
-        return not (folder.name.startswith(".") or folder.is_symlink() or Path(folder.path) == but)
-
-    return [
-        (file.relative_to(path).as_posix(), _length(file))
-        for file in files_below(path, enters)
-        if not file.name.startswith(".")
-    ]
+        return [f"{path.name} {found.st_size}"]
+    walk = Walk(but=but)
+    files = [f"{file.path.relative_to(path).as_posix()} {_length(file.path)}" for file in walk.files(path)]
+    return files + [f"{link.relative_to(path).as_posix()} -> {link.resolve()}" for link in walk.again]
 
 
 def _length(file: Path) -> int:

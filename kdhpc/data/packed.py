@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kdhpc.config.schema import check_dataset_name
+from kdhpc.data.names import shown
 from kdhpc.data.origin import Origin
 from kdhpc.data.progress import Progress
-from kdhpc.data.reading import look_at, names_in, open_file
+from kdhpc.data.reading import look_at, names_in, open_file, read_file
 from kdhpc.data.stored import Images, StoredImages, read_array_header
 from kdhpc.errors import ConfigError, DataError, StorageError, nearest
-from kdhpc.files import parse_json, read_whole, strict_json
+from kdhpc.files import parse_json, strict_json
 
 FORMAT = "kdhpc-packed"
 VERSION = 1
@@ -35,6 +36,8 @@ HALVES: tuple[Half, ...] = ("train", "test")
 ARRAYS = ("images", "labels", "sizes")
 
 _HASHED_AT_ONCE = 1 << 22
+_LONGEST_MANIFEST = 1 << 28
+_LONGEST_ARRAY = 1 << 36
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _Array: TypeAlias = tuple[tuple[int, ...], DTypeLike]
 """Shape and type."""
@@ -94,6 +97,8 @@ class Manifest:
     """sha256 that identifies the content: classes and files, whatever the name."""
     origin: Origin | None = None
     """What it was made from; none: from before this was written down."""
+    altered: tuple[str, ...] = ()
+    """How its source differs from what was published, which was accepted on request."""
 
     def size_of(self, half: Half) -> int:
         """Images in a half."""
@@ -181,16 +186,47 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = parse_json(read_whole(path))
+        content = parse_json(read_file(path, limit=_LONGEST_MANIFEST))
     except (FileNotFoundError, NotADirectoryError):
         raise _not_prepared(folder) from None
     except (OSError, ValueError) as exc:
-        raise DataError(f"{path} is damaged ({exc}): {_again(folder)}") from exc
+        raise _damaged(path, exc, folder) from exc
     document = _of_this_version(content, path)
     try:
-        return dacite.from_dict(Manifest, document, dacite.Config(strict=True, cast=[tuple]))
-    except dacite.DaciteError as exc:
-        raise DataError(f"{path} is damaged ({exc}): {_again(folder)}") from exc
+        manifest = dacite.from_dict(Manifest, document, dacite.Config(strict=True, cast=[tuple]))
+        _check_manifest(manifest)
+    # What is in the place of a name or a number may be anything, and too deep to be written down.
+    except (dacite.DaciteError, ValueError, TypeError, RecursionError) as exc:
+        raise _damaged(path, exc, folder) from exc
+    return manifest
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    """Checks what training relies on.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    if min(manifest.image_shape) < 1 or manifest.image_shape[2] not in (1, 3):
+        raise ValueError(f"images of shape {manifest.image_shape}")
+    if manifest.train < 1 or manifest.test < 1:
+        raise ValueError(f"{manifest.train:,} training and {manifest.test:,} test images")
+    if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
+        raise ValueError(f"{len(manifest.classes):,} classes, of {len(set(manifest.classes)):,} names")
+    found = sorted(record.path for record in manifest.files)
+    if found != sorted(f"{half}/{name}.npy" for half in HALVES for name in ARRAYS):
+        raise ValueError(f"{len(found):,} files, which are not those of a packed data set")
+
+
+def _damaged(path: Path, exc: Exception, folder: Path) -> DataError:
+    try:
+        why = shown(" ".join(str(exc).split()))
+    # An error that quotes a value fails as the value does.
+    except RecursionError as error:
+        exc = error
+    if isinstance(exc, RecursionError):
+        why = "it is nested too deep"
+    return DataError(f"{path} is damaged ({why}): {_again(folder)}")
 
 
 def _not_prepared(folder: Path) -> DataError:
@@ -264,7 +300,8 @@ def _of_this_version(content: object, path: Path) -> dict[str, object]:
         raise DataError(f"{path} is not the manifest of a packed data set: {_again(path.parent)}")
     if content.get("version") != VERSION:
         raise DataError(
-            f"{path} has version {content.get('version')} of the packed form, this kdhpc reads version {VERSION}: "
+            f"{path} has version {shown(str(content.get('version')))} of the packed form, "
+            f"this kdhpc reads version {VERSION}: "
             f"{_again(path.parent)}"
         )
     return content
@@ -290,19 +327,23 @@ def file_sha256(path: Path, advance: Callable[[int], None] = lambda num: None) -
 
 def _open_split(folder: Path, manifest: Manifest, half: Half) -> PackedSplit:
     num = manifest.size_of(half)
-    return PackedSplit(
-        images=_open_images(folder, half, (num, *manifest.image_shape)),
-        labels=_read_array(folder, half, "labels", (num,), np.int64),
-        sizes=_read_array(folder, half, "sizes", (num, 2), np.int32),
-    )
+    images = _open_images(folder, half, (num, *manifest.image_shape))
+    labels = _read_array(folder, half, "labels", (num,), np.int64)
+    sizes = _read_array(folder, half, "sizes", (num, 2), np.int32)
+    if not 0 <= labels.min() <= labels.max() < len(manifest.classes):
+        what = f"labels {labels.min()} to {labels.max()} of {len(manifest.classes):,} classes"
+        raise _damaged(folder / half / "labels.npy", ValueError(what), folder)
+    if sizes.min() < 1:
+        raise _damaged(folder / half / "sizes.npy", ValueError(f"an image of {sizes.min()} pixels"), folder)
+    return PackedSplit(images=images, labels=labels, sizes=sizes)
 
 
 def _open_images(folder: Path, half: Half, shape: tuple[int, ...]) -> StoredImages:
     path = folder / half / "images.npy"
     try:
         images = StoredImages(path)
-    except (OSError, ValueError) as exc:
-        raise DataError(f"{path} is damaged ({exc}): {_again(folder)}") from exc
+    except (OSError, ValueError, TypeError, OverflowError) as exc:
+        raise _damaged(path, exc, folder) from exc
     _check_array(path, (images.shape, images.dtype), (shape, np.uint8), folder)
     return images
 
@@ -310,20 +351,20 @@ def _open_images(folder: Path, half: Half, shape: tuple[int, ...]) -> StoredImag
 def _read_array(folder: Path, half: Half, name: str, shape: tuple[int, ...], dtype: type[_Scalar]) -> NDArray[_Scalar]:
     path = folder / half / f"{name}.npy"
     try:
-        file = io.BytesIO(read_whole(path))
+        file = io.BytesIO(read_file(path, limit=_LONGEST_ARRAY))
         found = read_array_header(file)
-        values = np.frombuffer(file.getvalue(), dtype=found[1], offset=file.tell()).reshape(found[0])
-    except (OSError, ValueError) as exc:
-        raise DataError(f"{path} is damaged ({exc}): {_again(folder)}") from exc
-    _check_array(path, found, (shape, dtype), folder)
-    return values.astype(dtype, copy=False)
+        _check_array(path, found, (shape, dtype), folder)
+        return np.frombuffer(file.getvalue(), dtype=dtype, offset=file.tell()).reshape(shape)
+    except (OSError, ValueError, TypeError, OverflowError) as exc:
+        raise _damaged(path, exc, folder) from exc
 
 
 def _check_array(path: Path, found: _Array, expected: _Array, folder: Path) -> None:
     (shape, dtype), (its_shape, its_dtype) = found, expected
     if shape != its_shape or dtype != its_dtype:
         raise DataError(
-            f"{path} holds {dtype} {shape}, the manifest says {np.dtype(its_dtype)} {its_shape}: {_again(folder)}"
+            f"{path} holds {shown(f'{dtype} {shape}')}, the manifest says {np.dtype(its_dtype)} {its_shape}: "
+            f"{_again(folder)}"
         )
 
 

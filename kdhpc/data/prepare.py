@@ -35,6 +35,8 @@ class Order:
     """Decoding processes."""
     skip_broken: bool = False
     """Leave out images that cannot be decoded."""
+    altered: bool = False
+    """The source need not be as published; how it differs is written down."""
     force: bool = False
     """Replace what is prepared already."""
 
@@ -82,9 +84,9 @@ def prepare(order: Order, progress: Progress) -> Outcome:
 
 
 def _make(order: Order, stage: Stage, progress: Progress) -> Manifest:
-    source = _read(order, stage, progress)
+    source, altered = _read(order, stage, progress)
     origin = _origin(order)
-    manifest = _manifest(order, origin, source, _pack(order, source, stage, progress))
+    manifest = _manifest(order, origin, source, altered, _pack(order, source, stage, progress))
     # Last: what has a manifest is whole.
     write_whole(stage.packed / MANIFEST, manifest.to_json())
     publish(stage, order.folder)
@@ -123,10 +125,12 @@ def _origin(order: Order) -> Origin:
     return origin_of(order.source, but=order.folder.parent)
 
 
-def _read(order: Order, stage: Stage, progress: Progress) -> Source:
+def _read(order: Order, stage: Stage, progress: Progress) -> tuple[Source, tuple[str, ...]]:
+    """The source, and how it differs from what was published."""
     try:
         source = order.reader.read(order.source, stage.unpacked, progress)
-        check_source(source, order.reader.expected, origin=str(order.source))
+        origin = str(order.source)
+        altered = check_source(source, order.reader.expected, origin=origin, altered=order.altered)
         if isinstance(source, ArraySource) and order.size is not None:
             height, width = source.train.images.shape[1:3]
             raise UsageError(
@@ -136,7 +140,7 @@ def _read(order: Order, stage: Stage, progress: Progress) -> Source:
         # A refused archive is of no use to the next run.
         remove_tree(stage.unpacked)
         raise
-    return source
+    return source, altered
 
 
 def _pack(order: Order, source: Source, stage: Stage, progress: Progress) -> Packed:
@@ -153,7 +157,7 @@ def _pack(order: Order, source: Source, stage: Stage, progress: Progress) -> Pac
     )
 
 
-def _manifest(order: Order, origin: Origin, source: Source, packed: Packed) -> Manifest:
+def _manifest(order: Order, origin: Origin, source: Source, altered: tuple[str, ...], packed: Packed) -> Manifest:
     return Manifest(
         format=FORMAT,
         version=VERSION,
@@ -168,4 +172,5 @@ def _manifest(order: Order, origin: Origin, source: Source, packed: Packed) -> M
         files=packed.files,
         checksum=content_checksum(source.classes, packed.files),
         origin=origin,
+        altered=altered,
     )

@@ -3,6 +3,8 @@
 import time
 from typing import TextIO
 
+from kdhpc.data.names import escaped
+
 
 class Progress:
     """A counter that shows how far a job is, how fast it goes and how long it will still take.
@@ -22,8 +24,8 @@ class Progress:
         self._started = self._shown = 0.0
 
     def say(self, line: str) -> None:
-        """Writes one line."""
-        self._stream.write(f"{line}\n")
+        """Writes one line; control characters, which names of files may hold, are escaped."""
+        self._stream.write(f"{escaped(line)}\n")
         self._stream.flush()
 
     def start(self, what: str, total: int) -> None:

@@ -2,13 +2,14 @@
 
 Libraries that decode images or unpack archives take any ``OSError`` for a damaged file, and some hide it in an error of
 their own. So a failure of the disk is tried again below them, and then comes through as a ``StorageError``, which none
-of them catches.
+of them catches. Only regular files are opened: a named pipe would wait for ever, a device may do anything.
 """
 
+import errno
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 T = TypeVar("T")
+
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+"""Errors of a system that has no room for one more open file, which say nothing about that file."""
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class UnfitFileError(OSError):
+    """Something that is no regular file, or one that is too long to be what it should be."""
 
 
 def read_from(path: Path, work: Callable[[], T]) -> T:
@@ -30,7 +45,7 @@ def read_from(path: Path, work: Callable[[], T]) -> T:
     try:
         return patiently(work)
     except OSError as exc:
-        if is_of_storage(exc):
+        if is_of_storage(exc) or exc.errno in _SHORTAGES:
             raise storage_error(exc, path, "read") from exc
         raise
 
@@ -74,7 +89,7 @@ def folders_in(folder: Path) -> list[str]:
         StorageError: the file system refuses to list it.
         OSError: there is no such folder.
     """
-    return sorted(entry.name for entry, is_one in _listing(folder) if is_one)
+    return sorted(entry.name for entry, is_one in entries_in(folder) if is_one)
 
 
 def open_file(path: Path) -> io.BufferedReader:
@@ -82,33 +97,42 @@ def open_file(path: Path) -> io.BufferedReader:
 
     Raises:
         StorageError: the file system refuses to open it.
-        OSError: there is no such file, or it is a folder.
+        UnfitFileError: it is a folder, a named pipe, a socket or a device.
+        OSError: there is no such file.
     """
     return io.BufferedReader(read_from(path, lambda: _File(path)))
 
 
-def files_below(folder: Path, enters: "Callable[[os.DirEntry[str]], bool]") -> Iterator[Path]:
-    """The files in a folder at any depth, in any order; none is missing because a folder could not be read.
+def read_file(path: Path, *, limit: int) -> bytes:
+    """The content of a regular file.
 
     Args:
-        folder: The folder.
-        enters: Which of the folders below it are looked into; links to folders are asked about, too.
+        path: The file.
+        limit: The bytes that it may have.
 
     Raises:
-        StorageError: the file system refuses to list a folder.
+        StorageError: the file system refuses to read it.
+        UnfitFileError: it is no regular file, or a longer one.
+        OSError: there is no such file.
+    """
+    with open_file(path) as file:
+        length = os.fstat(file.fileno()).st_size
+        if length > limit:
+            raise UnfitFileError(f"it has {length:,} bytes, allowed are {limit:,}")
+        return file.read()
+
+
+def entries_in(folder: Path) -> "list[tuple[os.DirEntry[str], bool]]":
+    """All that is in a folder, in the order of the names, each with whether it is a folder, links followed.
+
+    Raises:
+        StorageError: the file system refuses to list it.
         OSError: there is no such folder.
     """
-    for entry, is_one in _listing(folder):
-        if not is_one:
-            yield folder / entry.name
-        elif enters(entry):
-            yield from files_below(folder / entry.name, enters)
 
-
-def _listing(folder: Path) -> "list[tuple[os.DirEntry[str], bool]]":
     def read() -> "list[tuple[os.DirEntry[str], bool]]":
         with os.scandir(folder) as entries:
-            return [(entry, _is_folder(entry)) for entry in entries]
+            return sorted(((entry, _is_folder(entry)) for entry in entries), key=lambda pair: pair[0].name)
 
     return read_from(folder, read)
 
@@ -123,11 +147,28 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
+def _open_regular(path: str, flags: int) -> int:
+    # Asked before it is opened, because opening a device may do something; and after, because it may be another by now.
+    _check_regular(Path(path).stat())
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise UnfitFileError(f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')} and no regular file")
+
+
 class _File(io.FileIO):
     """A file that is open."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        super().__init__(path, opener=_open_regular)
         self._path = path
 
     def readinto(self, buffer: "WriteableBuffer") -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kdhpc.data.reading import open_file, read_from
-from kdhpc.errors import DataError
+from kdhpc.errors import DataError, StorageError
 
 _HEADER = (1, 0)
 """Version of NumPy's format that packed arrays are written in."""
@@ -31,7 +31,13 @@ def read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[np.gene
     version = np.lib.format.read_magic(file)
     if version != _HEADER:
         raise ValueError(f"it has version {version} of NumPy's format")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except (StorageError, OSError):
+        raise
+    # A header is a Python literal, which fails in whatever way its bytes happen to say.
+    except Exception as exc:
+        raise ValueError("it has a damaged header") from exc
     if is_fortran:
         raise ValueError("it is written column by column")
     return shape, dtype

@@ -21,7 +21,7 @@ def held(path: Path) -> Iterator[None]:
         ConfigError: another process holds it.
         StorageError: the file cannot be made.
     """
-    lock = FileLock.take(path)
+    lock = FileLock.take(path, private=True)
     if lock is None:
         raise ConfigError(
             f"{path.parent} is being trained by another process: wait for it, or name this one with run.name=NAME"

@@ -1,7 +1,7 @@
 """Which PostgreSQL is meant, and how each new connection finds it."""
 
 import os
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, event
@@ -11,8 +11,10 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from kdhpc.config.paths import server_dir
-from kdhpc.errors import DatabaseError
+from kdhpc.errors import DatabaseAwayError, DatabaseError, StorageError
 from kdhpc.study.endpoint import read_endpoint
+from kdhpc.study.libpq import hidden_environment
+from kdhpc.study.server_home import checked_home
 from kdhpc.study.server_proof import known_endpoint, refuse_copy
 
 DRIVER = "postgresql+psycopg2"
@@ -21,7 +23,7 @@ _SERVER_TIMEOUTS = "-c idle_in_transaction_session_timeout=60000 -c statement_ti
 
 
 class GivenAddress:
-    """A server that the user named."""
+    """A server that the user named; what the URL leaves open, libpq takes from the user's environment and files."""
 
     hint = "see that the server runs and that KDHPC_STORAGE is right"
 
@@ -33,6 +35,15 @@ class GivenAddress:
     def __call__(self) -> URL:
         """The URL."""
         return self._url
+
+    @property
+    def shown(self) -> str:
+        """Where it is, for messages."""
+        return shown(self._url)
+
+    def surroundings(self) -> AbstractContextManager[None]:
+        """In which a connection is made: those of the user."""
+        return nullcontext()
 
 
 class EmbeddedAddress:
@@ -50,21 +61,37 @@ class EmbeddedAddress:
         endpoint = read_endpoint(self._folder)
         return endpoint is not None and endpoint.pid is None
 
+    @property
+    def shown(self) -> str:
+        """Where it was last, for messages."""
+        return shown(self._last) if self._last is not None else str(self._folder)
+
+    def surroundings(self) -> AbstractContextManager[None]:
+        """In which a connection is made: nothing of the user's environment."""
+        return hidden_environment()
+
     def __call__(self) -> URL:
         """The URL.
 
         Raises:
-            DatabaseError: no server was ever started, or only in the folder that this one is a copy of.
+            DatabaseAwayError: the server was stopped: its port may be anybody's since.
+            DatabaseError: no server was ever started, or only in the folder that this one is a copy of; or the folder
+                is another user's.
         """
+        checked_home(self._folder)
         if self._last is None:
             refuse_copy(self._folder)
         try:
             endpoint = known_endpoint(self._folder)
-        except DatabaseError:
+        except DatabaseAwayError:
+            raise
+        except (DatabaseError, StorageError):
             # A shared file system can fail to show a file that is just being replaced.
             if self._last is None:
                 raise
             return self._last
+        if endpoint is not None and endpoint.pid is None:
+            raise DatabaseAwayError("it was stopped")
         if endpoint is not None:
             self._last = endpoint.url(self._folder)
         if self._last is None:
@@ -123,12 +150,13 @@ def engine_settings() -> dict[str, object]:
 
 def open_engine(address: Address) -> Engine:
     """An engine whose every new connection goes where the server is then."""
-    engine = create_engine(address(), **engine_settings())
+    # Of no server in particular: none may run yet.
+    engine = create_engine(URL.create(DRIVER), **engine_settings())
     follow(engine, address)
     return engine
 
 
-def follow(engine: Engine, address: Callable[[], URL]) -> None:
+def follow(engine: Engine, address: Address) -> None:
     """Let each new connection of an engine ask where the server is."""
 
     @event.listens_for(engine, "do_connect")
@@ -138,4 +166,5 @@ def follow(engine: Engine, address: Callable[[], URL]) -> None:
         current = dialect.create_connect_args(address())[1]
         named.update(current)
         named["options"] = f"{current.get('options', '')} {_SERVER_TIMEOUTS}".strip()
-        return None
+        with address.surroundings():
+            return dialect.connect(*positional, **named)

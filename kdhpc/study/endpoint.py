@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 
 from kdhpc.errors import DatabaseError, StorageError
 from kdhpc.files import parse_json, read_whole, strict_json, write_whole
+from kdhpc.study import libpq
 
 _FORMAT = "kdhpc-endpoint"
 _VERSION = 1
@@ -43,14 +44,14 @@ class Endpoint:
     """Of the start that it is the endpoint of; empty: of an older kdhpc."""
 
     def url(self, folder: Path) -> URL:
-        """The SQLAlchemy URL, without a password."""
+        """The SQLAlchemy URL, without a password; it insists on SCRAM, whoever uses it."""
         return URL.create(
             "postgresql+psycopg2",
             username=self.user,
             host=self.host,
             port=self.port,
             database=self.database,
-            query={"passfile": str(folder / self.passfile)},
+            query={"passfile": str(folder / self.passfile), **libpq.SETTINGS},
         )
 
 

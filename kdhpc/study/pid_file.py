@@ -73,4 +73,5 @@ def forget_pid(folder: Path) -> None:
     with contextlib.suppress(OSError):
         rest = path.read_text(encoding="utf-8").partition("\n")[2]
         # Written in place, not renamed: the file's owner must stay the server's account.
-        path.write_text(f"{NOBODYS_PID}\n{rest}", encoding="utf-8")
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW), "w", encoding="utf-8") as file:
+            file.write(f"{NOBODYS_PID}\n{rest}")

@@ -15,6 +15,7 @@ A user without a name (a container started with a bare number) has the second.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import pwd
@@ -29,6 +30,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kdhpc.errors import DatabaseError
+from kdhpc.files import storage_error
+from kdhpc.study.server_log import cannot_start, reason_in
 
 _PUBLIC = Path("/var/tmp")
 _NEEDED = ("initdb", "postgres", "pg_config")
@@ -52,9 +55,7 @@ def installed_programs(version: str | None = None) -> Path:
     found = {}
     for programs in sorted(Path(spec.submodule_search_locations[0]).glob("pginstall*/bin")):
         with contextlib.suppress(OSError):
-            shown = subprocess.run(
-                [programs / "pg_config", "--version"], capture_output=True, encoding="utf-8", check=False
-            )
+            shown = _asked([programs / "pg_config", "--version"])
             if match := re.search(r"PostgreSQL (\d+)", shown.stdout):
                 found[match[1]] = programs
     if version is None and found:
@@ -66,6 +67,11 @@ def installed_programs(version: str | None = None) -> Path:
             "install the package's version that has it, or name a server of your own in KDHPC_STORAGE"
         )
     return found[version]
+
+
+def clean_environment() -> dict[str, str]:
+    """For PostgreSQL's programs, nothing of the user's: neither locale, nor ``PG*`` variables, nor libraries."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +106,8 @@ def find_account(programs: Path, folder: Path) -> Account:
 
     Raises:
         DatabaseError: this user is root or has no name, and no other identity can both run the programs and reach the
-            folder.
+            folder; or no more processes can be started.
+        StorageError: nothing can be made in the folder.
     """
     for account in _root_candidates(programs) if os.geteuid() == 0 else _user_candidates(programs):
         if _works(account, folder):
@@ -113,7 +120,7 @@ def find_account(programs: Path, folder: Path) -> Account:
 
 
 def _root_candidates(programs: Path) -> Iterator[Account]:
-    uid, gid = _nobody()
+    uid, gid = nobody()
     setpriv = ("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups")
     yield Account(prefix=(*setpriv, "--"), uid=uid, gid=gid, programs=programs)
     yield _renamed(programs)
@@ -133,12 +140,13 @@ def _user_candidates(programs: Path) -> Iterator[Account]:
 
 def _renamed(programs: Path) -> Account:
     """This user, under the name of nobody: a user namespace."""
-    uid, gid = _nobody()
+    uid, gid = nobody()
     prefix = ("unshare", "--user", f"--map-user={uid}", f"--map-group={gid}", "--")
     return Account(prefix=prefix, uid=os.geteuid(), gid=os.getegid(), programs=programs)
 
 
-def _nobody() -> tuple[int, int]:
+def nobody() -> tuple[int, int]:
+    """User and group of the account that owns nothing."""
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
@@ -149,12 +157,42 @@ def _nobody() -> tuple[int, int]:
 def _works(account: Account, folder: Path) -> bool:
     """Whether an identity can write in a folder of its own inside this one, and start the programs."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder) as probe:
+        with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder) as probe, contextlib.suppress(OSError):
             os.chown(probe, account.uid, account.gid)
-            command = [*account.prefix, "/bin/sh", "-c", _PROBE, "sh", probe, str(account.programs)]
-            return subprocess.run(command, cwd="/", capture_output=True, check=False, timeout=30).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
+            done = _asked([*account.prefix, "/bin/sh", "-c", _PROBE, "sh", probe, str(account.programs)])
+            return done.returncode == 0
+    except subprocess.TimeoutExpired:
         return False
+    except OSError as exc:
+        raise storage_error(exc, folder, "written to") from exc
+    return False
+
+
+def _asked(command: list[str | Path]) -> "subprocess.CompletedProcess[str]":
+    """The outcome of a short program.
+
+    Raises:
+        DatabaseError: no process can be started: it says nothing of the program.
+        OSError: this program cannot be started.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            cwd="/",
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=30,
+            env=clean_environment(),
+        )
+    except OSError as exc:
+        if exc.errno in (errno.EAGAIN, errno.ENOMEM):
+            raise cannot_start(str(command[0]), exc) from exc
+        raise
+    if done.returncode != 0 and "annot fork" in done.stderr:
+        raise DatabaseError(f"PostgreSQL cannot be started: {reason_in(done.stderr)}")
+    return done
 
 
 def _public_copy(programs: Path) -> Path:

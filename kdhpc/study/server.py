@@ -12,28 +12,36 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from kdhpc.config.paths import server_dir
 from kdhpc.errors import DatabaseError, StorageError, UsageError
-from kdhpc.files import FileLock, is_of_storage, storage_error
-from kdhpc.study.data_folder import DATABASE, dump, initialise, write_access_rules
+from kdhpc.files import FileLock
+from kdhpc.study.data_folder import DATABASE, ProgramError, dump, initialise, write_access_rules, write_password
 from kdhpc.study.endpoint import Endpoint, read_endpoint, write_endpoint
+from kdhpc.study.failures import AUTHENTICATION_S
 from kdhpc.study.pid_file import forget_pid
-from kdhpc.study.postgres import find_account, installed_programs
+from kdhpc.study.postgres import Account, find_account, installed_programs
 from kdhpc.study.server_claim import Claim, NotCertainError, TakeOver, find_or_claim, recorded
-from kdhpc.study.server_process import TOKEN_SETTING, NotStartedError, end, free_port, launch, log_path
+from kdhpc.study.server_home import checked_home, made_home, one_at_a_time
+from kdhpc.study.server_log import log_path
+from kdhpc.study.server_process import (
+    TOKEN_SETTING,
+    NotStartedError,
+    end,
+    free_port,
+    is_passing_start,
+    launch,
+    num_clients,
+)
 from kdhpc.study.server_proof import described, doubt, is_here, is_served, last_server
 from kdhpc.study.server_record import STOPPED, STRAY, ServerRecord, lock_path, update
 
 _SPARE_CONNECTIONS = 50
 # PostgreSQL's processes end with their first one, or soon after.
 _LAST_ONES_S = 10.0
-# A file system may keep the lock of a machine that is down.
-_ALONE_S = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +114,37 @@ def start(
         DatabaseError: there are no programs, or the server does not come up.
         StorageError: a file cannot be written; no server that was started is left running.
     """
-    folder = folder.resolve()
     deadline = time.monotonic() + timeout_s
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        if not is_of_storage(exc):
-            raise
-        raise storage_error(exc, folder, "made") from exc
-    with _one_at_a_time(folder):
-        found = find_or_claim(folder, listen=options.listen, job=options.job, take_over=take_over, deadline=deadline)
-        if isinstance(found, ServerRecord):
-            return Started(endpoint=_publish(folder, found), already=True)
-        with found:
-            _start(folder, options, found, deadline)
-            return Started(endpoint=found.record.endpoint(), already=False)
+    folder = made_home(folder)
+    with one_at_a_time(folder):
+        return _find_or_start(folder, options, take_over, deadline)
+
+
+def reopen(folder: Path, options: ServerOptions, *, timeout_s: float = 60.0) -> Started | None:
+    """Restart a server of this machine with other options, where nobody notices: nobody is connected to it.
+
+    Args:
+        folder: The server's folder.
+        options: Of the new start.
+        timeout_s: Longest time until the server answers.
+
+    Returns:
+        None: it is not of this machine, or another job's, or somebody is connected; it runs as before.
+
+    Raises:
+        DatabaseError: as :func:`start`, or it does not end.
+        StorageError: as :func:`start`.
+    """
+    deadline = time.monotonic() + timeout_s
+    folder = checked_home(folder)
+    with one_at_a_time(folder):
+        server = last_server(folder)
+        is_ours_to_end = server is not None and is_here(folder, server) and server.job in (None, options.job)
+        if server is None or not is_ours_to_end or num_clients(folder, "127.0.0.1", server.port):
+            return None
+        end(folder, server.pid, server.process_start, timeout_s)
+        _declare_stopped(folder, server, patience_s=_LAST_ONES_S)
+        return _find_or_start(folder, options, None, deadline)
 
 
 def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> Stopped:
@@ -131,10 +155,10 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
         DatabaseError: it does not end.
         StorageError: it has ended, and that cannot be written down.
     """
-    folder = folder.resolve()
+    folder = checked_home(folder)
     if not folder.exists():
         return Stopped(was_running=False, dump=None, warning=None)
-    with _one_at_a_time(folder):
+    with one_at_a_time(folder):
         server = last_server(folder)
         if server is not None and server.state == STRAY and is_served(folder, server):
             server = recorded(folder, server)
@@ -154,8 +178,8 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
 
 def adopt(folder: Path, orphan: Endpoint, job: str | None) -> bool:
     """Let a running server end with another batch job, or with none; False: it is not what it was any more."""
-    folder = folder.resolve()
-    with _one_at_a_time(folder):
+    folder = checked_home(folder)
+    with one_at_a_time(folder):
         server = last_server(folder)
         if server is None or not is_here(folder, server) or server.endpoint() != orphan:
             return False
@@ -167,21 +191,21 @@ def adopt(folder: Path, orphan: Endpoint, job: str | None) -> bool:
 
 def running(folder: Path) -> Endpoint | None:
     """The endpoint of a folder's server if that answers, on whatever machine it is."""
-    folder = folder.resolve()
+    folder = checked_home(folder)
     server = last_server(folder)
     return server.endpoint() if server is not None and is_served(folder, server) else None
 
 
 def running_here(folder: Path) -> Endpoint | None:
     """The endpoint of a folder's server if its process is one of this machine and container, answering or not."""
-    folder = folder.resolve()
+    folder = checked_home(folder)
     server = last_server(folder)
     return server.endpoint() if server is not None and is_here(folder, server) else None
 
 
 def unstopped(folder: Path) -> ServerRecord | None:
     """The record of a folder's last server, if that was not stopped."""
-    server = last_server(folder.resolve())
+    server = last_server(checked_home(folder))
     return None if server is None or server.state == STOPPED else server
 
 
@@ -203,13 +227,22 @@ def dump_path(folder: Path) -> Path:
     return folder / f"{DATABASE}.dump"
 
 
+def _find_or_start(folder: Path, options: ServerOptions, take_over: TakeOver | None, deadline: float) -> Started:
+    found = find_or_claim(folder, listen=options.listen, job=options.job, take_over=take_over, deadline=deadline)
+    if isinstance(found, ServerRecord):
+        return Started(endpoint=_publish(folder, found), already=True)
+    with found:
+        _start(folder, options, found, deadline)
+        return Started(endpoint=found.record.endpoint(), already=False)
+
+
 def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) -> None:
     """Prepare the folder, start the process, tell the workers where it is."""
     address = _address(options.listen)
     is_local = address != "*" and ip_address(address).is_loopback
     account = find_account(installed_programs(_data_version(folder)), folder)
     forget_pid(folder)
-    initialise(folder, account, claim.lock)
+    password = _initialised(folder, account, claim, deadline)
     write_access_rules(folder, () if is_local else options.allow or ("samenet",))
     account.own(folder / "data")
     preferred = options.port or claim.last_port
@@ -218,6 +251,7 @@ def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) 
         if options.port not in (None, port):
             raise DatabaseError(f"--port {options.port} is in use: name another, or none for any free one")
         settings = _settings(options, address, port, claim.record.token)
+        write_password(folder, password, hosts=(claim.record.host, "127.0.0.1"), port=port)
         begin = functools.partial(claim.begin, port=port)
         try:
             launch(folder, account, settings, lock=claim.lock, begin=begin, deadline=deadline)
@@ -233,6 +267,21 @@ def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) 
         # Nobody would find it.
         end(folder, claim.record.pid, claim.record.process_start, 10.0)
         raise
+
+
+def _initialised(folder: Path, account: Account, claim: Claim, deadline: float) -> str:
+    """The password of this start, which the data folder has.
+
+    Raises:
+        DatabaseError: PostgreSQL's own words, in one line.
+    """
+    while True:
+        try:
+            return initialise(folder, account, claim.lock)
+        except ProgramError as exc:
+            if not is_passing_start(exc.text) or time.monotonic() > deadline:
+                raise DatabaseError(f"PostgreSQL did not start: {exc} (all in {log_path(folder)})") from exc
+            time.sleep(0.5)
 
 
 def _publish(folder: Path, server: ServerRecord) -> Endpoint:
@@ -257,7 +306,7 @@ def _declare_stopped(folder: Path, server: ServerRecord | None, *, patience_s: f
         StorageError: the file system refuses.
     """
     deadline = time.monotonic() + patience_s
-    while (lock := FileLock.take(lock_path(folder))) is None and time.monotonic() < deadline:
+    while (lock := FileLock.take(lock_path(folder), private=True)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     try:
         why = doubt(folder, server, lock)
@@ -280,6 +329,8 @@ def _settings(options: ServerOptions, address: str, port: int, token: str) -> di
         "listen_addresses": address if address == "*" else ",".join(dict.fromkeys(("127.0.0.1", address))),
         "max_connections": str(options.workers + _SPARE_CONNECTIONS),
         "unix_socket_directories": "",
+        # Those who connect and say nothing must not keep the others out.
+        "authentication_timeout": str(round(AUTHENTICATION_S)),
         "timezone": "UTC",
         "log_timezone": "UTC",
         # No query here is large enough, and containers have little of the shared memory that it needs.
@@ -323,23 +374,3 @@ def _dump(folder: Path, port: int) -> str | None:
     except (OSError, DatabaseError, StorageError, subprocess.TimeoutExpired) as exc:
         return str(exc)
     return None
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """One start or stop at a time, where the file system has locks; where it has none, the claim decides.
-
-    Raises:
-        DatabaseError: another process does not come to an end.
-        StorageError: the folder cannot be written to.
-    """
-    path, deadline = folder / "lock", time.monotonic() + _ALONE_S
-    while (lock := FileLock.take(path)) is None:
-        if time.monotonic() > deadline:
-            raise DatabaseError(
-                f"another process starts or stops the database, and holds {path}: try again; if it was on a machine "
-                "that is down for certain, delete that file"
-            )
-        time.sleep(0.1)
-    with lock:
-        yield

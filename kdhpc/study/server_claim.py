@@ -116,7 +116,7 @@ def find_or_claim(
         answer = None if server is None else answer_of(folder, server)
         if server is not None and answer is not None and is_ours(folder, server, answer):
             return recorded(folder, server)
-        lock = FileLock.take(lock_path(folder))
+        lock = FileLock.take(lock_path(folder), private=True)
         with contextlib.ExitStack() as stack:
             if lock is not None:
                 stack.enter_context(lock)
@@ -147,7 +147,7 @@ def recorded(folder: Path, server: ServerRecord) -> ServerRecord:
         return server
     pid = serving_pid(folder)
     with contextlib.ExitStack() as stack:
-        lock = FileLock.take(lock_path(folder))
+        lock = FileLock.take(lock_path(folder), private=True)
         if lock is not None:
             stack.enter_context(lock)
         record = new_record(folder, server.number + 1, host=server.host, job=server.job, lock=None)

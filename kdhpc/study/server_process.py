@@ -14,15 +14,20 @@ import psycopg2
 
 from kdhpc.errors import DatabaseError
 from kdhpc.files import FileLock, storage_error
+from kdhpc.folders import append_to
 from kdhpc.processes import has_ended, process_space, process_start
 from kdhpc.study.data_folder import DATABASE, PASSFILE, ROLE
-from kdhpc.study.postgres import Account
+from kdhpc.study.failures import CROWDED_S, first_line, is_crowded
+from kdhpc.study.libpq import SETTINGS, hidden_environment
+from kdhpc.study.postgres import Account, clean_environment
+from kdhpc.study.server_log import cannot_start, explained, log_path, shorten_log
 
 TOKEN_SETTING = "kdhpc.token"
 """PostgreSQL's setting that holds the token of the server's start."""
-_LOG_LIMIT_BYTES = 20_000_000
 # A server that was killed leaves children for a moment; PostgreSQL says so and does not start beside them.
 _PASSING = ("could not create any TCP/IP sockets", "is still in use")
+# It would serve at one address, and somebody else at another of the same port.
+_HALF_BOUND = "Address already in use"
 # It becomes PostgreSQL, under the same process id, when it is told to; without a word it ends.
 _GATE = 'read -r word && exec "$@" </dev/null'
 _ASKING_S = 3
@@ -31,9 +36,9 @@ _ASKING_S = 3
 class NotStartedError(Exception):
     """The process ended at once; the reason is in the message."""
 
-    def __init__(self, log_text: str) -> None:
-        super().__init__(tail(log_text))
-        self.is_passing = any(words in log_text for words in _PASSING)
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason)
+        self.is_passing = is_passing_start(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +51,13 @@ class Answer:
     """Of its start; empty: it was not started by this kdhpc; none: no database of ours answers."""
     works_here: bool | None = None
     """What it writes comes to be in this folder; none: it was not asked, or that cannot be told."""
+    problem: str = ""
+    """Why no database of ours answers, in the client library's words."""
 
 
-def log_path(folder: Path) -> Path:
-    """PostgreSQL's log."""
-    return folder / "server.log"
-
-
-def tail(text: str, lines: int = 3) -> str:
-    """The end of a log, in one line."""
-    return " | ".join(line.strip() for line in text.strip().splitlines()[-lines:]) or "it wrote nothing"
+def is_passing_start(text: str) -> bool:
+    """Whether a start that ended with these words may succeed a moment later."""
+    return any(words in text for words in (*_PASSING, _HALF_BOUND))
 
 
 def launch(
@@ -89,13 +91,17 @@ def launch(
     try:
         begin(process.pid)
         _send(process, b"go\n")
-        while not _is_up(folder, settings):
+        while (answer := ask(folder, ["127.0.0.1"], int(settings["port"]))).token != settings[TOKEN_SETTING]:
+            text = _text_from(log, began)
             if process.poll() is not None:
-                raise NotStartedError(_text_from(log, began))
+                raise NotStartedError(explained(folder, text), text)
             if time.monotonic() > deadline:
-                said = tail(_text_from(log, began))
-                raise DatabaseError(f"PostgreSQL did not answer in time: {said} (all in {log})")
+                why = explained(folder, text, else_=answer.problem or "it wrote nothing")
+                raise DatabaseError(f"PostgreSQL did not answer in time: {why} (all in {log})")
             time.sleep(0.05)
+        text = _text_from(log, began)
+        if _HALF_BOUND in text:
+            raise NotStartedError(explained(folder, text), text)
     except BaseException:
         _send(process, b"")
         if process.poll() is None:
@@ -115,15 +121,34 @@ def ask(folder: Path, hosts: Iterable[str], port: int, *, where: bool = False) -
         port: Its TCP port.
         where: Ask also whether it works in this folder, and not in one that this was copied from.
     """
-    reached = False
+    reached, problem = False, ""
     for host in dict.fromkeys(hosts):
         if not host or not port:
             continue
-        with contextlib.suppress(psycopg2.Error):
+        try:
             return _said(folder, host, port, where)
+        except psycopg2.Error as exc:
+            problem = first_line(str(exc))
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_ASKING_S):
             reached = True
-    return Answer(reached=reached)
+    return Answer(reached=reached, problem=problem)
+
+
+def num_clients(folder: Path, host: str, port: int) -> int:
+    """How many others are connected to a server.
+
+    Raises:
+        DatabaseError: none of ours answers.
+    """
+    try:
+        with contextlib.closing(_connect(folder, host, port)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+            return int(cursor.fetchone()[0])
+    except psycopg2.Error as exc:
+        raise DatabaseError(f"PostgreSQL at {host}:{port} does not answer: {first_line(str(exc))}") from exc
 
 
 def end(folder: Path, pid: int, start: int, timeout_s: float) -> None:
@@ -164,23 +189,25 @@ def free_port(preferred: int | None) -> int:
 def _behind_the_gate(log: Path, command: list[str], lock: FileLock | None) -> tuple["subprocess.Popen[bytes]", int]:
     """A process that waits for a word to become the server, and where in the log it begins."""
     try:
-        if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
-            log.replace(log.with_suffix(".log.old"))
-        output = log.open("ab")
+        shorten_log(log.parent)
     except OSError as exc:
         raise storage_error(exc, log, "written") from exc
-    with output:
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", _GATE, "sh", *command],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            start_new_session=True,
-            pass_fds=() if lock is None else (lock.fileno(),),
-        )
-        return process, output.tell()
+    with os.fdopen(append_to(log), "ab") as output:
+        began = output.tell()
+        try:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", _GATE, "sh", *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env=clean_environment(),
+                start_new_session=True,
+                pass_fds=() if lock is None else (lock.fileno(),),
+            )
+        except OSError as exc:
+            raise cannot_start("PostgreSQL", exc) from exc
+        return process, began
 
 
 def _send(process: "subprocess.Popen[bytes]", word: bytes) -> None:
@@ -195,25 +222,13 @@ def _arguments(folder: Path, settings: Mapping[str, str]) -> list[str]:
     return ["-D", str(folder / "data"), *(part for key, value in settings.items() for part in ("-c", f"{key}={value}"))]
 
 
-def _is_up(folder: Path, settings: Mapping[str, str]) -> bool:
-    return ask(folder, ["127.0.0.1"], int(settings["port"])).token == settings[TOKEN_SETTING]
-
-
 def _said(folder: Path, host: str, port: int, where: bool) -> Answer:
     """A server's answer.
 
     Raises:
         psycopg2.Error: none of ours answers.
     """
-    connection = psycopg2.connect(
-        host=host,
-        port=port,
-        dbname=DATABASE,
-        user=ROLE,
-        passfile=str(folder / PASSFILE),
-        connect_timeout=_ASKING_S,
-        options="-c statement_timeout=5000",
-    )
+    connection = _connect(folder, host, port)
     with contextlib.closing(connection), connection.cursor() as cursor:
         cursor.execute("SELECT current_setting(%s, true)", (TOKEN_SETTING,))
         token = cursor.fetchone()[0] or ""
@@ -225,6 +240,32 @@ def _said(folder: Path, host: str, port: int, where: bool) -> Answer:
                 cursor.execute("SELECT pg_relation_filepath('kdhpc_is_here')")
                 works_here = (folder / "data" / cursor.fetchone()[0]).exists()
         return Answer(reached=True, token=token, works_here=works_here)
+
+
+def _connect(folder: Path, host: str, port: int) -> "psycopg2.extensions.connection":
+    """A connection; where the server is full, as soon as it has sent those away that connected and said nothing.
+
+    Raises:
+        psycopg2.Error: none of ours answers.
+    """
+    deadline = time.monotonic() + CROWDED_S
+    while True:
+        try:
+            with hidden_environment():
+                return psycopg2.connect(
+                    host=host,
+                    port=port,
+                    dbname=DATABASE,
+                    user=ROLE,
+                    passfile=str(folder / PASSFILE),
+                    connect_timeout=_ASKING_S,
+                    options="-c statement_timeout=5000",
+                    **SETTINGS,
+                )
+        except psycopg2.Error as exc:
+            if not is_crowded(str(exc)) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _signal(pid: int, start: int, how: signal.Signals) -> None:

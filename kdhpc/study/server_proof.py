@@ -12,16 +12,20 @@ Host names, bare process ids, and locks of a shared file system prove nothing. W
 started beside it, and nothing of it is declared stopped.
 """
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdhpc.errors import DatabaseError
+from kdhpc.errors import DatabaseAwayError, DatabaseError
 from kdhpc.files import FileLock
-from kdhpc.processes import has_ended, process_start
-from kdhpc.study.endpoint import Endpoint, read_endpoint
+from kdhpc.folders import user_name
+from kdhpc.processes import has_ended, lock_holder, process_owner, process_start
+from kdhpc.study.endpoint import Endpoint, is_loopback, read_endpoint
 from kdhpc.study.mounts import file_system, is_local
 from kdhpc.study.pid_file import NOBODYS_PID, pid_path, serving_pid, written_pid
-from kdhpc.study.server_process import Answer, ask, log_path
+from kdhpc.study.postgres import nobody
+from kdhpc.study.server_log import log_path
+from kdhpc.study.server_process import Answer, ask
 from kdhpc.study.server_record import (
     RUNNING,
     STARTING,
@@ -71,9 +75,20 @@ def is_served(folder: Path, server: ServerRecord) -> bool:
 
 
 def answer_of(folder: Path, server: ServerRecord) -> Answer:
-    """What answers at a server's address, from its own network or from its own machine."""
+    """What answers at a server's address, from its own network or from its own machine.
+
+    Of a server that was stopped nothing is asked: its port may be anybody's since; nor of one that only another machine
+    can reach.
+    """
+    if server.state in (STOPPED, UNREADABLE) or is_unreachable(server):
+        return Answer(reached=False)
     hosts = [server.host, "127.0.0.1"] if server.is_of_this_boot or server.state == STRAY else [server.host]
     return ask(folder, hosts, server.port, where=not server.token or not server.is_folder(folder))
+
+
+def is_unreachable(server: ServerRecord) -> bool:
+    """Whether it listens on another machine's own address alone, which here means this machine."""
+    return is_loopback(server.host) and server.state != STRAY and not server.is_of_this_boot
 
 
 def is_ours(folder: Path, server: ServerRecord, answer: Answer) -> bool:
@@ -97,12 +112,23 @@ def is_here(folder: Path, server: ServerRecord) -> bool:
 def known_endpoint(folder: Path) -> Endpoint | None:
     """The endpoint of a folder's server; where its file cannot be seen from here yet, that of its record.
 
+    It has no process where either says that the server was stopped.
+
     Raises:
+        DatabaseAwayError: it can be reached on another machine only.
         DatabaseError: the file cannot be understood, or is not for this user.
     """
     endpoint = read_endpoint(folder)
-    record = newest_record(folder.resolve()) if endpoint is None else None
-    return record.endpoint() if record is not None and record.state == RUNNING else endpoint
+    if endpoint is not None and endpoint.pid is None:
+        return endpoint
+    record = newest_record(folder.resolve())
+    if endpoint is None:
+        return record.endpoint() if record is not None and record.state == RUNNING else None
+    if record is None or record.token != endpoint.token:
+        return endpoint
+    if is_unreachable(record):
+        raise DatabaseAwayError(f"it listens on {record.host} of {record.node} only, which is another machine")
+    return replace(endpoint, pid=None) if record.state == STOPPED else endpoint
 
 
 def refuse_copy(folder: Path) -> None:
@@ -220,14 +246,24 @@ def _locked(folder: Path, server: ServerRecord | None) -> Doubt:
     who = f"; {server.problem if is_unread else f'the last one known is {described(server)}'}" if server else ""
     is_from_here = server is not None and server.state != STOPPED and server.is_of_this_boot
     is_here = is_from_here or is_local(file_system(folder))
+    otherwise = "" if is_here else f"; or, if that machine is down for certain, {_TAKE_OVER}"
     return Doubt(
         reason=f"a PostgreSQL that does not answer from here, or what is left of it, still works in {folder}: it holds "
-        f"{lock_path(folder).name}{who}. Stop it where it was started (`kdhpc db stop`), in the same container if it "
-        f"was one{'' if is_here else f'; or, if that machine is down for certain, {_TAKE_OVER}'}",
+        f"{lock_path(folder).name}{_holder(folder)}{who}. Stop it where it was started (`kdhpc db stop`), in the same "
+        f"container if it was one{otherwise}",
         # What was just made may be unseen from here for half a minute.
         patience_s=_STARTING_S if is_unread else _ENDING_S,
         is_final=is_here,
     )
+
+
+def _holder(folder: Path) -> str:
+    """Who holds the lock, if it is somebody who should not."""
+    pid = lock_holder(lock_path(folder))
+    owner = None if pid is None else process_owner(pid)
+    if owner is None or owner in (0, os.geteuid(), nobody()[0]):
+        return ""
+    return f" (process {pid} of {user_name(owner)}, who has no business there: that process must end)"
 
 
 def _elsewhere(folder: Path, server: ServerRecord) -> Doubt:

@@ -15,9 +15,9 @@ from typing import TypeVar
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from kdhpc.errors import DatabaseError
-from kdhpc.study.address import Address, find_address, open_engine, shown
-from kdhpc.study.failures import database_failure, is_passing, reason
+from kdhpc.errors import DatabaseAwayError, DatabaseError
+from kdhpc.study.address import Address, find_address, open_engine
+from kdhpc.study.failures import CROWDED_S, database_failure, is_crowded, is_passing, reason
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class Storage:
         """
         try:
             return self._transaction(work)
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, DatabaseAwayError) as exc:
             if not is_passing(exc):
                 raise DatabaseError(f"database at {self._shown}: {reason(exc)}") from exc
             self._failed = time.monotonic()
@@ -135,7 +135,8 @@ class Storage:
         Raises:
             DatabaseError: it stayed away for as long as this storage waits, or it refused.
         """
-        deadline = time.monotonic() + self._patience_s
+        began = time.monotonic()
+        deadline = began + self._patience_s
         delay_s = _FIRST_DELAY_S
         while True:
             try:
@@ -147,6 +148,8 @@ class Storage:
                 if not is_passing(failure):
                     raise DatabaseError(f"database at {self._shown}: {reason(failure)}") from exc
                 self._failed = time.monotonic()
+                if is_crowded(reason(failure)):
+                    deadline = max(deadline, began + CROWDED_S)
                 left_s = deadline - self._failed
                 if left_s <= 0 or self._should_stop():
                     raise DatabaseError(
@@ -170,7 +173,7 @@ class Storage:
 
     @property
     def _shown(self) -> str:
-        return shown(self.address())
+        return self.address.shown
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:

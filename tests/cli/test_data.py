@@ -6,7 +6,7 @@ import pytest
 from kdhpc.cli.data import READER_NAMES
 from kdhpc.cli.main import main
 from kdhpc.data.readers.registry import READERS
-from tests.data.trees import write_folder
+from tests.data.trees import write_fashion_mnist, write_folder
 
 
 @pytest.fixture
@@ -110,3 +110,19 @@ def test_data_check_prints_the_checksum_or_fails(
     path.write_bytes(content)
     assert main(["data", "check", "pets"]) == 1
     assert "train/labels.npy has changed" in capsys.readouterr().err
+
+
+def test_data_prepare_of_other_files_than_published_says_so_and_list_as_well(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_fashion_mnist(tmp_path / "raw")
+    words = ["data", "prepare", "fashion_mnist", str(tmp_path / "raw")]
+
+    assert main(words) == 1
+    assert "has 20 training and 10 test images in 10 classes, but the official" in capsys.readouterr().err
+    assert main([*words, "--altered"]) == 0
+    assert "not as published: its source has other content than the official data set in " in capsys.readouterr().err
+    assert main(["data", "list"]) == 0
+    assert "fashion_mnist: its source has 20 training and 10 test images" in capsys.readouterr().err
+    assert main(["data", "list", "--format", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["altered"]) == 2

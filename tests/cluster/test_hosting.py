@@ -256,6 +256,25 @@ def test_hosting_of_a_shell_leaves_the_server_running(folder: Path, job) -> None
     assert ask() == 42
 
 
+def test_hosting_opens_a_database_that_was_started_for_this_machine_alone(folder: Path, job) -> None:
+    """As `tools/quickstart` and `kdhpc search` leave one."""
+    local = start(folder, ServerOptions()).endpoint
+    storage = Storage.connect()
+    storage.write(lambda connection: connection.execute(text("CREATE TABLE IF NOT EXISTS found (value integer)")))
+    with pytest.raises(ClusterError, match=r"listens on 127\.0\.0\.1 only, .*it is in use.*`kdhpc db stop`"):
+        job(1).keep_up()
+    assert running(folder) == local
+    storage.close()
+    with job(1) as first:
+        assert (first.ends_server, first.is_bound) == (True, True)
+        opened = read_endpoint(folder)
+        assert opened is not None
+        assert (opened.host, opened.port, opened.job) == (local.node, local.port, "1")
+        storage.read(lambda connection: connection.execute(text("SELECT * FROM found")))
+        storage.close()
+    assert running(folder) is None
+
+
 def test_hosting_that_is_out_of_time_writes_no_dump(folder: Path, job) -> None:
     dump_path(folder).unlink(missing_ok=True)
     with StopSignals() as signals, job(1, signals):
@@ -267,6 +286,6 @@ def test_hosting_that_is_out_of_time_writes_no_dump(folder: Path, job) -> None:
 def test_hosting_where_only_this_machine_could_reach_it_is_refused(folder: Path, job, monkeypatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     for listen in ("127.0.0.1", "localhost", "::1"):
-        with pytest.raises(ClusterError, match="kdhpc db start --listen all"):
+        with pytest.raises(ClusterError, match=r"set cluster\.listen to `all`"):
             Hosting(ClusterConfig(listen=listen), StopSignals()).__enter__()
     assert running(folder) is None

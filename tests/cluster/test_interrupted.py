@@ -30,8 +30,10 @@ def own(tmp_path: Path) -> Iterator[Workspace]:
 
 
 def begin(workspace: Workspace, study: str) -> "tuple[subprocess.Popen[str], Caught]":
-    """A search with one worker, caught in mid-trial and let go again."""
+    """A search with one worker, caught in mid-trial; it hears of a closed terminal even where the tests do not."""
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     search = workspace.start("search", "--study", study, "study=tiny", *LONG)
+    signal.signal(signal.SIGHUP, ours)
     (worker,) = workspace.catch(study)
     return search, worker
 

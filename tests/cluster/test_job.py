@@ -17,6 +17,8 @@ from tests.workspace import PATIENCE_S, until
 
 @pytest.fixture(autouse=True)
 def in_a_job(fake_slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "KDHPC_SLURM_JOB"):
+        monkeypatch.setenv(name, "8")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setattr(job, "_TOGETHER_S", 0.05)

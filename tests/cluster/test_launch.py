@@ -1,13 +1,15 @@
 """A launch: how many workers it submits, how it ends, and what it refuses before anything is started."""
 
+import contextlib
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import psycopg2
 import pytest
 
+from kdhpc.cluster import commands
 from kdhpc.cluster import launch as launching
-from kdhpc.cluster import slurm
 from kdhpc.cluster.jobs import worker_jobs
 from kdhpc.cluster.launch import Launch, num_missing
 from kdhpc.cluster.manifest import Manifest, read_manifests
@@ -15,6 +17,7 @@ from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths, runs_root
 from kdhpc.errors import ClusterBusyError, ClusterError
+from kdhpc.study.address import EmbeddedAddress
 from kdhpc.study.storage import Storage
 from kdhpc.study.summary import StudyStatus, TrialCounts
 from tests.study.made import make, take
@@ -161,11 +164,11 @@ def test_watch_cancels_workers_that_do_not_end_by_themselves(storage, fake_slurm
 @pytest.fixture
 def busy_slurm(fake_slurm, monkeypatch):
     """One that lets the first sbatch wait in vain."""
-    monkeypatch.setattr(slurm, "_BETWEEN_TRIES_S", 0.0)
+    monkeypatch.setattr(commands, "_BETWEEN_TRIES_S", 0.0)
     monkeypatch.setattr(launching, "_POLL_S", 0.05)
     monkeypatch.setattr(launching, "_QUEUE_POLL_S", 0.0)
     fake_slurm.queue()
-    fake_slurm.answer("scontrol", "[ $N = 2 ] && echo 'MaxArraySize = 1001'")
+    fake_slurm.answer("scontrol", "[ $N = 2 ] && echo 'MaxArraySize = 1001' && echo 'ClusterName = here'")
     words = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
     fake_slurm.answer("sbatch", f"[ $N = 1 ] && {{ echo '{words}' >&2; exit 1; }}; echo Submitted batch job 9")
     return fake_slurm
@@ -174,8 +177,7 @@ def busy_slurm(fake_slurm, monkeypatch):
 def test_launch_that_stays_asks_a_busy_controller_again(storage, busy_slurm, caplog) -> None:
     launch, study = begun(storage, trials=1, workers=1, arrays=()), make(storage, target=1)
     assert launch.top_up_or_later() == 0
-    assert "no worker is submitted for now, trying again: sbatch did not take the workers' jobs: " in caplog.text
-    busy_slurm.answer("scontrol", "echo 'MaxArraySize = 1001'")
+    assert "no worker is submitted for now, trying again: sbatch did not take the jobs: " in caplog.text
 
     def show(status: StudyStatus) -> None:
         if len(busy_slurm.calls("sbatch")) == 2 and status.trials.waiting:
@@ -184,7 +186,7 @@ def test_launch_that_stays_asks_a_busy_controller_again(storage, busy_slurm, cap
     with StopSignals() as stop:
         assert launch.watch(SimpleNamespace(keep_up=lambda: None, ends_server=False), stop, show)
     (manifest,) = read_manifests("tiny")
-    assert manifest.arrays == ("9",)
+    assert manifest.arrays == ("9@here",)
 
 
 @pytest.mark.parametrize(("state", "gives_up"), [("complete", False), ("diverged", False), ("failed", True)])
@@ -230,12 +232,14 @@ def run(workspace, *argv: str, **environment: str) -> "subprocess.CompletedProce
     )
 
 
-def test_launch_on_a_database_that_no_other_node_reaches_is_refused(workspace, fake_slurm) -> None:
-    done = run(workspace, "--study", "apart", "study=tiny", PATH=f"{fake_slurm.folder}:/usr/bin:/bin")
+def test_launch_on_a_database_that_no_other_node_reaches_and_that_is_in_use_is_refused(workspace, fake_slurm) -> None:
+    url = EmbeddedAddress(workspace.runs / "db")().set(drivername="postgresql").render_as_string()
+    with contextlib.closing(psycopg2.connect(url)):
+        done = run(workspace, "--study", "apart", "study=tiny", PATH=f"{fake_slurm.folder}:/usr/bin:/bin")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "listens on 127.0.0.1 only" in line
-    assert line.endswith("`kdhpc db stop`, then `kdhpc db start --listen all`")
+    assert line.endswith("`kdhpc db stop` where it runs, then launch again")
     assert not (workspace.folder / "runs" / "apart").exists()
 
 

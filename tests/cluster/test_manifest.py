@@ -64,14 +64,53 @@ def test_jobs_of_a_launch_whose_manifest_is_damaged_are_still_counted(runs: Path
     assert [job.job for job in launching_jobs("tiny")] == ["12"]
 
 
+def _in_job(monkeypatch: pytest.MonkeyPatch, *, restarts: int) -> None:
+    """One whose variables are its own."""
+    for name, value in (("SLURM_JOB_ID", "12"), ("KDHPC_SLURM_JOB", "12"), ("SLURM_CLUSTER_NAME", "gpu")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+
+
 def test_a_launcher_that_was_requeued_begins_anew_without_its_manifest(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    path = _write("job12", job="12")
-    path.write_bytes(b"\0")
+    _in_job(monkeypatch, restarts=0)
+    manifest = freeze_launch("tiny", compose_search(["study=quickstart", "cluster=slurm"]))
+    manifest.write()
+    _in_job(monkeypatch, restarts=1)
+    StudyPaths.of("tiny").launch(manifest.launch).write_bytes(b"\0")
 
+    assert continued_launch("tiny") is None
+    (found,) = read_manifests("tiny")
+    assert (found.job, found.cluster) == ("12@gpu", "gpu")
+
+
+def test_launches_of_one_job_go_on_each_as_what_it_was(runs: Path, fake_slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of one batch script, two of them the same; the last did not come to its turn before the requeue."""
+    _in_job(monkeypatch, restarts=0)
+    made = {}
+    for workers in (1, 2, 2):
+        monkeypatch.setattr("sys.argv", ["kdhpc", "launch", "--study", "tiny", "--workers", str(workers)])
+        config = compose_search(["study=quickstart", "cluster=slurm", f"cluster.workers={workers}"])
+        manifest = freeze_launch("tiny", config)
+        manifest.write()
+        assert continued_launch("tiny") is None
+        made.setdefault(workers, set()).add(manifest.launch)
+    assert sum(len(names) for names in made.values()) == 3
+
+    for restarts in (1, 2):
+        _in_job(monkeypatch, restarts=restarts)
+        gone_on = {}
+        for workers in (1, 2, 2):
+            monkeypatch.setattr("sys.argv", ["kdhpc", "launch", "--study", "tiny", "--workers", str(workers)])
+            continued = continued_launch("tiny")
+            assert continued is not None
+            assert continued[1].cluster.workers == workers
+            gone_on.setdefault(workers, set()).add(continued[0].launch)
+        assert gone_on == made
+        assert continued_launch("tiny") is None
+    monkeypatch.setattr("sys.argv", ["kdhpc", "launch", "--study", "tiny", "--workers", "9"])
+    _in_job(monkeypatch, restarts=3)
     assert continued_launch("tiny") is None
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kdhpc.cluster import slurm
+from kdhpc.cluster import commands, slurm
 from kdhpc.cluster.slurm import QueuedJob
 from kdhpc.errors import ClusterBusyError, ClusterError
 
@@ -23,6 +23,7 @@ def test_parse_duration(text: str, seconds: float | None) -> None:
 def test_own_cpus_are_those_of_the_job_where_the_machine_has_them(
     given: str | None, cpus: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     if given is None:
         monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     else:
@@ -48,11 +49,11 @@ def test_condition_of_a_job(state: str, reason: str, condition: str) -> None:
 def test_clean_environment_hides_the_job_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
     inherited = {"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "1", "SBATCH_TIMELIMIT": "1", "SUBMITIT_FOLDER": "x"}
     local = {"CUDA_VISIBLE_DEVICES": "0", "TORCHINDUCTOR_CACHE_DIR": "/tmp/x", "TMPDIR": "/tmp"}
-    kept = {"SLURM_CONF": "/etc/slurm.conf", "KDHPC_RUNS": "/runs"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_CONF_SERVER": "head", "SLURM_JWT": "x", "KDHPC_RUNS": "/runs"}
     for name, value in {**inherited, **local, **kept}.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
-    with slurm.clean_environment():
+    with commands.clean_environment():
         assert not {*inherited, *local} & os.environ.keys()
         assert kept.items() <= os.environ.items()
     assert dict(os.environ) == before
@@ -62,12 +63,13 @@ def test_clean_environment_outside_a_job_keeps_what_the_user_set(monkeypatch: py
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.setenv("TMPDIR", "/tmp")
-    with slurm.clean_environment():
+    with commands.clean_environment():
         assert os.environ["TMPDIR"] == "/tmp"
 
 
-def test_own_job_of_an_array_task_is_never_the_raw_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_job_of_an_array_task_is_never_the_raw_id(fake_slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("KDHPC_SLURM_JOB", "7")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     assert slurm.own_job() == "7_3"
@@ -82,7 +84,7 @@ def test_queue_is_asked_for_all_partitions_whatever_the_user_has_set(fake_slurm,
 
 
 def test_queue_patient_asks_a_busy_controller_again(fake_slurm, monkeypatch) -> None:
-    monkeypatch.setattr(slurm, "_BETWEEN_TRIES_S", 0.0)
+    monkeypatch.setattr(commands, "_BETWEEN_TRIES_S", 0.0)
     fake_slurm.answer("squeue", "[ $N -ge 4 ] && echo '7|7|RUNNING|1:00|node1|None|x.sh'")
     with pytest.raises(ClusterError, match="squeue"):
         slurm.queue()
@@ -103,12 +105,12 @@ def test_queue_patient_asks_a_busy_controller_again(fake_slurm, monkeypatch) -> 
     ],
 )
 def test_refusal_knows_a_busy_controller_by_its_words(words: str, kind: type[ClusterError]) -> None:
-    error = slurm.refusal("sbatch did not take it", f"sbatch: error:\n {words}\n")
+    error = commands.refusal("sbatch did not take it", f"sbatch: error:\n {words}\n")
     assert (type(error), str(error)) == (kind, f"sbatch did not take it: sbatch: error: {words}")
 
 
 def test_largest_array_asks_a_busy_controller_again(fake_slurm, monkeypatch) -> None:
-    monkeypatch.setattr(slurm, "_BETWEEN_TRIES_S", 0.0)
+    monkeypatch.setattr(commands, "_BETWEEN_TRIES_S", 0.0)
     fake_slurm.answer("scontrol", "[ $N -ge 3 ] && echo 'MaxArraySize            = 1001'")
     assert slurm.largest_array() == 1001
 

@@ -17,6 +17,7 @@ def pack(
     size: int | None = 16,
     num_jobs: int = 1,
     skip_broken: bool = False,
+    altered: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -29,6 +30,7 @@ def pack(
         size=size,
         num_jobs=num_jobs,
         skip_broken=skip_broken,
+        altered=altered,
         force=force,
     )
     return prepare(order, progress or silent())

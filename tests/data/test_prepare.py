@@ -108,7 +108,7 @@ def test_prepare_decoded_arrays_are_stored_as_they_are(tmp_path: Path) -> None:
     images, labels = write_fashion_mnist(tmp_path / "raw")
     reader = FashionMnistReader(expected=Counts(classes=10, train=20, test=10))
 
-    manifest = pack(tmp_path / "raw", tmp_path / "fashion", reader=reader, size=None).manifest
+    manifest = pack(tmp_path / "raw", tmp_path / "fashion", reader=reader, size=None, altered=True).manifest
 
     dataset = PackedDataset.open(tmp_path / "fashion")
     assert manifest.image_shape == (28, 28, 1)
@@ -123,7 +123,7 @@ def test_prepare_size_for_decoded_arrays_is_refused(tmp_path: Path) -> None:
     reader = FashionMnistReader(expected=Counts(classes=10, train=20, test=10))
 
     with pytest.raises(UsageError, match=r"--size 64 is not allowed: .* 28x28"):
-        pack(tmp_path / "raw", tmp_path / "fashion", reader=reader, size=64)
+        pack(tmp_path / "raw", tmp_path / "fashion", reader=reader, size=64, altered=True)
 
 
 def test_prepare_jobs_give_the_same_bytes(tmp_path: Path) -> None:

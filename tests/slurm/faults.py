@@ -152,7 +152,7 @@ def database_killed_and_launcher_out_of_time(cluster: Cluster) -> None:
         job = site.search_job("hosted", "--workers", "2", "--trials", str(trials))
         site.caught("hosted").let_go()
         server = site.server()
-        assert server["job"] == job
+        assert server["job"] == f"{job}@sandbox"
         os.kill(int(server["pid"]), signal.SIGKILL)
         until(lambda: site.server()["pid"] not in (None, server["pid"]))
         # What Slurm sends before the time limit; that it does is `time_limit`'s to show.
@@ -284,7 +284,8 @@ def clocks_apart(cluster: Cluster) -> None:
         with site.storage() as storage:
             until(
                 lambda: (
-                    {f"{job}_0" for job in jobs} <= {worker.job for worker in read_status(storage, "clocks").workers}
+                    {f"{job}_0@sandbox" for job in jobs}
+                    <= {worker.job for worker in read_status(storage, "clocks").workers}
                 )
             )
         site.slurm("scontrol", "release", held)

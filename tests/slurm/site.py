@@ -186,11 +186,11 @@ class Site(Workspace):
         return {trial.number: trial.user_attrs["kdhpc"]["slot"] for trial in trials}
 
     def owners(self, study: str, number: int) -> list[str]:
-        """Jobs that worked on a trial, in turn."""
+        """Numbers of the jobs that worked on a trial, in turn."""
         with self.storage() as storage:
             url = storage.address()
         trial = optuna.load_study(study_name=study, storage=url.render_as_string()).trials[number]
-        return [owner["job"] for owner in trial.user_attrs["kdhpc"]["owners"]]
+        return [owner["job"].partition("@")[0] for owner in trial.user_attrs["kdhpc"]["owners"]]
 
 
 _ATTEMPTS = text("""

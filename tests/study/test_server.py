@@ -47,14 +47,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         stop(folder)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    template = tmp_path_factory.mktemp("template") / "db"
-    start(template, ServerOptions())
-    stop(template)
-    return template
-
-
 @pytest.fixture
 def stopped_folder(folder: Path, template: Path) -> Path:
     """A folder in which a server was started and stopped before: a copy is quicker made than a new one."""
@@ -214,7 +206,8 @@ def test_start_without_the_package_says_what_to_install(folder: Path, monkeypatc
 def test_start_for_other_machines_tells_them_this_machines_name(stopped_folder: Path) -> None:
     endpoint = start(stopped_folder, ServerOptions(listen="all", allow=("10.0.0.0/8", "fd00::/8"))).endpoint
     assert (endpoint.host, endpoint.node) == (socket.gethostname(), socket.gethostname())
-    connect(stopped_folder, endpoint, host="127.0.0.2")
+    password = (stopped_folder / "passfile").read_text().splitlines()[0].rpartition(":")[2]
+    connect(stopped_folder, endpoint, host="127.0.0.2", password=password)
     rules = (stopped_folder / "data" / "pg_hba.conf").read_text()
     assert "host kdhpc kdhpc 10.0.0.0/8 scram-sha-256" in rules
     assert "trust" not in rules

@@ -35,14 +35,6 @@ _OTHER_NODE = (
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    template = tmp_path_factory.mktemp("template") / "db"
-    start(template, ServerOptions())
-    stop(template)
-    return template
-
-
 def fill(runs: Path, template: Path) -> Path:
     """A folder in which a server was started and stopped before, by no record of a start."""
     folder = runs / "db"

@@ -41,7 +41,22 @@ def _calls(checkout: Path) -> list[str]:
 
 def test_quickstart_with_whole_data_leaves_them(checkout: Path) -> None:
     assert _run(checkout, "").returncode == 0
-    assert [call.split()[0] for call in _calls(checkout)] == ["data", "db", "search", "status", "export-best"]
+    assert [call.split()[0] for call in _calls(checkout)] == [
+        "data",
+        "db",
+        "db",
+        "search",
+        "status",
+        "export-best",
+        "db",
+    ]
+    assert _calls(checkout)[-1] == "db stop"
+
+
+def test_quickstart_leaves_a_database_running_that_ran_before(checkout: Path) -> None:
+    _program(checkout / ".venv" / "bin" / "kdhpc", f"{_KDHPC}echo 'running  127.0.0.1:5432'\n")
+    assert _run(checkout, "").returncode == 0
+    assert "db stop" not in _calls(checkout)
 
 
 def test_quickstart_with_damaged_data_packs_them_again_and_says_so(checkout: Path) -> None:

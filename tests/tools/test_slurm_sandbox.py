@@ -25,18 +25,21 @@ class Shell:
     """Runs the tool, and Slurm's commands as a user's shell would."""
 
     folder: Path
+    within: tuple[str, ...] = ()
+    """What the tool and the shell are started by."""
 
     def tool(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the tool on this folder."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH_"))}
         environment["KDHPC_SLURM_SANDBOX"] = str(self.folder)
-        return subprocess.run([TOOL, *arguments], env=environment, capture_output=True, text=True)
+        return subprocess.run([*self.within, TOOL, *arguments], env=environment, capture_output=True, text=True)
 
     def run(self, command: str) -> str:
         """Run a line of bash after the lines that `env` prints."""
         exports = self.tool("env")
         assert exports.returncode == 0, exports.stderr
-        done = subprocess.run(["bash", "-c", f"{exports.stdout}\n{command}"], capture_output=True, text=True)
+        line = ["bash", "-c", f"{exports.stdout}\n{command}"]
+        done = subprocess.run([*self.within, *line], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -52,9 +55,9 @@ class Shell:
         return pids
 
 
-def started(folder: Path, *arguments: str) -> Shell:
+def started(folder: Path, *arguments: str, within: tuple[str, ...] = ()) -> Shell:
     """A sandbox that is up; where this machine cannot have one, a skip, or a failure under KDHPC_REQUIRE_SLURM=1."""
-    shell = Shell(folder=folder)
+    shell = Shell(folder=folder, within=within)
     up = shell.tool("up", *arguments)
     if up.returncode == 3 and os.environ.get("KDHPC_REQUIRE_SLURM") != "1":
         pytest.skip(up.stderr.strip())
@@ -178,6 +181,20 @@ def test_accounting_remembers_jobs(tmp_path: Path) -> None:
     finally:
         assert other.tool("down").returncode == 0
     assert set(other.pids().values()) == {None}
+
+
+def test_host_that_debian_calls_127_0_1_1_runs_jobs_and_their_steps(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 {socket.gethostname()}\n")
+    mount = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+    other = started(tmp_path / "sandbox", within=("unshare", "--mount", "sh", "-c", mount, "sh"))
+    try:
+        assert other.run("getent hosts $(hostname)").startswith("127.0.1.1 ")
+        script = shlex.quote("srun echo step")
+        other.run(f"timeout 100 sbatch --wait --output={tmp_path}/out --wrap {script}")
+        assert (tmp_path / "out").read_text() == "step\n"
+    finally:
+        assert other.tool("down").returncode == 0
 
 
 # The tool does not wait for daemons that are to outlive it, which Python tells the process that this test runs in.

@@ -3,32 +3,23 @@
 Source: https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
-import io
-import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdhpc.data.names import shown
 from kdhpc.data.progress import Progress
-from kdhpc.data.readers.official import Layout, locate
-from kdhpc.data.readers.source import ArraySource, ArraySplit, Counts, lines_of
+from kdhpc.data.readers.official import Layout, file_md5, locate
+from kdhpc.data.readers.pickled import read_pickle
+from kdhpc.data.readers.source import ArraySource, ArraySplit, Counts, changed_files, lines_of
+from kdhpc.data.reading import read_file
 from kdhpc.errors import DataError
-from kdhpc.files import read_whole
 
 _PIXELS = 3 * 32 * 32
-# A damaged pickle fails in whatever way its bytes happen to say.
-_DAMAGED = (
-    pickle.UnpicklingError,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    MemoryError,
-)
+_LONGEST_BYTES = 1 << 29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +34,8 @@ class CifarFiles:
     """Test file."""
     names: str
     """File of the class names."""
+    published: Mapping[str, str]
+    """MD5 sums of the files, or of the archive where only that one is known."""
 
     @property
     def layout(self) -> Layout:
@@ -75,16 +68,22 @@ class CifarReader:
         """
         found = locate(source, (self.python.layout, self.binary.layout), scratch, progress)
         test, names, *train = found.paths
+        contents = {path: _content(path) for path in found.paths}
         if found.layout == self.python.layout:
             return ArraySource(
-                classes=_pickled_names(names, self.names_key),
-                train=_joined([_pickled(path, self.labels_key) for path in train]),
-                test=_pickled(test, self.labels_key),
+                classes=_pickled_names(contents[names], names, self.names_key),
+                train=_joined([_pickled(contents[path], path, self.labels_key) for path in train]),
+                test=_pickled(contents[test], test, self.labels_key),
+                changed=changed_files(
+                    ((path.name, content) for path, content in contents.items()), self.python.published
+                ),
             )
+        archives = ((archive.name, file_md5(archive)) for archive in found.archives)
         return ArraySource(
             classes=tuple(lines_of(names)),
-            train=_joined([_binary(path, self.label_bytes) for path in train]),
-            test=_binary(test, self.label_bytes),
+            train=_joined([_binary(contents[path], path, self.label_bytes) for path in train]),
+            test=_binary(contents[test], test, self.label_bytes),
+            changed=tuple(name for name, found in archives if found != self.binary.published.get(name, found)),
         )
 
 
@@ -94,12 +93,22 @@ CIFAR10 = CifarReader(
         train=tuple(f"data_batch_{number}" for number in range(1, 6)),
         test="test_batch",
         names="batches.meta",
+        published={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        },
     ),
     binary=CifarFiles(
         archive="cifar-10-binary.tar.gz",
         train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
         test="test_batch.bin",
         names="batches.meta.txt",
+        published={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
     ),
     labels_key=b"labels",
     names_key=b"label_names",
@@ -108,9 +117,23 @@ CIFAR10 = CifarReader(
 )
 
 CIFAR100 = CifarReader(
-    python=CifarFiles(archive="cifar-100-python.tar.gz", train=("train",), test="test", names="meta"),
+    python=CifarFiles(
+        archive="cifar-100-python.tar.gz",
+        train=("train",),
+        test="test",
+        names="meta",
+        published={
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+            "meta": "7973b15100ade9c7d40fb424638fde48",
+        },
+    ),
     binary=CifarFiles(
-        archive="cifar-100-binary.tar.gz", train=("train.bin",), test="test.bin", names="fine_label_names.txt"
+        archive="cifar-100-binary.tar.gz",
+        train=("train.bin",),
+        test="test.bin",
+        names="fine_label_names.txt",
+        published={"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"},
     ),
     labels_key=b"fine_labels",
     names_key=b"fine_label_names",
@@ -119,66 +142,57 @@ CIFAR100 = CifarReader(
 )
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Builds plain containers and NumPy arrays, nothing else: a pickle could otherwise run any code."""
-
-    def find_class(self, module: str, name: str) -> object:
-        allowed = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            # Its module has had three names; each array tells the present one.
-            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("_codecs", "encode"): _encode_latin1,
-        }
-        try:
-            return allowed[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs") from None
-
-
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 pickles bytes in the old protocols."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it holds bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _entry(path: Path, key: bytes) -> object:
+def _content(path: Path) -> bytes:
     try:
-        content = _ArraysOnly(io.BytesIO(read_whole(path)), encoding="bytes").load()
-    except _DAMAGED as exc:
+        return read_file(path, limit=_LONGEST_BYTES)
+    except OSError as exc:
         raise DataError(f"{path} is not an official CIFAR file: {exc}") from exc
+
+
+def _dictionary(packed: bytes, path: Path) -> dict[object, object]:
+    try:
+        content = read_pickle(packed)
+    except ValueError as exc:
+        raise DataError(f"{path} is not an official CIFAR file: {shown(str(exc))}") from exc
     if not isinstance(content, dict):
         raise DataError(f"{path} is not an official CIFAR file: it holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+def _entry(content: dict[object, object], key: bytes, path: Path) -> object:
     for found in (key, key.decode()):
         if found in content:
-            value: object = content[found]
-            return value
+            return content[found]
     raise DataError(f"{path} is not an official CIFAR file: it has no {key.decode()!r}")
 
 
-def _pickled(path: Path, labels_key: bytes) -> ArraySplit:
-    planes = np.asarray(_entry(path, b"data"))
-    labels = np.asarray(_entry(path, labels_key))
-    if planes.dtype != np.uint8 or planes.shape != (len(labels), _PIXELS) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path} holds {planes.dtype} images of shape {planes.shape} for {labels.shape} labels: "
-            f"expected uint8 (N, {_PIXELS}) for (N,)"
-        )
-    return ArraySplit(images=_as_images(planes), labels=labels.astype(np.int64))
+def _pickled(packed: bytes, path: Path, labels_key: bytes) -> ArraySplit:
+    content = _dictionary(packed, path)
+    planes, labels = _entry(content, b"data", path), _labels(_entry(content, labels_key, path), path)
+    if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.shape != (len(labels), _PIXELS):
+        found = f"{planes.dtype} {planes.shape}" if isinstance(planes, np.ndarray) else f"a {type(planes).__name__}"
+        raise DataError(f"{path} has {found} for {len(labels):,} images: expected is uint8 (N, {_PIXELS})")
+    return ArraySplit(images=_as_images(planes), labels=labels)
 
 
-def _pickled_names(path: Path, key: bytes) -> tuple[str, ...]:
-    names = _entry(path, key)
-    if not isinstance(names, list):
-        raise DataError(f"{path} is not an official CIFAR file: {key.decode()!r} is not a list")
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+def _labels(found: object, path: Path) -> NDArray[np.int64]:
+    if isinstance(found, np.ndarray):
+        found = found.reshape(-1).tolist()
+    if not isinstance(found, list) or not all(type(label) is int and 0 <= label < 1 << 31 for label in found):
+        raise DataError(f"{path} is not an official CIFAR file: its labels are not a list of whole numbers")
+    return np.array(found, dtype=np.int64)
 
 
-def _binary(path: Path, label_bytes: int) -> ArraySplit:
+def _pickled_names(packed: bytes, path: Path, key: bytes) -> tuple[str, ...]:
+    names = _entry(_dictionary(packed, path), key, path)
+    if not isinstance(names, list) or not all(isinstance(name, (bytes, str)) for name in names):
+        raise DataError(f"{path} is not an official CIFAR file: {key.decode()!r} is not a list of names")
+    return tuple(name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names)
+
+
+def _binary(packed: bytes, path: Path, label_bytes: int) -> ArraySplit:
     record = label_bytes + _PIXELS
-    content = np.frombuffer(read_whole(path), dtype=np.uint8)
+    content = np.frombuffer(packed, dtype=np.uint8)
     if len(content) == 0 or len(content) % record:
         raise DataError(
             f"{path} has {len(content):,} bytes, not a multiple of {record:,}: it is truncated, get it again"

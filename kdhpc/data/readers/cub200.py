@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdhpc.data.names import shown
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.official import Layout, locate
 from kdhpc.data.readers.source import Counts, FileSource, FileSplit, first_few, lines_of
@@ -41,6 +42,9 @@ class Cub200Reader:
                 raise DataError(
                     f"{names_path.name} and {path} must have the same images; differing ids: {first_few(strange)}"
                 )
+        strange = sorted(set(halves.values()) - {"0", "1"})
+        if strange:
+            raise DataError(f"{halves_path} has {first_few(strange)} where 0 (test) or 1 (training) should be")
         classes = _table(classes_path)
         order = {key: label for label, key in enumerate(classes)}
         train, test = (
@@ -60,6 +64,8 @@ def _table(path: Path) -> dict[str, str]:
     for number, line in enumerate(lines_of(path), start=1):
         key, _, value = line.strip().partition(" ")
         if not value or key in table:
-            raise DataError(f"{path} line {number}, {line!r}, is not 'id value' with an id of its own: get it again")
+            raise DataError(
+                f"{path} line {number}, {shown(line)!r}, is not 'id value' with an id of its own: get it again"
+            )
         table[key] = value
     return table

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from kdhpc.data.names import alike, is_left_out, shown
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import Counts, FileSource, FileSplit, first_few
-from kdhpc.data.reading import files_below, folders_in, is_folder, look_at
+from kdhpc.data.reading import folders_in, is_folder, look_at
+from kdhpc.data.tree import Walk
 from kdhpc.errors import DataError
 
 _SUFFIXES = frozenset(
@@ -17,21 +19,12 @@ _VALIDATION = ("validation", "valid", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    """One image."""
-
-    label: str
-    """Its class."""
-    name: str
-    """Its path below the source."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class FolderReader:
     """Reads one folder a class.
 
     A third folder, ``validation`` (or ``valid``, ``val``), counts as training images, because a search divides the
-    training half itself; without a ``test`` folder it is the test half.
+    training half itself; without a ``test`` folder it is the test half. Links are followed, and a file counts once in
+    its class; folders that are hidden, or that others leave behind, are left out.
     """
 
     expected: Counts | None = None
@@ -46,7 +39,10 @@ class FolderReader:
         """
         if look_at(source) is None:
             raise DataError(f"{source} does not exist: name the folder that has train/<class>/* and test/<class>/*")
-        validation = next((source / name for name in _VALIDATION if is_folder(source / name)), None)
+        found = [source / name for name in _VALIDATION if is_folder(source / name)]
+        if len(found) > 1:
+            raise DataError(f"{source} has {first_few(folder.name for folder in found)}: which one is meant? Keep one")
+        validation = next(iter(found), None)
         train, test = [source / "train"], source / "test"
         if not is_folder(test) and validation is not None:
             progress.say(f"{validation} is the test half: there is no {test}")
@@ -61,9 +57,9 @@ class FolderReader:
 
 
 def _source(source: Path, train: list[Path], test: Path, progress: Progress) -> FileSource:
-    classes = _classes(train[0])
+    classes = _classes(train[0], progress)
     for folder in (*train[1:], test):
-        _check_classes(classes, folder, origin=train[0])
+        _check_classes(classes, _classes(folder, progress), folder, origin=train[0])
     return FileSource(
         classes=classes,
         train=_split(source, train, classes, progress),
@@ -71,39 +67,60 @@ def _source(source: Path, train: list[Path], test: Path, progress: Progress) -> 
     )
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(name for name in folders_in(folder) if not name.startswith("."))
+def _classes(folder: Path, progress: Progress) -> tuple[str, ...]:
+    found = folders_in(folder)
+    names = tuple(name for name in found if not is_left_out(name))
     if not names:
         raise DataError(f"{folder} has no class folders: expected is {folder}/<class>/*")
+    _tell(
+        progress, "folders", [folder / name for name in found if is_left_out(name)], "hidden, or left behind by others"
+    )
     return names
 
 
-def _check_classes(classes: tuple[str, ...], folder: Path, *, origin: Path) -> None:
-    found = set(_classes(folder))
-    missing, strange = sorted(set(classes) - found), sorted(found - set(classes))
+def _check_classes(classes: tuple[str, ...], found: tuple[str, ...], folder: Path, *, origin: Path) -> None:
+    missing, strange = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
+    pairs = alike([*missing, *strange])
+    if pairs:
+        one, other = map(ascii, pairs[0])
+        raise DataError(
+            f"{folder} and {origin} name a class in two Unicode forms, {other} and {one}: give both the same name"
+        )
     if missing or strange:
         parts = [f"has no {first_few(missing)}"] * bool(missing) + [f"also has {first_few(strange)}"] * bool(strange)
         raise DataError(f"{folder} and {origin} must have the same classes: {folder.name} {' and '.join(parts)}")
 
 
 def _split(source: Path, folders: list[Path], classes: tuple[str, ...], progress: Progress) -> FileSplit:
-    found = [image for folder in folders for name in classes for image in _images(source, folder, name, progress)]
-    labels = {name: label for label, name in enumerate(classes)}
-    return FileSplit(
-        root=source,
-        names=tuple(image.name for image in found),
-        labels=np.array([labels[image.label] for image in found], dtype=np.int64),
-    )
+    names: list[str] = []
+    labels: list[int] = []
+    for folder in folders:
+        for label, name in enumerate(classes):
+            found = _images(source, folder / name, progress)
+            names += found
+            labels += [label] * len(found)
+    return FileSplit(root=source, names=tuple(names), labels=np.array(labels, dtype=np.int64))
 
 
-def _images(source: Path, folder: Path, label: str, progress: Progress) -> list[_Found]:
-    """The images of one class, at any depth."""
-    below = files_below(folder / label, lambda folder: True)
-    files = [path for path in below if not path.name.startswith(".")]
-    images = sorted(path.relative_to(source).as_posix() for path in files if path.suffix.lower() in _SUFFIXES)
-    if not images:
-        raise DataError(f"class {label!r} has no image in {folder / label}: remove it everywhere, or add images")
-    if len(images) < len(files):
-        others = sorted(path.name for path in files if path.suffix.lower() not in _SUFFIXES)
-        progress.say(f"left out of {folder / label}, not images by their names: {first_few(others)}")
-    return [_Found(label=label, name=name) for name in images]
+def _images(source: Path, folder: Path, progress: Progress) -> list[str]:
+    """The paths of one class's images below the source, at any depth, in the order of their names."""
+    walk, found = Walk(), dict[str, Path]()
+    others, again = list[Path](), list[Path]()
+    for file in walk.files(folder):
+        if file.path.suffix.lower() not in _SUFFIXES:
+            others.append(file.path)
+        elif file.real in found:
+            again.append(file.path)
+        else:
+            found[file.real] = file.path
+    if not found:
+        raise DataError(f"class {shown(folder.name)!r} has no image in {folder}: remove it everywhere, or add images")
+    _tell(progress, "files", others, "not images by their names")
+    _tell(progress, "folders", walk.left_out, "hidden, or left behind by others")
+    _tell(progress, "links", [*walk.again, *again], "to what the class has already")
+    return sorted(path.relative_to(source).as_posix() for path in found.values())
+
+
+def _tell(progress: Progress, what: str, paths: list[Path], why: str) -> None:
+    if paths:
+        progress.say(f"left out, {what} {why}: {first_few(sorted(map(str, paths)))}")

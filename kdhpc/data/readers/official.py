@@ -4,27 +4,33 @@ People keep them in many ways: the archives side by side, the unpacked folder, i
 names the files that it needs; they may lie in the source or up to two folders below it.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
 import stat
 import tarfile
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from kdhpc.data.names import is_left_out, shown
 from kdhpc.data.progress import Progress
+from kdhpc.data.readers.source import first_few
 from kdhpc.data.reading import folders_in, is_folder, look_at, open_file, read_from
-from kdhpc.errors import DataError
+from kdhpc.errors import DataError, StorageError
 from kdhpc.files import is_of_storage, move, remove_tree, storage_error
 
 _DEPTH = 2
 _PARTIAL = ".partial"
 _FLUSHED_AT_ONCE = 16
-_DAMAGED = (tarfile.TarError, EOFError, zlib.error, OSError)
+_HASHED_AT_ONCE = 1 << 22
+_MOST_MEMBERS = 1_000_000
+_MOST_BYTES = 1 << 34
+"""Unpacked; the largest of the published archives has 2 GB."""
+_LONGEST_NAME = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,8 @@ class Located:
     """Which one."""
     paths: tuple[Path, ...]
     """Where each of its files is, in the same order."""
+    archives: tuple[Path, ...] = ()
+    """What was unpacked for it."""
 
 
 def locate(source: Path, layouts: tuple[Layout, ...], scratch: Path, progress: Progress) -> Located:
@@ -100,12 +108,10 @@ class _Search:
 
     def located(self, layout: Layout) -> Located:
         """A layout of which nothing is missing."""
-        roots = list(self._roots)
-        if not self._is_unpacked(layout):
-            archives = _archives(self._source, layout, self._layouts)
-            roots += [_unpacked(archive, self._scratch, self._progress) for archive in archives]
+        archives = [] if self._is_unpacked(layout) else _archives(self._source, layout, self._layouts)
+        roots = [*self._roots, *(_unpacked(archive, self._scratch, self._progress) for archive in archives)]
         paths = [_find(roots, name, self._beside) for name in layout.files]
-        return Located(layout=layout, paths=tuple(path for path in paths if path is not None))
+        return Located(layout=layout, paths=tuple(path for path in paths if path is not None), archives=tuple(archives))
 
     def _is_unpacked(self, layout: Layout) -> bool:
         return None not in [_find(self._roots, name) for name in layout.files]
@@ -114,7 +120,7 @@ class _Search:
         if archive not in self._listings:
             self._progress.say(f"looking into {archive}")
             with _opened(archive) as tar:
-                self._listings[archive] = [_inner(member, archive) for member in tar if member.isfile()]
+                self._listings[archive] = [inner for member, inner in _members(tar, archive) if _is_kept(member)]
         return self._listings[archive]
 
 
@@ -138,7 +144,7 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
     yield root
     if depth:
         for name in folders_in(root):
-            if not name.startswith("."):
+            if not is_left_out(name):
                 yield from _folders(root / name, depth - 1)
 
 
@@ -172,7 +178,7 @@ def _unpacked(archive: Path, scratch: Path, progress: Progress) -> Path:
         for left in scratch.glob(f"*{_PARTIAL}"):
             remove_tree(left)
         try:
-            _unpack(archive, partial)
+            _unpack(archive, partial, progress)
             move(partial, target)
         except BaseException:
             remove_tree(partial)
@@ -180,33 +186,84 @@ def _unpacked(archive: Path, scratch: Path, progress: Progress) -> Path:
     return target
 
 
-def _unpack(archive: Path, target: Path) -> None:
-    """Writes the regular files of an archive below ``target``; links and devices, which none has, are left out."""
-    written = []
+def _unpack(archive: Path, target: Path, progress: Progress) -> None:
+    """Writes the files of an archive below ``target``; of links that are files of it, copies. Nothing else is made."""
+    written: dict[Path, None] = {}
+    left_out: list[str] = []
     with _opened(archive) as tar:
-        for member in tar:
+        for member, inner in _members(tar, archive):
+            path = target / inner
             if member.isfile():
-                written.append(target / _inner(member, archive))
-                _write_member(tar, member, written[-1])
+                _write_member(tar, member, path)
+            elif member.islnk():
+                _write_copy(target / _inner(member.linkname, archive), path, written, archive)
+            else:
+                left_out += [] if member.isdir() else [member.name]
+                continue
+            written[path] = None
+    if left_out:
+        progress.say(f"left out of {archive}, symbolic links or devices: {first_few(left_out)}")
     # When all are written, and many at once: that is several times faster than one after the other.
     with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as threads:
         for _ in threads.map(_flush, written):
             pass
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive whose name is not so long that it would fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
+        member = super().frombuf(buf, encoding, errors)
+        if not (member.isfile() or member.islnk()) and member.size > _LONGEST_NAME:
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        return member
+
+
 @contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
-        with open_file(archive) as file, tarfile.open(fileobj=file) as tar:
+        with open_file(archive) as file, tarfile.open(fileobj=file, tarinfo=_Member) as tar:
             yield tar
-    except _DAMAGED as exc:
-        raise DataError(f"archive {archive} is damaged or not a tar file ({exc}): get it again") from exc
+    except (DataError, StorageError):
+        raise
+    # Decoders fail on damaged archives in whatever way their bytes happen to say.
+    except Exception as exc:
+        if isinstance(exc, OSError) and exc.errno is not None:
+            raise DataError(f"archive {archive} cannot be read: {exc.strerror}") from exc
+        raise DataError(f"archive {archive} is damaged or not a tar file ({shown(str(exc))}): get it again") from exc
 
 
-def _inner(member: tarfile.TarInfo, archive: Path) -> PurePosixPath:
-    inner = PurePosixPath(member.name)
-    if inner.is_absolute() or ".." in inner.parts:
-        raise DataError(f"archive {archive} holds {member.name!r}, which leads outside: it is not official")
+def _members(tar: tarfile.TarFile, archive: Path) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
+    """The members of an archive with their paths, as many and as long as a data set may have."""
+    num_bytes = 0
+    for number, member in enumerate(tar):
+        num_bytes += member.size
+        _check_size(archive, number, num_bytes)
+        yield member, _inner(member.name, archive)
+    # To the end, where gzip keeps its checksum: an archive may be damaged where only pixels are.
+    assert tar.fileobj is not None, "it is open"
+    while block := tar.fileobj.read(_HASHED_AT_ONCE):
+        num_bytes += len(block)
+        _check_size(archive, 0, num_bytes)
+
+
+def _check_size(archive: Path, num_members: int, num_bytes: int) -> None:
+    if num_members >= _MOST_MEMBERS or num_bytes > _MOST_BYTES:
+        raise DataError(
+            f"archive {archive} unpacks to more than {_MOST_MEMBERS:,} files or {_MOST_BYTES:,} bytes: "
+            "it is not official; unpack it yourself if you trust it"
+        )
+
+
+def _is_kept(member: tarfile.TarInfo) -> bool:
+    return member.isfile() or member.islnk()
+
+
+def _inner(name: str, archive: Path) -> PurePosixPath:
+    inner = PurePosixPath(name)
+    if inner.is_absolute() or ".." in inner.parts or "\0" in name:
+        raise DataError(f"archive {archive} holds {shown(name)!r}, which leads outside: it is not official")
     return inner
 
 
@@ -217,6 +274,32 @@ def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as out:
             shutil.copyfileobj(content, out, length=1 << 20)
+
+
+def _write_copy(linked: Path, path: Path, written: dict[Path, None], archive: Path) -> None:
+    """What a hard link in an archive stands for; archives hold the file before the link."""
+    if linked not in written:
+        raise DataError(f"archive {archive} links {shown(path.name)} to a file that it does not hold: get it again")
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(linked, path)
+
+
+def file_md5(path: Path) -> str:
+    """The MD5 sum of a file, in hexadecimal.
+
+    Raises:
+        StorageError: the file system refuses to read it.
+        DataError: it cannot be read.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with open_file(path) as file:
+            while block := file.read(_HASHED_AT_ONCE):
+                digest.update(block)
+    except OSError as exc:
+        raise DataError(f"{path} cannot be read: {exc}") from exc
+    return digest.hexdigest()
 
 
 def _flush(path: Path) -> None:
@@ -230,9 +313,11 @@ def _written(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        # Damaged archives, too, raise errors of this class.
+        # Damaged archives, too, raise errors of this class, but without a number of the system's.
         if is_of_storage(exc):
             raise storage_error(exc, path, "written") from exc
+        if exc.errno is not None:
+            raise DataError(f"{path} cannot be written: {exc.strerror}") from exc
         raise
 
 

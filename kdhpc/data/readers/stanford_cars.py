@@ -14,6 +14,7 @@ from kdhpc.data.progress import Progress
 from kdhpc.data.readers.matlab import MatFile
 from kdhpc.data.readers.official import Layout, locate
 from kdhpc.data.readers.source import Counts, FileSource, FileSplit
+from kdhpc.data.reading import is_folder
 
 _TEST_LABELS = "cars_test_annos_withlabels.mat"
 _HALVES = Layout(
@@ -52,7 +53,7 @@ class StanfordCarsReader:
 def _images(folder: Path) -> Path:
     """The folder itself, or the one of the same name inside it that some mirrors add."""
     inner = folder / folder.name
-    return inner if inner.is_dir() else folder
+    return inner if is_folder(inner) else folder
 
 
 def _half(images: Path, annotations: MatFile) -> FileSplit:

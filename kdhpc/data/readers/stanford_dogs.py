@@ -55,9 +55,11 @@ def _classes(split: FileSplit, path: Path) -> tuple[str, ...]:
     """The folder of each label, by label."""
     folders: dict[int, str] = {}
     for name, label in zip(split.names, split.labels.tolist(), strict=True):
-        folder = PurePosixPath(name).parts[0]
+        folder = PurePosixPath(name).parts[0] if name.strip("/.") else name
         if folders.setdefault(label, folder) != folder:
             raise DataError(f"{path} gives label {label + 1} to {folders[label]!r} and to {folder!r}")
+    if not folders:
+        raise DataError(f"{path} lists no images: get it again")
     if sorted(folders) != list(range(len(folders))):
         raise DataError(f"{path} has labels {min(folders) + 1} to {max(folders) + 1}, but only {len(folders)} of them")
     return tuple(folders[label] for label in range(len(folders)))

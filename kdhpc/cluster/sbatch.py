@@ -1,0 +1,130 @@
+"""Submitting by sbatch: what submitit writes, sent to one cluster, and answers of every kind understood or told."""
+
+import contextlib
+import logging
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from submitit.core.core import Job
+from submitit.core.utils import JobPaths
+from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
+
+from kdhpc.cluster import slurm
+from kdhpc.cluster.commands import clean_environment, not_understood, refusal, run
+from kdhpc.errors import ClusterBusyError, ClusterError
+from kdhpc.interpreter import child_python
+
+_LOG = logging.getLogger(__name__)
+_TIMEOUT_S = 300.0
+_SENTENCE = re.compile(r"(?m)^\s*Submitted batch job (\d+)(?: on cluster (\S+))?\s*$")
+_PARSABLE = re.compile(r"\A(\d+)(?:;(\S+))?\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submissions:
+    """What is submitted by submitit while :func:`submissions` is entered."""
+
+    otherwise: str | None = None
+    """``SLURM_CLUSTERS``: where jobs go whose options name no cluster."""
+    jobs: dict[str, str] = field(default_factory=dict)
+    """By number: each job or array with its cluster."""
+
+    def cluster_of(self, executor: SlurmExecutor) -> str | None:
+        """Where an executor's jobs go; none: to the cluster of this machine's configuration."""
+        options = executor.parameters.get("additional_parameters") or {}
+        return slurm.wanted_cluster([f"{name}={value}" for name, value in options.items()], otherwise=self.otherwise)
+
+    def submit(self, executor: SlurmExecutor, command: str) -> "Job[object]":
+        """As submitit's own: the job's number says where its pickles are put, for the job to find them.
+
+        Raises:
+            ClusterError: as :func:`submit`.
+        """
+        cluster = slurm.elsewhere(self.cluster_of(executor))
+        # Asked before: what Slurm has taken must not be lost because a question fails.
+        name = cluster or slurm.local_cluster()
+        path = JobPaths.get_first_id_independent_folder(executor.folder) / f".submission_file_{uuid.uuid4().hex}.sh"
+        path.write_bytes(os.fsencode(script_text(executor, command, cluster)))
+        number, named = submit(path, cluster)
+        self.jobs[number] = slurm.qualified(number, named or name)
+        tasks = list(range(executor._num_tasks()))
+        job: Job[object] = executor.job_class(folder=executor.folder, job_id=number, tasks=tasks)
+        job.paths.move_temporary_file(path, "submission_file", keep_as_symlink=True)
+        return job
+
+
+@contextlib.contextmanager
+def submissions() -> Iterator[Submissions]:
+    """While entered, submitit's jobs for Slurm are submitted as here, in a clean environment."""
+    made = Submissions(otherwise=os.environ.get("SLURM_CLUSTERS"))
+    before = SlurmExecutor._submit_command
+
+    def submit_command(executor: SlurmExecutor, command: str) -> "Job[object]":
+        return made.submit(executor, command)
+
+    # A method of the class: submitit makes executors of its own for arrays.
+    setattr(SlurmExecutor, "_submit_command", submit_command)  # noqa: B010  # mypy: methods are not assigned
+    try:
+        with clean_environment():
+            yield made
+    finally:
+        setattr(SlurmExecutor, "_submit_command", before)  # noqa: B010
+
+
+def script_text(executor: SlurmExecutor, command: str, cluster: str | None) -> str:
+    """What sbatch is given: submitit's script, with its cluster, and the line by which a job knows itself.
+
+    The job is run by :func:`kdhpc.interpreter.child_python`, also where it is Hydra that made the executor.
+    """
+    command = f"{child_python()}{command.removeprefix(executor.python)}"
+    parameters = dict(executor.parameters)
+    options = dict(parameters.get("additional_parameters") or {})
+    others = {name: value for name, value in options.items() if name not in ("cluster", "clusters")}
+    parameters["additional_parameters"] = {**others, **({"clusters": cluster} if cluster else {})}
+    parameters["setup"] = [slurm.EXPORT_OWN_JOB, *(parameters.get("setup") or ())]
+    return str(_make_sbatch_string(command=command, folder=executor.folder, **parameters))
+
+
+def submit(script: Path, cluster: str | None) -> tuple[str, str | None]:
+    """Give a script to sbatch. What it prints is Slurm's sentence or number, or the queue says what became of it.
+
+    Args:
+        script: Its path, by which the queue knows it: never given twice.
+        cluster: As :func:`kdhpc.cluster.slurm.elsewhere` gives it; the script says so, too.
+
+    Returns:
+        The number of the job, or array, and its cluster where sbatch tells.
+
+    Raises:
+        ClusterBusyError: Slurm does not answer. It may have taken the jobs all the same: they are in its queue, then.
+        ClusterError: it refuses, or says what may mean anything.
+    """
+    try:
+        done = run(["sbatch", str(script)], os.environ, timeout_s=_TIMEOUT_S)
+    except ClusterBusyError as exc:
+        return _found(script, cluster, exc)
+    if done.returncode != 0:
+        return _found(script, cluster, refusal("sbatch did not take the jobs", done.stderr or done.stdout))
+    sentences = {*_SENTENCE.findall(done.stdout), *_PARSABLE.findall(done.stdout.strip())}
+    if len(sentences) == 1:
+        ((number, named),) = sentences
+        return number, named or cluster
+    strange = not_understood("sbatch", done.stdout)
+    return _found(script, cluster, ClusterError(f"{strange}; the queue has no such job, see `squeue --me`"))
+
+
+def _found(script: Path, cluster: str | None, error: ClusterError) -> tuple[str, str | None]:
+    """The job of a script, by the queue; else the error."""
+    try:
+        number = slurm.submitted_by(str(script), cluster)
+    except ClusterError as exc:
+        kind = ClusterBusyError if isinstance(exc, ClusterBusyError) else ClusterError
+        raise kind(f"{error}; whether the jobs are in Slurm's queue is not known: {exc}") from exc
+    if number is None:
+        raise error
+    _LOG.warning("sbatch did not say so clearly, but Slurm has taken the jobs: job %s is in its queue", number)
+    return number, cluster

@@ -1,0 +1,66 @@
+"""The files below a folder, without what is hidden or left behind, links followed."""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdhpc.data.names import is_left_out
+from kdhpc.data.reading import entries_in
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeFile:
+    """A file that was found."""
+
+    path: Path
+    """As it was found."""
+    real: str
+    """Where it lies, links resolved."""
+
+
+@dataclass
+class Walk:
+    """A walk through folders, links followed. Each real folder is entered once: links may lead back, or cross.
+
+    Args:
+        but: A folder that is not entered.
+    """
+
+    but: Path | None = None
+    left_out: list[Path] = field(default_factory=list)
+    """Folders that were not entered because of their names."""
+    again: list[Path] = field(default_factory=list)
+    """Links to folders that were entered by another way."""
+    _entered: set[str] = field(default_factory=set)
+
+    def files(self, folder: Path) -> Iterator[TreeFile]:
+        """The files below a folder at any depth, but for hidden ones; those that links lead to come last.
+
+        Raises:
+            StorageError: the file system refuses to list a folder.
+            OSError: there is no such folder.
+        """
+        waiting, linked_folders, linked_files = [folder], deque[Path](), list[Path]()
+        while waiting or linked_folders:
+            entered = waiting.pop() if waiting else linked_folders.popleft()
+            real = os.path.realpath(entered)
+            if real in self._entered:
+                self.again.append(entered)
+                continue
+            self._entered.add(real)
+            for entry, is_folder in entries_in(entered):
+                path = entered / entry.name
+                if is_folder and path == self.but:
+                    continue
+                if is_folder and is_left_out(entry.name):
+                    self.left_out.append(path)
+                elif is_folder:
+                    (linked_folders if entry.is_symlink() else waiting).append(path)
+                elif entry.is_symlink() and not entry.name.startswith("."):
+                    linked_files.append(path)
+                elif not entry.name.startswith("."):
+                    yield TreeFile(path=path, real=f"{real}{os.sep}{entry.name}")
+        for path in linked_files:
+            yield TreeFile(path=path, real=os.path.realpath(path))

@@ -1,0 +1,101 @@
+"""PostgreSQL's log, and the reason in it for which a server did not start."""
+
+import contextlib
+import errno
+import os
+import re
+from pathlib import Path
+
+from kdhpc.errors import DatabaseError, StorageError
+from kdhpc.files import remove, write_whole
+
+_LIMIT_BYTES = 20_000_000
+_PREFIX = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \S+ \[\d+\] ")
+_GRAVEST = ("PANIC: ", "FATAL: ", "ERROR: ", "error: ", "could not ", "annot fork")
+_OF_THE_SYSTEM = tuple(
+    os.strerror(number)
+    for number in (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+        *(errno.EACCES, errno.EPERM, errno.EFBIG),
+    )
+)
+# What it tells those who ask while it starts or ends, and of those who go away.
+_ASIDE = ("the database system is", "too many clients", "canceling authentication", "could not receive data")
+_LEAST_BYTES = 1 << 20
+_ROOM = "(make room for files: `df -h`, and `df -i` for their number)"
+_PROCESSES = "(the limit of this user's or this job's processes: `ulimit -u`)"
+
+
+def log_path(folder: Path) -> Path:
+    """PostgreSQL's log."""
+    return folder / "server.log"
+
+
+def shorten_log(folder: Path) -> None:
+    """Begin a new log where the old one is long, which is kept.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    log = log_path(folder)
+    with contextlib.suppress(FileNotFoundError):
+        if log.lstat().st_size > _LIMIT_BYTES:
+            log.replace(log.with_suffix(".log.old"))
+
+
+def reason_in(text: str) -> str:
+    """Why a program of PostgreSQL's ended, in one line: what the system refused it, else its gravest error, else the
+    end of what it wrote; empty: it wrote nothing.
+    """
+    lines = [" ".join(_PREFIX.sub("", line.strip()).split()) for line in text.splitlines() if line.strip()]
+    grave = [
+        index
+        for index, line in enumerate(lines)
+        if any(word in line for word in _GRAVEST) and not any(aside in line for aside in _ASIDE)
+    ]
+    first = next((index for index in grave if any(words in lines[index] for words in _OF_THE_SYSTEM)), None)
+    before: list[str] = []
+    if first is None:
+        first = next((index for word in _GRAVEST for index in grave if word in lines[index]), None)
+        # Of a wrong setting, the line before names it.
+        before = lines[first - 1 : first] if first else []
+    if first is None:
+        return " | ".join(lines[-3:])
+    more = [line for line in lines[first + 1 : first + 4] if line.startswith(("DETAIL:", "HINT:"))]
+    return _with_advice(" | ".join((*before, lines[first], *more)))
+
+
+def explained(folder: Path, text: str, *, else_: str = "it wrote nothing") -> str:
+    """As :func:`reason_in`; where that is empty, as it is on a full disk, what the disk itself says."""
+    found = reason_in(text)
+    full = _full(folder)
+    if full and (not found or os.strerror(errno.ENOSPC) in found):
+        return f"{found}: {full}" if found else full
+    return found or else_
+
+
+def cannot_start(program: str, exc: OSError) -> DatabaseError:
+    """A program that the system did not start."""
+    return DatabaseError(f"{program} cannot be started: {_with_advice(exc.strerror or str(exc))}")
+
+
+def _with_advice(reason: str) -> str:
+    if os.strerror(errno.EAGAIN) in reason or "annot fork" in reason:
+        return f"{reason} {_PROCESSES}"
+    return f"{reason} {_ROOM}" if os.strerror(errno.ENOSPC) in reason else reason
+
+
+def _full(folder: Path) -> str:
+    """What a folder's disk has no room for; empty: it has."""
+    try:
+        disk = os.statvfs(folder)
+        if disk.f_files and not disk.f_favail:
+            return f"the disk of {folder} takes no more files (no inode is left: `df -i`)"
+        if disk.f_bavail * disk.f_frsize < _LEAST_BYTES:
+            return f"the disk of {folder} is full"
+        probe = folder / "room"
+        write_whole(probe, bytes(8192), mode=0o600)
+        remove(probe)
+    except (OSError, StorageError) as exc:
+        return str(exc)
+    return ""
