@@ -12,9 +12,9 @@ from kdhpc.config.document import to_document
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
-from kdhpc.errors import CheckpointError, DatabaseError
+from kdhpc.errors import CheckpointError, DatabaseError, StudyMismatchError
 from kdhpc.graph.space import graph_key
-from kdhpc.networks.weights import weights_digest
+from kdhpc.networks.weights import pretrained_origin, weights_digest
 from kdhpc.study.claim import Claim
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
@@ -59,6 +59,8 @@ class TrialSetting:
     """Where the study writes."""
     data: str
     """Names the images, and which of them train and which score."""
+    pretrained_weights: str | None
+    """Digest of the file of weights that the study was made with; none: it has none."""
     train: TrainBatches
     """The training half of the search split."""
     evaluation: EvalBatches
@@ -70,13 +72,13 @@ class TrialSetting:
     def arithmetic(self) -> str:
         """Digest of what a trial's numbers depend on beside its graph and seed: its checkpoints hold for nothing else.
 
-        The precision is in words: it alone may differ between the workers of a study, and a log line shall say so.
+        The precision is in words, for log lines.
         """
         config = self.config
         document = {
             name: to_document(getattr(config, name)) for name in ("dataset", "network", "objective", "training")
         }
-        document["objective"]["pretrained"] = weights_digest(config.objective)
+        document["objective"]["pretrained"] = self.pretrained_weights
         document["data"] = {"content": self.data}
         digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
         return f"{digest} {resolve_precision(config.device, resolve_device(config.device))}"
@@ -94,13 +96,14 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTrai
     Raises:
         ConfigError: the device is not there, or the precision does not fit it.
         NetworkError: the network cannot be built.
+        StudyMismatchError: the file of pretrained weights is not what it was when the study was made.
     """
     config = setting.config
     tell_about_unlearned(claim.graph, config.objective, name=f"trial {claim.number}")
     if previous is not None:
         previous.restart(claim.graph, claim.seed)
         return previous
-    return EnsembleTraining(
+    training = EnsembleTraining(
         graph=claim.graph,
         network=config.network,
         objective=config.objective,
@@ -111,6 +114,12 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTrai
         num_classes=setting.num_classes,
         seed=claim.seed,
     )
+    # Now that the file is read: it may have been replaced since this worker began.
+    if weights_digest(config.objective) != setting.pretrained_weights:
+        raise StudyMismatchError(
+            f"{pretrained_origin(config.objective)} is another file now than when the study was made: put that one back"
+        )
+    return training
 
 
 def run_trial(

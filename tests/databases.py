@@ -7,7 +7,7 @@ _ALONE = (
 )
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 # Rows that refer to others go first.
-_ORDER = ("kdhpc_report", "kdhpc_slots", "kdhpc_studies", "trial_", "trials", "study_", "studies")
+_ORDER = ("kdhpc_locks", "kdhpc_report", "kdhpc_slots", "kdhpc_studies", "trial_", "trials", "study_", "studies")
 
 
 def delete_order(url: str) -> list[str]:

@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.packages import install
 
 _SOURCE = Path(__file__).with_name("faultfs.c")
 _PACKAGES = ("fuse3", "libfuse3-dev", "pkg-config", "gcc", "libc6-dev")
@@ -100,19 +102,8 @@ def _install() -> str | None:
         return "a faulty file system needs root and /dev/fuse"
     if shutil.which("fusermount3") and _has_headers():
         return None
-    if shutil.which("apt-get") is None:
-        return f"a faulty file system needs {', '.join(_PACKAGES)}"
-    with ExitStack() as stack:
-        log = stack.enter_context((Path("/tmp") / f"kdhpc-faultfs-{os.getpid()}.log").open("w+"))
-        stack.callback(Path(log.name).unlink)
-        for command in (("update", "-qq"), ("install", "-qq", "--no-install-recommends", *_PACKAGES)):
-            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            # Another test process may be installing something now.
-            lock = ("-o", "DPkg::Lock::Timeout=300")
-            done = subprocess.run(["apt-get", *lock, *command], env=environment, stdout=log, stderr=log, check=False)
-            if done.returncode != 0:
-                log.seek(0)
-                return f"apt-get {command[0]} failed: {log.read()[-300:]}"
+    if problem := install(_PACKAGES):
+        return f"a faulty file system: {problem}"
     return None if _has_headers() else "fuse3's headers are not found"
 
 

@@ -15,6 +15,7 @@ from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths
 from kdhpc.errors import DatabaseError, StorageError
 from kdhpc.graph.presets import dml
+from kdhpc.networks.weights import weights_digest
 from kdhpc.study.claim import Claim
 from kdhpc.study.server import ServerOptions, start, stop
 from kdhpc.training.metrics import read_metrics
@@ -72,6 +73,7 @@ def setting_of(root, *overrides, **changes):
         "study_uid": "the study",
         "paths": StudyPaths(root),
         "data": "the images",
+        "pretrained_weights": weights_digest(config.objective),
         "train": MemoryTrain(),
         "evaluation": MemoryEval(),
         "num_classes": NUM_CLASSES,

@@ -110,6 +110,7 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
         f"trials   {counts}",
         f"best     {best}",
         f"speed    {speed}{to_go}",
+        f"precision {status.precision or 'auto: that of the first worker'}",
     ]
     if status.foreign_trials:
         lines.append(f"foreign  {status.foreign_trials} trials that another program made: in none of these numbers")

@@ -114,7 +114,9 @@ def submit(script: Path, cluster: str | None) -> tuple[str, str | None]:
         ((number, named),) = sentences
         return number, named or cluster
     strange = not_understood("sbatch", done.stdout)
-    return _found(script, cluster, ClusterError(f"{strange}; the queue has no such job, see `squeue --me`"))
+    return _found(
+        script, cluster, ClusterError(f"{strange}; the queue shows no job of this script, look at `squeue --me`")
+    )
 
 
 def _found(script: Path, cluster: str | None, error: ClusterError) -> tuple[str, str | None]:

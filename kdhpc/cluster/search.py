@@ -45,7 +45,13 @@ class StudyPlan:
             StudyMismatchError: the study exists and was made with something else; the message says with what.
             StudyError: more trials than the budget have started.
         """
-        study = SharedStudy.create_or_open(storage, self.definition, self.split, target=self.config.study.trials)
+        study = SharedStudy.create_or_open(
+            storage,
+            self.definition,
+            self.split,
+            target=self.config.study.trials,
+            precision=precision_of_workers(self.config),
+        )
         target = study.progress().target
         if trials is not None:
             study.resize(trials)
@@ -114,7 +120,17 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         dataset_checksum=dataset_checksum,
         settings=json.dumps(settings, sort_keys=True),
         pretrained_weights=weights_digest(config.objective),
+        precision=None if config.device.precision == "auto" else config.device.precision,
     )
+
+
+def precision_of_workers(config: SearchConfig) -> str | None:
+    """What the workers of a config will compute in, as far as that can be told without their device, and torch."""
+    if config.device.precision != "auto":
+        return config.device.precision
+    has_no_gpu = config.cluster.executor == "slurm" and config.cluster.gpus_per_worker == 0
+    on_cpu = config.device.device == "cpu" or (config.device.device == "auto" and has_no_gpu)
+    return "float32" if on_cpu else None
 
 
 def check_same_study(study: SharedStudy, config: SearchConfig) -> None:

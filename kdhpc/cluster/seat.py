@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kdhpc.errors import DatabaseError, LeaseLostError, StorageError
+from kdhpc.errors import DatabaseError, LeaseLostError, StorageError, StudyMismatchError
 from kdhpc.files import is_of_storage
 from kdhpc.study.claim import Claim
 from kdhpc.training.loop import EnsembleTraining
@@ -114,6 +114,7 @@ class Seat:
         Raises:
             DatabaseError: the database stayed away, and the worker was not asked to stop; or it stayed away when the
                 trial was given back after a crash.
+            StudyMismatchError: what the study was made with has changed here; the trial was given back.
             StorageError: a disk refuses what the trial needs, and the worker was not asked to stop. That is no fault of
                 the trial: it was given back, without counting an attempt.
         """
@@ -138,6 +139,11 @@ class Seat:
                 raise
             _LOG.warning("trial %d was not given back, its lease will expire: %s", claim.number, exc)
             return ended
+        except StudyMismatchError:  # No trial of the study can be trained here; that is no fault of this one.
+            self._training = None
+            self._leave(claim)
+            _release(claim)
+            raise
         except torch.OutOfMemoryError as exc:
             if not self._may_be_crowded():
                 return self._crash(claim, exc)

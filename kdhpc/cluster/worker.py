@@ -5,6 +5,7 @@ import logging
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,12 +21,18 @@ from kdhpc.config.paths import StudyPaths, compile_cache_dir, packed_dir
 from kdhpc.config.schema import DeviceConfig, SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
-from kdhpc.errors import ClusterError, KdhpcError, StudyMismatchError
+from kdhpc.errors import ClusterError, ConfigError, KdhpcError, StudyMismatchError
 from kdhpc.study.claim import Owner
 from kdhpc.study.definition import Split
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.compile_cache import CompileCache, cache_key
-from kdhpc.training.device import preferred_mode, resolve_device, resolve_precision
+from kdhpc.training.device import (
+    enforce_precision,
+    fixed_precision,
+    preferred_mode,
+    resolve_device,
+    resolve_precision,
+)
 from kdhpc.trial import TrialSetting, Turn
 
 _LOG = logging.getLogger(__name__)
@@ -42,11 +49,12 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
         ClusterError: too many trials in a row crashed here, or the job's time limit is too short for an epoch.
         DatabaseError: the database stayed away.
         StorageError: a disk refuses what a trial, or all of them, need.
-        StudyMismatchError: the config, the packed data, or pretrained weights are not those that the study was made
-            with: as where the study was deleted and made again since this worker was launched.
+        StudyMismatchError: the config, its precision, the packed data, or pretrained weights are not those that the
+            study was made with: as where the study was deleted and made again since this worker was launched. Or this
+            worker's device cannot compute in the study's precision.
     """
     setting = trial_setting(study, config)
-    _log_device(config.device)
+    _log_device(setting.config.device)
     worker = _Worker(study, setting, stop, _compile_cache(setting))
     try:
         worker.work()
@@ -257,13 +265,29 @@ def _data_digest(checksum: str, split: Split) -> str:
     return digest.hexdigest()[:16]
 
 
+def _device_of_the_study(study: SharedStudy, config: SearchConfig) -> DeviceConfig:
+    """This worker's device config, with the study's precision; the study's first worker settles it."""
+    device = resolve_device(config.device)
+    precision = study.definition.precision
+    if precision is None:
+        precision = study.settle_precision(resolve_precision(config.device, device))
+        check_same_study(study, config)
+    try:
+        return fixed_precision(config.device, device, precision)
+    except ConfigError as exc:
+        name = study.definition.name
+        raise StudyMismatchError(f"study {name!r} is computed in {precision}, and this worker cannot: {exc}") from exc
+
+
 def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
-    """Open the data once for all trials of this worker.
+    """Open the data once for all trials of this worker, and settle what they are computed in.
 
     Raises:
         StudyMismatchError: as :func:`run_worker`.
     """
+    enforce_precision()
     check_same_study(study, config)
+    config = replace(config, device=_device_of_the_study(study, config))
     threads = config.device.threads or slurm.own_cpus()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -279,6 +303,7 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
         study_uid=study.uid,
         paths=StudyPaths.of(study.definition.name),
         data=_data_digest(packed.checksum, study.split),
+        pretrained_weights=study.definition.pretrained_weights,
         train=TrainBatches(
             packed.train,
             study.split.train,

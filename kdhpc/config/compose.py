@@ -14,12 +14,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kdhpc.config.document import defaults, parse_config, unreadable
 from kdhpc.config.folders import config_dirs, config_names
-from kdhpc.config.overrides import check_single, unknown_key
+from kdhpc.config.overrides import check_single, takes, unknown_key
 from kdhpc.config.schema import ObjectiveConfig, SearchConfig, TrainConfig
 from kdhpc.errors import ConfigError, nearest
 
@@ -56,6 +57,7 @@ def compose_config(
         register_root(kind, root, folders, given or {})
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
+            _refuse_lists(kind, overrides, config_dir)
             node = compose("root", list(overrides))
         document = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, AttributeError, TypeError) as exc:
@@ -89,6 +91,28 @@ def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
         group = override.lstrip("+").partition("=")[0]
         if group in given:
             raise ConfigError(f"override {override!r} is not allowed for a study that exists: give {group}.key=value")
+
+
+def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None) -> None:
+    """Hydra lays several configs of a group over one another, so that the last one would be used alone.
+
+    A config that takes another of its group as its base is no such case.
+
+    Raises:
+        ConfigError: a list of defaults chooses several configs where the group takes one.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    chosen: dict[str, list[str]] = {group: [] for group in defaults(kind)}
+    for entry in loader.compute_defaults_list("root", list(overrides), RunMode.RUN).defaults:
+        group, _, name = (entry.config_path or "").partition("/")
+        if group in chosen and not (entry.parent or "").startswith(f"{group}/"):
+            chosen[group].append(name)
+    for group, names in chosen.items():
+        if len(names) > 1:
+            raise ConfigError(
+                f"{group}: [{', '.join(names)}] in a list of defaults is not allowed: choose one, "
+                f"{takes(kind, group, config_dir)}"
+            )
 
 
 def _with_found_weights(objective: ObjectiveConfig) -> ObjectiveConfig:

@@ -160,9 +160,16 @@ def _parse_value(key: str, hint: object, value: object) -> object:
     holder = dataclasses.make_dataclass("Holder", [("value", hint)])
     rules = dacite.Config(cast=[Enum, tuple], type_hooks={float: _number, int: _whole, bool: _truth})
     try:
+        _refuse_text_for_list(hint, value)
         return dacite.from_dict(holder, {"value": value}, rules).value
     except (dacite.DaciteError, ValueError, TypeError, OverflowError) as exc:
         raise ConfigError(f"{key}={_shown(value)} is not allowed: {_allowed(hint)}") from exc
+
+
+def _refuse_text_for_list(hint: object, value: object) -> None:
+    """Text would be taken for the list of its characters."""
+    if isinstance(value, str) and typing.get_origin(hint) is tuple:
+        raise TypeError(value)
 
 
 def _number(value: object) -> float:

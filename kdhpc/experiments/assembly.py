@@ -14,7 +14,14 @@ from kdhpc.experiments.subject import Subject
 from kdhpc.networks.build import build_network
 from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import pretrained_origin
-from kdhpc.training.device import Precision, has_node_streams, preferred_mode, resolve_device, resolve_precision
+from kdhpc.training.device import (
+    Precision,
+    enforce_precision,
+    has_node_streams,
+    preferred_mode,
+    resolve_device,
+    resolve_precision,
+)
 from kdhpc.training.loop import EnsembleTraining, TrainingLoop
 from kdhpc.training.one import OneTraining
 from kdhpc.training.pretrained import check_weights, read_pretrained
@@ -59,6 +66,7 @@ def check_device(config: DeviceConfig) -> Precision:
 
 def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> TrainingLoop:
     """Networks, data and loop of a final training that has been checked."""
+    enforce_precision()
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
     train, test = _batches(config, packed, resolve_device(config.device))

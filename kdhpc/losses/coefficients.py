@@ -5,7 +5,7 @@ of ``Elementary``; N samples; C classes; H, W rows and columns of an attention m
 Pairs are indexed [source, target]. The diagonal, a node with itself, is always zero.
 """
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,25 @@ _PARTS: dict[Design, tuple[Elementary, ...]] = {
     Design.ATTENTION_APART: (Elementary.ATTENTION_APART,),
     Design.BOTH_CLOSER: (Elementary.PROB_CLOSER, Elementary.ATTENTION_CLOSER),
     Design.BOTH_APART: (Elementary.PROB_APART, Elementary.ATTENTION_APART),
+}
+
+
+class Knowledge(str, Enum):
+    """What an edge teaches by: the outputs of its target that its loss depends on."""
+
+    LABEL = "label"
+    """The logits of all classifiers of the node."""
+    PROBABILITY = "probability"
+    """The logits that the node votes with."""
+    ATTENTION = "attention"
+    """The attention map."""
+
+
+_KNOWLEDGE: dict[Elementary, Knowledge] = {
+    Elementary.PROB_CLOSER: Knowledge.PROBABILITY,
+    Elementary.PROB_APART: Knowledge.PROBABILITY,
+    Elementary.ATTENTION_CLOSER: Knowledge.ATTENTION,
+    Elementary.ATTENTION_APART: Knowledge.ATTENTION,
 }
 
 
@@ -94,3 +113,16 @@ def needed_terms(graph: GraphSpec) -> Terms:
 def all_terms(num_nodes: int) -> Terms:
     """Those that some graph of so many nodes uses: all, or none of a single node."""
     return Terms(*(num_nodes > 1 for _ in Elementary))
+
+
+def knowledge_taught(graph: GraphSpec) -> tuple[frozenset[Knowledge], ...]:
+    """What the active edges into each node teach it by.
+
+    An edge is active unless its gate is ``cutoff``. That is a property of the graph: an edge whose ``correct`` gate
+    stops every sample of a batch is active all the same.
+    """
+    taught: list[set[Knowledge]] = [set() if gate is Gate.CUTOFF else {Knowledge.LABEL} for gate in graph.label_gates]
+    for edge in graph.edges:
+        if edge.gate is not Gate.CUTOFF:
+            taught[edge.target].update(_KNOWLEDGE[part] for part in _PARTS[edge.design])
+    return tuple(frozenset(knowledge) for knowledge in taught)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 _NORM_FLOOR = 1e-12
 """What ``F.normalize`` divides by at least."""
+_SMALLEST_SQUARE = 2e-15
+"""Squared distances of unit vectors up to this are rounding: of float64 here, and of a last bit of a float32 map."""
 
 
 class PairLosses(NamedTuple):
@@ -114,6 +116,9 @@ def attention_losses(
     products, and the squared distance of two unit vectors is 2 - 2 cos. A crop of norm 0 stays 0, as ``F.normalize``
     leaves it.
 
+    In float64 inside: near equality, 2 - 2 cos and the gradients of both losses are small differences of numbers near
+    1, of which float32 would leave few digits. Equal maps, up to a factor, have a distance of exactly 0.
+
     Args:
         source_NSP: Attention maps, finite, detached; rows and columns flattened.
         target_NTP: Attention maps.
@@ -124,12 +129,15 @@ def attention_losses(
 
     Source: paper Eq. 6-7.
     """
+    dtype = target_NTP.dtype
+    source_NSP, target_NTP = source_NSP.double(), target_NTP.double()
     num_samples, num_nodes, num_pixels = source_NSP.shape
     num_crops = windows.pixel_weight_K.shape[0]
     # On a CPU `index_select` is twice as fast as indexing with [peak_NS], or more.
     peaks = peak_NS.flatten()
     rows, columns = windows.rows_PKH.index_select(0, peaks), windows.columns_PKW.index_select(0, peaks)
-    window_NSKP = (rows.unsqueeze(3) * columns.unsqueeze(2)).view(num_samples, num_nodes, num_crops, num_pixels)
+    window_NSKHW = rows.double().unsqueeze(3) * columns.double().unsqueeze(2)
+    window_NSKP = window_NSKHW.view(num_samples, num_nodes, num_crops, num_pixels)
     crop_NSKP = window_NSKP * source_NSP.unsqueeze(2)
 
     target_NPT = target_NTP.mT
@@ -145,9 +153,9 @@ def attention_losses(
     if closer:
         unit_norm_NSK1 = source_norm_NSK1 / divisor_NSK1  # 1, but less where the norm is below the floor.
         unit_powers_NSKT = unit_norm_NSK1 * unit_norm_NSK1 + _unit_power(target_power_NSKT)
-        squared_NSKT = torch.sub(unit_powers_NSKT, cosine_NSKT, alpha=2)
-        closer_NST = (squared_NSKT * windows.pixel_weight_K.unsqueeze(1)).sum(dim=2)
-    return PairLosses(closer_NST, cosine_NSKT.mean(dim=2) if apart else None)
+        squared_NSKT = F.threshold(torch.sub(unit_powers_NSKT, cosine_NSKT, alpha=2), _SMALLEST_SQUARE, 0)
+        closer_NST = (squared_NSKT * windows.pixel_weight_K.unsqueeze(1)).sum(dim=2).to(dtype)
+    return PairLosses(closer_NST, cosine_NSKT.mean(dim=2).to(dtype) if apart else None)
 
 
 def _inverse_norm(power: Tensor) -> Tensor:

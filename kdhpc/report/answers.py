@@ -15,7 +15,7 @@ from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.experiments.assembly import scored_batches
 from kdhpc.experiments.finished import FinishedRun
 from kdhpc.networks.output import NetworkOutput
-from kdhpc.training.device import autocast_dtype, resolve_device
+from kdhpc.training.device import autocast_dtype, enforce_precision, resolve_device
 
 _LOG = logging.getLogger(__name__)
 _TOLERANCE = 0.5
@@ -175,6 +175,7 @@ def _autocast(run: FinishedRun) -> torch.dtype | None:
     if precision == "fp16" and device_here().type == "cpu":
         _LOG.warning("%s was trained in fp16, which needs CUDA: its networks run in float32 here", run.origin)
         precision = "float32"
+    enforce_precision()
     config = parse_group("device", DeviceConfig, {"precision": precision})
     return autocast_dtype(config, device_here())
 

@@ -16,10 +16,10 @@ from kdhpc.study.endpoint import read_endpoint
 from kdhpc.study.libpq import hidden_environment
 from kdhpc.study.server_home import checked_home
 from kdhpc.study.server_proof import known_endpoint, refuse_copy
+from kdhpc.study.transactions import TransactionCursor
 
 DRIVER = "postgresql+psycopg2"
 _DRIVERS = ("postgresql", DRIVER)
-_SERVER_TIMEOUTS = "-c idle_in_transaction_session_timeout=60000 -c statement_timeout=60000"
 
 
 class GivenAddress:
@@ -139,6 +139,7 @@ def engine_settings() -> dict[str, object]:
         "pool_recycle": 1800,
         # A server whose machine vanished is noticed within two minutes, well before a lease ends.
         "connect_args": {
+            "cursor_factory": TransactionCursor,
             "connect_timeout": 10,
             "keepalives_idle": 60,
             "keepalives_interval": 10,
@@ -163,8 +164,6 @@ def follow(engine: Engine, address: Address) -> None:
     def _where_now(
         dialect: Dialect, record: ConnectionPoolEntry, positional: ConnectArgsType, named: dict[str, object]
     ) -> DBAPIConnection | None:
-        current = dialect.create_connect_args(address())[1]
-        named.update(current)
-        named["options"] = f"{current.get('options', '')} {_SERVER_TIMEOUTS}".strip()
+        named.update(dialect.create_connect_args(address())[1])
         with address.surroundings():
             return dialect.connect(*positional, **named)

@@ -69,6 +69,9 @@ class StudyDefinition:
     """Everything else that a trial's result depends on, as JSON text of the config's groups."""
     pretrained_weights: str | None = None
     """Digest of the file that ``objective.pretrained`` names; none where it names none."""
+    precision: str | None = None
+    """What networks are computed in: ``float32``, ``bf16`` or ``fp16``; none: not settled, or none in particular. It is
+    stored beside the definition, since it may be the first worker that settles it."""
 
 
 def to_json(definition: StudyDefinition) -> str:
@@ -109,11 +112,13 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
 def differences(stored: StudyDefinition, given: StudyDefinition) -> list[str]:
     """The fields in which two definitions differ, each with both values, in words.
 
-    Pretrained weights count by their content, not by where they lie.
+    Pretrained weights count by their content, not by where they lie; the precision only where both have one.
     """
     before, now = dict(_flat("", _document(stored))), dict(_flat("", _document(given)))
     for flat in (before, now):
         flat.pop("objective.pretrained", None)
+    if stored.precision and given.precision:
+        before["device.precision"], now["device.precision"] = stored.precision, given.precision
     return [
         f"{key} was {_shown(before.get(key))}, is {_shown(now.get(key))}"
         for key in sorted({*before, *now})

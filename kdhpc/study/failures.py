@@ -13,6 +13,17 @@ CROWDED_S = 2 * AUTHENTICATION_S
 """So long it is worth to ask a server again that has no room for another connection."""
 _CROWDED = ("too many clients", "remaining connection slots")
 
+_NOT_OURS = "authentication method requirement"
+_OPTIONS_REFUSED = "unsupported startup parameter"
+# By PostgreSQL's own codes.
+_REMEDIES = {
+    "25006": "it is a standby, or default_transaction_read_only is on for it or for this role: name a database in "
+    "KDHPC_STORAGE that can be written",
+    "42501": "the role in KDHPC_STORAGE needs the right to make tables in its schema (GRANT CREATE ON SCHEMA), and "
+    "must own the tables of kdhpc and Optuna, or be granted all rights on them",
+    "3F000": "no schema of this role's search_path exists, or it may not use it: create one, or set search_path",
+}
+
 
 def database_failure(exc: BaseException) -> Failure | None:
     """The database's error in what was raised (Optuna wraps it); none if it is something else."""
@@ -26,7 +37,11 @@ def database_failure(exc: BaseException) -> Failure | None:
 
 def is_passing(failure: Failure) -> bool:
     """Whether the same call may succeed later: the connection broke, or the server is away, full or busy."""
-    if isinstance(failure, DatabaseAwayError) or (isinstance(failure, DBAPIError) and failure.connection_invalidated):
+    if isinstance(failure, DatabaseAwayError):
+        return True
+    if _OPTIONS_REFUSED in str(failure):
+        return False
+    if isinstance(failure, DBAPIError) and failure.connection_invalidated:
         return True
     # psycopg2 has no class of its own for some connections that broke in the middle of an answer.
     return isinstance(failure, (OperationalError, InterfaceError, TimeoutError)) or type(failure) is DriverError
@@ -38,14 +53,24 @@ def is_crowded(words: str) -> bool:
 
 
 def reason(failure: Failure) -> str:
-    """The driver's own words, in one line; never the statement, which holds values."""
+    """The driver's own words, in one line, and what to do; never the statement, which holds values."""
     if isinstance(failure, DatabaseAwayError):
         return str(failure)
-    return first_line(str(failure.orig) if isinstance(failure, DBAPIError) else "no connection became free")
+    told = first_line(str(failure.orig) if isinstance(failure, DBAPIError) else "no connection became free")
+    remedy = _REMEDIES.get(str(getattr(getattr(failure, "orig", None), "pgcode", None)))
+    if _OPTIONS_REFUSED in told:
+        remedy = (
+            "a connection pooler such as PgBouncer takes no `options`: leave them out of KDHPC_STORAGE and PGOPTIONS"
+        )
+    return f"{told}: {remedy}" if remedy else told
 
 
 def first_line(words: str) -> str:
     """What the driver says first, without where it said it; a stranger on a server's port may have written it."""
     lines = [line.strip() for line in words.strip().splitlines() if line.strip()]
-    said = lines[0].rpartition(" failed: ")[2] if lines else "no reason given"
+    said = lines[0] if lines else "no reason given"
+    if said.startswith("connection to server"):
+        said = said.partition(" failed: ")[2] or said
+    if _NOT_OURS in said:
+        said = f"{said}: another program listens there, and was told no password"
     return "".join(sign if sign.isprintable() else "?" for sign in said)[:300]

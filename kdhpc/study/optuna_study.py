@@ -1,6 +1,6 @@
-"""The only file that imports Optuna: its schema, its TPE.
+"""Optuna's own view of a study: making one, and its TPE.
 
-The rest of the study writes Optuna's tables by SQL; see ``trial_rows``.
+The rest writes Optuna's tables by SQL, see ``trial_rows``; ``optuna_tables`` makes them.
 """
 
 import logging
@@ -13,14 +13,13 @@ from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Connection, text
 
-from kdhpc.errors import DatabaseError, StudyError
+from kdhpc.errors import StudyError
 from kdhpc.graph.space import SearchSpace, canonical
 from kdhpc.graph.spec import GraphSpec
-from kdhpc.study.address import Address, engine_settings, follow
+from kdhpc.study.address import DRIVER, Address, open_engine
+from kdhpc.study.optuna_tables import make_tables
 from kdhpc.study.storage import Storage
-from kdhpc.study.trial_rows import SCHEMA_VERSION
 
 T = TypeVar("T")
 
@@ -34,13 +33,12 @@ def ensure_study(storage: Storage, name: str) -> int:
         Optuna's id of the study.
 
     Raises:
-        DatabaseError: the tables are of another version of Optuna.
+        DatabaseError: the tables are of another program, or of another version of Optuna.
         StudyError: the study exists and does not maximise one value.
     """
-    storage.write(_check_schema)
-    rdb = _open(storage.address, creates_tables=True)
+    storage.write(make_tables)
+    rdb = _open(storage.address)
     try:
-        storage.write(_check_schema)
         names = {study.study_name: study for study in rdb.get_all_studies()}
         if name not in names:
             return int(_quietly(lambda: rdb.create_new_study([StudyDirection.MAXIMIZE], name)))
@@ -104,30 +102,14 @@ class OrdinaryStudy:
         return self._storage.retried(once)
 
 
-def _open(address: Address, *, creates_tables: bool = False) -> RDBStorage:
-    """Optuna's view of the server. The url is a template to Optuna: braces in it are doubled."""
-    url = address().render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-    rdb = RDBStorage(
-        url,
-        engine_kwargs=engine_settings(),
-        skip_table_creation=not creates_tables,
+def _open(address: Address) -> RDBStorage:
+    """Optuna's view of the server, which has its tables. All its connections are made as ours are."""
+    return RDBStorage(
+        f"{DRIVER}://",
+        engine_kwargs={"pool": open_engine(address).pool},
+        skip_table_creation=True,
         skip_compatibility_check=True,
     )
-    follow(rdb.engine, address)
-    return rdb
-
-
-def _check_schema(connection: Connection) -> None:
-    """Where there are tables of Optuna's, they must be those that this version makes."""
-    if connection.execute(text("SELECT to_regclass('version_info')")).scalar_one() is None:
-        return
-    for row in connection.execute(text("SELECT schema_version, library_version FROM version_info")):
-        same_major = str(row.library_version).split(".")[0] == optuna.__version__.split(".")[0]
-        if row.schema_version != SCHEMA_VERSION or not same_major:
-            raise DatabaseError(
-                f"the database was made with Optuna {row.library_version} (schema {row.schema_version}); this kdhpc "
-                f"needs Optuna {optuna.__version__.split('.')[0]} (schema {SCHEMA_VERSION}): use a database of its own"
-            )
 
 
 def _quietly(call: Callable[[], T]) -> T:

@@ -26,7 +26,7 @@ from kdhpc.study import owner as owners
 from kdhpc.study.owner import Owner
 from kdhpc.study.trial_rows import ATTRIBUTE
 
-TABLES_VERSION = "kdhpc tables 5"
+TABLES_VERSION = "kdhpc tables 6"
 """To be raised with every change of the tables."""
 TABLES = (
     """
@@ -36,6 +36,7 @@ TABLES = (
         definition text NOT NULL,
         train bytea NOT NULL,
         validation bytea NOT NULL,
+        precision text,
         created timestamptz NOT NULL DEFAULT now(),
         draining boolean NOT NULL DEFAULT false
     )
@@ -70,7 +71,8 @@ TABLES = (
 )
 """Beside Optuna's. A finished slot keeps its lease token: a worker that asks again is told that it was its own.
 
-``uid`` is the study's own: one of the same name that is made later has another. ``attempts`` are those since the trial
+``uid`` is the study's own: one of the same name that is made later has another. ``precision`` is what all its trials
+are computed in; once it is there, it stays. ``attempts`` are those since the trial
 last came further than ever before; ``progress`` is the highest optimiser step that it has reached. ``pruned_at`` are
 the epochs at which a worker was told to prune the trial, ``diverged_at`` the one in which it diverged. ``worked_s`` is
 the time that workers spent on the slot. Half of each page is left free: a lease that is renewed stays on its page then,

@@ -18,13 +18,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from kdhpc.errors import DatabaseAwayError, DatabaseError
 from kdhpc.study.address import Address, find_address, open_engine
 from kdhpc.study.failures import CROWDED_S, database_failure, is_crowded, is_passing, reason
+from kdhpc.study.launch_lock import launch_lock
 
 T = TypeVar("T")
 
 _FIRST_DELAY_S = 0.2
 _LAST_DELAY_S = 5.0
 _TOLD_DELAY_S = 8 * _FIRST_DELAY_S  # Shorter absences are not worth a warning.
-_LAUNCH_LOCK = 0x6B64687063  # "kdhpc"
+
+_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 _logger = logging.getLogger(__name__)
 
@@ -104,10 +106,11 @@ class Storage:
         """
 
         def snapshot() -> T:
-            with self._engine.connect() as connection:
-                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-                with connection.begin():
-                    return work(connection)
+            with self._engine.begin() as connection:
+                # Not by SQLAlchemy's options: those let all later transactions of the connection write, even where the
+                # database's administrator has made it read-only.
+                connection.execute(_SNAPSHOT)
+                return work(connection)
 
         return self.retried(snapshot)
 
@@ -119,13 +122,8 @@ class Storage:
         """
 
         def alone() -> T:
-            with self._engine.connect() as connection:
-                connection.execution_options(isolation_level="AUTOCOMMIT")
-                connection.execute(text(f"SELECT pg_advisory_lock({_LAUNCH_LOCK})"))
-                try:
-                    return work()
-                finally:
-                    connection.execute(text(f"SELECT pg_advisory_unlock({_LAUNCH_LOCK})"))
+            with launch_lock(self, self._should_stop):
+                return work()
 
         return self.retried(alone)
 
@@ -160,7 +158,8 @@ class Storage:
                     _logger.warning("database at %s is away (%s), waiting for it", self._shown, reason(failure))
             self._engine.dispose()
             self._sleep(min(left_s, delay_s * random.uniform(0.5, 1.0)))
-            delay_s = min(2 * delay_s, _LAST_DELAY_S)
+            # After a long absence thousands of workers must not all come back in the same seconds.
+            delay_s = min(2 * delay_s, max(_LAST_DELAY_S, (self._failed - began) / 10))
 
     @property
     def answering_for_s(self) -> float:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,13 @@ class SharedStudy:
 
     @classmethod
     def create_or_open(
-        cls, storage: Storage, definition: StudyDefinition, split: Split, *, target: int
+        cls,
+        storage: Storage,
+        definition: StudyDefinition,
+        split: Split,
+        *,
+        target: int,
+        precision: str | None = None,
     ) -> "SharedStudy":
         """Make the study, or open it if it was made with the same; several launchers may do so at once.
 
@@ -52,18 +59,28 @@ class SharedStudy:
             definition: what the study is made with.
             split: the images that graphs are trained and scored on.
             target: the number of trials of a study that is made now; one that exists keeps its own, see `resize`.
+            precision: of a study that is made now, if its definition asks for none; none: its first worker settles it.
 
         Raises:
             StudyMismatchError: it was made with something else; the message names each difference.
             StudyError: the name belongs to a study of another program.
+            DatabaseError: the database holds tables of another program, or of another version; or it cannot be written.
         """
         from kdhpc.study.optuna_study import ensure_study
+        from kdhpc.study.optuna_tables import check_tables
 
         def create() -> "SharedStudy":
             study_id = ensure_study(storage, definition.name)
-            storage.write(lambda connection: study_rows.create(connection, study_id, definition, split, target))
+            storage.write(
+                lambda connection: study_rows.create(
+                    connection, study_id, definition, split, target, precision=precision
+                )
+            )
             return cls.open(storage, definition.name)
 
+        # Before anything is written to a database that may be another program's.
+        storage.read(check_tables)
+        storage.read(study_rows.has_tables)
         return storage.exclusively(create)
 
     @classmethod
@@ -95,6 +112,21 @@ class SharedStudy:
         """
         self.holdings()  # No lease of the future is to be waited for.
         self._storage.write(lambda connection: study_rows.delete(connection, self._study_id, self.definition.name))
+
+    def settle_precision(self, precision: str) -> str:
+        """What the study's trials are computed in: this, if nobody has settled it before.
+
+        Args:
+            precision: ``float32``, ``bf16`` or ``fp16``.
+
+        Raises:
+            UnknownStudyError: the study was deleted.
+        """
+        settled = self._storage.write(
+            lambda connection: study_rows.settle_precision(connection, self._study_id, precision)
+        )
+        self.definition = replace(self.definition, precision=settled)
+        return settled
 
     def claim(self, owner: Owner, *, lease_s: float, renew_s: float) -> Claim | None:
         """Hold a slot: one whose trial was begun and left, else a new one; none if others hold all that is left.

@@ -1,7 +1,7 @@
 """A study's own row, and how many slots it has."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, text
 
@@ -35,8 +35,18 @@ class StudyRow:
     """The images that it uses."""
 
 
-def create(connection: Connection, study_id: int, definition: StudyDefinition, split: Split, target: int) -> None:
+def create(
+    connection: Connection,
+    study_id: int,
+    definition: StudyDefinition,
+    split: Split,
+    target: int,
+    *,
+    precision: str | None,
+) -> None:
     """Write the study's row and its slots if it is not there, compare it if it is.
+
+    A precision that the definition names is settled by it; of a study that is made now, else the other one.
 
     Raises:
         StudyMismatchError: it was made with something else.
@@ -48,8 +58,8 @@ def create(connection: Connection, study_id: int, definition: StudyDefinition, s
     _refuse_foreign(connection, study_id, definition.name)
     written = connection.execute(
         text("""
-            INSERT INTO kdhpc_studies (study_id, uid, definition, train, validation)
-            VALUES (:study_id, :uid, :definition, :train, :validation) ON CONFLICT DO NOTHING
+            INSERT INTO kdhpc_studies (study_id, uid, definition, train, validation, precision)
+            VALUES (:study_id, :uid, :definition, :train, :validation, :precision) ON CONFLICT DO NOTHING
         """),
         {
             "study_id": study_id,
@@ -57,8 +67,11 @@ def create(connection: Connection, study_id: int, definition: StudyDefinition, s
             "definition": to_json(definition),
             "train": pack_indices(split.train),
             "validation": pack_indices(split.validation),
+            "precision": definition.precision or precision,
         },
     )
+    if definition.precision:
+        settle_precision(connection, study_id, definition.precision)
     _lock(connection, study_id)
     # Slots that were not begun yet make way, should their numbers be those of other trials now.
     _set_slots(connection, study_id, target if written.rowcount == 1 else _num_slots(connection, study_id))
@@ -127,13 +140,13 @@ def find(connection: Connection, name: str) -> StudyRow:
     """
     study_id = find_id(connection, name)
     row = connection.execute(
-        text("SELECT uid, definition, train, validation FROM kdhpc_studies WHERE study_id = :study_id"),
+        text("SELECT uid, definition, train, validation, precision FROM kdhpc_studies WHERE study_id = :study_id"),
         {"study_id": study_id},
     ).one()
     return StudyRow(
         study_id=study_id,
         uid=row.uid,
-        definition=from_json(row.definition, name=name),
+        definition=replace(from_json(row.definition, name=name), precision=row.precision),
         split=StoredSplit(train=unpack_indices(row.train), validation=unpack_indices(row.validation)),
     )
 
@@ -186,6 +199,29 @@ def is_draining(connection: Connection, study_id: int) -> bool:
     if draining is None:
         raise UnknownStudyError("the study was deleted meanwhile")
     return bool(draining)
+
+
+def settle_precision(connection: Connection, study_id: int, precision: str) -> str:
+    """Give a study its precision if it has none; gives the one that it has then.
+
+    Raises:
+        UnknownStudyError: it was deleted.
+    """
+    query = text("""
+        UPDATE kdhpc_studies SET precision = coalesce(precision, :precision) WHERE study_id = :study_id
+        RETURNING precision
+    """)
+    settled = connection.execute(query, {"study_id": study_id, "precision": precision}).scalar_one_or_none()
+    if settled is None:
+        raise UnknownStudyError("the study was deleted meanwhile")
+    return str(settled)
+
+
+def read_precision(connection: Connection, study_id: int) -> str | None:
+    """What a study's trials are computed in; none before it is settled."""
+    query = text("SELECT precision FROM kdhpc_studies WHERE study_id = :study_id")
+    precision: str | None = connection.execute(query, {"study_id": study_id}).scalar_one_or_none()
+    return precision
 
 
 def has_tables(connection: Connection) -> bool:

@@ -132,6 +132,8 @@ class StudyStatus:
     """The budget of trials."""
     draining: bool
     """Its workers were asked to checkpoint and exit."""
+    precision: str | None
+    """What its networks are computed in; none before its first worker has settled it."""
     trials: TrialCounts
     """The budget by state."""
     best: BestTrial | None
@@ -192,6 +194,7 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
             study=name,
             target=counts.target,
             draining=study_rows.is_draining(connection, study_id),
+            precision=study_rows.read_precision(connection, study_id),
             trials=counts,
             best=_read_best(connection, study_id),
             rungs=_read_rungs(connection, study_id),

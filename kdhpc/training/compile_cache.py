@@ -1,13 +1,12 @@
 """What torch.compile has made: kept on the node, and handed from the first worker to all others.
 
 Inductor's and Triton's caches are many small files, which a shared file system serves slowly and locks badly. So each
-node has its own, and what one worker has compiled is published as one file, with which the others begin. What is in it
-will be executed: only files of the user's own, which nobody else may write, are loaded.
+node has its own (`compile_folder`), and what one worker has compiled is published as one file, with which the others
+begin. What is in it will be executed: only files of the user's own, which nobody else may write, are loaded.
 
 Not by ``torch.compiler.save_cache_artifacts``: on a CPU that leaves out the compiled C++, most of the time.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -19,7 +18,6 @@ import secrets
 import stat
 import struct
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +26,12 @@ import torch
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import StorageError
 from kdhpc.files import write_whole
+from kdhpc.training.compile_folder import FOLDERS, is_named_by_user, private_folder
 
 _LOG = logging.getLogger(__name__)
 _MAGIC = b"KDHPCCMP"
 _VERSION = 1
 _HEADER = struct.Struct("<8sIQ32s")
-_FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,19 +136,17 @@ class CompileCache:
     def use(self) -> None:
         """Let Inductor and Triton keep what they make on this node, beginning with what was published.
 
-        Below ``$SLURM_TMPDIR``, ``$TMPDIR`` or the system's temporary folder. Where the user has named a place
-        (``TORCHINDUCTOR_CACHE_DIR``, ``TRITON_CACHE_DIR``), that is used, and nothing else is done. To be called before
-        anything is compiled.
+        In a private folder, see `compile_folder`. Where the user has named a place (``TORCHINDUCTOR_CACHE_DIR``,
+        ``TRITON_CACHE_DIR``), that is used, and nothing else is done. To be called before anything is compiled.
         """
-        if any(_is_named_by_user(variable) for variable in _FOLDERS):
+        if any(is_named_by_user(variable) for variable in FOLDERS):
             return
         try:
-            base = Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
-            folder = _private_folder(base / f"kdhpc-{os.getuid()}") / self._digest
-            for variable, name in _FOLDERS.items():
+            folder = private_folder() / self._digest
+            for variable, name in FOLDERS.items():
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 os.environ[variable] = str(folder / name)
-        except OSError as exc:
+        except (OSError, StorageError) as exc:
             _LOG.warning("compiled programs are not kept: %s", exc)
             return
         self._folder = folder
@@ -222,24 +218,5 @@ class CompileCache:
         return artifacts
 
 
-def _is_named_by_user(variable: str) -> bool:
-    """Whether the environment names a place that is not the one that torch itself puts there when it is imported."""
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # Slow, but will be in use in a moment.
-
-    value = os.environ.get(variable, "")
-    return bool(value) and not Path(value).is_relative_to(default_cache_dir())
-
-
 def _is_kept(entry: tarfile.TarInfo) -> bool:
     return entry.isdir() or (entry.isreg() and not entry.name.endswith((".lock", ".tmp")))
-
-
-def _private_folder(path: Path) -> Path:
-    """That folder if it is the user's alone, else a new one: who can write there can make us run his code."""
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    status = path.lstat()
-    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
-        return path
-    _LOG.warning("%s is not ours alone: compiled programs go to a new folder, and are not kept for later", path)
-    return Path(tempfile.mkdtemp(prefix="kdhpc-", dir=path.parent))

@@ -1,5 +1,6 @@
 """Where and how the arithmetic runs: the device config with its ``auto`` settled."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -7,6 +8,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
+from kdhpc.config.document import parse_group, to_document
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import ConfigError
 
@@ -15,6 +17,12 @@ Mode = Literal["eager", "compile", "cudagraph", "eager cudagraph"]
 Precision = Literal["float32", "bf16", "fp16"]
 """``DeviceConfig.precision`` with its ``auto`` settled."""
 _NetworkT = TypeVar("_NetworkT", bound=nn.Module)
+_LOG = logging.getLogger(__name__)
+_SHORTCUTS = (
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCHINDUCTOR_USE_FAST_MATH"),
+    *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
+)
+"""Variables of the environment by which torch's libraries compute in less, or in another way, than they are told."""
 _HALF: dict[Precision, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,6 +62,19 @@ def _gpus() -> list[Path]:
     return list(Path("/dev").glob("nvidia[0-9]*"))
 
 
+def enforce_precision() -> None:
+    """Let ``float32`` mean float32 in this process, on any device and in any environment.
+
+    torch lets convolutions on GPUs since Ampere multiply in TF32, which keeps 10 bits of the fraction: trials on such
+    a GPU would not compare with trials elsewhere. To be called before anything is computed.
+    """
+    for name in _SHORTCUTS:
+        if os.environ.pop(name, None) is not None:
+            _LOG.warning("%s is ignored: device.precision alone says how networks are computed", name)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def place(network: _NetworkT, device: torch.device, *, channels_last: bool) -> _NetworkT:
     """The network, moved there, in the memory format that it will run in."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -82,6 +103,24 @@ def resolve_precision(config: DeviceConfig, device: torch.device) -> Precision:
     if config.precision == "fp16" and device.type == "cpu":
         raise ConfigError("device.precision=fp16 needs CUDA, the device is cpu: use float32 or bf16")
     return config.precision
+
+
+def fixed_precision(config: DeviceConfig, device: torch.device, precision: str) -> DeviceConfig:
+    """The config of a process that must compute in a given precision, as all workers of a study.
+
+    Args:
+        config: Asks for that precision, or for ``auto``.
+        device: Where it computes.
+        precision: What it must compute in.
+
+    Raises:
+        ConfigError: the device cannot, or the config asks for something that does not go with it.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("fp16 needs CUDA, and the device here is cpu: run it where there is a GPU")
+    if precision == "bf16" and device.type == "cuda" and not _multiplies_bf16():
+        _LOG.warning("%s emulates bf16: trials are slow here", torch.cuda.get_device_name(device))
+    return parse_group("device", DeviceConfig, {**to_document(config), "precision": precision})
 
 
 def _multiplies_bf16() -> bool:

@@ -26,6 +26,7 @@ from kdhpc.training.learner import Moment
 from kdhpc.training.node import NetworkT, Node, NodeState
 from kdhpc.training.pretrained import check_weights, freeze_with, read_pretrained
 from kdhpc.training.programs import Programs
+from kdhpc.training.reach import untaught, weight_groups
 from kdhpc.training.schedule import learning_rate
 from kdhpc.training.streams import on_streams
 
@@ -99,10 +100,19 @@ class EnsembleLearner:
             )
 
         self._build = build
+        networks = [build(index, seed, target) for index in range(graph.num_nodes)]
+        self._groups = weight_groups(networks[0], image_size)
         self._nodes = [
-            Node(build(index, seed, target), training, scale_loss=self.scales_loss, capturable=programs.records)
-            for index in range(graph.num_nodes)
+            Node(
+                network,
+                training,
+                groups=[group.names for group in self._groups],
+                scale_loss=self.scales_loss,
+                capturable=programs.records,
+            )
+            for network in networks
         ]
+        self._untaught_MG = torch.zeros(graph.num_nodes, len(self._groups), device=target)
         self._check_pretrained()
         self._coefficients = graph_coefficients(graph, device=target, dtype=torch.float32)
         side = map_side(network.name, image_size)
@@ -175,15 +185,15 @@ class EnsembleLearner:
             self._ramp,
             self._terms,
         )
-        # A node that no edge teaches has a loss of 0, like one that all its gates stopped: its update skips itself.
         learning = [index for index in range(len(self._nodes)) if index not in self._frozen]
         losses = loss_M.unbind()
         if learning:
             # One backward pass: a node's loss reaches no other node.
             torch.autograd.backward([self._nodes[m].loss_to_differentiate(losses[m]) for m in learning])
-        skip_M = (loss_M.detach() == 0).float()
+        # Weights that no edge teaches stay as they are, and all of a node whose gates stopped every loss.
+        skip_MG = torch.maximum((loss_M.detach() == 0).float().unsqueeze(1), self._untaught_MG)
         for m in learning:
-            self._nodes[m].update(skip_M[m])
+            self._nodes[m].update(skip_MG[m])
         return loss_M.detach()
 
     def evaluate(self, source: EvalSource) -> Accuracies | NotFinite:
@@ -222,7 +232,8 @@ class EnsembleLearner:
             node.restore(state)
 
     def _set_graph(self, graph: GraphSpec) -> None:
-        """All of a graph that is no value of a tensor."""
+        """All of a graph that is no coefficient of a loss."""
+        self._untaught_MG.copy_(untaught(graph, self._groups))
         self._frozen = graph.unlearned_nodes if self._pretrained is not None else ()
         if self._pretrained is not None:
             for index in self._frozen:

@@ -1,7 +1,7 @@
 """A network with all that moves while it learns: weights, statistics, momentum, loss scale."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -34,15 +34,22 @@ class Node(Generic[NetworkT]):
     Args:
         network: Already where it will run.
         config: Of the optimiser.
+        groups: All of its weights by name, in the groups that an update can leave out; none: a single group.
         scale_loss: fp16: gradients are computed of a scaled loss, and overflows skip a step.
         capturable: Steps may be recorded.
     """
 
     def __init__(
-        self, network: NetworkT, config: TrainingConfig, *, scale_loss: bool, capturable: bool = False
+        self,
+        network: NetworkT,
+        config: TrainingConfig,
+        *,
+        groups: Sequence[Sequence[str]] | None = None,
+        scale_loss: bool,
+        capturable: bool = False,
     ) -> None:
         self.network = network
-        self._optimizer = ZeroLossSGD(network, config, capturable=capturable)
+        self._optimizer = ZeroLossSGD(network, config, groups=groups, capturable=capturable)
         self._device_type = next(network.parameters()).device.type
         self._scaler = torch.amp.GradScaler(self._device_type) if scale_loss else None
 
@@ -58,7 +65,11 @@ class Node(Generic[NetworkT]):
         self._optimizer.set_learning_rate(rate)
 
     def update(self, skip: Tensor) -> None:
-        """One optimiser step from the gradients that lie there; none where ``skip``, a float32 scalar, is 1."""
+        """One optimiser step from the gradients that lie there.
+
+        Args:
+            skip: float32, (groups,) or a scalar for all of them: 1 leaves a group's weights and momentum as they are.
+        """
         self._optimizer.skip = skip
         if self._scaler is None:
             self._optimizer.step()
@@ -89,6 +100,9 @@ class Node(Generic[NetworkT]):
         """
         _same_shapes("network", state.tensors, self.network.state_dict())
         _same_shapes("momentum", state.momentum, self._momentum())
+        known = set() if self._scaler is None else self._scaler.state_dict().keys()
+        if state.loss_scale and known and state.loss_scale.keys() != known:
+            raise CheckpointError(f"the checkpoint has {sorted(state.loss_scale)} of a loss scale, not {sorted(known)}")
         if bool(state.loss_scale) != (self._scaler is not None):
             raise CheckpointError(
                 "the checkpoint and device.precision do not agree on whether the loss is scaled (fp16)"
@@ -131,9 +145,14 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
+def _described(tensor: Tensor) -> str:
+    dtype = "" if tensor.dtype is torch.float32 else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{tuple(tensor.shape)}{dtype}"
+
+
 def _same_shapes(what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     for name in sorted(found.keys() | expected.keys()):
-        shapes = [tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (found, expected)]
+        shapes = [_described(tensors[name]) if name in tensors else "nothing" for tensors in (found, expected)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(
                 f"the checkpoint has {shapes[0]} for {what} tensor {name!r}, this training has {shapes[1]}: "

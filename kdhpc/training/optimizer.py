@@ -1,6 +1,6 @@
-"""SGD that takes no step at all for a node whose loss is exactly zero."""
+"""SGD that leaves weights as they are where a tensor says so: for a zero loss, and for weights that nothing teaches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,31 +9,42 @@ from kdhpc.config.schema import TrainingConfig
 
 
 class ZeroLossSGD(torch.optim.SGD):
-    """Fused SGD with momentum, which a tensor on the device can tell to leave everything as it is.
+    """Fused SGD with momentum, which a tensor on the device can tell to leave groups of weights as they are.
 
     A zero gradient is not enough for that: weight decay and momentum would still move the weights. Where ``found_inf``
     (the attribute by which a `torch.amp.GradScaler` reports an overflow) is 1, the fused kernel touches neither weights
     nor momentum, and no step waits for the host to look at a loss.
 
-    Source: the authors' code skips the optimiser where a node's loss is 0.
+    Source: the authors' code skips the optimiser where a node's loss is 0, and weights without a loss.
     """
 
     skip: Tensor
-    """float32 scalar: 1 to leave everything as it is, 0 to step."""
+    """float32, (groups,) or a scalar for all of them: 1 to leave a group's weights and momentum as they are, 0 to
+    step."""
     found_inf: Tensor
     """float32 scalar: the same, as the fused kernel expects it and as a GradScaler sets it."""
 
-    def __init__(self, network: nn.Module, config: TrainingConfig, *, capturable: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        config: TrainingConfig,
+        *,
+        groups: Sequence[Sequence[str]] | None = None,
+        capturable: bool = False,
+    ) -> None:
         """Make it.
 
         Args:
             network: Whose weights.
             config: Learning rate, momentum, weight decay.
+            groups: All of its weights by name, in the groups that ``skip`` tells apart; none: a single group.
             capturable: Keep the learning rate on the device, where a recorded step reads it.
         """
-        parameters = list(network.parameters())
+        parameters = dict(network.named_parameters())
+        groups = [tuple(parameters)] if groups is None else groups
+        assert sorted(name for group in groups for name in group) == sorted(parameters), "each weight is in one group"
         super().__init__(
-            parameters,
+            [{"params": [parameters[name] for name in group]} for group in groups],
             lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -41,19 +52,27 @@ class ZeroLossSGD(torch.optim.SGD):
         )
         self._rate = config.learning_rate
         if capturable:
-            self.param_groups[0]["lr"] = torch.tensor(config.learning_rate, device=parameters[0].device)
+            rate = torch.tensor(config.learning_rate, device=next(iter(parameters.values())).device)
+            for group in self.param_groups:
+                group["lr"] = rate
         if config.momentum:
             # Of zeros, the first step makes the gradient, as SGD does. SGD's own would be left uninitialised by a skip.
-            for parameter in parameters:
+            for parameter in parameters.values():
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the weights unless ``skip``, or the overflow that a GradScaler found, is 1."""
+        """Update the weights of each group unless its ``skip``, or the overflow that a GradScaler found, is 1."""
         overflow: Tensor | None = getattr(self, "found_inf", None)
-        self.found_inf = self.skip if overflow is None else torch.maximum(self.skip, overflow)
+        groups, loss = self.param_groups, None
+        skip_G = self.skip.expand(len(groups))
+        if overflow is not None:
+            skip_G = torch.maximum(skip_G, overflow)
         try:
-            loss: float | None = super().step(closure)
+            for group, skip in zip(groups, skip_G.unbind(), strict=True):
+                self.param_groups, self.found_inf = [group], skip
+                loss = super().step(closure)
         finally:
+            self.param_groups = groups
             if overflow is None:
                 del self.found_inf  # A GradScaler deletes its own.
         return loss
@@ -64,7 +83,7 @@ class ZeroLossSGD(torch.optim.SGD):
             return
         self._rate = rate
         for group in self.param_groups:
-            if isinstance(group["lr"], Tensor):
+            if isinstance(group["lr"], Tensor):  # All groups share it.
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate

@@ -23,6 +23,7 @@ from kdhpc.networks.build import Network
 from kdhpc.networks.one import OneNetwork, OneOutput
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import ImageBatch, TrainSource
+from kdhpc.training.compile_folder import keep_private
 from kdhpc.training.device import Mode, preferred_mode
 from kdhpc.training.recording import Record, Recorder, record_cuda_graph
 
@@ -154,10 +155,15 @@ def programs(backend: str | None, record: Record | None = None, *, batch_backend
     """The process's programs: what one trial compiled, the next one finds.
 
     Args:
-        backend: Of torch.compile (``inductor``); none: as they are.
+        backend: Of torch.compile (``inductor``, if its files can be kept from others); none: as they are.
         record: What records whole steps; none: nothing does.
         batch_backend: The same for what makes batches.
     """
+    if "inductor" in (backend, batch_backend):
+        problem = keep_private()
+        if problem is not None:
+            _LOG.warning("torch.compile is not used, as others could put programs of theirs in the way: %s", problem)
+            backend = batch_backend = None
     compiler = Compiler(backend)
     return Programs(
         compiler=compiler,

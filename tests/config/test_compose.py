@@ -11,7 +11,9 @@ from kdhpc.config.document import defaults, parse_config, read_config, to_docume
 from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.config.schema import SearchConfig, TrainConfig, TrainingConfig, WorkerConfig, check_study_name
+from kdhpc.config.sweep import combinations
 from kdhpc.errors import ConfigError
+from kdhpc.files import write_whole
 from kdhpc.graph.spec import Design, Gate
 from kdhpc.networks.names import NETWORKS, check_network
 
@@ -86,6 +88,14 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         ),
         (["study=dogs4", "training.milestones=1,2"], "takes a list, each a whole number; a list is written [1,2]"),
         (["study=dogs4", "training=paper,short"], "give one value, training takes one of paper, paper_cifar, short"),
+        (["study=dogs4", "network=[resnet8,resnet14]"], "network=[resnet8,resnet14] is not allowed: give one, network"),
+        (["study=dogs4", "training=[short]"], "give one, training takes one of paper, paper_cifar, short"),
+        (["study=[quickstart,dogs4]"], "study=[quickstart,dogs4] is not allowed: give one, study takes one of"),
+        (["study=dogs4", "+device=[cpu,cuda]"], "+device=[cpu,cuda] is not allowed: give one, device takes one of"),
+        (["study=dogs4", "dataset=[]"], "dataset=[] is not allowed: give one, dataset takes one of cifar10"),
+        (["study=dogs4", "network.name=[resnet8,resnet14]"], "network.name=[resnet8, resnet14] is not allowed: text"),
+        (["study=dogs4", "cluster.sbatch=mem"], "cluster.sbatch='mem' is not allowed: a list, each text"),
+        (["study=dogs4", "study.num_nodes=3000"], "study.num_nodes=3000 is not allowed: at most 256"),
         (["study=dogs4", "~training"], "override '~training' is not allowed, nothing can be left out"),
         (["study=dogs4", "hydra.job.name=x"], "hydra.job.name=x has no meaning here"),
         (["study=dogs4", "training=5"], "the config cannot be composed: Config group override must be a string"),
@@ -180,6 +190,23 @@ def test_compose_file_that_cannot_be_meant_is_one_line_that_names_it(tmp_path: P
         compose_search(["study=mine", "dataset=cifar10", "network=resnet20"], config_dir=tmp_path)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_compose_file_that_chooses_a_list_of_configs_is_refused_and_one_with_a_base_is_not(tmp_path: Path) -> None:
+    choosing = "# @package _global_\ndefaults:\n  - override /dataset: cifar10\n  - override /network: {}\n"
+    for name, network in {"several": "[resnet8, resnet14]", "based": "mine"}.items():
+        write_whole(tmp_path / "study" / f"{name}.yaml", choosing.format(network), "study: {num_nodes: 2, trials: 4}\n")
+    write_whole(tmp_path / "network" / "mine.yaml", "defaults:\n  - resnet14\ncrops: [1, 3]\n")
+    with pytest.raises(ConfigError, match=r"network: \[resnet8, resnet14\] in a list of defaults is not allowed"):
+        compose_search(["study=several"], config_dir=tmp_path)
+    network = compose_search(["study=based"], config_dir=tmp_path).network
+    assert (network.name, network.crops) == ("resnet14", (1, 3))
+
+
+def test_compose_train_list_of_configs_is_refused_in_every_choice_of_a_sweep() -> None:
+    for choice in combinations(["dataset=cifar10", "network=resnet8,[resnet8,resnet14]"])[1:]:
+        with pytest.raises(ConfigError, match=r"network=\[resnet8,resnet14\] is not allowed: give one"):
+            compose_train(choice)
 
 
 @pytest.mark.parametrize(

@@ -140,3 +140,44 @@ def test_attention_losses_gradient_of_zero_maps_is_finite(dtype):
     pairs = losses_of_maps(maps.detach(), (3, 5), targets=maps)
     (pairs.closer_NST.sum() + pairs.apart_NST.sum()).backward()
     assert torch.equal(maps.grad, torch.zeros_like(maps))
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attention_losses_of_equal_maps_are_exactly_zero_and_pull_nowhere(dtype, factor):
+    """Eq. 6 as ``F.normalize`` has it; 2 - 2 cos in float32 gave -1e-9 here."""
+    maps = random_maps(3, dtype=dtype)
+    targets = (factor * maps[:, :1]).expand_as(maps).clone().requires_grad_()
+    pairs = losses_of_maps(maps[:, :1].expand_as(maps), (3, 5, 7), targets=targets)
+    assert torch.equal(pairs.closer_NST, torch.zeros_like(pairs.closer_NST))
+    torch.testing.assert_close(pairs.apart_NST, torch.ones_like(pairs.apart_NST), rtol=0, atol=1e-7)
+    pairs.closer_NST.sum().backward()
+    assert torch.equal(targets.grad, torch.zeros_like(targets))
+
+
+@pytest.mark.parametrize("distance", [1e-6, 1e-4, 1e-2])
+def test_attention_losses_keep_their_digits_near_equality(distance):
+    """Values and gradients of float32 maps are those of torch's normalize in float64, to float32's rounding."""
+    maps = random_maps(4, dtype=torch.float32)[:, :2]
+    maps[:, 1] = maps[:, 0] * (1 + distance * random_maps(5, dtype=torch.float32)[:, 0])
+    ours, theirs = maps.clone().requires_grad_(), maps.double().requires_grad_()
+    found = losses_of_maps(maps, (8,), reduction="sum", targets=ours)
+    q_s, q_t = (F.normalize(each[:, node].flatten(1), dim=1) for node, each in enumerate((maps.double(), theirs)))
+    expected = ((q_s - q_t) ** 2).sum(dim=1), (q_s * q_t).sum(dim=1)
+    for loss_NST, loss_N in zip(found, expected, strict=True):
+        assert (loss_NST >= 0).all()
+        torch.testing.assert_close(loss_NST[:, 0, 1].double(), loss_N, rtol=1e-6, atol=2e-15)
+        (ours_grad,) = torch.autograd.grad(loss_NST[:, 0, 1].sum(), ours, retain_graph=True)
+        (theirs_grad,) = torch.autograd.grad(loss_N.sum(), theirs, retain_graph=True)
+        torch.testing.assert_close(ours_grad.double(), theirs_grad, rtol=1e-5, atol=1e-5 * theirs_grad.abs().max())
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_attention_losses_of_a_target_that_is_not_finite_are_none(broken):
+    maps = random_maps(6, dtype=torch.float32)
+    targets = maps.clone()
+    targets[0, 1, 4, 4] = broken
+    closer_NST, apart_NST = losses_of_maps(maps, (8,), targets=targets)
+    assert not closer_NST[0, :, 1].isfinite().any()
+    assert not apart_NST[0, :, 1].isfinite().any()
+    assert closer_NST[1:].isfinite().all()

@@ -50,7 +50,7 @@ def test_status_counts_rungs_workers_and_the_best(storage: Storage) -> None:
     time.sleep(0.2)
 
     status = asdict(read_status(storage, "tiny"))
-    keys = ["study", "target", "draining", "trials", "best", "rungs", "workers", "crashes"]
+    keys = ["study", "target", "draining", "precision", "trials", "best", "rungs", "workers", "crashes"]
     assert list(status) == [*keys, "diverged", "foreign_trials", "trials_per_hour", "seconds_to_go"]
     assert (status["study"], status["target"], status["draining"]) == ("tiny", 10, False)
     counts = {"complete": 3, "pruned": 2, "diverged": 0, "running": 1, "waiting": 3, "failed": 1}

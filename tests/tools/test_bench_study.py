@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.pooler import require_pgbouncer
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,8 +33,11 @@ def test_bench_study_measures_both_sides_on_a_study_with_a_past():
     assert plain["ratio"] == 1
 
 
-def test_bench_fleet_loses_nothing():
-    report = report_of("fleet", "--workers", "6", "--minutes", "1", "--epoch-s", "5", "--faster", "12")
+@pytest.mark.parametrize("sessions", [(), ("--pgbouncer", "2")])
+def test_bench_fleet_loses_nothing(sessions):
+    if sessions:
+        require_pgbouncer()
+    report = report_of("fleet", "--workers", "6", "--minutes", "1", "--epoch-s", "5", "--faster", "12", *sessions)
     calls = {row["call"]: row["calls"] for row in report["rows"]}
     assert min(calls["claim"], calls["report"], calls["end"], calls["renew"]) > 0
     assert "errors 0;" in report["notes"][0]

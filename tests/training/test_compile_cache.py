@@ -31,11 +31,13 @@ from pathlib import Path
 import torch
 from tests.training.test_compile_cache import KEY
 from kdhpc.training.compile_cache import CompileCache
+from kdhpc.training.compile_folder import keep_private
 import kdhpc.cluster.worker  # As in a worker: what is imported has set the variables by now.
 
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 cache = CompileCache(Path(sys.argv[1]), KEY)
 cache.use()
+assert keep_private() is None
 before = set(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.so"))
 
 @torch.compile(fullgraph=True, dynamic=False)
@@ -81,6 +83,9 @@ def test_first_worker_compiles_and_publishes(published):
     assert (first["found"], first["published"]) == ("0", "True")
     (path,) = (folder / "cache").iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
+    # Not even torch's precompiled headers lie where somebody else could have put them; importing torch makes a folder.
+    compiled = [path for path in (folder / "node1").rglob("*") if not path.is_dir()]
+    assert {path.relative_to(folder / "node1").parts[0] for path in compiled} == {f"kdhpc-{os.getuid()}"}
 
 
 def test_second_worker_on_another_node_starts_warm(published):

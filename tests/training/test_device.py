@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -5,6 +7,8 @@ from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import ConfigError
 from kdhpc.training.device import (
     autocast_dtype,
+    enforce_precision,
+    fixed_precision,
     has_node_streams,
     preferred_mode,
     resolve_device,
@@ -113,3 +117,27 @@ def test_has_node_streams_on_the_cpu_is_refused():
     assert has_node_streams(DeviceConfig(node_streams=True), CUDA)
     with pytest.raises(ConfigError, match=r"device\.node_streams=true needs CUDA, the device is cpu"):
         has_node_streams(DeviceConfig(node_streams=True), CPU)
+
+
+def test_enforce_precision_takes_no_shortcuts_from_the_environment(monkeypatch, caplog):
+    for name in ("NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"):
+        monkeypatch.setenv(name, "1")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    enforce_precision()
+    assert not {"NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"} & os.environ.keys()
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (False, False)
+    assert "NVIDIA_TF32_OVERRIDE is ignored: device.precision alone says" in caplog.text
+    enforce_precision()
+    assert caplog.text.count("is ignored") == 2, "each once"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_fixed_precision_of_a_study_is_taken(precision):
+    assert fixed_precision(DeviceConfig(threads=3), CPU, precision) == DeviceConfig(threads=3, precision=precision)
+
+
+def test_fixed_precision_that_the_gpu_emulates_is_taken_and_told(monkeypatch, caplog):
+    monkeypatch.setattr("kdhpc.training.device._multiplies_bf16", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "V100")
+    assert fixed_precision(DeviceConfig(), CUDA, "bf16").precision == "bf16"
+    assert "V100 emulates bf16" in caplog.text

@@ -94,3 +94,32 @@ def test_zero_loss_sgd_a_skip_is_not_remembered():
     optimizer.skip = torch.zeros(())
     optimizer.step()
     assert not torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("scales", [False, True])
+def test_zero_loss_sgd_leaves_the_groups_that_it_is_told_to(scales):
+    """A group that steps has the bits of SGD; one that does not, its own; an overflow anywhere stops all."""
+    config = training_config(learning_rate=0.1)
+    networks = pair_of_networks()
+    names = [name for name, _ in networks[0].named_parameters()]
+    groups = [[name for name in names if "fc" in name], [name for name in names if "fc" not in name]]
+    ours, theirs = ZeroLossSGD(networks[0], config, groups=groups), torch_sgd(networks[1], config, fused=True)
+    before = copy.deepcopy(networks[0].head.fc.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scales)
+    scaler.scale(torch.zeros(()))
+    for step in range(4):
+        same_random_gradients(networks, generator, scale=scaler.get_scale() if scales else 1.0)
+        overflow = scales and step == 2
+        if overflow:
+            networks[0].head.fc.weight.grad[0, 0] = float("inf")
+        ours.skip = torch.tensor([1.0, 0.0])
+        scaler.step(ours)
+        scaler.update()
+        if not overflow:
+            theirs.step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in networks[0].head.fc.state_dict().items())
+    assert all(ours.state[weight]["momentum_buffer"].abs().sum() == 0 for weight in networks[0].head.fc.parameters())
+    networks[1].head.fc.load_state_dict(before)
+    assert_same(*networks)
+    assert len(ours.param_groups) == 2

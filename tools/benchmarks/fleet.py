@@ -1,4 +1,4 @@
-"""``tools/bench fleet``: how a thousand workers, which train nothing here, load one server."""
+"""``tools/bench fleet``: a thousand workers, which train nothing here, on one server; or more through a pooler."""
 
 import argparse
 import json
@@ -7,13 +7,16 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from sqlalchemy import text
 
 from kdhpc.study.storage import Storage
+from tools.benchmarks.pooler import pgbouncer
 from tools.benchmarks.report import Cell, Report
-from tools.benchmarks.study_server import benchmark_server, make_ours, server_processes
+from tools.benchmarks.study_server import benchmark_server, make_ours, plain_url, server_processes
 
 _ROOT = Path(__file__).parents[2]
 _RENEW_S = 30.0
@@ -27,6 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=60, help="of the fleet's time (default: 60)")
     parser.add_argument("--epoch-s", type=float, default=60, help="how long an epoch takes a worker (default: 60)")
     parser.add_argument("--faster", type=float, default=10, help="how much faster its time goes here (default: 10)")
+    parser.add_argument(
+        "--start-s", type=float, default=0, help="workers begin within so long, not all at once (default: 0)"
+    )
+    parser.add_argument(
+        "--pgbouncer",
+        type=int,
+        metavar="SESSIONS",
+        help="workers share so many sessions of the server through PgBouncer in transaction mode (default: none, each "
+        "has its own)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -34,10 +47,16 @@ def run(arguments: argparse.Namespace) -> Report:
     seconds = 60 * arguments.minutes / arguments.faster
     most = int(2 * arguments.workers * max(1, 60 * arguments.minutes / arguments.epoch_s))
     # A worker has one connection, and for moments a second one.
-    with benchmark_server(workers=2 * arguments.workers) as storage:
+    clients = 2 * arguments.workers
+    with ExitStack() as stack:
+        storage = stack.enter_context(benchmark_server(workers=arguments.pgbouncer or clients))
+        environment = dict(os.environ)
+        if arguments.pgbouncer:
+            pooler = pgbouncer(plain_url(), sessions=arguments.pgbouncer, clients=clients)
+            environment["KDHPC_STORAGE"] = stack.enter_context(pooler)
         study = make_ours(storage, "fleet", finished=0, trials=most)
         before_s, begin = _server_cpu_s(), time.perf_counter()
-        told, connect_s, memory_mb = _simulate(arguments, seconds)
+        told, connect_s, memory_mb = _simulate(arguments, seconds, environment)
         cpu_s, wall_s = _server_cpu_s() - before_s, time.perf_counter() - begin
         counts = study.progress()
         ended = counts.complete + counts.pruned
@@ -55,7 +74,9 @@ def run(arguments: argparse.Namespace) -> Report:
             "minutes": arguments.minutes,
             "epoch, s": arguments.epoch_s,
             "lease renewed every, s": _RENEW_S,
+            "begin within, s": arguments.start_s,
             "time goes faster by": arguments.faster,
+            "through PgBouncer": f"{arguments.pgbouncer} sessions" if arguments.pgbouncer else "no",
         },
         rows=rows,
         notes=(
@@ -72,7 +93,9 @@ def run(arguments: argparse.Namespace) -> Report:
     )
 
 
-def _simulate(arguments: argparse.Namespace, seconds: float) -> tuple[list[dict[str, object]], float, float]:
+def _simulate(
+    arguments: argparse.Namespace, seconds: float, environment: Mapping[str, str]
+) -> tuple[list[dict[str, object]], float, float]:
     """What each process told; seconds to connect; memory of the server while all are connected, in MB."""
     faster = arguments.faster
     sizes = [_PER_PROCESS] * (arguments.workers // _PER_PROCESS)
@@ -80,9 +103,14 @@ def _simulate(arguments: argparse.Namespace, seconds: float) -> tuple[list[dict[
     begin = time.perf_counter()
     processes = []
     for size in sizes:
-        pace = (str(seconds), str(arguments.epoch_s / faster), str(_RENEW_S / faster))
+        paces = (arguments.epoch_s, _RENEW_S, arguments.start_s)
+        pace = (str(seconds), *(str(pace_s / faster) for pace_s in paces))
         command = [sys.executable, "-m", "tools.benchmarks.fleet_worker", "fleet", str(size), *pace]
-        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT))
+        processes.append(
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT, env=environment
+            )
+        )
     try:
         for process in processes:
             assert process.stdout is not None

@@ -16,6 +16,7 @@ from kdhpc.networks.build import Network
 from kdhpc.networks.heads import PlainHead
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import ImageBatch
+from kdhpc.training.compile_folder import keep_private
 
 _PROB_CLOSER = (Design.PROB_CLOSER, Design.BOTH_CLOSER)
 _PROB_APART = (Design.PROB_APART, Design.BOTH_APART)
@@ -152,6 +153,8 @@ class PublishedLoop:
         self._autocast = autocast
         self._forward: Callable[[Tensor, Tensor, Tensor], list[Tensor]] = self._all_losses
         if compiles:
+            problem = keep_private()
+            assert problem is None, problem
             self._forward = torch.compile(self._all_losses, dynamic=False)
         self._optimizers = [
             torch.optim.SGD(

@@ -1,0 +1,82 @@
+"""Which weights of a node a graph teaches: those that the loss of some active edge depends on.
+
+A node whose label edge is cut off and that attention designs alone teach has a classifier that no loss depends on. Its
+gradients are zeros, but weight decay and momentum would move it, and with it the node's vote. So weights are put into
+groups that the same kinds of knowledge reach, and for each graph a tensor says which groups stay as they are. Another
+graph is another value of that tensor: nothing is compiled or recorded again, and no step waits for the host.
+
+Source: in the authors' code, a cut off edge has no loss, weights without a loss have no gradient, and the optimiser
+leaves them alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdhpc.graph.spec import GraphSpec
+from kdhpc.losses.coefficients import Knowledge, knowledge_taught
+from kdhpc.networks.build import Network
+from kdhpc.networks.output import NetworkOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightGroup:
+    """Weights that the same kinds of knowledge reach."""
+
+    names: tuple[str, ...]
+    """The weights, by the network's names, in its order."""
+    reached_by: frozenset[Knowledge]
+    """Edges that teach by one of these have gradients towards the weights; empty: nothing has."""
+
+
+def weight_groups(network: Network, image_size: int) -> tuple[WeightGroup, ...]:
+    """All weights of a network, in as few groups as tell them apart; found by asking autograd about one image.
+
+    Args:
+        network: In training mode, with gradients; nothing of it changes.
+        image_size: Side of an image that it takes, in pixels.
+    """
+    weight = next(network.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, dtype=weight.dtype, device=weight.device)
+    network.eval()  # Batch norm leaves its statistics alone, and takes a single image.
+    try:
+        with torch.enable_grad():
+            output = network(image)
+    finally:
+        network.train()
+    reached = {knowledge: set(_weights_behind(_outputs(output, knowledge))) for knowledge in Knowledge}
+    names: dict[frozenset[Knowledge], list[str]] = {}
+    for name, parameter in network.named_parameters():
+        by = frozenset(knowledge for knowledge in Knowledge if id(parameter) in reached[knowledge])
+        names.setdefault(by, []).append(name)
+    return tuple(WeightGroup(names=tuple(group), reached_by=by) for by, group in names.items())
+
+
+def untaught(graph: GraphSpec, groups: Sequence[WeightGroup]) -> Tensor:
+    """(M, G), float32, on the CPU: 1 where no active edge into the node reaches the weights of the group, else 0."""
+    return torch.tensor(
+        [[float(group.reached_by.isdisjoint(taught)) for group in groups] for taught in knowledge_taught(graph)]
+    )
+
+
+def _outputs(output: NetworkOutput, knowledge: Knowledge) -> tuple[Tensor, ...]:
+    """What the losses of edges that teach by it depend on."""
+    if knowledge is Knowledge.LABEL:
+        return (output.logits, *output.extra_hard_logits)
+    return (output.logits if knowledge is Knowledge.PROBABILITY else output.attention_map,)
+
+
+def _weights_behind(outputs: tuple[Tensor, ...]) -> Iterator[int]:
+    """The ids of all leaves that the outputs depend on."""
+    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        function = waiting.pop()
+        if hasattr(function, "variable"):
+            yield id(function.variable)
+        for following, _ in function.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
