@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from kdhpc.errors import StudyError
 from kdhpc.graph.space import SearchSpace, canonical
 from kdhpc.graph.spec import GraphSpec
-from kdhpc.study.address import Address, engine_settings, follow
+from kdhpc.study.address import DRIVER, Address, open_engine
 from kdhpc.study.optuna_tables import make_tables
 from kdhpc.study.storage import Storage
 
@@ -103,16 +103,13 @@ class OrdinaryStudy:
 
 
 def _open(address: Address) -> RDBStorage:
-    """Optuna's view of the server, which has its tables. The url is a template to Optuna: braces in it are doubled."""
-    url = address().render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-    rdb = RDBStorage(
-        url,
-        engine_kwargs=engine_settings(),
+    """Optuna's view of the server, which has its tables. All its connections are made as ours are."""
+    return RDBStorage(
+        f"{DRIVER}://",
+        engine_kwargs={"pool": open_engine(address).pool},
         skip_table_creation=True,
         skip_compatibility_check=True,
     )
-    follow(rdb.engine, address)
-    return rdb
 
 
 def _quietly(call: Callable[[], T]) -> T:

@@ -158,7 +158,8 @@ class Storage:
                     _logger.warning("database at %s is away (%s), waiting for it", self._shown, reason(failure))
             self._engine.dispose()
             self._sleep(min(left_s, delay_s * random.uniform(0.5, 1.0)))
-            delay_s = min(2 * delay_s, _LAST_DELAY_S)
+            # After a long absence thousands of workers must not all come back in the same seconds.
+            delay_s = min(2 * delay_s, max(_LAST_DELAY_S, (self._failed - began) / 10))
 
     @property
     def answering_for_s(self) -> float:

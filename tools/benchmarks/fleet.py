@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epoch-s", type=float, default=60, help="how long an epoch takes a worker (default: 60)")
     parser.add_argument("--faster", type=float, default=10, help="how much faster its time goes here (default: 10)")
     parser.add_argument(
+        "--start-s", type=float, default=0, help="workers begin within so long, not all at once (default: 0)"
+    )
+    parser.add_argument(
         "--pgbouncer",
         type=int,
         metavar="SESSIONS",
@@ -71,6 +74,7 @@ def run(arguments: argparse.Namespace) -> Report:
             "minutes": arguments.minutes,
             "epoch, s": arguments.epoch_s,
             "lease renewed every, s": _RENEW_S,
+            "begin within, s": arguments.start_s,
             "time goes faster by": arguments.faster,
             "through PgBouncer": f"{arguments.pgbouncer} sessions" if arguments.pgbouncer else "no",
         },
@@ -99,7 +103,8 @@ def _simulate(
     begin = time.perf_counter()
     processes = []
     for size in sizes:
-        pace = (str(seconds), str(arguments.epoch_s / faster), str(_RENEW_S / faster))
+        paces = (arguments.epoch_s, _RENEW_S, arguments.start_s)
+        pace = (str(seconds), *(str(pace_s / faster) for pace_s in paces))
         command = [sys.executable, "-m", "tools.benchmarks.fleet_worker", "fleet", str(size), *pace]
         processes.append(
             subprocess.Popen(

@@ -1,10 +1,11 @@
 """One process of ``tools/bench fleet``: many workers that train nothing, a thread and a connection each.
 
-``fleet_worker.py STUDY WORKERS SECONDS EPOCH_S RENEW_S`` says ``ready`` on stdout when all are connected, begins at a
-line on stdin, and ends with a line of JSON.
+``fleet_worker.py STUDY WORKERS SECONDS EPOCH_S RENEW_S START_S`` says ``ready`` on stdout when all are connected,
+begins at a line on stdin, and ends with a line of JSON.
 """
 
 import json
+import random
 import sys
 import threading
 import time
@@ -30,14 +31,16 @@ class Fleet:
         study: Its name.
         epoch_s: How long an epoch takes them.
         renew_s: How often they renew their leases.
+        start_s: Within which they begin, each at a time of its own.
     """
 
-    def __init__(self, study: str, *, epoch_s: float, renew_s: float) -> None:
+    def __init__(self, study: str, *, epoch_s: float, renew_s: float, start_s: float) -> None:
         self.times_ms: dict[str, list[float]] = {"claim": [], "report": [], "renew": [], "end": []}
         self.errors: list[str] = []
         self._study = study
         self._epoch_s = epoch_s
         self._renew_s = renew_s
+        self._start_s = start_s
         self._stop = threading.Event()
 
     def connect(self) -> SharedStudy:
@@ -64,6 +67,7 @@ class Fleet:
 
     def _work(self, study: SharedStudy) -> None:
         owner = Owner.current()
+        self._stop.wait(random.uniform(0, self._start_s))
         while not self._stop.is_set():
             claim = self._timed("claim", study.claim, owner, lease_s=_LEASE_S, renew_s=self._renew_s)
             if claim is None:
@@ -91,8 +95,8 @@ class Fleet:
 
 def main() -> None:
     """Be a part of the fleet."""
-    study, workers, seconds, epoch_s, renew_s = sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:6])
-    fleet = Fleet(study, epoch_s=epoch_s, renew_s=renew_s)
+    study, workers, seconds, epoch_s, renew_s, start_s = sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:7])
+    fleet = Fleet(study, epoch_s=epoch_s, renew_s=renew_s, start_s=start_s)
     studies = [fleet.connect() for _ in range(workers)]
     print("ready", flush=True)
     sys.stdin.readline()
