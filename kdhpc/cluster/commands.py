@@ -149,6 +149,15 @@ def read_table(program: str, answer: str, first: str, num_fields: int) -> list[l
     return rows
 
 
+def parse_duration(text: str) -> float | None:
+    """Seconds of Slurm's ``[days-][hours:]minutes:seconds``; none of anything else (``UNLIMITED``, ``INVALID``)."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((24 * days + hours) * 60 + minutes) * 60 + seconds)
+
+
 def require() -> None:
     """See that this machine can submit jobs.
 
@@ -158,6 +167,20 @@ def require() -> None:
     for program in ("sbatch", "srun", "squeue"):
         if shutil.which(program) is None:
             raise not_installed(program)
+
+
+def require_configured() -> None:
+    """See that Slurm's commands know of a cluster, before anything is begun. One that is busy will answer later.
+
+    Raises:
+        UnconfiguredError: they do not.
+    """
+    try:
+        ask("scontrol", "ping", timeout_s=5.0)
+    except UnconfiguredError:
+        raise
+    except ClusterError:
+        return
 
 
 @contextlib.contextmanager

@@ -23,8 +23,8 @@ def study_jobs(study: str, others: Iterable[str] = (), *, patient: bool = False)
     Raises:
         ClusterError: Slurm does not answer.
     """
-    launched = _Launched(study)
-    joined = {slurm.here(job) for job in others if not job.startswith("local-")}
+    launched = _Launched(study, patient=patient)
+    joined = {slurm.here(job, patient=patient) for job in others if not job.startswith("local-")}
     # A search on one machine has nothing to ask Slurm for.
     clusters = launched.clusters | {slurm.cluster_of(job) for job in joined}
     return tuple(
@@ -50,7 +50,7 @@ def launching_jobs(study: str) -> tuple[QueuedJob, ...]:
     Raises:
         ClusterError: Slurm does not answer.
     """
-    launchers = _Launched(study).launchers
+    launchers = _Launched(study, patient=False).launchers
     return tuple(job for job in slurm.queue(map(slurm.cluster_of, launchers)) if job.job in launchers)
 
 
@@ -106,18 +106,20 @@ def vanished(study: str, holdings: Iterable[Holding], jobs: Iterable[QueuedJob])
 class _Launched:
     """What was given to Slurm for a study, by the manifests of its launches; jobs are named as in the queue."""
 
-    def __init__(self, study: str) -> None:
+    def __init__(self, study: str, *, patient: bool = True) -> None:
         manifests, paths = read_manifests(study), StudyPaths.of(study)
-        self.launchers = {slurm.here(manifest.job) for manifest in manifests if manifest.job is not None}
+        jobs = (manifest.job for manifest in manifests if manifest.job is not None)
+        self.launchers = {slurm.here(job, patient=patient) for job in jobs}
         on_slurm = [manifest for manifest in manifests if manifest.executor == "slurm"]
-        self.arrays = {slurm.here(array) for manifest in on_slurm for array in manifest.arrays}
+        arrays = (array for manifest in on_slurm for array in manifest.arrays)
+        self.arrays = {slurm.here(array, patient=patient) for array in arrays}
         folders = {manifest: paths.launch_jobs(manifest.launch) for manifest in on_slurm}
         with_folder = {manifest: folder for manifest, folder in folders.items() if folder.exists()}
         # Resolved: KDHPC_RUNS may have been another path to the same folder when it was launched.
         self.folders = {folder.resolve() for folder in with_folder.values()}
         self.workers_clusters = {slurm.cluster_of(array) for array in self.arrays}
         # Where they went, if the launcher died before it had written down what it submitted.
-        self.workers_clusters |= {slurm.elsewhere(manifest.cluster) for manifest in with_folder}
+        self.workers_clusters |= {slurm.elsewhere(manifest.cluster, patient=patient) for manifest in with_folder}
         self.clusters = self.workers_clusters | {slurm.cluster_of(job) for job in self.launchers}
 
     def is_worker(self, job: QueuedJob) -> bool:

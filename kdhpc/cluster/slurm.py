@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from kdhpc.cluster.commands import UnconfiguredError, ask, ask_patiently, read_table, table_format
+from kdhpc.cluster.commands import ask, ask_patiently, parse_duration, read_table, table_format
 from kdhpc.errors import ClusterError, UsageError
 
 # The script last: its path may hold anything.
@@ -78,20 +78,6 @@ def is_available() -> bool:
     return shutil.which("squeue") is not None
 
 
-def require_configured() -> None:
-    """See that Slurm's commands know of a cluster, before anything is begun. One that is busy will answer later.
-
-    Raises:
-        UnconfiguredError: they do not.
-    """
-    try:
-        ask("scontrol", "ping", timeout_s=5.0)
-    except UnconfiguredError:
-        raise
-    except ClusterError:
-        return
-
-
 def wanted_cluster(options: Iterable[str] = (), *, otherwise: str | None = None) -> str | None:
     """The cluster that jobs are submitted to; none: that of this machine's configuration.
 
@@ -114,24 +100,31 @@ def wanted_cluster(options: Iterable[str] = (), *, otherwise: str | None = None)
     return cluster
 
 
-def elsewhere(cluster: str | None) -> str | None:
+def elsewhere(cluster: str | None, *, patient: bool = True) -> str | None:
     """A cluster as commands must be told of it; none: it is that of this machine's configuration.
+
+    Args:
+        cluster: Its name, or none.
+        patient: As for :func:`local_cluster`.
 
     Raises:
         ClusterError: Slurm does not say which that is.
     """
-    return None if cluster is None else cluster_of(qualified("", cluster))
+    return here(qualified("", cluster), patient=patient).partition("@")[2] or None
 
 
-def local_cluster() -> str | None:
+def local_cluster(*, patient: bool = True) -> str | None:
     """The name of the cluster of this machine's configuration; none: Slurm does not say.
+
+    Args:
+        patient: As for :func:`queue`; a name that was told once is known.
 
     Raises:
         ClusterError: Slurm does not answer.
     """
     # Slurm's daemon on this machine says so. A job of salloc may be on another cluster than the machine it is used on.
     named = os.environ.get("SLURM_CLUSTER_NAME") if "SLURMD_NODENAME" in os.environ else None
-    return named or _config(None).name
+    return named or _config(None, patient=patient).name
 
 
 def qualified(job: str, cluster: str | None) -> str:
@@ -144,14 +137,18 @@ def cluster_of(job: str) -> str | None:
     return here(job).partition("@")[2] or None
 
 
-def here(job: str) -> str:
+def here(job: str, *, patient: bool = True) -> str:
     """A job as :func:`queue` names it: without its cluster, if that is this machine's.
+
+    Args:
+        job: Its number, with or without its cluster.
+        patient: As for :func:`local_cluster`.
 
     Raises:
         ClusterError: Slurm does not say which cluster that is.
     """
     number, _, cluster = job.partition("@")
-    is_elsewhere = cluster and cluster.casefold() != (local_cluster() or "").casefold()
+    is_elsewhere = cluster and cluster.casefold() != (local_cluster(patient=patient) or "").casefold()
     return job if is_elsewhere else number
 
 
@@ -341,22 +338,13 @@ def time_limit() -> TimeLimit | None:
     return None
 
 
-def parse_duration(text: str) -> float | None:
-    """Seconds of Slurm's ``[days-][hours:]minutes:seconds``; none of anything else (``UNLIMITED``, ``INVALID``)."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
-    if match is None:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(((24 * days + hours) * 60 + minutes) * 60 + seconds)
-
-
 def largest_array(cluster: str | None = None) -> int | None:
     """How many tasks a job array may have on a cluster; none: Slurm does not say.
 
     Raises:
         ClusterError: Slurm does not answer; it may take minutes until that is sure.
     """
-    return _config(cluster).largest_array
+    return _config(cluster, patient=True).largest_array
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -384,15 +372,17 @@ class _Config:
     largest_array: int | None
 
 
-def _config(cluster: str | None) -> _Config:
-    return _config_asked(cluster, os.environ.get("SLURM_CONF"), shutil.which("scontrol"))
+def _config(cluster: str | None, *, patient: bool) -> _Config:
+    """The answer, kept: by all that it depends on."""
+    key = (cluster, os.environ.get("SLURM_CONF"), shutil.which("scontrol"))
+    if key not in _KNOWN:
+        command = ("scontrol", "show", "config")
+        shown = ask_patiently(*command, cluster=cluster) if patient else ask(*command, timeout_s=5.0, cluster=cluster)
+        name = re.search(r"(?m)^ClusterName\s*=\s*(\S+)", shown)
+        # The size is the first index that is not allowed.
+        size = re.search(r"(?m)^MaxArraySize\s*=\s*(\d+)", shown)
+        _KNOWN[key] = _Config(name=name[1] if name else None, largest_array=int(size[1]) if size else None)
+    return _KNOWN[key]
 
 
-@lru_cache
-def _config_asked(cluster: str | None, conf: str | None, program: str | None) -> _Config:
-    """The answer, kept: the other arguments are what it depends on."""
-    shown = ask_patiently("scontrol", "show", "config", cluster=cluster)
-    name = re.search(r"(?m)^ClusterName\s*=\s*(\S+)", shown)
-    # The size is the first index that is not allowed.
-    size = re.search(r"(?m)^MaxArraySize\s*=\s*(\d+)", shown)
-    return _Config(name=name[1] if name else None, largest_array=int(size[1]) if size else None)
+_KNOWN: dict[tuple[str | None, str | None, str | None], _Config] = {}

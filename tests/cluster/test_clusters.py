@@ -188,7 +188,7 @@ squeue: fatal: Could not establish a configuration source" >&2; exit 1"""
 def test_client_without_configuration_is_asked_once_and_costs_a_short_line(clusters, capsys, monkeypatch) -> None:
     for program in ("squeue", "scontrol"):
         clusters.answer(program, _UNCONFIGURED)
-    slurm._config_asked.cache_clear()
+    slurm._KNOWN.clear()
     line = "Slurm's commands know of no cluster on this machine: set SLURM_CONF to its slurm.conf"
     assert main(["status", "--study", "tiny"]) == 0
     assert capsys.readouterr().err == f"kdhpc: no jobs shown: {line}\n"

@@ -16,7 +16,7 @@ from kdhpc.errors import ClusterBusyError, ClusterError
     [("59:10", 3550), ("1:00:00", 3600), ("1-02:03:04", 93784), ("0:00", 0), ("UNLIMITED", None), ("INVALID", None)],
 )
 def test_parse_duration(text: str, seconds: float | None) -> None:
-    assert slurm.parse_duration(text) == seconds
+    assert commands.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(("given", "cpus"), [("1", 1), ("1000000", len(os.sched_getaffinity(0))), (None, None)])
