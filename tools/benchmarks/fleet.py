@@ -46,8 +46,7 @@ def run(arguments: argparse.Namespace) -> Report:
     """Simulate."""
     seconds = 60 * arguments.minutes / arguments.faster
     most = int(2 * arguments.workers * max(1, 60 * arguments.minutes / arguments.epoch_s))
-    # A worker has one connection, and for moments a second one.
-    clients = 2 * arguments.workers
+    clients = arguments.workers + 10
     with ExitStack() as stack:
         storage = stack.enter_context(benchmark_server(workers=arguments.pgbouncer or clients))
         environment = dict(os.environ)
