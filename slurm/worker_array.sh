@@ -19,6 +19,7 @@
 
 cd "$SLURM_SUBMIT_DIR" || exit
 unset VIRTUAL_ENV  # That of the shell that submitted.
+export KDHPC_SLURM_JOB=$SLURM_JOB_ID  # It is an array's task: SLURM_ARRAY_TASK_ID is not inherited from another job.
 if [ -e slurm/site.sh ]; then . slurm/site.sh; fi
 # By its path: it runs the python beside it, whatever modules put first. exec: bash would keep the signal to itself until
 # its child ends.

@@ -169,7 +169,7 @@ def _listed(name: str) -> Listed:
 
 
 def _print_table(rows: list[Listed]) -> None:
-    from kdhpc.data.names import escaped
+    from kdhpc.printing import one_line
 
     lines = [("NAME", "READER", "CLASSES", "TRAIN", "TEST", "SHAPE", "MB")]
     for row in rows:
@@ -178,7 +178,7 @@ def _print_table(rows: list[Listed]) -> None:
             lines.append(
                 (
                     row.name,
-                    escaped(str(row.reader)),
+                    one_line(str(row.reader)),
                     str(row.classes),
                     str(row.train),
                     str(row.test),
@@ -194,7 +194,7 @@ def _print_table(rows: list[Listed]) -> None:
             *([row.problem] if row.problem is not None else []),
             *(f"its source {how}" for how in row.altered),
         ):
-            print(escaped(f"{row.name}: {said}"), file=sys.stderr)
+            print(one_line(f"{row.name}: {said}"), file=sys.stderr)
 
 
 def _cores() -> int:

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
     with StopSignals(ends_at_second=True) as stop:
-        from kdhpc.cluster import commands
+        from kdhpc.cluster import commands, slurm
         from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
         from kdhpc.cluster.launch import continued_launch
         from kdhpc.networks.names import check_network
@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         commands.require()
         if args.dry_run:
             return _print_script(name, wanted.config)
+        slurm.require_configured()
         try:
             code = 130 if stop.requested else _launch(wanted, before, stop, stays=args.wait, again=_again(args.words))
         except DatabaseError:

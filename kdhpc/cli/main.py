@@ -10,6 +10,7 @@ from kdhpc import __version__
 from kdhpc.cli import data, db, export_best, launch, report, results, retry, search, status, stop, train, worker
 from kdhpc.errors import KdhpcError
 from kdhpc.interpreter import settle
+from kdhpc.printing import printable_output
 
 _EPILOG = """\
 a search, from nothing:
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@printable_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 

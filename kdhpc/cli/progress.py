@@ -3,6 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
+from kdhpc.printing import erase_line
+
 if TYPE_CHECKING:
     from kdhpc.study.summary import StudyStatus
 
@@ -17,7 +19,8 @@ class Progress:
         """Show it."""
         line = progress_line(status)
         if sys.stderr.isatty():
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            erase_line(sys.stderr)
+            print(line, end="", file=sys.stderr, flush=True)
             if status.trials.unfinished == 0:
                 print(file=sys.stderr)
         elif _steady(line) != _steady(self._last):
@@ -26,8 +29,9 @@ class Progress:
 
     def tell(self, text: str) -> None:
         """A line of its own, above the progress."""
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        print(f"{clear}kdhpc: {text}", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            erase_line(sys.stderr)
+        print(f"kdhpc: {text}", file=sys.stderr, flush=True)
 
 
 def _steady(line: str) -> str:

@@ -141,7 +141,7 @@ class Hosting:
         Raises:
             ClusterError: it cannot be restarted, which somebody would notice, or from here.
         """
-        started = reopen(self._folder, self._options)
+        started = reopen(self._folder, endpoint, self._options)
         if started is None or is_loopback(started.endpoint.host):
             raise ClusterError(
                 _loopback(
@@ -149,7 +149,8 @@ class Hosting:
                     "it is in use, or not to be ended from here: `kdhpc db stop` where it runs, then launch again",
                 )
             )
-        _LOG.info("PostgreSQL listened on %s only, and was restarted for workers on other machines", endpoint.host)
+        if not started.already:
+            _LOG.info("PostgreSQL listened on %s only, and was restarted for workers on other machines", endpoint.host)
         return started
 
     def _start(self) -> Started:

@@ -12,6 +12,7 @@ from kdhpc.cluster import slurm
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.errors import ClusterError, DatabaseError
 from kdhpc.interpreter import check_modules, write_in_any_encoding
+from kdhpc.printing import printable_stream
 
 if TYPE_CHECKING:
     from kdhpc.study.storage import Storage
@@ -134,7 +135,10 @@ def _is_ended_within(stop: StopSignals, patience_s: float) -> bool:
 def log_to_stderr() -> None:
     """Log lines of a worker: when, how grave, what."""
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+        stream=printable_stream(sys.stderr),
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        force=True,
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from kdhpc.cluster.commands import ask, ask_patiently, read_table, table_format
+from kdhpc.cluster.commands import UnconfiguredError, ask, ask_patiently, read_table, table_format
 from kdhpc.errors import ClusterError, UsageError
 
 # The script last: its path may hold anything.
@@ -76,6 +76,20 @@ class TimeLimit:
 def is_available() -> bool:
     """Whether this machine has Slurm's commands."""
     return shutil.which("squeue") is not None
+
+
+def require_configured() -> None:
+    """See that Slurm's commands know of a cluster, before anything is begun. One that is busy will answer later.
+
+    Raises:
+        UnconfiguredError: they do not.
+    """
+    try:
+        ask("scontrol", "ping", timeout_s=5.0)
+    except UnconfiguredError:
+        raise
+    except ClusterError:
+        return
 
 
 def wanted_cluster(options: Iterable[str] = (), *, otherwise: str | None = None) -> str | None:
@@ -262,8 +276,8 @@ def _own_job() -> _OwnJob | None:
     given = _OwnJob(
         number=f"{array}_{task}" if array and task else number,
         cluster=os.environ.get("SLURM_CLUSTER_NAME"),
-        restarts=int(restarts or 0),
-        cpus=int(cpus) if cpus else None,
+        restarts=_count(restarts) or 0,
+        cpus=_count(cpus),
         is_submitted=False,
     )
     # sbatch hands the variables of the job that it is called in on to the new one, where Slurm sets some of them anew.
@@ -272,6 +286,10 @@ def _own_job() -> _OwnJob | None:
     if array or given.restarts:
         return _own_job_asked(given, number)
     return given
+
+
+def _count(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
 
 
 @lru_cache

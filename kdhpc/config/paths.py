@@ -1,12 +1,15 @@
 """Where everything lies: the one place that names a path.
 
 Two folders, both below the working directory unless an environment variable says otherwise:
-``$KDHPC_RUNS`` (``./runs``) for what a search writes, ``$KDHPC_DATA`` (``./data``) for packed data sets.
+``$KDHPC_RUNS`` (``./runs``) for what a search writes, ``$KDHPC_DATA`` (``./data``) for packed data sets. What is called
+by a name lies in its folder, whatever the name is: functions that take one raise ConfigError for one that leads away.
 """
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from kdhpc.config.names import inside
 
 _COMPILED, _REPORTS, _SERVER, _SWEEPS, _TRAINED = "compile-cache", "report", "db", "sweeps", "train"
 _SANDBOX = "slurm"  # Of tools/slurm_sandbox.
@@ -26,7 +29,7 @@ def data_root() -> Path:
 
 def packed_dir(dataset: str) -> Path:
     """The packed form of a data set."""
-    return data_root() / dataset
+    return inside(data_root(), dataset)
 
 
 def compile_cache_dir() -> Path:
@@ -49,7 +52,7 @@ class StudyPaths:
     @classmethod
     def of(cls, study: str) -> "StudyPaths":
         """The paths of a study by name."""
-        return cls(runs_root() / study)
+        return cls(inside(runs_root(), study))
 
     def config(self, launch: str) -> Path:
         """The frozen config of one launch, which its workers read."""
@@ -96,7 +99,7 @@ class RunPaths:
     @classmethod
     def of(cls, name: str, seed: int) -> "RunPaths":
         """The paths of one seed of a named training."""
-        return cls(final_root() / name / f"seed{seed}")
+        return cls(inside(final_root(), name) / f"seed{seed}")
 
     @property
     def config(self) -> Path:
@@ -150,9 +153,9 @@ def final_root() -> Path:
 
 def sweep_dir(sweep: str) -> Path:
     """What Hydra and the jobs of one sweep of final trainings leave: configs and logs."""
-    return runs_root() / _SWEEPS / sweep
+    return inside(runs_root() / _SWEEPS, sweep)
 
 
 def report_dir(report: str) -> Path:
     """Figures and tables of final trainings that are done."""
-    return runs_root() / _REPORTS / report
+    return inside(runs_root() / _REPORTS, report)

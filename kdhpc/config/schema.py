@@ -11,7 +11,7 @@ from typing import Literal
 
 from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.errors import ConfigError
-from kdhpc.graph.spec import Design, Gate
+from kdhpc.graph.spec import MOST_NODES, Design, Gate
 
 
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
@@ -225,6 +225,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         _positive("study", num_nodes=self.num_nodes, trials=self.trials, max_attempts=self.max_attempts)
+        _require(self.num_nodes <= MOST_NODES, "study.num_nodes", self.num_nodes, f"at most {MOST_NODES}")
         for key, values in (("label_gates", self.label_gates), ("gates", self.gates), ("designs", self.designs)):
             shown = [value.value for value in values]
             _require(len(values) == len(set(values)) > 0, f"study.{key}", shown, "one or more different names")
@@ -374,6 +375,7 @@ class RunConfig:
         if self.name is not None:
             _check_name("run.name", self.name)
         _require(self.num_nodes is None or self.num_nodes > 0, "run.num_nodes", self.num_nodes, "above 0, or null")
+        _require((self.num_nodes or 1) <= MOST_NODES, "run.num_nodes", self.num_nodes, f"at most {MOST_NODES}")
         _require(self.seed >= 0, "run.seed", self.seed, "0 or more")
         _positive("run", checkpoint_every_s=self.checkpoint_every_s, temperature=self.temperature)
 

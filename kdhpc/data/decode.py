@@ -155,6 +155,8 @@ def _reason(exc: Exception, path: Path) -> str:
         return f"it has too many pixels, {_MANY}"
     if isinstance(exc, MemoryError):
         return "there is not enough memory to decode it"
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror
     return shown(" ".join(str(exc).split())) or type(exc).__name__
 
 

@@ -3,6 +3,8 @@
 import unicodedata
 from collections.abc import Iterable
 
+from kdhpc.printing import one_line
+
 _LITTER = frozenset(
     name.casefold()
     for name in (
@@ -18,31 +20,15 @@ def is_left_out(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _LITTER
 
 
-def escaped(text: str) -> str:
-    """A text of others as it may be printed: without control characters, and without bytes that are no text.
-
-    A name in another encoding than the system's is, in Python, a text with surrogates.
-    """
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
 def shown(text: str) -> str:
     """A text of others as a part of a message: escaped, and not too long."""
-    whole = escaped(text[: _LONGEST_SHOWN + 1])
+    whole = one_line(text[: _LONGEST_SHOWN + 1])
     return whole if len(whole) <= _LONGEST_SHOWN else f"{whole[:_LONGEST_SHOWN]}..."
 
 
-def _escaped(character: str) -> str:
-    if character.isprintable():
-        return character
-    code = ord(character)
-    # A byte that was no text.
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
-
-
 def is_text(name: str) -> bool:
-    """Whether a name can be printed as it is."""
-    return escaped(name) == name
+    """Whether a name can be printed as it is, in any script."""
+    return one_line(name) == name
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kdhpc.config.schema import check_dataset_name
-from kdhpc.data.names import shown
+from kdhpc.data.names import is_text, shown
 from kdhpc.data.origin import Origin
 from kdhpc.data.progress import Progress
 from kdhpc.data.reading import look_at, names_in, open_file, read_file
@@ -213,6 +213,8 @@ def _check_manifest(manifest: Manifest) -> None:
         raise ValueError(f"{manifest.train:,} training and {manifest.test:,} test images")
     if len(manifest.classes) < 2 or len(set(manifest.classes)) != len(manifest.classes):
         raise ValueError(f"{len(manifest.classes):,} classes, of {len(set(manifest.classes)):,} names")
+    if not all(map(is_text, manifest.classes)):
+        raise ValueError("names of classes that cannot be printed")
     found = sorted(record.path for record in manifest.files)
     if found != sorted(f"{half}/{name}.npy" for half in HALVES for name in ARRAYS):
         raise ValueError(f"{len(found):,} files, which are not those of a packed data set")

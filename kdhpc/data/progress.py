@@ -3,7 +3,7 @@
 import time
 from typing import TextIO
 
-from kdhpc.data.names import escaped
+from kdhpc.printing import erase_line, one_line
 
 
 class Progress:
@@ -25,7 +25,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Writes one line; control characters, which names of files may hold, are escaped."""
-        self._stream.write(f"{escaped(line)}\n")
+        self._stream.write(f"{one_line(line)}\n")
         self._stream.flush()
 
     def start(self, what: str, total: int) -> None:
@@ -47,7 +47,8 @@ class Progress:
         left = "" if finished or rate == 0 else f", {(self._total - self._done) / rate:.0f} s to go"
         line = f"{self._what}: {self._done:,} of {self._total:,} ({rate:,.0f} a second{left})"
         if self._terminal:
-            self._stream.write(f"\r\x1b[K{line}" + ("\n" if finished else ""))
+            erase_line(self._stream)
+            self._stream.write(line + ("\n" if finished else ""))
             self._stream.flush()
         else:
             self.say(line)

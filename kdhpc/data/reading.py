@@ -119,7 +119,11 @@ def read_file(path: Path, *, limit: int) -> bytes:
         length = os.fstat(file.fileno()).st_size
         if length > limit:
             raise UnfitFileError(f"it has {length:,} bytes, allowed are {limit:,}")
-        return file.read()
+        # Some files of the system have no length, and no end.
+        content = file.read(length + 1)
+    if len(content) > length:
+        raise UnfitFileError(f"it has more than the {length:,} bytes that it says")
+    return content
 
 
 def entries_in(folder: Path) -> "list[tuple[os.DirEntry[str], bool]]":

@@ -5,6 +5,7 @@ and the next run goes on with it. Nothing in it keeps a name that the next run n
 files of what a process still has open, and their folders with them, for as long as that lasts.
 """
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -119,9 +120,11 @@ def _lock(folder: Path) -> FileLock | None:
     # on a file that another process may remove and make again is none.
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock.take(path)
-    with suppress(OSError):
-        # Whoever may write into a folder that several people share may prepare there.
-        path.chmod(path.parent.stat().st_mode & 0o666)
+    if lock is not None:
+        with suppress(OSError):
+            # Whoever may write into a folder that several people share may prepare there. Not by its name, which
+            # somebody else may have given to another file.
+            os.fchmod(lock.fileno(), path.parent.stat().st_mode & 0o666)
     return lock
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import dacite
 
+from kdhpc.config.names import is_folder_name
 from kdhpc.errors import DataError
 from kdhpc.files import parse_json, read_whole, strict_json, write_whole
 from kdhpc.graph.serial import Provenance
@@ -144,6 +145,9 @@ def read_result(path: Path) -> FinalResult:
         found = (document.pop("format"), document.pop("version"))
         if found != (_FORMAT, _VERSION):
             raise DataError(f"{path} is {found[0]} version {found[1]}, this kdhpc reads {_FORMAT} version {_VERSION}")
-        return dacite.from_dict(FinalResult, document, dacite.Config(strict=True, cast=[tuple]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, dacite.DaciteError) as exc:
+        result = dacite.from_dict(FinalResult, document, dacite.Config(strict=True, cast=[tuple]))
+        if not is_folder_name(result.name):
+            raise ValueError(f"the name {result.name[:80]!r} can be no folder's")
+        return result
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, dacite.DaciteError) as exc:
         raise DataError(f"{path} is not a result of a final training: {exc}") from exc

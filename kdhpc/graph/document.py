@@ -93,11 +93,12 @@ def parse(text: str, *, origin: str) -> Value:
     """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise GraphError(f"{origin}: field '{twice}' is there twice in one object: keep one of them")
-        return dict(pairs)
+        found: dict[str, object] = {}
+        for name, value in pairs:
+            if name in found:
+                raise GraphError(f"{origin}: field '{name}' is there twice in one object: keep one of them")
+            found[name] = value
+        return found
 
     def refuse(constant: str) -> NoReturn:
         raise GraphError(f"{origin}: {constant} is not a JSON number: write a finite one or a string")

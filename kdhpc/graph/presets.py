@@ -8,7 +8,7 @@ from kdhpc.errors import GraphError, nearest
 from kdhpc.graph.incoming import NO_TEACHING, Teaching
 from kdhpc.graph.serial import read_graph
 from kdhpc.graph.space import edge_of
-from kdhpc.graph.spec import Design, Gate, GraphSpec
+from kdhpc.graph.spec import MOST_NODES, Design, Gate, GraphSpec
 
 
 def independent(num_nodes: int) -> GraphSpec:
@@ -63,8 +63,8 @@ def load_graph(name_or_path: str, num_nodes: int | None = None) -> GraphSpec:
 
 def _alike(num_nodes: int, teaching: Teaching) -> GraphSpec:
     """The same on every distillation edge."""
-    if num_nodes < 1:
-        raise GraphError(f"a graph of {num_nodes} nodes is not possible: allowed are 1 or more")
+    if not 1 <= num_nodes <= MOST_NODES:
+        raise GraphError(f"a graph of {num_nodes} nodes is not possible: allowed are 1 to {MOST_NODES}")
     pairs = [(source, target) for source in range(num_nodes) for target in range(num_nodes) if source != target]
     return GraphSpec(
         label_gates=(Gate.THROUGH,) * num_nodes,

@@ -32,7 +32,7 @@ from kdhpc.files import read_whole, write_whole
 from kdhpc.graph.document import Value, parse
 from kdhpc.graph.incoming import Teaching
 from kdhpc.graph.space import edge_of
-from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+from kdhpc.graph.spec import MOST_NODES, Design, DistillationEdge, Gate, GraphSpec
 
 FORMAT = "kdhpc-graph"
 VERSION = 1
@@ -138,6 +138,8 @@ def parse_graph(text: str, *, origin: str) -> StoredGraph:
     fields = document.fields(("format", "version", "nodes", "label_edges", "edges"), ("provenance",))
     num_nodes = fields["nodes"].integer(1)
     label_gates = _label_gates(fields["label_edges"], num_nodes)
+    if num_nodes > MOST_NODES:
+        fields["nodes"].fail(f"{num_nodes} is not allowed: at most {MOST_NODES}")
     taught = _edges(fields["edges"], num_nodes)
     pairs = [(s, t) for s in range(num_nodes) for t in range(num_nodes) if s != t]
     graph = GraphSpec(label_gates=label_gates, edges=tuple(taught.get(pair, edge_of(*pair)) for pair in pairs))

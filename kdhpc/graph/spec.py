@@ -10,6 +10,9 @@ from enum import Enum
 
 from kdhpc.errors import GraphError
 
+MOST_NODES = 256
+"""Of a graph: its edges grow with the square."""
+
 
 class Gate(str, Enum):
     """How an edge's loss is weighted. Source: paper Eq. 8-11."""
@@ -50,7 +53,8 @@ class GraphSpec:
     """M network nodes, one label edge to each, and one distillation edge between each ordered pair.
 
     Raises:
-        GraphError: no nodes, or the edges are not exactly one for each ordered pair of different nodes.
+        GraphError: no nodes, more than ``MOST_NODES``, or the edges are not exactly one for each ordered pair of
+            different nodes.
     """
 
     label_gates: tuple[Gate, ...]
@@ -61,6 +65,8 @@ class GraphSpec:
     def __post_init__(self) -> None:
         if not self.label_gates:
             raise GraphError("a graph needs at least one node, this one has none")
+        if self.num_nodes > MOST_NODES:
+            raise GraphError(f"a graph of {self.num_nodes} nodes is not allowed: at most {MOST_NODES}")
         found = [(edge.source, edge.target) for edge in self.edges]
         expected = [(s, t) for s in range(self.num_nodes) for t in range(self.num_nodes) if s != t]
         if sorted(found) != expected:

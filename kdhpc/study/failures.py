@@ -13,6 +13,7 @@ CROWDED_S = 2 * AUTHENTICATION_S
 """So long it is worth to ask a server again that has no room for another connection."""
 _CROWDED = ("too many clients", "remaining connection slots")
 
+_NOT_OURS = "authentication method requirement"
 _OPTIONS_REFUSED = "unsupported startup parameter"
 # By PostgreSQL's own codes.
 _REMEDIES = {
@@ -67,5 +68,9 @@ def reason(failure: Failure) -> str:
 def first_line(words: str) -> str:
     """What the driver says first, without where it said it; a stranger on a server's port may have written it."""
     lines = [line.strip() for line in words.strip().splitlines() if line.strip()]
-    said = lines[0].rpartition(" failed: ")[2] if lines else "no reason given"
+    said = lines[0] if lines else "no reason given"
+    if said.startswith("connection to server"):
+        said = said.partition(" failed: ")[2] or said
+    if _NOT_OURS in said:
+        said = f"{said}: another program listens there, and was told no password"
     return "".join(sign if sign.isprintable() else "?" for sign in said)[:300]

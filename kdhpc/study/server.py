@@ -42,6 +42,7 @@ from kdhpc.study.server_record import STOPPED, STRAY, ServerRecord, lock_path, u
 _SPARE_CONNECTIONS = 50
 # PostgreSQL's processes end with their first one, or soon after.
 _LAST_ONES_S = 10.0
+_GLANCE_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +121,12 @@ def start(
         return _find_or_start(folder, options, take_over, deadline)
 
 
-def reopen(folder: Path, options: ServerOptions, *, timeout_s: float = 60.0) -> Started | None:
+def reopen(folder: Path, before: Endpoint, options: ServerOptions, *, timeout_s: float = 60.0) -> Started | None:
     """Restart a server of this machine with other options, where nobody notices: nobody is connected to it.
 
     Args:
         folder: The server's folder.
+        before: The server. If somebody was quicker, the one that runs now is not touched.
         options: Of the new start.
         timeout_s: Longest time until the server answers.
 
@@ -139,8 +141,10 @@ def reopen(folder: Path, options: ServerOptions, *, timeout_s: float = 60.0) -> 
     folder = checked_home(folder)
     with one_at_a_time(folder):
         server = last_server(folder)
-        is_ours_to_end = server is not None and is_here(folder, server) and server.job in (None, options.job)
-        if server is None or not is_ours_to_end or num_clients(folder, "127.0.0.1", server.port):
+        if server is None or server.endpoint() != before:
+            return _find_or_start(folder, options, None, deadline)
+        is_ours_to_end = is_here(folder, server) and server.job in (None, options.job)
+        if not is_ours_to_end or _is_in_use(folder, server.port):
             return None
         end(folder, server.pid, server.process_start, timeout_s)
         _declare_stopped(folder, server, patience_s=_LAST_ONES_S)
@@ -225,6 +229,16 @@ def ensure_server() -> None:
 def dump_path(folder: Path) -> Path:
     """The dump that the last stop wrote, for ``pg_restore``."""
     return folder / f"{DATABASE}.dump"
+
+
+def _is_in_use(folder: Path, port: int) -> bool:
+    """Whether somebody stays connected; who only asks whether the server runs is soon gone."""
+    deadline = time.monotonic() + _GLANCE_S
+    while num_clients(folder, "127.0.0.1", port):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _find_or_start(folder: Path, options: ServerOptions, take_over: TakeOver | None, deadline: float) -> Started:

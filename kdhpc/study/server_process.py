@@ -92,8 +92,9 @@ def launch(
         begin(process.pid)
         _send(process, b"go\n")
         while (answer := ask(folder, ["127.0.0.1"], int(settings["port"]))).token != settings[TOKEN_SETTING]:
+            is_over = process.poll() is not None
             text = _text_from(log, began)
-            if process.poll() is not None:
+            if is_over or _HALF_BOUND in text:
                 raise NotStartedError(explained(folder, text), text)
             if time.monotonic() > deadline:
                 why = explained(folder, text, else_=answer.problem or "it wrote nothing")
@@ -276,4 +277,6 @@ def _signal(pid: int, start: int, how: signal.Signals) -> None:
 
 
 def _text_from(log: Path, position: int) -> str:
-    return log.read_bytes()[position:].decode(errors="replace")
+    with log.open("rb") as file:
+        file.seek(position)
+        return file.read().decode(errors="replace")

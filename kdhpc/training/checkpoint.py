@@ -10,19 +10,19 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
-import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from kdhpc.errors import CheckpointError, StorageError
-from kdhpc.files import patiently, read_whole, remove, storage_error, write_whole
+from kdhpc.files import is_of_storage, patiently, read_whole, remove, storage_error, write_whole
 from kdhpc.training.loop import TrainingState
 from kdhpc.training.node import NodeState
 
@@ -34,6 +34,7 @@ _FORMAT = struct.Struct("<8sI")
 _FIELDS = struct.Struct("<32sQQ")
 """Digest of the key, step, length of the payload."""
 _CHECKSUM_BYTES = 32
+_REASON_LENGTH = 200
 _HEADER_BYTES = _FORMAT.size + _FIELDS.size + _CHECKSUM_BYTES
 
 
@@ -140,18 +141,27 @@ def load_checkpoint(path: Path, key: CheckpointKey) -> TrainingState:
         CheckpointError: damaged, of another format version, or of another training.
         StorageError: the file system refuses to read it, which says nothing about what is in it.
     """
-    payload = _checked_payload(path)
+    header, payload = _checked(path)
     try:
+        # What it says it holds may be anything, whatever its checksum: torch's decoder has errors of all kinds.
         document = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        found = CheckpointKey(**document["key"])
+        if not isinstance(document, dict) or document.keys() != {"key", "state"}:
+            raise ValueError("it has other parts than key and state")
+        found = CheckpointKey(**_fields(document["key"], study=str, number=int, graph_key=str, seed=int, settings=str))
         state = _from_payload(document["state"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError) as exc:
-        raise _damaged(path, f"its payload cannot be understood ({type(exc).__name__})") from exc
+        if state.step != header.step:
+            raise ValueError(f"it stands at step {state.step}, its header at {header.step}")
+    except Exception as exc:
+        if isinstance(exc, MemoryError) or is_of_storage(exc):
+            raise
+        reason = " ".join(f"{type(exc).__name__}: {exc}".split())[:_REASON_LENGTH]
+        raise _damaged(path, f"its payload cannot be understood ({reason})") from exc
     for field in dataclasses.fields(CheckpointKey):
         ours, theirs = getattr(key, field.name), getattr(found, field.name)
         if ours != theirs:
             raise CheckpointError(
-                f"checkpoint {path} belongs to another trial: its {field.name} is {theirs!r}, this trial has {ours!r}"
+                f"checkpoint {path} belongs to another trial: its {field.name} is {str(theirs)[:_REASON_LENGTH]!r}, "
+                f"this trial has {ours!r}"
             )
     return state
 
@@ -190,7 +200,7 @@ def _checksum(head: bytes, payload: bytes | memoryview) -> bytes:
     return digest.digest()
 
 
-def _checked_payload(path: Path) -> memoryview:
+def _checked(path: Path) -> tuple[CheckpointHeader, memoryview]:
     try:
         content = read_whole(path)
     except (FileNotFoundError, NotADirectoryError) as exc:
@@ -213,7 +223,7 @@ def _checked_payload(path: Path) -> memoryview:
         raise _damaged(path, f"its payload has {len(payload)} bytes instead of {header.length}")
     if _checksum(content[: _HEADER_BYTES - _CHECKSUM_BYTES], payload) != header.checksum:
         raise _damaged(path, "its checksum does not agree")
-    return payload
+    return header, payload
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
@@ -250,12 +260,38 @@ def _to_payload(state: TrainingState) -> _StatePayload:
     }
 
 
-def _from_payload(payload: _StatePayload) -> TrainingState:
-    return TrainingState(
-        step=payload["step"],
-        epoch=payload["epoch"],
-        step_in_epoch=payload["step_in_epoch"],
-        seconds=payload["seconds"],
-        loss_sums=payload["loss_sums"],
-        nodes=tuple(NodeState(**node) for node in payload["nodes"]),
-    )
+def _from_payload(payload: object) -> TrainingState:
+    """The state, if its fields are there and of their types; names and shapes are the learner's to compare.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    fields = _fields(payload, step=int, epoch=int, step_in_epoch=int, seconds=float, loss_sums=Tensor, nodes=list)
+    if min(fields["step"], fields["epoch"], fields["step_in_epoch"]) < 0 or not math.isfinite(fields["seconds"]):
+        raise ValueError("a count or a time of it is none")
+    nodes = [_fields(node, tensors=dict, momentum=dict, loss_scale=dict) for node in fields["nodes"]]
+    for node in nodes:
+        for name, number in node["loss_scale"].items():
+            if not isinstance(name, str) or type(number) not in (int, float) or not math.isfinite(number):
+                raise ValueError("a loss scale of it is no number")
+    named = [item for node in nodes for item in (*node["tensors"].items(), *node["momentum"].items())]
+    for name, tensor in (("loss_sums", fields["loss_sums"]), *named):
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not _is_plain(tensor):
+            raise ValueError(f"{str(name)[:_REASON_LENGTH]!r} is no plain tensor")
+    return TrainingState(**fields | {"nodes": tuple(NodeState(**node) for node in nodes)})
+
+
+def _fields(document: object, **kinds: type) -> dict[str, Any]:
+    """The fields of a mapping that has those, each exactly of its type, and no others."""
+    if not isinstance(document, dict) or document.keys() != kinds.keys():
+        raise ValueError(f"it is no mapping of {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if type(document[name]) is not kind:
+            raise ValueError(f"its {name} is of type {type(document[name]).__name__}")
+    return document
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is numbers in memory, one after the other: no view of fewer, and nothing that computes."""
+    is_dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return is_dense and not tensor.requires_grad and tensor.untyped_storage().nbytes() >= tensor.nbytes

@@ -170,6 +170,13 @@ class TrainingLoop:
                 f"the checkpoint stands at epoch {state.epoch}, step {state.step_in_epoch}, this training has "
                 f"{self._training.epochs} epochs of {self._train.steps_per_epoch} steps: it is of another training"
             )
+        sums = state.loss_sums
+        steps = state.epoch * self._train.steps_per_epoch + state.step_in_epoch
+        if state.step != steps or sums.shape != (self._learner.num_losses,) or sums.dtype is not torch.float64:
+            raise CheckpointError(
+                f"the checkpoint stands at step {state.step} with {tuple(sums.shape)} losses, this training would at "
+                f"step {steps} with {self._learner.num_losses}: it is of another training"
+            )
         self._learner.restore(state.nodes)
         self._epoch, self._step_in_epoch, self._seconds = state.epoch, state.step_in_epoch, state.seconds
         self._loss_sums = state.loss_sums.clone() if state.step_in_epoch else None

@@ -100,6 +100,9 @@ class Node(Generic[NetworkT]):
         """
         _same_shapes("network", state.tensors, self.network.state_dict())
         _same_shapes("momentum", state.momentum, self._momentum())
+        known = set() if self._scaler is None else self._scaler.state_dict().keys()
+        if state.loss_scale and known and state.loss_scale.keys() != known:
+            raise CheckpointError(f"the checkpoint has {sorted(state.loss_scale)} of a loss scale, not {sorted(known)}")
         if bool(state.loss_scale) != (self._scaler is not None):
             raise CheckpointError(
                 "the checkpoint and device.precision do not agree on whether the loss is scaled (fp16)"
@@ -142,9 +145,14 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
+def _described(tensor: Tensor) -> str:
+    dtype = "" if tensor.dtype is torch.float32 else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{tuple(tensor.shape)}{dtype}"
+
+
 def _same_shapes(what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     for name in sorted(found.keys() | expected.keys()):
-        shapes = [tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (found, expected)]
+        shapes = [_described(tensors[name]) if name in tensors else "nothing" for tensors in (found, expected)]
         if shapes[0] != shapes[1]:
             raise CheckpointError(
                 f"the checkpoint has {shapes[0]} for {what} tensor {name!r}, this training has {shapes[1]}: "

@@ -195,6 +195,14 @@ def test_client_without_configuration_is_asked_once_and_costs_a_short_line(clust
     assert len(clusters.calls("scontrol") + clusters.calls("squeue")) == 1
 
 
+def test_launch_without_a_configuration_begins_nothing(fake_slurm, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("KDHPC_RUNS", str(tmp_path / "runs"))
+    fake_slurm.answer("scontrol", _UNCONFIGURED)
+    assert main(["launch", "--study", "tiny", "study=quickstart"]) == 1
+    assert "know of no cluster" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_search_of_this_machine_has_nothing_to_ask_slurm(clusters, storage: Storage, capsys) -> None:
     for launch in ("a", "b"):
         StudyPaths.of("tiny").launch(launch).unlink()

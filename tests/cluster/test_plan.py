@@ -80,6 +80,19 @@ def test_launch_that_is_refused_leaves_no_config(place: Path, storage: Storage) 
         assert not list(manifest.config.parent.iterdir())
 
 
+def test_launch_that_is_refused_leaves_another_of_its_job_alone(
+    place: Path, storage: Storage, fake_slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two lines in one batch script, or in the shell of one allocation."""
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    _, first = plan_study("shared", _config()).launch(storage)
+    for plan in (plan_study("shared", _config("study.seed=9")), plan_study("shared", _config("study.num_nodes=3"))):
+        with pytest.raises(StudyMismatchError):
+            plan.launch(storage)
+    assert list(first.config.parent.iterdir()) == [first.config]
+    assert read_manifests("shared") == (first,)
+
+
 def test_open_keeps_the_budget_unless_another_is_asked_for(place: Path, storage: Storage) -> None:
     plan = plan_study("kept", _config())
     assert plan.open(storage, trials=9).progress().target == 9

@@ -39,6 +39,9 @@ def test_own_cpus_are_those_of_the_job_where_the_machine_has_them(
         ("PENDING", "BeginTime", "waiting for requeue"),
         ("PENDING", "Resources", "waiting (Resources)"),
         ("SUSPENDED", "None", "suspended"),
+        ("PENDING", "JobHeldUser", "held (JobHeldUser)"),
+        ("PENDING", "launch failed requeued held", "held (launch failed requeued held)"),
+        ("PENDING", "DependencyNeverSatisfied", "held (DependencyNeverSatisfied)"),
     ],
 )
 def test_condition_of_a_job(state: str, reason: str, condition: str) -> None:

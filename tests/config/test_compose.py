@@ -95,6 +95,7 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "dataset=[]"], "dataset=[] is not allowed: give one, dataset takes one of cifar10"),
         (["study=dogs4", "network.name=[resnet8,resnet14]"], "network.name=[resnet8, resnet14] is not allowed: text"),
         (["study=dogs4", "cluster.sbatch=mem"], "cluster.sbatch='mem' is not allowed: a list, each text"),
+        (["study=dogs4", "study.num_nodes=3000"], "study.num_nodes=3000 is not allowed: at most 256"),
         (["study=dogs4", "~training"], "override '~training' is not allowed, nothing can be left out"),
         (["study=dogs4", "hydra.job.name=x"], "hydra.job.name=x has no meaning here"),
         (["study=dogs4", "training=5"], "the config cannot be composed: Config group override must be a string"),

@@ -70,6 +70,20 @@ def test_decode_of_more_pixels_than_any_camera_has_is_refused_before_it_is_decod
             decode(tmp_path / "a.png", _TARGET)
 
 
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("a.jpg", "^Too many levels of symbolic links$"),
+        ("nowhere", "^no such file$"),
+        ("/proc/self/status", "^it has more than the 0 bytes that it says$"),
+    ],
+)
+def test_decode_of_a_link_that_leads_to_no_image_says_why(tmp_path: Path, target: str, told: str) -> None:
+    (tmp_path / "a.jpg").symlink_to(target)
+    with pytest.raises(DataError, match=told):
+        decode(tmp_path / "a.jpg", _TARGET)
+
+
 def test_decode_of_a_file_that_is_too_long_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "a.bmp").open("wb") as file:
         file.truncate(1 << 40)

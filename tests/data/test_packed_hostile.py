@@ -68,6 +68,7 @@ def test_packed_manifest_that_is_long_is_read_in_time_that_grows_with_its_length
     [
         ({"classes": ["cat"]}, "1 classes"),
         ({"classes": ["cat", "cat"]}, "2 classes, of 1 names"),
+        ({"classes": ["cat", "\x1b[2J"]}, "names of classes that cannot be printed"),
         ({"train": -6}, "-6 training"),
         ({"train": 0}, "0 training"),
         ({"image_shape": [16, 16, 2]}, "images of shape"),

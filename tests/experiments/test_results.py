@@ -142,3 +142,29 @@ def test_results_without_any_says_how_to_make_one(tmp_path, capsys):
     assert "kdhpc train" in capsys.readouterr().err
     assert main(["results", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x/../../../E", "..", "a\x1b]0;b\x07"])
+def test_read_result_with_a_name_that_leads_elsewhere_is_refused(tmp_path, name, capsys):
+    """A student is called after its teacher, and a report after its run."""
+    folder = tmp_path / "teacher" / "seed0"
+    folder.mkdir(parents=True)
+    write_result(result_of(0, name=name), folder / "result.json")
+    with pytest.raises(DataError, match="can be no folder's"):
+        read_result(folder / "result.json")
+    config = ["dataset=cifar10", "network=resnet8", "training.epochs=1"]
+    code = main(["train", "--graph", "student", "--teacher", str(folder), *config])
+    assert code != 0
+    said = capsys.readouterr().err
+    assert "can be no folder's" in said
+    assert "\x1b" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": "kdhpc-result", "version": 1, "ensemble_accuracy": 1' + "0" * 400 + "}"]
+)
+def test_read_result_of_brackets_or_digits_without_end_is_named(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(DataError, match="is not a result of a final training"):
+        read_result(tmp_path / "result.json")

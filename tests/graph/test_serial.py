@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,23 @@ def test_provenance_that_json_cannot_hold_is_refused_and_the_old_file_kept(tmp_p
     with pytest.raises(GraphError, match=r"provenance\.value: .* is not allowed"):
         write_graph(path, dml(2), {"value": value})  # type: ignore[dict-item]
     assert read_graph(path) == GRAPH
+
+
+def test_json_of_thousands_of_nodes_is_refused_before_its_edges_are_made() -> None:
+    labels = [{"target": node, "gate": "through"} for node in range(1, 3001)]
+    document = {"format": "kdhpc-graph", "version": 1, "nodes": 3000, "label_edges": labels, "edges": []}
+    with pytest.raises(GraphError, match="nodes: 3000 is not allowed: at most 256"):
+        from_json(json.dumps(document), origin="best.json")
+    with pytest.raises(GraphError, match="a graph of 3000 nodes is not possible: allowed are 1 to 256"):
+        dml(3000)
+
+
+def test_json_of_a_long_provenance_is_read_in_linear_time() -> None:
+    """20,000 names; each was once compared with all others, for half a minute."""
+    provenance = {f"config.key{number}": number for number in range(20_000)}
+    text = to_json(independent(2), provenance)
+    begin = time.process_time()
+    assert parse_graph(text, origin="best.json").provenance == provenance
+    assert time.process_time() - begin < 2
+    with pytest.raises(GraphError, match=r"field 'config\.key19999' is there twice"):
+        parse_graph(text.replace('"config.key0"', '"config.key19999"'), origin="best.json")

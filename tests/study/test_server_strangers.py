@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -118,7 +119,8 @@ def test_stranger_on_a_crashed_servers_port_learns_nothing(folder: Path, way: st
     endpoint, secret = crash(folder), password(folder)
     with stranger(endpoint.port, WAYS[way]) as other:
         assert running(folder) is None
-        with pytest.raises(DatabaseError, match="cannot be reached"):
+        said = "cannot be reached" if way == "scram" else "another program listens there, and was told no password"
+        with pytest.raises(DatabaseError, match=said):
             Storage.connect(first_contact_s=0.5)
         # What anything else would do with the URL.
         url = endpoint.url(folder).set(drivername="postgresql").render_as_string()
@@ -227,13 +229,31 @@ def test_server_for_this_machine_alone_is_reopened_unless_somebody_would_notice(
     before = endpoint_of(folder)
     storage = Storage.connect()
     storage.write(lambda connection: connection.execute(text("CREATE TABLE IF NOT EXISTS kept (value integer)")))
-    assert reopen(folder, ServerOptions(listen="all")) is None
+    assert reopen(folder, before, ServerOptions(listen="all")) is None
     assert running(folder) == before
     storage.close()
-    again = reopen(folder, ServerOptions(listen="all"))
+    again = reopen(folder, before, ServerOptions(listen="all"))
     assert again is not None
+    # Another launcher had seen the same, and was slower.
+    other = reopen(folder, before, ServerOptions(listen="all"))
+    assert other is not None
+    assert (other.already, other.endpoint) == (True, again.endpoint)
     assert (again.already, again.endpoint.host, again.endpoint.port) == (False, before.node, before.port)
     assert storage.read(lambda connection: connection.execute(text("SELECT count(*) FROM kept")).scalar_one()) == 0
     storage.close()
     stop(folder, write_dump=False)
-    assert reopen(folder, ServerOptions()) is None
+
+
+def test_server_that_gets_one_of_its_addresses_takes_another_port(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else answers at the other, and could pass on what he is told."""
+    stop(folder, write_dump=False)
+    with socket.create_server(("127.0.0.8", 0)) as taken:
+        ports = iter((taken.getsockname()[1], free_port(None)))
+        # He was quicker than the look at the port.
+        monkeypatch.setattr("kdhpc.study.server.free_port", lambda preferred: next(ports))
+        started = start(folder, ServerOptions(listen="127.0.0.8"))
+        assert started.endpoint.port != taken.getsockname()[1]
+        assert running(folder) == started.endpoint
+    stop(folder, write_dump=False)

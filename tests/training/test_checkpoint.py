@@ -306,3 +306,99 @@ def test_save_checkpoint_killed_while_writing_leaves_a_whole_one(tmp_path):
     remove_checkpoint(path)
     assert list(tmp_path.iterdir()) == []
     remove_checkpoint(path)
+
+
+def test_load_checkpoint_of_a_harmless_hand_is_read(saved):
+    """The payload that the damaged ones below are made of, written as they are."""
+    rewrite(saved, lambda document: document)
+    assert load_checkpoint(saved, KEY).step == 103
+
+
+def rewrite(path, change):
+    """What a hand that repairs the checksum may write."""
+    payload = path.read_bytes()[len(header(b"")) :]
+    buffer = io.BytesIO()
+    torch.save(change(torch.load(io.BytesIO(payload), weights_only=True)), buffer)
+    path.write_bytes(header(buffer.getvalue()) + buffer.getvalue())
+
+
+def with_state(**changes):
+    return lambda document: document | {"state": document["state"] | changes}
+
+
+def with_node(**changes):
+    def change(document):
+        nodes = document["state"]["nodes"]
+        return document | {"state": document["state"] | {"nodes": [nodes[0] | changes, *nodes[1:]]}}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: [],
+        lambda document: {"key": document["key"]},
+        lambda document: document | {"more": 1},
+        lambda document: document | {"key": document["key"] | {"number": "7"}},
+        lambda document: document | {"key": {}},
+        lambda document: document | {"state": torch.zeros(2)},
+        with_state(step="103"),
+        with_state(step=104),
+        with_state(epoch=-1),
+        with_state(epoch=True),
+        with_state(seconds=float("nan")),
+        with_state(loss_sums=[0.0, 0.0]),
+        with_state(nodes={}),
+        with_state(nodes=[1]),
+        with_state(more=1),
+        with_node(tensors=[]),
+        with_node(tensors={"weight": 1.0}),
+        with_node(tensors={3: torch.zeros(4, 3)}),
+        with_node(tensors={"weight": torch.zeros(4, 3).to_sparse()}),
+        with_node(tensors={"weight": torch.zeros(1).expand(10**9, 10**9)}),
+        with_node(tensors={"weight": torch.zeros(4, 3, device="meta")}),
+        with_node(tensors={"weight": torch.zeros(4, 3, requires_grad=True)}),
+        with_node(loss_scale={"scale": "512"}),
+        with_node(loss_scale={"scale": float("inf")}),
+    ],
+)
+def test_load_checkpoint_of_another_content_with_a_right_checksum_is_one_line(saved, change):
+    rewrite(saved, change)
+    with pytest.raises(CheckpointError, match="is damaged: its payload cannot be understood") as caught:
+        load_checkpoint(saved, KEY)
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x80\x04K\x01.",
+        pickle.dumps({"key": Path("/")}),
+        b"PK\x05\x06" + bytes(18),
+        b"\x80\x02" + b"(" * 100_000,
+        b"\x80\x04\x95" + b"\xff" * 8,
+    ],
+)
+def test_load_checkpoint_of_no_torch_content_with_a_right_checksum_is_one_line(saved, payload):
+    saved.write_bytes(header(payload) + payload)
+    with pytest.raises(CheckpointError, match="is damaged: its payload cannot be understood") as caught:
+        load_checkpoint(saved, KEY)
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+
+
+def test_load_checkpoint_damaged_anywhere_with_a_right_checksum_is_told_or_harmless(saved):
+    """No byte of it, turned over, raises anything but our own error."""
+    payload = saved.read_bytes()[len(header(b"")) :]
+    num_told = 0
+    for place in range(0, len(payload), 7):
+        changed = payload[:place] + bytes([payload[place] ^ 0xFF]) + payload[place + 1 :]
+        saved.write_bytes(header(changed) + changed)
+        try:
+            load_checkpoint(saved, KEY)
+        except CheckpointError:
+            num_told += 1
+    assert num_told > 20

@@ -213,6 +213,9 @@ class _Elements:
         if len(flags) < 4:
             raise ValueError("an array without flags")
         (word,) = struct.unpack_from(f"{self._order}I", flags)
+        if not _CELL <= word & 0xFF <= _LAST_NUMBER:
+            # Objects and functions, which have other parts, and which no list is made of.
+            return _Matrix(word & 0xFF, False, (0, 0), "", data[:0])
         sizes = _one(elements)[1]
         if len(sizes) % 4 or not 2 <= len(sizes) // 4 <= 8:
             raise ValueError("an array of damaged dimensions")

@@ -166,7 +166,7 @@ def test_folder_classes_that_differ_only_in_their_unicode_form_are_refused(tmp_p
 
 
 def test_folder_class_of_other_scripts_keeps_its_name(tmp_path: Path) -> None:
-    names = ("caf\u00e9", "\u65e5\u672c \u72ac", "\u043a\u043e\u0442")
+    names = ("caf\u00e9", "\u65e5\u672c\u3000\u72ac", "\u0645\u06cc\u200c\u0634\u0648\u062f")
     read, _ = _read(write_folder(tmp_path, classes=names))
     assert set(read.classes) == set(names)
 

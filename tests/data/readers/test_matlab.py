@@ -104,6 +104,31 @@ def test_matlab_forged_lengths_and_types_are_refused(tmp_path: Path, content: by
         MatFile.load(tmp_path / "a.mat").integers("x", "f" if "names" in told else None)
 
 
+def test_matlab_numbers_are_read_in_the_type_that_matlab_stored_them_in(tmp_path: Path) -> None:
+    """MATLAB stores doubles that are small whole numbers as bytes, beside objects that only it understands."""
+    flags = _element(6, struct.pack("<2I", 17, 0))
+    opaque = _element(14, flags + _element(1, b"table_of") + _element(1, b"MCOS") + _element(1, b"table"))
+    empty_name = _element(14, _element(6, struct.pack("<2I", 9, 0)) + _element(5, bytes(8)) + _element(1, b""))
+    numbers = _array(6, (3, 1), struct.pack("<HH", 2, 3) + bytes((7, 8, 9, 0)))
+    packed = zlib.compress(numbers)
+    content = opaque + struct.pack("<2I", 15, len(packed)) + packed + empty_name
+    (tmp_path / "a.mat").write_bytes(_HEADER + content)
+
+    assert MatFile.load(tmp_path / "a.mat").integers("x").tolist() == [7, 8, 9]
+
+
+def test_matlab_of_a_big_endian_machine_is_read(tmp_path: Path) -> None:
+    def element(kind: int, content: bytes) -> bytes:
+        return struct.pack(">2I", kind, len(content)) + content + bytes(-len(content) % 8)
+
+    parts = (element(6, struct.pack(">2I", 12, 0)), element(5, struct.pack(">2i", 1, 2)), element(1, b"x"))
+    numbers = element(14, b"".join((*parts, element(5, struct.pack(">2i", 1, 70_000)))))
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x01\0MI" + numbers)
+
+    assert MatFile.load(tmp_path / "a.mat").integers("x").tolist() == [1, 70_000]
+    assert loadmat(tmp_path / "a.mat")["x"].tolist() == [[1, 70_000]]
+
+
 def test_matlab_7_3_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(512))
     with pytest.raises(DataError, match=r"it is of MATLAB 7\.3: save it with -v7"):

@@ -37,6 +37,29 @@ def test_read_pickle_gives_strings_of_python_2_as_bytes() -> None:
     assert read_pickle(b"\x80\x02}q\x00U\x04dataq\x01U\x02\xe9\xffq\x02s.") == {b"data": b"\xe9\xff"}
 
 
+def test_read_pickle_follows_an_array_as_python_2_wrote_it() -> None:
+    """By cPickle in protocol 2, as CIFAR's files are: short strings, longs, False as an old integer."""
+    content = (
+        b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03U\x06labelsq\x04]q\x05(K\x06K\x09e"
+        b"U\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\x09"
+        b"(K\x01\x8a\x01\x02K\x03\x86cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87Rq\x0b"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbI00\nT\x06\x00\x00\x00\x01\x02\x03\xff\x00\x80tb"
+        b"U\x09filenamesq\x0c]q\x0d(U\x05a.pngq\x0eU\x05b.pngq\x0feu."
+    )
+    expected = pickle.loads(content, encoding="bytes")
+
+    read = read_pickle(content)
+
+    assert isinstance(read, dict)
+    assert read[b"data"].tolist() == expected[b"data"].tolist() == [[1, 2, 3], [255, 0, 128]]
+    assert read[b"data"].dtype == np.uint8
+    assert {key: value for key, value in read.items() if key != b"data"} == {
+        b"batch_label": b"training batch 1 of 5",
+        b"labels": [6, 9],
+        b"filenames": [b"a.png", b"b.png"],
+    }
+
+
 class _Calls:
     def __init__(self, *call: object) -> None:
         self._call = call

@@ -1,0 +1,79 @@
+"""What kdhpc prints holds no control characters: text from files, databases and other programs is shown, not obeyed.
+
+A name in a result, or a reason in the database, may hold what moves a terminal's cursor, renames its window or turns
+the direction of writing. So standard output and error go through one filter, which writes such characters as Python
+would (``\\x1b``), and lets through line ends and tabs alone. What kdhpc itself wants of a terminal goes past it.
+"""
+
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
+
+_ERASE_LINE = "\r\x1b[K"
+_UNFIT_KINDS = frozenset(("Cc", "Cs", "Zl", "Zp"))
+"""Unicode's control characters, surrogates, and separators of lines and paragraphs."""
+_TURNING = frozenset((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+"""Characters that change the direction of what follows, and so what a name seems to be."""
+
+
+def printable(text: str) -> str:
+    """The text with all that cannot be printed written out; line ends and tabs stay."""
+    return text if text.isprintable() else "".join(c if c in "\n\t" else _written_out(c) for c in text)
+
+
+def one_line(text: str) -> str:
+    """The text with line ends and tabs written out, too: as a part of a message, or a cell, which it cannot break.
+
+    A name in another encoding than the system's is, in Python, a text with surrogates: they are written as its bytes.
+    """
+    return text if text.isprintable() else "".join(map(_written_out, text))
+
+
+def printable_stream(stream: TextIO) -> TextIO:
+    """A stream that writes printable text only, in characters that the other one can encode."""
+    return stream if isinstance(stream, _Printable) else cast(TextIO, _Printable(stream))
+
+
+@contextmanager
+def printable_output() -> Iterator[None]:
+    """Let all that is written to standard output and error be printable."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and printable_stream(stream) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def erase_line(stream: TextIO) -> None:
+    """Empty a terminal's line, and go to its beginning."""
+    (stream.stream if isinstance(stream, _Printable) else stream).write(_ERASE_LINE)
+
+
+class _Printable:
+    """The filter; all but writing is the other stream's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        self.stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _written_out(character: str) -> str:
+    if unicodedata.category(character) not in _UNFIT_KINDS and ord(character) not in _TURNING:
+        return character
+    code = ord(character)
+    # A byte that was no text.
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
