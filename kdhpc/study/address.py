@@ -131,10 +131,14 @@ def shown(url: URL) -> str:
 
 
 def engine_settings() -> dict[str, object]:
-    """For every engine. A worker keeps one connection, and has a second only while two of its threads call at once."""
+    """For every engine. A worker has one connection, and its threads take turns.
+
+    A second one while two of them call at once would be made and closed again whenever the server is slow, by thousands
+    of workers, and logging in is what a pooler is slowest at.
+    """
     return {
         "pool_size": 1,
-        "max_overflow": 1,
+        "max_overflow": 0,
         "pool_pre_ping": True,
         "pool_recycle": 1800,
         # A server whose machine vanished is noticed within two minutes, well before a lease ends.

@@ -228,16 +228,18 @@ def test_claim_waits_for_no_other_and_a_trial_has_the_number_of_its_slot(
 ) -> None:
     study = make(storage, sampler=sampler, target=3)
     study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
+    other = Storage.connect()
 
     def dies(connection: object) -> None:
         claim_trial(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
-        passed = take(study)
+        passed = take(SharedStudy.open(other, "tiny"))
         assert (passed.slot, passed.number) == (1, 1)
         passed.complete(50.0)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         storage.write(dies)
+    other.close()
     # Number 0 is not there yet.
     opened = optuna.load_study(study_name="tiny", storage=storage_url)
     assert [trial.number for trial in opened.trials] == [1]

@@ -130,13 +130,15 @@ def test_read_cannot_write_and_sees_one_moment(storage: Storage) -> None:
     with pytest.raises(DatabaseError, match="read-only"):
         storage.read(lambda connection: connection.execute(text("INSERT INTO moments VALUES (1)")))
     count = text("SELECT count(*) FROM moments")
+    writing = Storage.connect()
 
     def twice(connection: object) -> tuple[int, int]:
         first = connection.execute(count).scalar_one()
-        storage.write(lambda other: other.execute(text("INSERT INTO moments VALUES (1)")))
+        writing.write(lambda other: other.execute(text("INSERT INTO moments VALUES (1)")))
         return first, connection.execute(count).scalar_one()
 
     assert storage.read(twice) == (0, 0)
+    writing.close()
     assert storage.write(lambda connection: connection.execute(count).scalar_one()) == 1
     storage.write(lambda connection: connection.execute(text("DROP TABLE moments")))
 

@@ -46,8 +46,7 @@ def run(arguments: argparse.Namespace) -> Report:
     """Simulate."""
     seconds = 60 * arguments.minutes / arguments.faster
     most = int(2 * arguments.workers * max(1, 60 * arguments.minutes / arguments.epoch_s))
-    # A worker has one connection, and for moments a second one.
-    clients = 2 * arguments.workers
+    clients = arguments.workers + 10
     with ExitStack() as stack:
         storage = stack.enter_context(benchmark_server(workers=arguments.pgbouncer or clients))
         environment = dict(os.environ)
@@ -87,8 +86,8 @@ def run(arguments: argparse.Namespace) -> Report:
             f"{1e3 * cpu_s / max(1, ended):.1f} ms a trial; {memory_mb:.0f} MB of memory (proportional set size), "
             f"database {size_mb:.0f} MB. Clients: {client_s:.0f} s of CPU, on the same cores. {connect_s:.0f} s to "
             f"connect all, {wall_s:.0f} s in all.",
-            f"Everything goes {arguments.faster:g} times faster than the fleet would, epochs and renewals alike: the "
-            "load is that many times higher, and latencies are those under it, with the clients on the same machine.",
+            f"Everything goes {arguments.faster:g} times as fast as the fleet would, epochs and renewals alike: the "
+            "load is that many times as high, and latencies are those under it, with the clients on the same machine.",
         ),
     )
 
