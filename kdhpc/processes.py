@@ -48,7 +48,7 @@ def lock_holder(path: Path) -> int | None:
     """
     try:
         found = path.stat()
-        lines = Path("/proc/locks").read_text().splitlines()
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"

@@ -16,6 +16,7 @@ from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 from kdhpc.cluster import slurm
 from kdhpc.cluster.commands import clean_environment, not_understood, refusal, run
 from kdhpc.errors import ClusterBusyError, ClusterError
+from kdhpc.interpreter import child_python
 
 _LOG = logging.getLogger(__name__)
 _TIMEOUT_S = 300.0
@@ -47,7 +48,7 @@ class Submissions:
         # Asked before: what Slurm has taken must not be lost because a question fails.
         name = cluster or slurm.local_cluster()
         path = JobPaths.get_first_id_independent_folder(executor.folder) / f".submission_file_{uuid.uuid4().hex}.sh"
-        path.write_text(script_text(executor, command, cluster), encoding="utf-8")
+        path.write_bytes(os.fsencode(script_text(executor, command, cluster)))
         number, named = submit(path, cluster)
         self.jobs[number] = slurm.qualified(number, named or name)
         tasks = list(range(executor._num_tasks()))
@@ -75,7 +76,11 @@ def submissions() -> Iterator[Submissions]:
 
 
 def script_text(executor: SlurmExecutor, command: str, cluster: str | None) -> str:
-    """What sbatch is given: submitit's script, with its cluster, and the line by which a job knows itself."""
+    """What sbatch is given: submitit's script, with its cluster, and the line by which a job knows itself.
+
+    The job is run by :func:`kdhpc.interpreter.child_python`, also where it is Hydra that made the executor.
+    """
+    command = f"{child_python()}{command.removeprefix(executor.python)}"
     parameters = dict(executor.parameters)
     options = dict(parameters.get("additional_parameters") or {})
     others = {name: value for name, value in options.items() if name not in ("cluster", "clusters")}

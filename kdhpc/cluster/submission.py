@@ -13,7 +13,6 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError
 from kdhpc.folders import private_folder
-from kdhpc.interpreter import child_python
 
 # Workers requeue themselves; submitit's own count of time limits must never be the end of one.
 _ENDLESS = 1_000_000
@@ -74,9 +73,7 @@ def wanted_cluster(cluster: ClusterConfig) -> str | None:
 
 def _executor(study: str, launch: str, cluster: ClusterConfig) -> submitit.SlurmExecutor:
     # One folder for all tasks, made before they are submitted: Slurm fails a job whose log's folder is not there yet.
-    executor = submitit.SlurmExecutor(
-        StudyPaths.of(study).launch_jobs(launch), max_num_timeout=_ENDLESS, python=child_python()
-    )
+    executor = submitit.SlurmExecutor(StudyPaths.of(study).launch_jobs(launch), max_num_timeout=_ENDLESS)
     executor.update_parameters(
         job_name=job_name(study),
         partition=cluster.partition,

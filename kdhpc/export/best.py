@@ -75,6 +75,7 @@ def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str |
         "seed": definition.seed,
         "pruner": definition.pruner,
         "sampler": definition.sampler,
+        **({} if definition.precision is None else {"precision": definition.precision}),
         **flatten("config", json.loads(definition.settings)),
         "kdhpc_version": __version__,
         "torch_version": version("torch"),

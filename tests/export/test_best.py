@@ -31,6 +31,7 @@ _DEFINITION = StudyDefinition(
     settings=json.dumps(
         {"training": {"epochs": 300, "milestones": [150, 225]}, "dataset": {"flip": True, "mean": None}}
     ),
+    precision="bf16",
 )
 _TRIALS = tuple(
     TrialRecord(number=number, value=value, graph=canonical(_SPACE.graph(5, number)), worked_s=60.0)
@@ -52,6 +53,7 @@ def test_export_trials_graph_reads_back_with_its_provenance(tmp_path: Path) -> N
         "dataset": "stanford_dogs",
         "network": "abn_resnet18",
         "seed": 5,
+        "precision": "bf16",
         "config.training.epochs": 300,
         "config.training.milestones": "[150, 225]",
         "config.dataset.flip": "true",
