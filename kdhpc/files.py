@@ -13,7 +13,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, TypeVar
@@ -39,6 +39,8 @@ REFUSING = frozenset(
 _PAUSES_S = (0.2, 1.0, 3.0)
 _HIDDEN = (".nfs", ".fuse_hidden")
 _BLOCK_BYTES = 1 << 22
+_MAX_DEPTH = 64
+"""Of JSON; documents of kdhpc's own have less than ten levels."""
 
 
 def is_of_storage(exc: BaseException) -> bool:
@@ -288,9 +290,20 @@ def parse_json(text: str | bytes) -> object:
             something.
     """
     try:
-        return json.loads(text, parse_constant=_refuse)
+        document: object = json.loads(text, parse_constant=_refuse)
     except RecursionError as exc:
         raise ValueError("it is nested too deep") from exc
+    # Python reads what it can then neither compare nor write down.
+    level = [document]
+    for _ in range(_MAX_DEPTH):
+        level = [part for value in level for part in _parts(value)]
+        if not level:
+            return document
+    raise ValueError("it is nested too deep")
+
+
+def _parts(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _refuse(constant: str) -> object:

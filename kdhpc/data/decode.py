@@ -14,14 +14,32 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from kdhpc.data.names import shown
 from kdhpc.data.reading import look_at, open_file, read_file
 from kdhpc.errors import DataError, StorageError
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""What is read, by Pillow's names; a file's own name says nothing."""
+FORMATS = tuple(
+    format.format
+    for format in (
+        *(JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile, BmpImagePlugin.BmpImageFile),
+        *(GifImagePlugin.GifImageFile, PpmImagePlugin.PpmImageFile, TiffImagePlugin.TiffImageFile),
+        WebPImagePlugin.WebPImageFile,
+    )
+)
+"""What is read, by Pillow's names; a file's own name says nothing. Nothing else of Pillow is loaded."""
 MAX_PIXELS = 1 << 27
 """Of one image: a camera's have up to 1e8."""
 MAX_BYTES = 1 << 30

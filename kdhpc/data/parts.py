@@ -5,6 +5,7 @@ was made from (names, lengths and times of the files, the target), so a run that
 one finished, and does again only what has changed since.
 """
 
+import ctypes
 import hashlib
 import io
 import json
@@ -18,16 +19,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import connection
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdhpc.data.decode import Header, Target, decode, read_header
 from kdhpc.data.packed import Half
-from kdhpc.data.readers.source import FileSplit
+from kdhpc.data.readers.source import FileSplit, first_few
 from kdhpc.data.reading import look_at, open_file
 from kdhpc.errors import DataError
 from kdhpc.files import remove, write_whole
@@ -35,8 +37,10 @@ from kdhpc.files import remove, write_whole
 IMAGES_PER_PART = 128
 _PART_VERSION = 1
 
-_Item = TypeVar("_Item")
+_Item = TypeVar("_Item", "Part", "HeaderJob")
 _Result = TypeVar("_Result")
+_Places: TypeAlias = "ctypes.Array[ctypes.c_int]"
+"""Of each item the image that a process is at, counted from 1; 0: not begun, or done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +85,45 @@ def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], nu
         num_jobs: processes; with one the work is done in this process.
 
     Raises:
-        DataError: a process died.
+        DataError: a process died, with the images that were being read.
     """
     if num_jobs == 1 or len(items) <= 1:
         yield from map(function, items)
         return
     context = multiprocessing.get_context("spawn")
+    places = context.RawArray("i", len(items))
     try:
-        with ProcessPoolExecutor(min(num_jobs, len(items)), mp_context=context, initializer=_follow_parent) as pool:
-            yield from pool.map(function, items)
+        with ProcessPoolExecutor(
+            min(num_jobs, len(items)), mp_context=context, initializer=_begin, initargs=(places,)
+        ) as pool:
+            yield from pool.map(partial(_work, function), enumerate(items))
     except BrokenProcessPool as exc:
+        at = [item.names[place - 1] for item, place in zip(items, places, strict=True) if place]
         raise DataError(
-            f"one of {num_jobs} decoding processes died, perhaps for want of memory: run again with fewer --jobs"
+            f"one of {num_jobs} decoding processes died, perhaps for want of memory (run again with fewer --jobs), "
+            f"or of an image that its decoder does not survive (remove it); being read were {first_few(at, num_jobs)}"
         ) from exc
+
+
+def _work(function: Callable[[_Item], _Result], numbered: tuple[int, _Item]) -> _Result:
+    number, item = numbered
+    _Here.number = number
+    result = function(item)
+    _go_to(0)
+    return result
+
+
+class _Here:
+    """What a process of the pool is doing; in any other process nothing."""
+
+    places: "_Places | None" = None
+    number = 0
+
+
+def _go_to(place: int) -> None:
+    """Write down the image that this process is at."""
+    if _Here.places is not None:
+        _Here.places[_Here.number] = place
 
 
 def header_jobs(split: FileSplit) -> list[HeaderJob]:
@@ -105,7 +135,8 @@ def header_jobs(split: FileSplit) -> list[HeaderJob]:
 def read_headers(job: HeaderJob) -> list[Header]:
     """The headers of a job's images; those that cannot be read are left for decoding to name."""
     headers = []
-    for name in job.names:
+    for index, name in enumerate(job.names):
+        _go_to(index + 1)
         try:
             headers.append(read_header(job.root / name))
         except DataError:
@@ -145,6 +176,7 @@ def decode_part(part: Part) -> int:
     sizes = np.zeros((len(part), 2), dtype=np.int32)
     reasons = [""] * len(part)
     for index, name in enumerate(part.names):
+        _go_to(index + 1)
         try:
             decoded = decode(part.root / name, target)
         except DataError as exc:
@@ -215,8 +247,9 @@ def _stat(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _follow_parent() -> None:
+def _begin(places: "_Places") -> None:
     """Makes a process of the pool end with its parent, even when that is killed, and leave Ctrl-C to it."""
+    _Here.places = places
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "only processes of a pool call this"

@@ -2,11 +2,13 @@
 
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -272,6 +274,26 @@ def test_prepare_killed_leaves_nothing_that_opens_and_goes_on(tmp_path: Path) ->
     assert manifest.train == 642
     assert check_content(folder, silent()).files == manifest.files
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["pets", "source"]
+
+
+def test_prepare_whose_decoding_process_dies_names_the_images_that_were_being_read(tmp_path: Path) -> None:
+    """As where a decoder, which is written in C, is led to memory that is not its own."""
+    source = write_folder(tmp_path / "source", train=1, test=1)
+    photograph = write_jpeg(tmp_path / "photograph.jpg", 0, height=480, width=360).read_bytes()
+    for index in range(384):
+        (source / "train" / ("cat", "dog")[index % 2] / f"{index + 10}.jpg").write_bytes(photograph)
+
+    def kill() -> None:
+        _wait_for(lambda: list((tmp_path / ".pets.partial" / "parts").glob("*.npz")))
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGSEGV)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(DataError, match=r"one of 2 decoding processes died, .* being read were train/\w+/\d+\.jpg"):
+            pack(source, tmp_path / "pets", size=200, num_jobs=2)
+    finally:
+        killer.join()
 
 
 def test_prepare_damaged_part_is_made_again_by_the_next_run(tmp_path: Path) -> None:
