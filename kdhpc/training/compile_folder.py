@@ -156,8 +156,8 @@ def _trusted_owners() -> frozenset[int]:
     """This user and root; in a user namespace also the number that stands for all users outside, root among them."""
     owners = {os.getuid(), 0}
     with contextlib.suppress(OSError, ValueError):
-        if Path("/proc/self/uid_map").read_text().split() != _WHOLE_MACHINE:
-            owners.add(int(Path("/proc/sys/kernel/overflowuid").read_text()))
+        if Path("/proc/self/uid_map").read_text(encoding="ascii").split() != _WHOLE_MACHINE:
+            owners.add(int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii")))
     return frozenset(owners)
 
 
