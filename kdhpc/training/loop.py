@@ -172,7 +172,9 @@ class TrainingLoop:
             )
         sums = state.loss_sums
         steps = state.epoch * self._train.steps_per_epoch + state.step_in_epoch
-        if state.step != steps or sums.shape != (self._learner.num_losses,) or sums.dtype is not torch.float64:
+        # Of other networks the learner says more.
+        same_losses = sums.shape == (self._learner.num_losses,) or len(state.nodes) != len(self._learner.networks)
+        if state.step != steps or not same_losses or sums.dtype is not torch.float64:
             raise CheckpointError(
                 f"the checkpoint stands at step {state.step} with {tuple(sums.shape)} losses, this training would at "
                 f"step {steps} with {self._learner.num_losses}: it is of another training"

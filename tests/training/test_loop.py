@@ -244,3 +244,12 @@ def test_ensemble_training_fp16_on_the_cpu_is_refused():
             num_classes=NUM_CLASSES,
             seed=0,
         )
+
+
+@pytest.mark.parametrize("change", [{"step": 7}, {"loss_sums": torch.zeros(3, dtype=torch.float64)}])
+def test_restore_state_that_contradicts_itself_is_refused_and_changes_nothing(change):
+    training = training_of(mutual())
+    state = training.state()
+    with pytest.raises(CheckpointError, match="the checkpoint stands at step"):
+        training.restore(dataclasses.replace(state, **change))
+    assert training.step == 0

@@ -177,7 +177,7 @@ def test_weights_move_as_in_the_published_style(network):
             torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "abn_resnet8", "abn_resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet8", "abn_resnet8", "abn_resnet18"])
 def test_weight_groups_are_those_that_gradients_tell_apart(name):
     config = NetworkConfig(name=name, crops=(1,))
     network = build_network(config, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE)
