@@ -60,7 +60,16 @@ def test_surface_is_frozen() -> None:
         "kdhpc db url": [],
         "kdhpc db delete-study": ["study", "--yes"],
         "kdhpc data": [],
-        "kdhpc data prepare": ["reader", "source", "--name", "--size", "--jobs", "--skip-broken", "--force"],
+        "kdhpc data prepare": [
+            "reader",
+            "source",
+            "--name",
+            "--size",
+            "--jobs",
+            "--skip-broken",
+            "--altered",
+            "--force",
+        ],
         "kdhpc data list": ["--format"],
         "kdhpc data check": ["name"],
     }
@@ -203,7 +212,8 @@ def test_search_study_is_named_by_option_override_or_environment(
 def test_system_error_is_one_line_that_names_the_path(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     done = run("db", "start", cwd=tmp_path, KDHPC_RUNS=str(tmp_path / "runs"))
-    assert (done.returncode, done.stderr) == (1, f"kdhpc: {tmp_path / 'runs' / 'db'}: Not a directory\n")
+    said = f"kdhpc: {tmp_path / 'runs' / 'db'} cannot be made: it, or a part of its path, is a file and no folder\n"
+    assert (done.returncode, done.stderr) == (1, said)
     assert "Traceback" in run("--debug", "db", "start", cwd=tmp_path, KDHPC_RUNS=str(tmp_path / "runs")).stderr
 
 

@@ -45,9 +45,9 @@ def test_search_tells_what_workers_warn_of(workspace) -> None:
 
 
 def test_new_warnings_are_told_once_and_in_whole_lines(fleet: LocalFleet, tmp_path: Path) -> None:
-    (folder,) = (tmp_path / "study").iterdir()
-    logs = folder.parent / "jobs" / next(folder.iterdir()).stem
-    logs.mkdir(parents=True)
+    (config,) = (tmp_path / "study" / "config").iterdir()
+    logs = tmp_path / "study" / "jobs" / config.stem
+    logs.mkdir()
     one, other = logs / "1_0_log.out", logs / "2_0_log.out"
     one.write_text("2026-01-01 10:00:00,123 INFO starts\n2026-01-01 10:00:00,124 WARNING disk\n  more\n2026-01-01 10")
     other.write_text("2026-01-01 10:00:00,125 WARNING disk\n2026-01-01 10:00:00,126 ERROR trial 3 crashed\nTraceback\n")
