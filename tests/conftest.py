@@ -20,8 +20,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on Slurm first: they mostly wait, and where two processes share the tests, the other one runs the rest."""
+    """Tests on Slurm first, as they mostly wait; and how several processes share the tests: a whole file each.
+
+    Files on Slurm have one Slurm together, but for the longest of them.
+    """
     items.sort(key=lambda item: "slurm" not in item.path.parts)
+    for item in items:
+        shares = "slurm" in item.path.parts and item.path.stem != "test_faults"
+        item.add_marker(pytest.mark.xdist_group(str(item.path.parent if shares else item.path)))
 
 
 @pytest.fixture(autouse=True)
