@@ -19,6 +19,7 @@ from tests.faults import FaultyDisk, compiled_faultfs, faulty_disk
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the marks.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on Slurm first, as they mostly wait; and how several processes share the tests: a whole file each.
 
