@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from kdhpc.study.endpoint import read_endpoint
 from kdhpc.study.server import ServerOptions, start, stop
@@ -19,16 +21,21 @@ from tests.faults import FaultyDisk, compiled_faultfs, faulty_disk
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the marks.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on Slurm first, as they mostly wait; and how several processes share the tests: a whole file each.
-
-    Files on Slurm have one Slurm together, but for the longest of them.
-    """
+    """Tests on Slurm first: they mostly wait, while other processes run the rest."""
     items.sort(key=lambda item: "slurm" not in item.path.parts)
-    for item in items:
-        shares = "slurm" in item.path.parts and item.path.stem != "test_faults"
-        item.add_marker(pytest.mark.xdist_group(str(item.path.parent if shares else item.path)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """How several processes share the tests: a whole file each; all files on Slurm, but for the longest, are one."""
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(super()._split_scope(nodeid))
+            return str(file.parent if file.parent.name == "slurm" and file.stem != "test_faults" else file)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
