@@ -8,10 +8,12 @@ here.
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import math
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -37,10 +39,27 @@ REFUSING = frozenset(
 )
 """Errors of a file system that is full, read-only, closed to this user, or cannot do what was asked."""
 _PAUSES_S = (0.2, 1.0, 3.0)
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _HIDDEN = (".nfs", ".fuse_hidden")
 _BLOCK_BYTES = 1 << 22
 _MAX_DEPTH = 64
 """Of JSON; documents of kdhpc's own have less than ten levels."""
+
+
+class UnfitFileError(OSError):
+    """Something that is no regular file, or one that is too long to be what it should be."""
+
+    def __init__(self, why: str, path: str | None = None) -> None:
+        super().__init__(errno.EINVAL, why, path)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 def is_of_storage(exc: BaseException) -> bool:
@@ -75,16 +94,51 @@ def patiently(work: Callable[[], T]) -> T:
     return work()
 
 
-def read_whole(path: Path) -> bytes:
+def open_regular(path: str, flags: int) -> int:
+    """An opener, as ``open`` takes it, of regular files alone: a pipe would wait for ever, a device may do anything.
+
+    Raises:
+        UnfitFileError: it is something else.
+        OSError: there is no such file, it is a folder, or the file system refuses.
+    """
+    # Asked before it is opened, because opening a device may do something; and after, because it may be another by now.
+    _check_regular(Path(path).stat(), path)
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(found: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise UnfitFileError(f"it is {kind} and no regular file", path)
+
+
+def read_whole(path: Path, *, first: int = -1) -> bytes:
     """The content of a file.
+
+    Args:
+        path: The file.
+        first: So many bytes of it at most; -1: all.
 
     Raises:
         FileNotFoundError: there is none.
         StorageError: the file system refuses, also a few seconds later.
-        OSError: the path is no file.
+        OSError: the path is no regular file.
     """
+
+    def read() -> bytes:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        with io.FileIO(path, opener=open_regular) as file:
+            return file.read(first) if first >= 0 else file.readall()
+
     try:
-        return patiently(path.read_bytes)
+        return patiently(read)
     except OSError as exc:
         if is_of_storage(exc):
             raise storage_error(exc, path, "read") from exc

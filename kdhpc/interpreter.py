@@ -5,7 +5,6 @@ as nothing there takes another module's place. They never come from the working 
 no business of a worker. Output can be written in every locale.
 """
 
-import io
 import os
 import shlex
 import sys
@@ -42,7 +41,7 @@ def write_in_any_encoding() -> None:
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         elif stream is None:  # Whoever started this process has closed it.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # for ever

@@ -104,6 +104,17 @@ def test_read_whole_tries_again_what_may_pass_and_no_longer_than_that(disk: Faul
         read_whole(disk.path / "nothing")
 
 
+def test_read_whole_opens_regular_files_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a named pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(OSError, match=f"^it is {kind} and no regular file$"):
+            read_whole(path)
+    with pytest.raises(IsADirectoryError):
+        read_whole(tmp_path)
+    (tmp_path / "file").write_bytes(b"content")
+    assert (read_whole(tmp_path / "file"), read_whole(tmp_path / "file", first=3)) == (b"content", b"con")
+
+
 def test_create_alone_knows_what_this_node_does_not_see_yet(faultfs: Path, tmp_path: Path) -> None:
     """One node has looked before the other made the file: it goes on seeing none for half a minute."""
     with (

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def test_command_with_what_keeps_python_from_starting_is_one_line(
     assert name in done.stderr.partition(": with that")[0]
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_command_is_python_without_a_warning() -> None:
+    """Newer Pythons warn of a text with a backslash that means nothing, each time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile((_ROOT / "bin" / "kdhpc").read_text(encoding="utf-8"), "kdhpc", "exec")
 
 
 def test_command_with_another_home_of_python_is_one_line(tmp_path: Path) -> None:

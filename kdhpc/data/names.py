@@ -8,7 +8,7 @@ from kdhpc.printing import one_line
 _LITTER = frozenset(
     name.casefold()
     for name in (
-        *("@eaDir", "@Recycle", "#recycle", "#snapshot", "@tmp"),
+        *("#recycle", "#snapshot"),
         *("$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "__pycache__"),
     )
 )
@@ -16,8 +16,11 @@ _LONGEST_SHOWN = 300
 
 
 def is_left_out(name: str) -> bool:
-    """Whether a folder of that name is one that desktops, notebooks and file servers leave behind, or hidden."""
-    return name.startswith(".") or name.casefold() in _LITTER
+    """Whether a folder of that name is one that desktops, notebooks and file servers leave behind, or hidden.
+
+    File servers call theirs ``@eaDir``, ``@Recycle``, ``@Recently-Snapshot``, and more of that kind.
+    """
+    return name.startswith((".", "@")) or name.casefold() in _LITTER
 
 
 def shown(text: str) -> str:

@@ -13,26 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from kdhpc.files import is_of_storage, patiently, storage_error
+from kdhpc.files import UnfitFileError, is_of_storage, open_regular, patiently, storage_error
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 T = TypeVar("T")
 
+_NOTHING_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG))
 _SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 """Errors of a system that has no room for one more open file, which say nothing about that file."""
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
-class UnfitFileError(OSError):
-    """Something that is no regular file, or one that is too long to be what it should be."""
 
 
 def read_from(path: Path, work: Callable[[], T]) -> T:
@@ -51,14 +41,16 @@ def read_from(path: Path, work: Callable[[], T]) -> T:
 
 
 def look_at(path: Path) -> os.stat_result | None:
-    """What a file or a folder is, links followed; none where there is none of that name.
+    """What a file or a folder is, links followed; none where nothing, or a link to itself, has that name.
 
     Raises:
         StorageError: the file system refuses to tell.
     """
     try:
         return read_from(path, path.stat)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as exc:
+        if is_of_storage(exc) or exc.errno not in _NOTHING_THERE:
+            raise
         return None
 
 
@@ -151,28 +143,11 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _open_regular(path: str, flags: int) -> int:
-    # Asked before it is opened, because opening a device may do something; and after, because it may be another by now.
-    _check_regular(Path(path).stat())
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        _check_regular(os.fstat(descriptor))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _check_regular(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise UnfitFileError(f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')} and no regular file")
-
-
 class _File(io.FileIO):
     """A file that is open."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, opener=_open_regular)
+        super().__init__(path, opener=open_regular)
         self._path = path
 
     def readinto(self, buffer: "WriteableBuffer") -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import DataError, StorageError
 from kdhpc.experiments.result import FinalResult, read_result
+from kdhpc.files import read_whole
 
 _LOG = logging.getLogger(__name__)
 _SEED = re.compile(r"seed\d+")
@@ -111,7 +112,7 @@ def _found(paths: RunPaths) -> FoundResult:
 def _diverged_epoch(metrics: Path) -> int | None:
     """The first epoch in a log with a loss that is no finite number."""
     try:
-        reports = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        reports = [json.loads(line) for line in read_whole(metrics).decode().splitlines()]
         return next((r["epoch"] for r in reports if not all(map(math.isfinite, r["train_losses"]))), None)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, StorageError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kdhpc.errors import CheckpointError, StorageError
-from kdhpc.files import is_of_storage, patiently, read_whole, remove, storage_error, write_whole
+from kdhpc.files import is_of_storage, read_whole, remove, storage_error, write_whole
 from kdhpc.training.loop import TrainingState
 from kdhpc.training.node import NodeState
 
@@ -172,17 +172,10 @@ def read_header(path: Path) -> CheckpointHeader | None:
     Raises:
         StorageError: the file system refuses to read it.
     """
-
-    def read() -> bytes:
-        with path.open("rb") as file:
-            return file.read(_HEADER_BYTES)
-
     try:
-        content = patiently(read)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        content = read_whole(path, first=_HEADER_BYTES)
+    except OSError:  # There is none, or it is no file.
         return None
-    except OSError as exc:
-        raise storage_error(exc, path, "read") from exc
     if len(content) < _HEADER_BYTES or _FORMAT.unpack_from(content) != (_MAGIC, _VERSION):
         return None
     return _header(content)

@@ -1,4 +1,5 @@
 import json
+import os
 import time
 from pathlib import Path
 
@@ -150,6 +151,9 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_graph(tmp_path / "none.json")
     with pytest.raises(GraphError, match="cannot be read: Is a directory"):
         read_graph(tmp_path)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(GraphError, match=r"pipe\.json cannot be read: it is a named pipe and no regular file"):
+        read_graph(tmp_path / "pipe.json")
     (tmp_path / "image.json").write_bytes(b"\x89PNG\xff")
     with pytest.raises(GraphError, match=r"image\.json is not a JSON document: byte 0 is not UTF-8"):
         read_graph(tmp_path / "image.json")

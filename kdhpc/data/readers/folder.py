@@ -8,7 +8,7 @@ import numpy as np
 from kdhpc.data.names import alike, is_left_out, shown
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import Counts, FileSource, FileSplit, first_few
-from kdhpc.data.reading import folders_in, is_folder, look_at
+from kdhpc.data.reading import entries_in, folders_in, is_folder, look_at
 from kdhpc.data.tree import Walk
 from kdhpc.errors import DataError
 
@@ -53,6 +53,10 @@ class FolderReader:
         for folder in (*train, test):
             if not is_folder(folder):
                 raise DataError(f"{folder} is not a folder: expected are train/<class>/* and test/<class>/*")
+        strange = {name for name in folders_in(source) if not is_left_out(name)} - {
+            half.name for half in (*train, test)
+        }
+        _tell(progress, "folders", [source / name for name in strange], "neither train, test nor validation")
         return _source(source, train, test, progress)
 
 
@@ -75,6 +79,8 @@ def _classes(folder: Path, progress: Progress) -> tuple[str, ...]:
     _tell(
         progress, "folders", [folder / name for name in found if is_left_out(name)], "hidden, or left behind by others"
     )
+    images = [folder / entry.name for entry, _ in entries_in(folder) if Path(entry.name).suffix.lower() in _SUFFIXES]
+    _tell(progress, "files", [image for image in images if image.name not in names], "images of no class")
     return names
 
 

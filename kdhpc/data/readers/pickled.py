@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from kdhpc.data.names import shown
+
 _MARK = object()
 _MOST_STEPS = 1 << 24
 """Opcodes; CIFAR-100's largest file has 500,000."""
@@ -22,6 +24,7 @@ _RECONSTRUCT = frozenset(("numpy.core.multiarray _reconstruct", "numpy._core.mul
 """Its module has had two names."""
 _NDARRAY, _DTYPE, _ENCODE = "numpy ndarray", "numpy dtype", "_codecs encode"
 _GLOBALS = frozenset((*_RECONSTRUCT, _NDARRAY, _DTYPE, _ENCODE))
+_LONGEST_SIDE = 1 << 62
 _WHOLE_NUMBERS = frozenset(("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8"))
 _BYTE_ORDERS = frozenset(("<", ">", "|", "="))
 
@@ -180,6 +183,8 @@ class _Reader:
 
     def name_from_stack(self, _: object) -> None:
         name, module = self.pop(), self.pop()
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError(f"it asks for something by a {type(module).__name__} and a {type(name).__name__}")
         self._stack.append(_known(f"{module} {name}"))
 
     def call(self, _: object) -> None:
@@ -244,7 +249,7 @@ _STEPS: dict[str, Callable[[_Reader, object], None]] = {
 
 def _known(name: str) -> _Global:
     if name not in _GLOBALS:
-        raise ValueError(f"it asks for {name.replace(' ', '.')}, which no data set needs")
+        raise ValueError(f"it asks for {shown(name.replace(' ', '.'))}, which no data set needs")
     return _Global(name)
 
 
@@ -271,7 +276,9 @@ def _made(function: str, arguments: tuple[object, ...]) -> object:
 
 def _set_order(target: _Type, state: tuple[object, ...]) -> None:
     order = state[1]
-    target.order = order.decode("latin-1") if isinstance(order, bytes) else str(order)
+    if not isinstance(order, (str, bytes)):
+        raise ValueError(f"it gives an order of bytes as a {type(order).__name__}")
+    target.order = order.decode("latin-1") if isinstance(order, bytes) else order
 
 
 def _array(state: tuple[object, ...]) -> NDArray[np.integer]:
@@ -286,10 +293,11 @@ def _array(state: tuple[object, ...]) -> NDArray[np.integer]:
             raise ValueError("it holds an array that is not made of bytes")
     sizes = tuple(size for size in shape if isinstance(size, int) and size >= 0)
     if dtype.kind not in _WHOLE_NUMBERS or dtype.order not in _BYTE_ORDERS:
-        raise ValueError(f"it holds an array of {dtype.order}{dtype.kind!r}: allowed are whole numbers")
-    if len(sizes) != len(shape) or not 1 <= len(sizes) <= 4 or is_fortran:
-        raise ValueError(f"it holds an array of shape {shape}, stored in a way that no data set needs")
+        raise ValueError(f"it holds an array of {shown(dtype.order)}{shown(dtype.kind)!r}: allowed are whole numbers")
+    # What a shape holds may be anything, and much longer than the file when it is written out.
+    if len(sizes) != len(shape) or not 1 <= len(sizes) <= 4 or max(sizes) > _LONGEST_SIDE or is_fortran:
+        raise ValueError(f"it holds an array of {len(shape)} dimensions, stored in a way that no data set needs")
     found = np.frombuffer(content, dtype=np.dtype(dtype.order.replace("|", "=") + dtype.kind))
     if math.prod(sizes) != len(found):
-        raise ValueError(f"it holds an array of shape {shape}, but {len(content):,} bytes for it")
+        raise ValueError(f"it holds an array of shape {sizes}, but {len(content):,} bytes for it")
     return found.reshape(sizes)

@@ -23,7 +23,7 @@ def _read(source: Path) -> tuple[FileSource, str]:
     return read, told.getvalue()
 
 
-@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".Trash-1000", "@eaDir", "__MACOSX", "lost+found"])
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".Trash-1000", "@eaDir", "@Recently-Snapshot", "__MACOSX"])
 def test_folder_that_others_left_behind_is_no_image_and_no_class(tmp_path: Path, name: str) -> None:
     """Copies of test images in it would be trained on, with any label."""
     source = write_folder(tmp_path / "source")
@@ -115,6 +115,19 @@ def test_folder_of_links_into_a_pool_is_read_and_its_changes_are_seen(tmp_path: 
     write_jpeg(pool / "train" / "cat" / "new.jpg", 50)
     with pytest.raises(DataError, match="which holds other files now"):
         pack(source, tmp_path / "data" / "pets")
+
+
+def test_folder_what_belongs_to_no_class_is_said(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source")
+    write_jpeg(source / "train" / "0.jpg", 50)
+    (source / "Val" / "cat").mkdir(parents=True)
+    (source / "train" / "cat" / "ring.jpg").symlink_to("ring.jpg")
+
+    read, told = _read(source)
+
+    assert "train/cat/ring.jpg" in read.train.names  # To be left out, by name, when it is decoded.
+    assert f"left out, files images of no class: {source}/train/0.jpg" in told
+    assert f"left out, folders neither train, test nor validation: {source}/Val" in told
 
 
 def test_folder_of_two_validation_halves_asks_which_one_is_meant(tmp_path: Path) -> None:

@@ -103,6 +103,24 @@ def test_read_pickle_refuses_what_no_data_set_holds(forged: bytes, told: str) ->
         read_pickle(forged)
 
 
+def _doubled(levels: int) -> bytes:
+    """Opcodes that leave a pair of pairs of pairs ... on the stack: a few bytes, which written out fill any memory."""
+    memo = [number.to_bytes(4, "little") for number in range(1000, 1001 + levels)]
+    pairs = (b"j" + memo[i] + b"j" + memo[i] + b"\x86r" + memo[i + 1] + b"0" for i in range(levels))
+    return b"K\x01r" + memo[0] + b"0" + b"".join(pairs) + b"j" + memo[levels]
+
+
+def test_read_pickle_writes_nothing_out_that_was_folded_up() -> None:
+    folded = _doubled(60)
+    for forged, told in (
+        (b"\x80\x04" + folded + b"\x8c\x01a\x93.", "by a tuple and a str"),
+        (_array((7,), "u1", b"a").replace(b"K\x07\x85", folded + b"\x85"), "stored in a way that no data set needs"),
+    ):
+        with pytest.raises(ValueError, match=told) as caught:
+            read_pickle(forged)
+        assert len(str(caught.value)) < 200
+
+
 def test_read_pickle_makes_no_more_bytes_than_it_has() -> None:
     """One text, taken from the memo and made into bytes again and again."""
     text = b"c_codecs\nencode\nq\x01X" + (1000).to_bytes(4, "little") + b"a" * 1000 + b"q\x00X\x06\0\0\0latin1q\x02"
