@@ -40,6 +40,8 @@ network:
 training:
   epochs: 4
   batch_size: 16
+device:
+  threads: 1  # Other tests run beside it.
 """
 
 
@@ -131,12 +133,9 @@ class Workspace:
                 return [
                     Caught(pid=worker.pid, job=worker.job, trial=worker.trial)
                     for worker in read_status(storage, study).workers
-                    if job is None
-                    or (
-                        job == (worker.job or "").partition("@")[0]
-                        and not worker.lost
-                        and self.paths(study).checkpoint(worker.trial).exists()
-                    )
+                    if job in (None, (worker.job or "").partition("@")[0])
+                    and not worker.lost
+                    and self.paths(study).checkpoint(worker.trial).exists()
                 ]
 
             def stopped() -> list[Caught]:
