@@ -50,7 +50,8 @@ def keep_private() -> str | None:
         headers = getattr(sys.modules.get("torch._inductor.codecache"), "_HEADER_DIR", None)
         if headers is not None and not _is_within(headers, folder):
             Path(headers).mkdir(mode=0o700, parents=True, exist_ok=True)
-            _require_private(Path(headers).parent, headers)
+            # torch makes it for all to read; what counts is that nobody else can write there.
+            _require_private(Path(headers).parent, headers, readable=True)
     except StorageError as exc:
         return str(exc)
     except OSError as exc:
@@ -93,7 +94,7 @@ _made_instead: dict[Path, Path] = {}
 """By this process."""
 
 
-def why_not_private(path: Path, *, shared: bool = False) -> str | None:
+def why_not_private(path: Path, *, shared: bool = False, readable: bool = False) -> str | None:
     """Why others could put something there, or exchange the folder.
 
     Root, and in a container whoever its root is outside, are trusted.
@@ -101,6 +102,7 @@ def why_not_private(path: Path, *, shared: bool = False) -> str | None:
     Args:
         path: A folder.
         shared: Others may have folders of their own in it, as in ``/tmp``.
+        readable: Others may look into it.
 
     Returns:
         None: they cannot.
@@ -126,11 +128,11 @@ def why_not_private(path: Path, *, shared: bool = False) -> str | None:
         return None
     if status.st_uid != os.getuid():
         return f"{path} belongs to another user"
-    return f"{path} is open to others" if status.st_mode & 0o077 else None
+    return f"{path} is open to others" if status.st_mode & (0o022 if readable else 0o077) else None
 
 
-def _require_private(path: Path, name: str, *, shared: bool = False) -> None:
-    problem = why_not_private(path, shared=shared)
+def _require_private(path: Path, name: str, *, shared: bool = False, readable: bool = False) -> None:
+    problem = why_not_private(path, shared=shared, readable=readable)
     if problem is not None:
         remedy = (
             "set TMPDIR to a folder of your own" if shared else f"`chmod 700 {path}` if it is yours, or name another"

@@ -50,7 +50,7 @@ def test_worker_that_joins_trains_in_the_precision_of_the_study(here, capsys):
 
 
 def test_worker_that_joins_takes_its_config_with_the_precision_of_the_study(here):
-    study = made(here, "joined", HALF)
+    study = made(here, "joined-in-half", HALF)
     setting = trial_setting(study, joining(study))
     assert setting.config.device.precision == "bf16"
     assert setting.arithmetic.endswith(" bf16")

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -185,4 +186,9 @@ def _sort_into_classes(paths: list[Path], folder: Path) -> None:
         for label in _CLASSES:
             (folder / half / label).mkdir(parents=True)
         for index, path in enumerate(chosen):
-            (folder / half / _CLASSES[index % 2] / f"{index}{path.suffix}").symlink_to(path.absolute())
+            copied = folder / half / _CLASSES[index % 2] / f"{index}{path.suffix}"
+            # The same file in both halves would be refused.
+            if half == "train":
+                copied.symlink_to(path.absolute())
+            else:
+                shutil.copyfile(path, copied)
