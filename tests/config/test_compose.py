@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,12 @@ def test_run_name_is_beside_no_folder_of_kdhpc() -> None:
     assert compose_train([*some, "run.name=train"]).run.name == "train"
     with pytest.raises(ConfigError, match=r"run\.name 'a/b' is not allowed"):
         compose_train([*some, "run.name=a/b"])
+
+
+def test_config_that_is_no_file_is_not_called_unknown(tmp_path):
+    (tmp_path / "study").mkdir()
+    os.mkfifo(tmp_path / "study" / "pipe.yaml")
+    with pytest.raises(
+        ConfigError, match=r"study/pipe\.yaml cannot be read: it is a link to nothing, or no regular file"
+    ):
+        compose_search(["study=pipe"], config_dir=tmp_path)
