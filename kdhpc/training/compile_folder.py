@@ -51,7 +51,7 @@ def keep_private() -> str | None:
         if headers is not None and not _is_within(headers, folder):
             Path(headers).mkdir(mode=0o700, parents=True, exist_ok=True)
             # torch makes it for all to read; what counts is that nobody else can write there.
-            _require_private(Path(headers).parent, headers, readable=True)
+            _require_private(Path(headers), headers, readable=True)
     except StorageError as exc:
         return str(exc)
     except OSError as exc:
