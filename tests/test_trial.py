@@ -1,9 +1,7 @@
 """What a trial's checkpoint holds for, and what becomes of one that holds for something else."""
 
-import contextlib
 import dataclasses
 import logging
-import os
 import tempfile
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from kdhpc.training.metrics import read_metrics
 from kdhpc.trial import Outcome, TrialSetting, prepare_training, run_trial
 from tests.study.made import HERE, make, optuna_trials, take
 from tests.training.memory_source import IMAGE_SIZE, NUM_CLASSES, MemoryEval, MemoryTrain
+from tests.users import ordinary_user
 from tests.workspace import until
 
 
@@ -348,18 +347,6 @@ def test_run_trial_whose_disk_fills_up_on_the_way_trains_to_its_end(disk, tmp_pa
     assert "trial 3 trains on without a new checkpoint: " in caplog.text
     assert f"epoch 2 is not in {setting.paths.metrics(3)}: " in caplog.text
     assert f"{setting.paths.checkpoint(3)} cannot be removed; nothing needs it any more" in caplog.text
-
-
-@contextlib.contextmanager
-def ordinary_user():
-    """What follows is done by a user to whom permissions mean something."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(before)
 
 
 def test_run_trial_that_may_not_write_trains_to_its_end(tmp_path, caplog):

@@ -100,7 +100,9 @@ def dump(folder: Path, programs: Path, port: int, target: Path) -> None:
         DatabaseError: PostgreSQL's own words, in one line.
         StorageError: the file system refuses; the dump before is still there.
     """
-    server = connection_string(host="127.0.0.1", port=port, user=ROLE, dbname=DATABASE, passfile=str(folder / PASSFILE))
+    # A server that hangs takes a connection and says nothing.
+    parameters = {"host": "127.0.0.1", "port": port, "user": ROLE, "dbname": DATABASE, "connect_timeout": 10}
+    server = connection_string(passfile=str(folder / PASSFILE), **parameters)
     deadline = time.monotonic() + CROWDED_S
     with replacing(target, mode=0o600) as staging, staging.open("wb") as file:
         while True:

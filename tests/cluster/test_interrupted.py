@@ -50,6 +50,13 @@ def server_processes(workspace: Workspace) -> list[int]:
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
+def signal_all(pids: list[int], how: signal.Signals) -> None:
+    """Signal the processes of a server, of which those that serve a connection come and go."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, how)
+
+
 def goes_on(workspace: Workspace, study: str) -> None:
     """The same command ends the study as if nothing had been."""
     again = workspace.run("search", "--study", study, "study=tiny", *LONG)
@@ -139,9 +146,8 @@ def test_search_whose_database_was_stopped_says_so_and_one_ctrl_c_ends_it(own: W
 def test_second_ctrl_c_ends_a_search_whose_database_hangs(own: Workspace) -> None:
     search, worker = begin(own, "stuck")
     stuck = server_processes(own)
-    for pid in stuck:
-        os.kill(pid, signal.SIGSTOP)
     try:
+        signal_all(stuck, signal.SIGSTOP)
         search.send_signal(signal.SIGINT)
         time.sleep(1)  # Two at once would be one.
         search.send_signal(signal.SIGINT)
@@ -149,9 +155,7 @@ def test_second_ctrl_c_ends_a_search_whose_database_hangs(own: Workspace) -> Non
         assert search.returncode == 130
         until(lambda: not is_alive(worker.pid))
     finally:
-        for pid in stuck:
-            with contextlib.suppress(ProcessLookupError):  # A background process of the server may have ended.
-                os.kill(pid, signal.SIGCONT)
+        signal_all(stuck, signal.SIGCONT)
     goes_on(own, "stuck")
 
 

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from kdhpc.study.server_claim import NotCertainError, TakeOver
 from kdhpc.study.server_proof import last_server
 from kdhpc.study.server_record import update
 from tests.study.servers import pretend_elsewhere
+from tests.users import ordinary_user
 
 _ROOT = Path(__file__).parents[2]
 _ROUND = """
@@ -239,13 +241,27 @@ def test_endpoint_file_that_is_damaged_is_named(folder: Path) -> None:
             read_endpoint(folder)
 
 
-def test_endpoint_file_of_another_user_is_no_file_to_delete(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(path))
+def test_endpoint_file_of_another_user_is_no_file_to_delete() -> None:
+    with tempfile.TemporaryDirectory(prefix="kdhpc-test-") as top:
+        Path(top).chmod(0o755)
+        endpoint_path(Path(top)).write_text("{}")
+        endpoint_path(Path(top)).chmod(0)
+        with (
+            ordinary_user(),
+            pytest.raises(DatabaseError, match=r"endpoint\.json may not be read by this user: .* KDHPC"),
+        ):
+            read_endpoint(Path(top))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(DatabaseError, match=r"endpoint\.json may not be read by this user: .* KDHPC_RUNS"):
-        read_endpoint(folder)
+
+def test_stop_of_a_server_that_hangs_ends_with_an_error(stopped_folder: Path) -> None:
+    pid = start(stopped_folder, ServerOptions()).endpoint.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DatabaseError, match=r"PostgreSQL \(process \d+\) does not end"):
+            stop(stopped_folder, timeout_s=1.0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 class Surroundings:
