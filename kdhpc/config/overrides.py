@@ -43,8 +43,8 @@ def check_single(kind: type, overrides: Sequence[str], config_dir: Path | None =
     """Refuse what no single config can be composed with.
 
     Raises:
-        ConfigError: as :func:`read_overrides`; or several values, a list where a group takes the name of one config,
-            or a key of Hydra's own.
+        ConfigError: as :func:`read_overrides`; or several values, a list, a number or nothing where a group takes the name
+            of one config, or a key of Hydra's own.
     """
     for override in read_overrides(kind, overrides, config_dir):
         key = override.key_or_group
@@ -53,7 +53,7 @@ def check_single(kind: type, overrides: Sequence[str], config_dir: Path | None =
                 f"{override.input_line} is not allowed: give one value, {takes(kind, key, config_dir)}; a list is "
                 "written [1,2]"
             )
-        if key in defaults(kind) and isinstance(override.value(), list):
+        if key in defaults(kind) and not isinstance(override.value(), str):
             raise ConfigError(f"{override.input_line} is not allowed: give one, {takes(kind, key, config_dir)}")
         if key.split(".")[0].split("/")[0] == "hydra":
             raise ConfigError(f"{override.input_line} has no meaning here: leave it out")

@@ -90,6 +90,8 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "training.milestones=1,2"], "takes a list, each a whole number; a list is written [1,2]"),
         (["study=dogs4", "training=paper,short"], "give one value, training takes one of paper, paper_cifar, short"),
         (["study=dogs4", "network=[resnet8,resnet14]"], "network=[resnet8,resnet14] is not allowed: give one, network"),
+        (["study=dogs4", "network=null"], "network=null is not allowed: give one, network takes one of"),
+        (["study=dogs4", "training=1"], "training=1 is not allowed: give one, training takes one of"),
         (["study=dogs4", "training=[short]"], "give one, training takes one of paper, paper_cifar, short"),
         (["study=[quickstart,dogs4]"], "study=[quickstart,dogs4] is not allowed: give one, study takes one of"),
         (["study=dogs4", "+device=[cpu,cuda]"], "+device=[cpu,cuda] is not allowed: give one, device takes one of"),
