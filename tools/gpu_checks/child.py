@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from kdhpc.errors import ConfigError
 from tools.gpu_checks.check import NOTE, CannotRunError, Check, DiffersError, Numbers, Scale, scale_for
 from tools.gpu_checks.rows import Cell, Outcome, Row
 from tools.gpu_checks.wheels import MODULES
@@ -39,8 +40,7 @@ def main() -> int:
         _say(talk, {"machine": machine(), "plan": [{"name": check.name, "limit_s": check.limit_s} for check in checks]})
     except Exception as exc:
         outcome, detail = _told(exc)
-        _say(talk, {"plan": [{"name": "start", "limit_s": 60}]})
-        _say(talk, {"row": _row(work["part"], "start", "failed" if outcome == "failed" else outcome, detail, 0.0, {})})
+        _say(talk, {"plan": [{"name": "start", "limit_s": 60}], "row": _row(work["part"], "start", outcome, detail)})
         return 0
     for check in checks:
         if check.name in work["done"]:
@@ -63,9 +63,9 @@ def run_check(part: str, check: Check) -> Row:
         outcome, detail = "passed", str(numbers.pop(NOTE, ""))
     except Exception as exc:
         outcome, detail = _told(exc)
-    row = _row(part, check.name, outcome, detail, time.monotonic() - began, numbers)
-    forget(broken=outcome == "failed")
-    return Row(**row)
+    row = Row(**_row(part, check.name, outcome, detail, time.monotonic() - began, numbers))
+    forget(broken=outcome == "failed", measured=part == "speed")
+    return row
 
 
 def plan(work: dict[str, Any], scale: Scale) -> Iterator[Check]:
@@ -86,7 +86,7 @@ def plan(work: dict[str, Any], scale: Scale) -> Iterator[Check]:
     else:
         from tools.gpu_checks import search
 
-        yield from search.checks(scale, scratch, time.monotonic() + work["seconds"])
+        yield from search.checks(scale, time.monotonic() + work["seconds"])
 
 
 def machine() -> dict[str, Cell]:
@@ -108,13 +108,19 @@ def machine() -> dict[str, Cell]:
     return found
 
 
-def forget(*, broken: bool) -> None:
-    """What a check has left, that compiling or recording failed among it; broken: all that was compiled, too."""
+def forget(*, broken: bool, measured: bool) -> None:
+    """Let go what a check has left.
+
+    Args:
+        broken: It failed: all that was compiled is forgotten.
+        measured: It is no failure of such a check that compiling or recording failed: that is forgotten.
+    """
     import torch
 
     from kdhpc.training.programs import programs
 
-    programs.cache_clear()
+    if broken or measured:
+        programs.cache_clear()
     if broken:
         torch._dynamo.reset()
     gc.collect()
@@ -129,7 +135,6 @@ def forget(*, broken: bool) -> None:
 def _prepare(work: dict[str, Any]) -> Scale:
     import torch
 
-    from kdhpc.errors import ConfigError
     from kdhpc.training.device import enforce_precision
 
     if work["cpu"]:
@@ -154,16 +159,18 @@ def _told(exc: Exception) -> tuple[Outcome, str]:
         return "not run", f"the package of the module {exc.name} is not here: see --wheels and --site"
     if isinstance(exc, CannotRunError):
         return "not run", words
-    if isinstance(exc, DiffersError):
+    if isinstance(exc, (DiffersError, ConfigError)):
         return "failed", words
     logging.getLogger(__name__).error("a check ended by an error", exc_info=exc)
     return "failed", f"{type(exc).__name__}: {words}"
 
 
-def _row(part: str, check: str, outcome: Outcome, detail: str, seconds: float, numbers: Numbers) -> dict[str, Any]:
+def _row(
+    part: str, check: str, outcome: Outcome, detail: str, seconds: float = 0.0, numbers: Numbers | None = None
+) -> dict[str, Any]:
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in numbers.items()
+        for name, value in (numbers or {}).items()
     }
     return {
         "part": part, "check": check, "outcome": outcome, "detail": detail, "seconds": seconds, "numbers": finite,

@@ -1,7 +1,7 @@
 """A whole search: a PostgreSQL of its own, images that are made up, a worker, and the export of the best graphs."""
 
 import contextlib
-import functools
+import json
 import shutil
 import subprocess
 import threading
@@ -20,26 +20,47 @@ from kdhpc.config.schema import (
     TrainingConfig,
     WorkerConfig,
 )
+from kdhpc.networks.names import architecture
 from tools.benchmarks.step import crops_of
-from tools.gpu_checks.check import NOTE, Check, DiffersError, Numbers, Scale
+from tools.gpu_checks.check import NOTE, CannotRunError, Check, DiffersError, Numbers, Scale
 from tools.gpu_checks.images import MadeUpReader, pack
 from tools.gpu_checks.setting import pixels_of
 
 _EPOCHS = 2
+_FEWER_LARGE = 4
+"""One large image for so many small ones: they take long to make up."""
 _SPARE_S = 15.0
 """To end a search in order, before its time is over."""
+_LEAST_S = 10.0
+"""Of a search."""
 _TOP = 3
 
 
-def checks(scale: Scale, scratch: Path, deadline: float) -> Iterator[Check]:
+def checks(scale: Scale, deadline: float) -> Iterator[Check]:
     """One in the form of CIFAR-100, one in the form of Stanford Dogs, which is cut short where time ends."""
     networks = ("resnet20", "abn_resnet18") if not scale.cpu else ("resnet8",)
-    for network in networks:
+    for index, network in enumerate(networks):
+        share = 1 / (len(networks) - index)
         yield Check(
             name=f"search of {scale.num_trials} trials, {network}",
-            run=functools.partial(search_check, scale, network, scratch, deadline - _SPARE_S),
+            run=lambda network=network, share=share: search_check(  # type: ignore[misc]
+                scale, network, _end_of(share, deadline)
+            ),
             limit_s=3600,
         )
+
+
+def _end_of(share: float, deadline: float) -> float:
+    """When a search must stop that may have that share of the time that is left.
+
+    Raises:
+        CannotRunError: it would be too short for a trial.
+    """
+    now = time.monotonic()
+    seconds = share * (deadline - _SPARE_S - now)
+    if seconds < _LEAST_S:
+        raise CannotRunError("too little time was left")
+    return now + seconds
 
 
 class Deadline:
@@ -60,7 +81,7 @@ class Deadline:
         return time.monotonic() >= self._deadline
 
 
-def search_check(scale: Scale, network: str, scratch: Path, deadline: float) -> Numbers:
+def search_check(scale: Scale, network: str, deadline: float) -> Numbers:
     """From packed images to exported graphs."""
     # They need packages that the other parts can do without.
     from kdhpc.cluster.search import plan_study
@@ -74,9 +95,13 @@ def search_check(scale: Scale, network: str, scratch: Path, deadline: float) -> 
     from kdhpc.study.summary import read_status, top_trials
 
     config = search_config(scale, network)
-    side = config.dataset.image_size if config.dataset.augmentation == "pad_crop" else config.dataset.resize
-    pack(packed_dir(config.dataset.name), MadeUpReader(
-        num_images=scale.search_images, side=side, num_classes=_num_classes(scale)), Path(__file__))  # fmt: skip
+    small = config.dataset.augmentation == "pad_crop"
+    reader = MadeUpReader(
+        num_images=scale.search_images // (1 if small else _FEWER_LARGE),
+        side=config.dataset.image_size if small else config.dataset.resize,
+        num_classes=_num_classes(scale),
+    )
+    pack(packed_dir(config.dataset.name), reader, Path(__file__))
     begin = time.perf_counter()
     server.start(server_dir(), ServerOptions(workers=4))
     try:
@@ -89,12 +114,14 @@ def search_check(scale: Scale, network: str, scratch: Path, deadline: float) -> 
             finished = run_worker(study, config, Deadline(deadline))  # type: ignore[arg-type]
             seconds = time.perf_counter() - begin
         counts = study.progress()
-        if finished == 0:
-            raise DiffersError(f"no trial ended within {seconds:.0f} s; counts: {counts}")
+        trials = top_trials(storage, name, _TOP)
+        if not trials and time.monotonic() >= deadline:
+            raise CannotRunError(f"no trial was complete after the {seconds:.0f} s that were left")
+        if not trials:
+            raise DiffersError(f"no trial is complete: {counts}")
         status = read_status(storage, name)
         if status.crashes:
             raise DiffersError(f"{len(status.crashes)} trials crashed: {status.crashes[0]}")
-        trials = top_trials(storage, name, _TOP)
         folder = StudyPaths.of(name).export
         export_trials(study.definition, trials, folder, study_uid=study.uid, draw=False)
         best = read_stored(folder / f"{name}-best.json")
@@ -124,7 +151,7 @@ def _num_classes(scale: Scale) -> int:
 def search_config(scale: Scale, network: str) -> SearchConfig:
     """Sizes of the paper's data sets and networks, but few images and epochs."""
     pixels = pixels_of(scale, network)
-    small = network.endswith(("resnet8", "resnet20"))
+    small = architecture(network).family == "cifar"
     return SearchConfig(
         dataset=DatasetConfig(
             name="made_up" if small else "made_up_large",
@@ -146,8 +173,6 @@ def search_config(scale: Scale, network: str) -> SearchConfig:
 
 
 def _steps(metrics: Path) -> int:
-    import json
-
     lines = metrics.read_text(encoding="utf-8").splitlines()
     return int(json.loads(lines[-1])["step"]) if lines else 0
 

@@ -17,7 +17,7 @@ from kdhpc.networks.names import architecture
 from kdhpc.training.batches import EvalSource, TrainSource
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.training.programs import Programs, programs
-from kdhpc.training.recording import Record, record_cuda_graph
+from kdhpc.training.recording import Record, Recorder, record_cuda_graph
 from tools.benchmarks import noise
 from tools.gpu_checks.check import Scale
 
@@ -66,7 +66,9 @@ def recorder_of(scale: Scale) -> Record:
 
 def programs_of(scale: Scale, record: Record | None) -> Programs:
     """The programs of the checks, whose steps something records, or nothing."""
-    return programs(scale.backend, record, batch_backend=None if scale.cpu else scale.backend)
+    plain = programs(scale.backend, batch_backend=None if scale.cpu else scale.backend)
+    # The same programs: what plain steps have compiled serves recorded ones.
+    return dataclasses.replace(plain, recorder=Recorder(record))
 
 
 def config_of(

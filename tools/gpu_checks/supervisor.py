@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 from tools.gpu_checks.rows import Cell, Row
 
+_PATIENCE_S = 2.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
@@ -148,13 +150,17 @@ def _process(command: list[str]) -> Iterator[tuple["subprocess.Popen[str]", "que
             lines.put(line)
         lines.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
         yield process, lines
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        reader.join(timeout=_PATIENCE_S)  # Until all that held the other end of the pipe has ended.
+        if not reader.is_alive() and process.stdout is not None:
+            process.stdout.close()
 
 
 def _words(code: int) -> str:
