@@ -16,6 +16,7 @@ from kdhpc.errors import CheckpointError, DatabaseError, StudyMismatchError
 from kdhpc.graph.space import graph_key
 from kdhpc.networks.weights import pretrained_origin, weights_digest
 from kdhpc.study.claim import Claim
+from kdhpc.training.auto_mode import AutoMode
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device import resolve_device, resolve_precision
@@ -67,6 +68,8 @@ class TrialSetting:
     """The half that graphs are scored on."""
     num_classes: int
     """Classes of the data set."""
+    auto: AutoMode | None = None
+    """Chooses each trial's mode; none: ``device.mode`` says it."""
 
     @cached_property
     def arithmetic(self) -> str:
@@ -113,6 +116,7 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTrai
         evaluation=setting.evaluation,
         num_classes=setting.num_classes,
         seed=claim.seed,
+        auto=setting.auto,
     )
     # Now that the file is read: it may have been replaced since this worker began.
     if weights_digest(config.objective) != setting.pretrained_weights:

@@ -21,9 +21,17 @@ from tests.faults import FaultyDisk, compiled_faultfs, faulty_disk
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+_LONGEST = ("slurm", "tools", "training", "cluster")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on Slurm first: they mostly wait, while other processes run the rest."""
-    items.sort(key=lambda item: "slurm" not in item.path.parts)
+    """Long files first, so that no process is left with one at the end; on Slurm before all: it mostly waits."""
+
+    def turn(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return _LONGEST.index(folder) if folder in _LONGEST else len(_LONGEST)
+
+    items.sort(key=turn)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -25,6 +25,7 @@ from kdhpc.errors import ClusterError, ConfigError, KdhpcError, StudyMismatchErr
 from kdhpc.study.claim import Owner
 from kdhpc.study.definition import Split
 from kdhpc.study.study import SharedStudy
+from kdhpc.training.auto_mode import AutoMode, has_choice
 from kdhpc.training.compile_cache import CompileCache, cache_key
 from kdhpc.training.device import (
     enforce_precision,
@@ -55,7 +56,8 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
     """
     setting = trial_setting(study, config)
     _log_device(setting.config.device)
-    worker = _Worker(study, setting, stop, _compile_cache(setting))
+    setting, cache = _compiling(setting)
+    worker = _Worker(study, setting, stop, cache)
     try:
         worker.work()
     except KdhpcError:
@@ -185,7 +187,7 @@ class _Worker:
 
     def _publish(self) -> None:
         """Let other workers begin with what was compiled here, once, beside the training."""
-        if self._cache is not None:
+        if self._cache is not None and self._cache.is_used:
             threading.Thread(target=self._cache.publish, name="compile-cache").start()
             self._cache = None
 
@@ -228,12 +230,13 @@ def _free_slots_of_the_dead(study: SharedStudy, owner: Owner) -> None:
         _LOG.info("freed %d slots of workers that have ended", freed)
 
 
-def _compile_cache(setting: TrialSetting) -> CompileCache | None:
-    """In use, before anything is compiled; none where nothing will be."""
+def _compiling(setting: TrialSetting) -> tuple[TrialSetting, CompileCache | None]:
+    """What chooses the mode, where that is left open; and the cache, in use before anything is compiled; or none."""
     config = setting.config
     target = resolve_device(config.device)
-    if preferred_mode(config.device, target) == "eager":
-        return None
+    is_open = has_choice(config.device, target)
+    if preferred_mode(config.device, target) == "eager" and not is_open:
+        return setting, None
     key = cache_key(
         device=config.device,
         target=target,
@@ -245,8 +248,10 @@ def _compile_cache(setting: TrialSetting) -> CompileCache | None:
         eval_batch_size=config.training.eval_batch_size,
     )
     cache = CompileCache(compile_cache_dir(), key)
+    if is_open:
+        return replace(setting, auto=AutoMode(key, compile_cache_dir(), cache.use)), cache
     cache.use()
-    return cache
+    return setting, cache
 
 
 def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:

@@ -43,8 +43,8 @@ def check_single(kind: type, overrides: Sequence[str], config_dir: Path | None =
     """Refuse what no single config can be composed with.
 
     Raises:
-        ConfigError: as :func:`read_overrides`; or several values, a list, a number or nothing where a group takes the name
-            of one config, or a key of Hydra's own.
+        ConfigError: as :func:`read_overrides`; or several values; a list, a number or nothing where a group takes the
+            name of one config; or a key of Hydra's own.
     """
     for override in read_overrides(kind, overrides, config_dir):
         key = override.key_or_group

@@ -177,8 +177,9 @@ class DeviceConfig:
     float32 is float32 on every device, without TF32."""
     mode: Literal["auto", "eager", "compile", "cudagraph"] = "auto"
     """``eager``: as written. ``compile``: torch.compile of the network and of the loss. ``cudagraph``: the whole step,
-    compiled, recorded once and replayed (CUDA, not fp16). ``auto``: the last that the device can, ``eager`` on the CPU.
-    One that fails falls back to the one before it."""
+    compiled, recorded once and replayed (CUDA, not fp16). ``auto``: on CUDA the last that the device can; on
+    the CPU ``compile`` where the training ahead is long enough to win the compiling back, else ``eager``, and a resumed
+    training keeps the mode that it has had. One that fails falls back to the one before it."""
     node_streams: bool = False
     """CUDA: the network of each node on a stream of its own."""
     channels_last: bool = True

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdhpc.config.paths import compile_cache_dir
 from kdhpc.config.schema import DeviceConfig, TrainConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset, PackedSplit
@@ -14,6 +15,8 @@ from kdhpc.experiments.subject import Subject
 from kdhpc.networks.build import build_network
 from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import pretrained_origin
+from kdhpc.training.auto_mode import AutoMode, has_choice
+from kdhpc.training.compile_cache import cache_key
 from kdhpc.training.device import (
     Precision,
     enforce_precision,
@@ -69,7 +72,9 @@ def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> Tr
     enforce_precision()
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
-    train, test = _batches(config, packed, resolve_device(config.device))
+    target = resolve_device(config.device)
+    train, test = _batches(config, packed, target)
+    auto = _auto_mode(config, subject, len(packed.classes)) if has_choice(config.device, target) else None
     if subject.teacher is not None:
         return StudentTraining(
             network=config.network,
@@ -81,6 +86,7 @@ def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> Tr
             evaluation=test,
             num_classes=len(packed.classes),
             seed=config.run.seed,
+            auto=auto,
         )
     if subject.graph is None:
         return OneTraining(
@@ -92,6 +98,7 @@ def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> Tr
             evaluation=test,
             num_classes=len(packed.classes),
             seed=config.run.seed,
+            auto=auto,
         )
     return EnsembleTraining(
         graph=subject.graph,
@@ -103,7 +110,23 @@ def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> Tr
         evaluation=test,
         num_classes=len(packed.classes),
         seed=config.run.seed,
+        auto=auto,
     )
+
+
+def _auto_mode(config: TrainConfig, subject: Subject, num_classes: int) -> AutoMode:
+    kind = "" if subject.graph is not None else f"{subject.label} "
+    key = cache_key(
+        device=config.device,
+        target=resolve_device(config.device),
+        network=f"{kind}{config.network.name}",
+        num_nodes=subject.num_nodes,
+        num_classes=num_classes,
+        image_size=config.dataset.image_size,
+        batch_size=config.training.batch_size,
+        eval_batch_size=config.training.eval_batch_size,
+    )
+    return AutoMode(key, compile_cache_dir())
 
 
 def num_training_images(config: TrainConfig, packed: PackedDataset) -> int:

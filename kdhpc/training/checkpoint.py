@@ -16,19 +16,20 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 import torch
 from torch import Tensor
 
 from kdhpc.errors import CheckpointError, StorageError
 from kdhpc.files import is_of_storage, read_whole, remove, storage_error, write_whole
+from kdhpc.training.device import Mode
 from kdhpc.training.loop import TrainingState
 from kdhpc.training.node import NodeState
 
 _LOG = logging.getLogger(__name__)
 _MAGIC = b"KDHPCCKP"
-_VERSION = 2
+_VERSION = 3
 _FORMAT = struct.Struct("<8sI")
 """Magic and version: the same in all versions."""
 _FIELDS = struct.Struct("<32sQQ")
@@ -236,6 +237,7 @@ class _StatePayload(TypedDict):
     epoch: int
     step_in_epoch: int
     seconds: float
+    mode: str
     loss_sums: Tensor
     nodes: list[_NodePayload]
 
@@ -246,6 +248,7 @@ def _to_payload(state: TrainingState) -> _StatePayload:
         "epoch": state.epoch,
         "step_in_epoch": state.step_in_epoch,
         "seconds": state.seconds,
+        "mode": state.mode,
         "loss_sums": state.loss_sums,
         "nodes": [
             {"tensors": node.tensors, "momentum": node.momentum, "loss_scale": node.loss_scale} for node in state.nodes
@@ -259,9 +262,12 @@ def _from_payload(payload: object) -> TrainingState:
     Raises:
         ValueError: it is something else.
     """
-    fields = _fields(payload, step=int, epoch=int, step_in_epoch=int, seconds=float, loss_sums=Tensor, nodes=list)
+    counts = {"step": int, "epoch": int, "step_in_epoch": int, "seconds": float}
+    fields = _fields(payload, **counts, mode=str, loss_sums=Tensor, nodes=list)
     if min(fields["step"], fields["epoch"], fields["step_in_epoch"]) < 0 or not math.isfinite(fields["seconds"]):
         raise ValueError("a count or a time of it is none")
+    if fields["mode"] not in get_args(Mode):
+        raise ValueError(f"it has no mode {fields['mode'][:_REASON_LENGTH]!r}")
     nodes = [_fields(node, tensors=dict, momentum=dict, loss_scale=dict) for node in fields["nodes"]]
     for node in nodes:
         for name, number in node["loss_scale"].items():

@@ -9,6 +9,7 @@ Not by ``torch.compiler.save_cache_artifacts``: on a CPU that leaves out the com
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import io
 import json
 import logging
@@ -97,10 +98,8 @@ def cache_key(
 ) -> CacheKey:
     """The key of what this process will compile."""
     try:
-        import triton  # type: ignore[import-untyped]
-
-        triton_version = str(triton.__version__)
-    except ImportError:
+        triton_version = importlib.metadata.version("triton")  # Importing it takes long.
+    except importlib.metadata.PackageNotFoundError:
         triton_version = ""
     return CacheKey(
         torch=torch.__version__,
@@ -132,6 +131,11 @@ class CompileCache:
         self._path = shared / f"{key.digest}.bin"
         self._digest = key.digest
         self._folder: Path | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether what is compiled is kept for it."""
+        return self._folder is not None
 
     def use(self) -> None:
         """Let Inductor and Triton keep what they make on this node, beginning with what was published.

@@ -153,6 +153,11 @@ class EnsembleLearner:
         """What computes a step."""
         return self._programs
 
+    def use(self, programs: Programs) -> None:
+        """Compute steps by these from now on."""
+        self._programs = programs
+        self._set_terms()
+
     @property
     def structure(self) -> Hashable:
         """The frozen nodes: they run in evaluation mode, and nothing is differentiated for them."""
@@ -238,9 +243,13 @@ class EnsembleLearner:
         if self._pretrained is not None:
             for index in self._frozen:
                 freeze_with(self._nodes[index].network, self._pretrained, origin=pretrained_origin(self._objective))
-        # Eager runs leave out what the graph does not use; other programs are the same for all graphs.
+        self._graph = graph
+        self._set_terms()
+
+    def _set_terms(self) -> None:
+        """Eager runs leave out what the graph does not use; other programs are the same for all graphs."""
         eager = self._programs.mode == "eager"
-        self._terms = needed_terms(graph) if eager else all_terms(graph.num_nodes)
+        self._terms = needed_terms(self._graph) if eager else all_terms(self._graph.num_nodes)
 
     def _check_pretrained(self) -> None:
         """For every graph: a search hears of a wrong file at once, and not at its first unlearned node."""

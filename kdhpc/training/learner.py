@@ -42,6 +42,10 @@ class Learner(Protocol):
         """What computes a step."""
         ...
 
+    def use(self, programs: Programs) -> None:
+        """Compute steps by these from now on; none of them, or all, are recorded."""
+        ...
+
     @property
     def structure(self) -> Hashable:
         """What of a step is no value of a tensor: steps of the same structure launch the same work."""

@@ -1,5 +1,6 @@
 """The training loop: steps and epochs that yield reports, stop anywhere, and go on bit for bit where they stopped."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from kdhpc.errors import CheckpointError
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.training.auto_mode import AutoMode
 from kdhpc.training.batches import EvalSource, TrainSource
 from kdhpc.training.device import Mode, resolve_device
 from kdhpc.training.divergence import broken_answers, broken_numbers
@@ -59,6 +61,8 @@ class TrainingState:
     """Steps done in the epoch after those."""
     seconds: float
     """Time spent in that epoch."""
+    mode: Mode
+    """How its steps ran."""
     loss_sums: Tensor
     """(num_losses,), float64: sums over that epoch's steps."""
     nodes: tuple[NodeState, ...]
@@ -74,15 +78,24 @@ class TrainingLoop:
         train: Batches to learn from.
         evaluation: Images to score on.
         seed: Seeds data order and augmentation.
+        auto: Chooses the learner's programs before the first step; none: they are chosen.
     """
 
     def __init__(
-        self, *, learner: Learner, training: TrainingConfig, train: TrainSource, evaluation: EvalSource, seed: int
+        self,
+        *,
+        learner: Learner,
+        training: TrainingConfig,
+        train: TrainSource,
+        evaluation: EvalSource,
+        seed: int,
+        auto: AutoMode | None = None,
     ) -> None:
         self._learner = learner
         self._training = training
         self._train = train
         self._evaluation = evaluation
+        self._auto = auto
         self._loss_sums: Tensor | None = None
         self._ended: tuple[float, Tensor] | None = None
         self._diverged: str | None = None
@@ -155,6 +168,7 @@ class TrainingLoop:
             epoch=self._epoch,
             step_in_epoch=self._step_in_epoch,
             seconds=self._seconds,
+            mode=self.mode,
             loss_sums=sums.to("cpu", torch.float64, copy=True),
             nodes=self._learner.state(),
         )
@@ -180,6 +194,8 @@ class TrainingLoop:
                 f"step {steps} with {self._learner.num_losses}: it is of another training"
             )
         self._learner.restore(state.nodes)
+        if self._auto is not None:
+            self._learner.use(self._auto.of(state.mode))
         self._epoch, self._step_in_epoch, self._seconds = state.epoch, state.step_in_epoch, state.seconds
         self._loss_sums = state.loss_sums.clone() if state.step_in_epoch else None
         self._ended = self._diverged = None
@@ -210,12 +226,17 @@ class TrainingLoop:
         before = time.monotonic()
         for recipe in self._train.recipes(self._seed, self._epoch + 1, self._step_in_epoch):
             self._learner.set_moment(Moment(epoch=self._epoch + 1, step=self.step + 1, num_steps=num_steps))
+            if self._auto is not None and self.step == 0:
+                self._learner.use(self._auto.of("eager"))
+                self._learner.use(self._auto.choose(num_steps, functools.partial(self._learn.seconds, recipe)))
             losses = self._learn(recipe)
             if self._loss_sums is None:
                 self._loss_sums = torch.zeros_like(losses, dtype=torch.float64)
             self._loss_sums = self._loss_sums.to(losses.device).add_(losses)
             self._step_in_epoch += 1
             now = time.monotonic()
+            if self._auto is not None:
+                self._auto.observe(self.mode, now - before)
             self._seconds, before = self._seconds + now - before, now
             yield
         assert self._step_in_epoch == self._train.steps_per_epoch, "the data did not have as many steps as promised"
@@ -267,6 +288,7 @@ class EnsembleTraining(TrainingLoop):
         num_classes: C.
         seed: Initial weights, data order and augmentation follow from it.
         programs: What computes a step; none: what the device config means.
+        auto: Chooses the mode before the first step; none: ``device.mode`` says it.
 
     Raises:
         ConfigError: the device is not there, or the precision does not fit it.
@@ -286,6 +308,7 @@ class EnsembleTraining(TrainingLoop):
         num_classes: int,
         seed: int,
         programs: Programs | None = None,
+        auto: AutoMode | None = None,
     ) -> None:
         target = resolve_device(device)
         learner = EnsembleLearner(
@@ -300,7 +323,7 @@ class EnsembleTraining(TrainingLoop):
             image_size=train.image_size,
             seed=seed,
         )
-        super().__init__(learner=learner, training=training, train=train, evaluation=evaluation, seed=seed)
+        super().__init__(learner=learner, training=training, train=train, evaluation=evaluation, seed=seed, auto=auto)
         self._ensemble = learner
 
     def restart(self, graph: GraphSpec, seed: int) -> None:

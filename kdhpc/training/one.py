@@ -6,6 +6,7 @@ from torch import Tensor
 from kdhpc.config.schema import DeviceConfig, NetworkConfig, TrainingConfig
 from kdhpc.losses.one import ramp_up
 from kdhpc.networks.one import OneNetwork, OneOutput, build_one
+from kdhpc.training.auto_mode import AutoMode
 from kdhpc.training.batches import EvalSource, ImageBatch, TrainSource
 from kdhpc.training.device import resolve_device
 from kdhpc.training.evaluation import Prediction
@@ -81,6 +82,7 @@ class OneTraining(TrainingLoop):
         evaluation: Images to score on.
         num_classes: C.
         seed: Initial weights, data order and augmentation follow from it.
+        auto: Chooses the mode before the first step; none: ``device.mode`` says it.
 
     Raises:
         ConfigError: the device is not there, or the precision does not fit it.
@@ -98,6 +100,7 @@ class OneTraining(TrainingLoop):
         evaluation: EvalSource,
         num_classes: int,
         seed: int,
+        auto: AutoMode | None = None,
     ) -> None:
         target = resolve_device(device)
         learner = OneLearner(
@@ -110,4 +113,4 @@ class OneTraining(TrainingLoop):
             num_classes=num_classes,
             seed=seed,
         )
-        super().__init__(learner=learner, training=training, train=train, evaluation=evaluation, seed=seed)
+        super().__init__(learner=learner, training=training, train=train, evaluation=evaluation, seed=seed, auto=auto)

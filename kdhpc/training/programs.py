@@ -183,7 +183,11 @@ def programs_for(config: DeviceConfig, device: torch.device) -> Programs:
     Raises:
         ConfigError: the device cannot run so.
     """
-    mode = preferred_mode(config, device)
+    return programs_in(preferred_mode(config, device), device)
+
+
+def programs_in(mode: Mode, device: torch.device) -> Programs:
+    """The programs that run in a mode there."""
     backend = None if mode == "eager" else "inductor"
     return programs(
         backend,

@@ -76,6 +76,10 @@ class SingleLearner(ABC, Generic[NetworkT]):
         """What computes a step."""
         return self._programs
 
+    def use(self, programs: Programs) -> None:
+        """Compute steps by these from now on."""
+        self._programs = programs
+
     @property
     def structure(self) -> Hashable:
         """All steps are alike."""

@@ -4,6 +4,7 @@ What a step reads and writes lies at fixed addresses: weights, momentum, statist
 trials overwrite in place, and the recipe of the batch, which is copied into tensors of our own.
 """
 
+import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -18,6 +19,7 @@ from kdhpc.training.recording import Record
 from kdhpc.training.streams import off_default_stream
 
 _TRIED_STEPS = 3
+_TIMED_STEPS = 3
 _LOSS_TOLERANCE = 1e-2
 _STATE_TOLERANCE = 0.1
 """Of what a tensor has moved: what is not recorded is missed by all of it."""
@@ -43,7 +45,6 @@ class TrainingStep(Generic[InputsT]):
     def __init__(self, learner: Learner, learn: Callable[[InputsT], Tensor]) -> None:
         self._learner = learner
         self._learn = learn
-        self._compiler, self._recorder = learner.programs.compiler, learner.programs.recorder
         self._inputs: InputsT | None = None
         self._tried: set[Hashable] = set()
         self._replays: dict[Hashable, Callable[[], Tensor]] = {}
@@ -58,7 +59,7 @@ class TrainingStep(Generic[InputsT]):
             The losses before the update; overwritten by the next call where it is a replay.
         """
         structure = self._learner.structure
-        record = self._recorder.record
+        record = self._learner.programs.recorder.record
         if record is None:
             self._replays.clear()  # Their memory: another learner's recording may have failed.
             return self._plain(inputs, structure)
@@ -71,6 +72,17 @@ class TrainingStep(Generic[InputsT]):
             self._replays[structure] = replay
         return self._replays[structure]()
 
+    def seconds(self, inputs: InputsT) -> float:
+        """How long a step takes, after which the learner is as it was before. Waits for the device."""
+        before = self._learner.state()
+        times = []
+        for _ in range(_TIMED_STEPS):
+            begin = time.perf_counter()
+            self._learn(inputs).sum().item()
+            times.append(time.perf_counter() - begin)
+        self._learner.restore(before)
+        return min(times)
+
     def _own(self, inputs: InputsT) -> InputsT:
         """The inputs, in the tensors that recordings read."""
         if self._inputs is None:
@@ -82,7 +94,8 @@ class TrainingStep(Generic[InputsT]):
 
     def _plain(self, inputs: InputsT, structure: Hashable) -> Tensor:
         """A step that is not recorded."""
-        if structure in self._tried or self._compiler.mode == "eager":
+        compiler = self._learner.programs.compiler
+        if structure in self._tried or compiler.mode == "eager":
             return self._learn(inputs)
         before = self._learner.state()
         try:
@@ -90,8 +103,8 @@ class TrainingStep(Generic[InputsT]):
         except torch.OutOfMemoryError:
             raise
         except Exception as exc:
-            if self._compiler.mode == "compile":
-                self._compiler.give_up(exc)
+            if compiler.mode == "compile":
+                compiler.give_up(exc)
             self._learner.restore(before)
             losses = self._learn(inputs)
         self._tried.add(structure)
@@ -113,7 +126,7 @@ class TrainingStep(Generic[InputsT]):
             problem = f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
         if problem is None:
             return replay
-        self._recorder.give_up(problem)
+        self._learner.programs.recorder.give_up(problem)
         return None
 
     def _try(self, step: Callable[[], Tensor], before: tuple[NodeState, ...]) -> "_Trial":

@@ -8,6 +8,7 @@ from torch import Tensor
 from kdhpc.config.schema import DeviceConfig, NetworkConfig, TrainingConfig
 from kdhpc.networks.build import Network, build_network
 from kdhpc.networks.output import NetworkOutput
+from kdhpc.training.auto_mode import AutoMode
 from kdhpc.training.batches import EvalSource, ImageBatch, TrainSource
 from kdhpc.training.device import resolve_device
 from kdhpc.training.ensemble import build_seeded
@@ -126,6 +127,7 @@ class StudentTraining(TrainingLoop):
         num_classes: C.
         seed: Initial weights, data order and augmentation follow from it.
         programs: What computes a step; none: what the device config means.
+        auto: Chooses the mode before the first step; none: ``device.mode`` says it.
 
     Raises:
         ConfigError: the device is not there, or the precision does not fit it.
@@ -145,6 +147,7 @@ class StudentTraining(TrainingLoop):
         num_classes: int,
         seed: int,
         programs: Programs | None = None,
+        auto: AutoMode | None = None,
     ) -> None:
         target = resolve_device(device)
         learner = StudentLearner(
@@ -159,4 +162,4 @@ class StudentTraining(TrainingLoop):
             image_size=train.image_size,
             seed=seed,
         )
-        super().__init__(learner=learner, training=training, train=train, evaluation=evaluation, seed=seed)
+        super().__init__(learner=learner, training=training, train=train, evaluation=evaluation, seed=seed, auto=auto)

@@ -47,6 +47,7 @@ def state_of(*, step=3, size=4):
         epoch=2,
         step_in_epoch=step,
         seconds=1.5,
+        mode="eager",
         loss_sums=torch.randn(2, generator=generator, dtype=torch.float64),
         nodes=(node, dataclasses.replace(node, loss_scale={})),
     )
@@ -113,7 +114,7 @@ def test_load_checkpoint_damaged_file_is_named_with_the_reason(saved, damage, re
 
 
 def header(payload):
-    head = struct.pack("<8sI32sQQ", b"KDHPCCKP", 2, KEY.digest, 103, len(payload))
+    head = struct.pack("<8sI32sQQ", b"KDHPCCKP", 3, KEY.digest, 103, len(payload))
     return head + hashlib.sha256(head + payload).digest()
 
 
@@ -128,7 +129,7 @@ def test_checkpoint_header_is_as_it_is_written_down(saved):
 def test_load_checkpoint_of_the_first_format_is_refused(saved):
     payload = b"what an older kdhpc wrote"
     saved.write_bytes(struct.pack("<8sIQ32s", b"KDHPCCKP", 1, len(payload), hashlib.sha256(payload).digest()) + payload)
-    with pytest.raises(CheckpointError, match="has format version 1, this kdhpc reads 2"):
+    with pytest.raises(CheckpointError, match="has format version 1, this kdhpc reads 3"):
         load_checkpoint(saved, KEY)
     assert read_header(saved) is None
     assert save_checkpoint(saved, state_of(step=1), KEY), "it is in nobody's way"

@@ -26,7 +26,7 @@ def packed_split(*, side, num_images=20):
     )
 
 
-def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2, network=NETWORK):
+def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2, network=NETWORK, auto=None):
     config = DatasetConfig(
         name="noise", image_size=12, augmentation=augmentation, validation_fraction=0.5, pad=2, resize=14
     )
@@ -44,6 +44,7 @@ def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2, ne
         num_classes=NUM_CLASSES,
         seed=seed,
         programs=programs,
+        auto=auto,
     )
 
 

@@ -1,0 +1,135 @@
+"""``device.mode=auto`` on a CPU: compiled where the training ahead is long enough to win the compiling back.
+
+A training has one mode from its first step to its last, because the two modes round differently: it is chosen before
+the first step, kept in checkpoints, and a resumed training goes on in it.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kdhpc.config.schema import DeviceConfig
+from kdhpc.errors import StorageError
+from kdhpc.files import parse_json, read_whole, strict_json, write_whole
+from kdhpc.training.compile_cache import CacheKey
+from kdhpc.training.device import Mode
+from kdhpc.training.programs import Programs, programs_in
+
+_LOG = logging.getLogger(__name__)
+_MEASURED_STEPS = 20
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileTimes:
+    """What compiling took, and what it gave."""
+
+    compile_s: float
+    """The first step, seconds; everything is compiled in it but the scoring."""
+    eager_s: float
+    """A step as it is, seconds."""
+    compiled_s: float
+    """A compiled step, seconds."""
+
+    def seconds_won(self, *, num_steps: int, eager_s: float, is_compiled: bool) -> float:
+        """By compiling, for so many steps of which one takes ``eager_s`` as it is; negative: it costs more.
+
+        Args:
+            num_steps: Steps ahead.
+            eager_s: Of one, uncompiled, here and now.
+            is_compiled: The compiling is done already.
+        """
+        saved_s = num_steps * eager_s * (1 - self.compiled_s / self.eager_s)
+        return saved_s - (0.0 if is_compiled else self.compile_s)
+
+
+UNKNOWN = CompileTimes(compile_s=120.0, eager_s=1.0, compiled_s=0.9)
+"""Where nothing is on record: slower to compile, and less faster then, than any network in docs/performance.md."""
+
+
+class AutoMode:
+    """Chooses the programs of the trainings of a process, which share what is compiled.
+
+    Args:
+        key: What would be compiled, and for which processor.
+        folder: Where times are on record, for all processes.
+        before_compiling: Called once, before anything is compiled.
+    """
+
+    def __init__(self, key: CacheKey, folder: Path, before_compiling: Callable[[], None] = lambda: None) -> None:
+        self._path = folder / f"{key.digest}-{torch.get_num_threads()}threads.json"
+        self._before_compiling = before_compiling
+        self._eager_s: float | None = None
+        self._compiled: Programs | None = None
+        self._seconds: list[float] = []
+
+    def choose(self, num_steps: int, measure: Callable[[], float]) -> Programs:
+        """The programs of a training that begins.
+
+        Args:
+            num_steps: Steps ahead.
+            measure: Gives the seconds of an uncompiled step; called once a process.
+        """
+        if self._eager_s is None:
+            self._eager_s = measure()
+        times = self._on_record() or UNKNOWN
+        is_compiled = self._compiled is not None
+        won_s = times.seconds_won(num_steps=num_steps, eager_s=self._eager_s, is_compiled=is_compiled)
+        if won_s <= 0:
+            return self.of("eager")
+        if not is_compiled:
+            _LOG.info("the step is compiled: %d steps of %.3g s are ahead", num_steps, self._eager_s)
+        return self.of("compile")
+
+    def of(self, mode: Mode) -> Programs:
+        """The programs of a training that goes on, in the mode that it has had."""
+        if mode != "compile":
+            return programs_in("eager", _CPU)
+        if self._compiled is None:
+            self._before_compiling()
+            self._compiled = programs_in("compile", _CPU)
+        return self._compiled
+
+    def observe(self, mode: Mode, seconds: float) -> None:
+        """Be told what a step took; the first compiled ones of a process go on record."""
+        if mode != "compile" or len(self._seconds) > _MEASURED_STEPS:
+            return
+        self._seconds.append(seconds)
+        if len(self._seconds) > _MEASURED_STEPS and self._eager_s is not None:
+            first, *others = self._seconds
+            step_s = sorted(others)[len(others) // 2]
+            self._put_on_record(
+                CompileTimes(compile_s=max(0.0, first - step_s), eager_s=self._eager_s, compiled_s=step_s)
+            )
+
+    def _on_record(self) -> CompileTimes | None:
+        try:
+            document = parse_json(read_whole(self._path))
+        except (OSError, StorageError, ValueError):  # There is none, or none that can be read: only time is lost.
+            return None
+        names = [field.name for field in dataclasses.fields(CompileTimes)]
+        if not isinstance(document, dict) or document.keys() != set(names):
+            return None
+        numbers = [document[name] for name in names]
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) and number >= 0 for number in numbers):
+            return None
+        return CompileTimes(**document) if document["eager_s"] > 0 else None
+
+    def _put_on_record(self, times: CompileTimes) -> None:
+        try:
+            write_whole(self._path, strict_json(dataclasses.asdict(times)), "\n")
+        except StorageError as exc:
+            _LOG.warning("what compiling took is not kept: %s", exc)
+            return
+        words = "compiling took %.0f s; a step takes %.3g s, as it was %.3g s"
+        _LOG.info(words, times.compile_s, times.compiled_s, times.eager_s)
+
+
+def has_choice(config: DeviceConfig, target: torch.device) -> bool:
+    """Whether the config leaves the mode to what is ahead."""
+    return config.mode == "auto" and target.type == "cpu"
