@@ -79,15 +79,14 @@ def main() -> None:
     import torch
 
     from kdhpc.config.schema import DeviceConfig
-    from kdhpc.training.device import enforce_precision
-    from tools.gpu_checks.setting import config_of, device_of, wait
+    from tools.gpu_checks.setting import compute_in, config_of, device_of, wait
     from tools.gpu_checks.speed import WARM_STEPS, Journeys, step_times
 
     work = json.loads(sys.argv[1])
     scale = scale_of(work["scale"])
     if scale.cpu:
         torch.set_num_threads(1)
-    enforce_precision()
+    compute_in("float32")
     device = device_of(scale)
     config = config_of(
         scale,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdhpc.config.schema import DeviceConfig, ObjectiveConfig, SearchConfig
 from kdhpc.graph.spec import Gate, GraphSpec
-from kdhpc.training.device import resolve_precision
+from kdhpc.training.device import Precision, preferred_mode, resolve_precision
 from kdhpc.training.programs import Programs
 from tools.benchmarks.noise import noise_batches
 from tools.gpu_checks.check import NOTE, Check, DiffersError, Numbers, Scale
@@ -34,7 +34,7 @@ _AS_PLAIN = 3
 
 
 def checks(scale: Scale, scratch: Path) -> Iterator[Check]:
-    """Each network in the precision that ``auto`` is; the first one in float32, too; then frozen nodes."""
+    """Each network in the precision that ``auto`` is; frozen nodes; then the first network in the other precisions."""
     for network in scale.step_networks:
         yield Check(
             name=f"recorded against plain, {network}",
@@ -43,11 +43,15 @@ def checks(scale: Scale, scratch: Path) -> Iterator[Check]:
         )
     first = scale.step_networks[0]
     yield Check(name=f"frozen nodes, {first}", run=functools.partial(frozen_check, scale, first, scratch))
-    if not scale.cpu:
-        yield Check(
-            name=f"recorded against plain, {first}, float32",
-            run=functools.partial(recorded_check, scale, first, precision="float32"),
-        )
+    precisions: tuple[Precision, ...] = ("float32", "bf16", "fp16")
+    for precision in () if scale.cpu else precisions:
+        device = DeviceConfig(device="cuda", precision=precision)
+        is_usual = precision == resolve_precision(DeviceConfig(device="cuda"), device_of(scale))
+        if not is_usual and preferred_mode(device, device_of(scale)) == "cudagraph":
+            yield Check(
+                name=f"recorded against plain, {first}, {precision}",
+                run=functools.partial(recorded_check, scale, first, precision=precision),
+            )
 
 
 def recorded_check(scale: Scale, network: str, *, precision: str = "auto") -> Numbers:

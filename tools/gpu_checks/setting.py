@@ -1,10 +1,11 @@
 """What is trained in the checks: configs, noise for images, trainings."""
 
 import dataclasses
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.networks.names import architecture
 from kdhpc.training.batches import EvalSource, TrainSource
+from kdhpc.training.device import Precision, enforce_precision
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.training.programs import Programs, programs
 from kdhpc.training.recording import Record, Recorder, record_cuda_graph
@@ -174,6 +176,16 @@ def wait(device: torch.device) -> None:
     """Until the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def compute_in(precision: Precision) -> None:
+    """Let this process compute in a precision, as a worker does before its first trial.
+
+    SEAM: where `enforce_precision` is given the precision, as it is where there is tf32, it is; then only the last line
+    is needed, without its cast.
+    """
+    arguments = [precision] if inspect.signature(enforce_precision).parameters else []
+    cast("Callable[..., None]", enforce_precision)(*arguments)
 
 
 @contextmanager
