@@ -75,9 +75,10 @@ def plan(work: dict[str, Any], scale: Scale) -> Iterator[Check]:
         from tools.gpu_checks import conditions, numerics, recordings, side_by_side
 
         yield from numerics.checks(scale)
-        yield from recordings.checks(scale, scratch)
+        yield from recordings.checks(scale)
         yield from side_by_side.checks(scale, scratch)
         yield from conditions.checks(scale)
+        yield from recordings.more_checks(scale, scratch)
         yield from numerics.compiled_checks(scale)
     elif work["part"] == "speed":
         from tools.gpu_checks import speed
