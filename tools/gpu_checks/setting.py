@@ -181,11 +181,13 @@ def wait(device: torch.device) -> None:
 def compute_in(precision: Precision) -> None:
     """Let this process compute in a precision, as a worker does before its first trial.
 
-    SEAM: where `enforce_precision` is given the precision, as it is where there is tf32, it is; then only the last line
-    is needed, without its cast.
+    SEAM: `enforce_precision` is called as it is now, and with a device's config and the device, as it may be soon; then
+    every learner does it, too.
     """
-    arguments = [precision] if inspect.signature(enforce_precision).parameters else []
-    cast("Callable[..., None]", enforce_precision)(*arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    arguments = (DeviceConfig(device=device.type, precision=precision), device)  # type: ignore[arg-type]
+    num_taken = len(inspect.signature(enforce_precision).parameters)
+    cast("Callable[..., object]", enforce_precision)(*arguments[:num_taken])
 
 
 @contextmanager
