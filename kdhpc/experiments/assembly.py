@@ -66,10 +66,11 @@ def check_device(config: DeviceConfig) -> Precision:
 
 def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> TrainingLoop:
     """Networks, data and loop of a final training that has been checked."""
-    enforce_precision()
+    device = resolve_device(config.device)
+    enforce_precision(resolve_precision(config.device, device))
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
-    train, test = _batches(config, packed, resolve_device(config.device))
+    train, test = _batches(config, packed, device)
     if subject.teacher is not None:
         return StudentTraining(
             network=config.network,

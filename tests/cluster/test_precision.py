@@ -94,7 +94,7 @@ def test_worker_that_cannot_compute_so_says_why(here, capsys):
     made(here, "scaled", "device.precision=fp16")
     assert main(["worker", "--study", "scaled", "device=cpu"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "study 'scaled' is computed in fp16, and this worker cannot: fp16 needs CUDA, and the device here is" in said
+    assert "study 'scaled' is computed in fp16, and this worker cannot: fp16 needs CUDA, the device is cpu: run" in said
     study = made(here, "newer")
     here.write(lambda c: c.execute(text("UPDATE kdhpc_studies SET precision = 'fp8' WHERE precision IS NULL")))
     with pytest.raises(
