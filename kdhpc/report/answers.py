@@ -16,6 +16,7 @@ from kdhpc.experiments.assembly import scored_batches
 from kdhpc.experiments.finished import FinishedRun
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.device import autocast_dtype, enforce_precision, resolve_device, resolve_precision
+from kdhpc.training.device_errors import device_errors_in_words
 
 _LOG = logging.getLogger(__name__)
 _TOLERANCE = 0.5
@@ -121,12 +122,14 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
     return tuple(chosen)
 
 
+@device_errors_in_words()
 def read_answers(chosen: Sequence[Chosen], progress: Progress) -> Answers:
     """What chosen networks say to all images that they are scored on.
 
     Raises:
         ConfigError: the images do not fit a run's config.
         DataError: the images are not here.
+        DeviceError: the GPU's memory is used up, or this process cannot use the GPU any more.
         NetworkError: weights are damaged.
     """
     examiner = Examiner(progress)

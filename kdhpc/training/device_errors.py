@@ -78,8 +78,8 @@ def device_errors_in_words() -> Iterator[None]:
         if not is_out_of_memory(exc):
             raise
         raise DeviceError(
-            f"the GPU's memory is used up ({first_line(exc)}): free it (nvidia-smi shows who has it), or train with a "
-            "smaller training.batch_size, a smaller network or fewer nodes"
+            f"the GPU's memory is used up ({first_line(exc)}): free it (nvidia-smi shows who has it), or use less: a "
+            "smaller training.batch_size, a smaller network, fewer nodes"
         ) from exc
 
 
