@@ -13,7 +13,6 @@ from kdhpc import __version__
 from kdhpc.config.document import flatten
 from kdhpc.errors import GraphError, StorageError
 from kdhpc.files import write_whole
-from kdhpc.graph.drawing import draw_graph
 from kdhpc.graph.serial import read_stored, write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.study.definition import StudyDefinition
@@ -28,14 +27,19 @@ class ExportedGraph:
 
     graph: Path
     """JSON that ``kdhpc`` reads back."""
-    svg: Path
-    """Drawing."""
-    png: Path
+    svg: Path | None
+    """Drawing; none: it was not asked for."""
+    png: Path | None
     """The same drawing."""
 
 
 def export_trials(
-    definition: StudyDefinition, trials: Sequence[TrialRecord], folder: Path, *, study_uid: str | None = None
+    definition: StudyDefinition,
+    trials: Sequence[TrialRecord],
+    folder: Path,
+    *,
+    study_uid: str | None = None,
+    draw: bool = True,
 ) -> tuple[tuple[ExportedGraph, ...], Path]:
     """Write the graphs of some trials, best first.
 
@@ -45,6 +49,7 @@ def export_trials(
         folder: Where to; made if needed.
         study_uid: Names this study and no other, not even one of its name that was made after it was deleted; none:
             not known.
+        draw: Whether to draw the graphs, too.
 
     Returns:
         The files of the best graph by a name that commands can rely on (``<study>-best``), those of each graph by its
@@ -52,7 +57,7 @@ def export_trials(
     """
 
     def export(trial: TrialRecord, name: str) -> ExportedGraph:
-        return _export(definition, trial, folder / f"{definition.name}-{name}", study_uid)
+        return _export(definition, trial, folder / f"{definition.name}-{name}", study_uid, draw=draw)
 
     if study_uid is not None:
         _tell_about_others(definition.name, folder, study_uid)
@@ -99,13 +104,18 @@ def _study_uid(path: Path) -> str | None:
     return uid if isinstance(uid, str) else None
 
 
-def _export(definition: StudyDefinition, trial: TrialRecord, stem: Path, study_uid: str | None) -> ExportedGraph:
+def _export(
+    definition: StudyDefinition, trial: TrialRecord, stem: Path, study_uid: str | None, *, draw: bool
+) -> ExportedGraph:
     graph, svg, png = (stem.with_name(f"{stem.name}.{ending}") for ending in ("json", "svg", "png"))
-    files = ExportedGraph(graph=graph, svg=svg, png=png)
-    write_graph(files.graph, trial.graph, provenance=provenance(definition, trial, study_uid))
+    write_graph(graph, trial.graph, provenance=provenance(definition, trial, study_uid))
+    if not draw:
+        return ExportedGraph(graph=graph, svg=None, png=None)
+    from kdhpc.graph.drawing import draw_graph  # Matplotlib is large, and not everywhere that graphs are exported.
+
     title = f"{definition.name}, trial {trial.number} ({definition.network}, {definition.dataset})"
-    draw_graph(trial.graph, (files.svg, files.png), title=title, ensemble_accuracy=trial.value)
-    return files
+    draw_graph(trial.graph, (svg, png), title=title, ensemble_accuracy=trial.value)
+    return ExportedGraph(graph=graph, svg=svg, png=png)
 
 
 def _write_table(definition: StudyDefinition, trials: Sequence[TrialRecord], folder: Path) -> Path:

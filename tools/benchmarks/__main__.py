@@ -14,7 +14,6 @@ _BENCHMARKS = {
     "study": "workers on the shared study against plain study.optimize",
     "fleet": "a thousand simulated workers on one server",
     "search": "trials per hour of whole searches, and what is lost between trials",
-    "gpu": "on a GPU: modes, streams, seats and precisions",
 }
 
 

@@ -20,6 +20,7 @@ from kdhpc.networks.build import Network
 from kdhpc.networks.heads import PlainHead
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import ImageBatch
+from kdhpc.training.compile_folder import keep_private
 
 
 class Stacked(Protocol):
@@ -51,6 +52,7 @@ class StackedLoop:
         autocast: torch.dtype | None = None,
     ) -> None:
         self._stacked = stacked
+        self._answer: Callable[[Tensor], EnsembleOutput] = stacked
         self._autocast = autocast
         self._ramp = torch.zeros((), device=stacked.parameters[0].device)
         self._losses = losses
@@ -62,11 +64,22 @@ class StackedLoop:
             fused=True,
         )
 
+    def compile(self, backend: str) -> None:
+        """Run as two compiled programs from now on: all networks, and the losses.
+
+        Args:
+            backend: Of torch.compile.
+        """
+        problem = keep_private()
+        assert problem is None, problem
+        self._answer = torch.compile(self._stacked.__call__, backend=backend, dynamic=False)
+        self._losses = torch.compile(self._losses, backend=backend, dynamic=False)
+
     def step(self, batch: ImageBatch, ramp: float, learning_rate: float) -> Tensor:
         """Learn a batch; gives the losses before the update, (M,)."""
         self._ramp.fill_(ramp)
         with torch.autocast(batch.images.device.type, self._autocast, enabled=self._autocast is not None):
-            output = self._stacked(batch.images)
+            output = self._answer(batch.images)
         losses = self._losses(output, batch.labels, self._ramp)
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.zero_grad()

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
@@ -34,7 +34,7 @@ class Report:
 
 def machine() -> dict[str, Cell]:
     """The machine, its load of the last minute, and the versions of all that was measured."""
-    versions = {name: version(name) for name in _PACKAGES}
+    versions = {name: found for name in _PACKAGES if (found := _version(name)) is not None}
     return {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -73,6 +73,14 @@ def write(report: Report, path: Path) -> None:
         text = io.StringIO()
         show(report, text, style=style)
         write_whole(path.with_suffix(suffix), text.getvalue())
+
+
+def _version(name: str) -> str | None:
+    """Of a package; none: it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:
