@@ -141,7 +141,7 @@ def _prepare(work: dict[str, Any]) -> Scale:
         torch.set_num_threads(1)
     elif not torch.cuda.is_available():
         raise ConfigError("a GPU is needed, and torch sees none: run it in a job that has one, or give --cpu")
-    enforce_precision()
+    enforce_precision("float32")
     os.environ["KDHPC_RUNS"] = str(Path(work["scratch"]) / "runs")
     os.environ["KDHPC_DATA"] = str(Path(work["scratch"]) / "data")
     scale = scale_for(cpu=work["cpu"], compiles=work["compiles"])
