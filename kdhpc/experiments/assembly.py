@@ -16,7 +16,6 @@ from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.device import (
     Precision,
-    enforce_precision,
     has_node_streams,
     preferred_mode,
     resolve_device,
@@ -66,11 +65,9 @@ def check_device(config: DeviceConfig) -> Precision:
 
 def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> TrainingLoop:
     """Networks, data and loop of a final training that has been checked."""
-    device = resolve_device(config.device)
-    enforce_precision(resolve_precision(config.device, device))
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
-    train, test = _batches(config, packed, device)
+    train, test = _batches(config, packed, resolve_device(config.device))
     if subject.teacher is not None:
         return StudentTraining(
             network=config.network,
