@@ -28,7 +28,6 @@ from kdhpc.study.study import SharedStudy
 from kdhpc.training.auto_mode import AutoMode, has_choice
 from kdhpc.training.compile_cache import CompileCache, cache_key
 from kdhpc.training.device import (
-    enforce_precision,
     fixed_precision,
     preferred_mode,
     resolve_device,
@@ -305,8 +304,6 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
     """
     check_same_study(study, config)
     config = replace(config, device=_device_of_the_study(study, config))
-    device = resolve_device(config.device)
-    enforce_precision(resolve_precision(config.device, device))
     threads = config.device.threads or slurm.own_cpus()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -316,6 +313,7 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
             f"study {study.definition.name!r} was made with {config.dataset.name} of checksum "
             f"{study.definition.dataset_checksum}, the packed data here have {packed.checksum}: prepare the same data"
         )
+    device = resolve_device(config.device)
     return TrialSetting(
         config=config,
         study_uid=study.uid,

@@ -15,7 +15,7 @@ from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.experiments.assembly import scored_batches
 from kdhpc.experiments.finished import FinishedRun
 from kdhpc.networks.output import NetworkOutput
-from kdhpc.training.device import autocast_dtype, enforce_precision, resolve_device, resolve_precision
+from kdhpc.training.device import enforce_precision, resolve_device
 from kdhpc.training.device_errors import device_errors_in_words
 
 _LOG = logging.getLogger(__name__)
@@ -178,12 +178,10 @@ def _autocast(run: FinishedRun) -> torch.dtype | None:
     device = device_here()
     config = parse_group("device", DeviceConfig, {"precision": precision})
     try:
-        resolved = resolve_precision(config, device)
+        return enforce_precision(config, device)
     except ConfigError as exc:
         _LOG.warning("%s was trained in %s: its networks run in float32 here (%s)", run.origin, precision, exc)
-        resolved = "float32"
-    enforce_precision(resolved)
-    return autocast_dtype(replace(config, precision=resolved), device)
+        return enforce_precision(replace(config, precision="float32"), device)
 
 
 def _check_same_images(runs: Sequence[FinishedRun]) -> None:

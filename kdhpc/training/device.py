@@ -114,13 +114,19 @@ def has_code_for(capability: tuple[int, int], architectures: Sequence[str]) -> b
     return False
 
 
-def enforce_precision(precision: Precision) -> None:
-    """Let a precision mean what it says in this process, on any device, in any environment, whatever was set before.
+def enforce_precision(config: DeviceConfig, device: torch.device) -> torch.dtype | None:
+    """Let a precision mean what it says in this process, in any environment, whatever was set before.
 
     torch lets float32 convolutions on GPUs since Ampere multiply in TF32, which keeps 10 bits of the fraction: trials
     on such a GPU would not compare with trials elsewhere. Here, only ``tf32`` lets them. Matrix products are never in
     TF32: they are those of classifiers, whose logits would tie, and of losses, which are differences of nearly equal
     numbers; under autocast they are float32, too. To be called before anything is computed.
+
+    Returns:
+        As `autocast_dtype`.
+
+    Raises:
+        ConfigError: the device cannot run so.
     """
     for name in _SHORTCUTS:
         if os.environ.pop(name, None) is not None:
@@ -130,7 +136,8 @@ def enforce_precision(precision: Precision) -> None:
     torch.backends.cudnn.fp32_precision = "none"
     torch.backends.mkldnn.conv.fp32_precision = "none"  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = resolve_precision(config, device) == "tf32"
+    return autocast_dtype(config, device)
 
 
 def place(network: _NetworkT, device: torch.device, *, channels_last: bool) -> _NetworkT:

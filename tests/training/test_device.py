@@ -191,7 +191,7 @@ def test_has_node_streams_on_the_cpu_is_refused():
 def as_before():
     """What a process computes in is not left to the tests that follow."""
     yield
-    enforce_precision("float32")
+    enforce_precision(DeviceConfig(precision="float32"), CPU)
 
 
 def tf32_of():
@@ -220,7 +220,10 @@ def contradictions():
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16", "fp16"])
 def test_enforce_precision_says_what_it_is_whatever_was_set_before(as_before, before, precision):
     before()
-    enforce_precision(precision)
+    device = CUDA if precision in ("tf32", "fp16") else CPU
+    assert enforce_precision(DeviceConfig(precision=precision), device) is autocast_dtype(
+        DeviceConfig(precision=precision), device
+    )
     is_tf32 = precision == "tf32"
     assert tf32_of() == (is_tf32, is_tf32, False, False)
     assert torch.get_float32_matmul_precision() == "highest"
@@ -231,10 +234,10 @@ def test_enforce_precision_says_what_it_is_whatever_was_set_before(as_before, be
 def test_enforce_precision_takes_no_shortcuts_from_the_environment(monkeypatch, caplog, as_before):
     for name in ("NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"):
         monkeypatch.setenv(name, "1")
-    enforce_precision("float32")
+    enforce_precision(DeviceConfig(), CPU)
     assert not {"NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"} & os.environ.keys()
     assert "NVIDIA_TF32_OVERRIDE is ignored: device.precision alone says" in caplog.text
-    enforce_precision("float32")
+    enforce_precision(DeviceConfig(), CPU)
     assert caplog.text.count("is ignored") == 2, "each once"
 
 
