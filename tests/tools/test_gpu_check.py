@@ -59,7 +59,8 @@ def test_correctness_on_a_cpu_runs_all_checks_and_none_fails(tmp_path):
     found, details = outcomes(
         [
             *numerics.checks(TINY),
-            *recordings.checks(TINY, tmp_path),
+            *recordings.checks(TINY),
+            *recordings.more_checks(TINY, tmp_path),
             *side_by_side.checks(TINY, tmp_path),
             *conditions.checks(TINY),
         ]
@@ -71,6 +72,26 @@ def test_correctness_on_a_cpu_runs_all_checks_and_none_fails(tmp_path):
     }
     assert [details[name] for name, outcome in found.items() if outcome == "failed"] == []
     assert len(found) == 1 + 1 + 2 + 2 + 4
+
+
+def test_correctness_on_a_gpu_has_all_that_is_asked_of_a_card(tmp_path):
+    scale = scale_for(cpu=False, compiles=True)
+    plans = (
+        numerics.checks(scale),
+        recordings.checks(scale),
+        recordings.more_checks(scale, tmp_path),
+        side_by_side.checks(scale, tmp_path),
+        conditions.checks(scale),
+        numerics.compiled_checks(scale),
+    )
+    names = [check.name for plan in plans for check in plan]
+    assert len(set(names)) == len(names)
+    for network in ("resnet20", "abn_resnet20", "abn_resnet18"):
+        assert {f"losses and gradients, {network}, M={number}" for number in (2, 3, 4, 5)} <= set(names)
+        assert {f"network step without TF32, {network}", f"recorded against plain, {network}"} <= set(names)
+    others = ("frozen nodes", "fp16", "2 trials side by side", "4 trials side by side", "out of memory in a capture")
+    assert {f"{name}, resnet20" for name in (*others, "no waiting within steps", "50 random graphs")} <= set(names)
+    assert "recorded against plain, resnet20, float32" in names
 
 
 def test_correctness_many_graphs_are_compiled_once():

@@ -75,9 +75,10 @@ def plan(work: dict[str, Any], scale: Scale) -> Iterator[Check]:
         from tools.gpu_checks import conditions, numerics, recordings, side_by_side
 
         yield from numerics.checks(scale)
-        yield from recordings.checks(scale, scratch)
+        yield from recordings.checks(scale)
         yield from side_by_side.checks(scale, scratch)
         yield from conditions.checks(scale)
+        yield from recordings.more_checks(scale, scratch)
         yield from numerics.compiled_checks(scale)
     elif work["part"] == "speed":
         from tools.gpu_checks import speed
@@ -135,13 +136,13 @@ def forget(*, broken: bool, measured: bool) -> None:
 def _prepare(work: dict[str, Any]) -> Scale:
     import torch
 
-    from kdhpc.training.device import enforce_precision
+    from tools.gpu_checks.setting import compute_in
 
     if work["cpu"]:
         torch.set_num_threads(1)
     elif not torch.cuda.is_available():
         raise ConfigError("a GPU is needed, and torch sees none: run it in a job that has one, or give --cpu")
-    enforce_precision("float32")
+    compute_in("float32")
     os.environ["KDHPC_RUNS"] = str(Path(work["scratch"]) / "runs")
     os.environ["KDHPC_DATA"] = str(Path(work["scratch"]) / "data")
     scale = scale_for(cpu=work["cpu"], compiles=work["compiles"])

@@ -187,13 +187,18 @@ def _fails_to_record(scale: Scale, network: str, fails: _Fails, computing: Progr
     _, steps = _steps(scale, network, fails, computing)
     try:
         steps()
-    except torch.OutOfMemoryError:
-        return "OutOfMemoryError"
     except Exception as exc:
-        if type(exc).__name__ == "CaptureError":
-            return "CaptureError"
+        if type(exc).__name__ == "CaptureError" or _is_out_of_memory(exc):
+            return type(exc).__name__
         raise DiffersError(f"it is said as {type(exc).__name__}: {exc}") from exc
     raise DiffersError("it was not noticed")
+
+
+def _is_out_of_memory(exc: BaseException | None) -> bool:
+    """Whether it is, or came of, memory that ended: ending the recording of what failed fails, too."""
+    while exc is not None and not isinstance(exc, torch.OutOfMemoryError):
+        exc = exc.__cause__ or exc.__context__
+    return exc is not None
 
 
 def _steps(

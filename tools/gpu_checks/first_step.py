@@ -63,18 +63,17 @@ def main() -> None:
     from kdhpc.config.paths import compile_cache_dir
     from kdhpc.config.schema import DeviceConfig
     from kdhpc.training.compile_cache import CompileCache, cache_key
-    from kdhpc.training.device import enforce_precision, resolve_precision
     from tools.benchmarks.noise import noise_batches
     from tools.benchmarks.step import full_graph
-    from tools.gpu_checks.setting import NUM_CLASSES, advance, config_of, device_of, training_of, wait
+    from tools.gpu_checks.setting import NUM_CLASSES, advance, compute_in, config_of, device_of, training_of, wait
 
     work = json.loads(sys.argv[1])
     scale = scale_of(work["scale"])
     if scale.cpu:
         torch.set_num_threads(1)
+    compute_in("float32")
     device = DeviceConfig(device="cpu", mode="compile") if scale.cpu else DeviceConfig(device="cuda")
     config, target = config_of(scale, work["network"], device=device), device_of(scale)
-    enforce_precision(resolve_precision(config.device, target))
     key = cache_key(
         device=config.device,
         target=target,

@@ -79,21 +79,20 @@ def main() -> None:
     import torch
 
     from kdhpc.config.schema import DeviceConfig
-    from kdhpc.training.device import enforce_precision, resolve_precision
-    from tools.gpu_checks.setting import config_of, device_of, wait
+    from tools.gpu_checks.setting import compute_in, config_of, device_of, wait
     from tools.gpu_checks.speed import WARM_STEPS, Journeys, step_times
 
     work = json.loads(sys.argv[1])
     scale = scale_of(work["scale"])
     if scale.cpu:
         torch.set_num_threads(1)
+    compute_in("float32")
     device = device_of(scale)
     config = config_of(
         scale,
         work["network"],
         device=DeviceConfig(device="cpu", mode="eager") if scale.cpu else DeviceConfig(device="cuda"),
     )
-    enforce_precision(resolve_precision(config.device, device))
     journeys = Journeys(scale, config, work["trials"])
     for _ in range(WARM_STEPS if not scale.cpu else 1):
         journeys.turn()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdhpc.config.schema import DeviceConfig, ObjectiveConfig, SearchConfig
 from kdhpc.graph.spec import Gate, GraphSpec
-from kdhpc.training.device import resolve_precision
+from kdhpc.training.device import Precision, preferred_mode, resolve_precision
 from kdhpc.training.programs import Programs
 from tools.benchmarks.noise import noise_batches
 from tools.gpu_checks.check import NOTE, Check, DiffersError, Numbers, Scale
@@ -33,21 +33,33 @@ _AS_PLAIN = 3
 """Times the difference of two plain runs that a recorded one may differ, where those differ at all."""
 
 
-def checks(scale: Scale, scratch: Path) -> Iterator[Check]:
-    """Each network in the precision that ``auto`` is; the first one in float32, too; then frozen nodes."""
-    for network in scale.step_networks:
-        yield Check(
-            name=f"recorded against plain, {network}",
-            run=functools.partial(recorded_check, scale, network),
-            limit_s=240,
-        )
-    first = scale.step_networks[0]
+def checks(scale: Scale) -> Iterator[Check]:
+    """The first network, in the precision that ``auto`` is: checks of trials side by side take the same programs."""
+    yield _recorded(scale, scale.step_networks[0])
+
+
+def more_checks(scale: Scale, scratch: Path) -> Iterator[Check]:
+    """The other networks; frozen nodes; then the other precisions. All of them compile anew."""
+    first, *others = scale.step_networks
+    yield from (_recorded(scale, network) for network in reversed(others))
     yield Check(name=f"frozen nodes, {first}", run=functools.partial(frozen_check, scale, first, scratch))
-    if not scale.cpu:
-        yield Check(
-            name=f"recorded against plain, {first}, float32",
-            run=functools.partial(recorded_check, scale, first, precision="float32"),
-        )
+    precisions: tuple[Precision, ...] = ("float32", "bf16", "fp16")
+    for precision in () if scale.cpu else precisions:
+        device = DeviceConfig(device="cuda", precision=precision)
+        is_usual = precision == resolve_precision(DeviceConfig(device="cuda"), device_of(scale))
+        if not is_usual and preferred_mode(device, device_of(scale)) == "cudagraph":
+            yield Check(
+                name=f"recorded against plain, {first}, {precision}",
+                run=functools.partial(recorded_check, scale, first, precision=precision),
+            )
+
+
+def _recorded(scale: Scale, network: str) -> Check:
+    return Check(
+        name=f"recorded against plain, {network}",
+        run=functools.partial(recorded_check, scale, network),
+        limit_s=240,
+    )
 
 
 def recorded_check(scale: Scale, network: str, *, precision: str = "auto") -> Numbers:

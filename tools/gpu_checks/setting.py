@@ -15,6 +15,7 @@ from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.networks.names import architecture
 from kdhpc.training.batches import EvalSource, TrainSource
+from kdhpc.training.device import Precision, enforce_precision, resolve_device
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.training.programs import Programs, programs
 from kdhpc.training.recording import Record, Recorder, record_cuda_graph
@@ -174,6 +175,12 @@ def wait(device: torch.device) -> None:
     """Until the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def compute_in(precision: Precision) -> None:
+    """Let this process compute in a precision, also where no learner sees to it."""
+    device = resolve_device(DeviceConfig())
+    enforce_precision(DeviceConfig(device=device.type, precision=precision), device)  # type: ignore[arg-type]
 
 
 @contextmanager

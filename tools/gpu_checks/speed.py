@@ -24,6 +24,7 @@ from tools.gpu_checks.parity import parity_check
 from tools.gpu_checks.processes import processes_check
 from tools.gpu_checks.setting import (
     ReadyBatches,
+    compute_in,
     config_of,
     device_of,
     pixels_of,
@@ -121,8 +122,11 @@ def _levers(scale: Scale, network: str) -> _Cells:
 def _options(scale: Scale, network: str) -> _Cells:
     config = _config(scale, network, mode=_best(scale))
     for precision in get_args(Precision):
-        if precision != "fp16" and precision != resolve_precision(config.device, device_of(scale)):
-            yield precision, functools.partial(steps_check, scale, with_device(config, precision=precision))
+        only_cuda = scale.cpu and precision in ("tf32", "fp16")
+        if not only_cuda and precision != resolve_precision(config.device, device_of(scale)):
+            # Not every precision goes with every mode: the best that there is.
+            device = {"precision": precision, "mode": "eager" if scale.cpu else "auto"}
+            yield precision, functools.partial(steps_check, scale, with_device(config, **device))
     contiguous = with_device(config, channels_last=False)
     yield "contiguous memory", functools.partial(steps_check, scale, contiguous)
     for number in (2, 4) if not scale.cpu else (2,):
@@ -144,10 +148,12 @@ def steps_check(
     """Steps of trials that take turns, each on a stream of its own, as a worker's."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = cudnn_benchmark
+    compute_in(resolve_precision(config.device, device_of(scale)))
     try:
         return _steps(scale, config, num_trials, ready)
     finally:
         torch.backends.cudnn.benchmark = before
+        compute_in("float32")
 
 
 def _steps(scale: Scale, config: SearchConfig, num_trials: int, ready: bool) -> Numbers:
