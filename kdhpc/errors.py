@@ -94,6 +94,14 @@ class StorageError(KdhpcError):
     """A disk or file system refuses to write or to read: nothing is wrong with what was to be written or read."""
 
 
+class DeviceError(KdhpcError):
+    """A GPU cannot go on with what it was given: its memory is used up."""
+
+
+class DeviceLostError(DeviceError):
+    """A GPU that this process can use no more, whatever it does; another process may."""
+
+
 class ClusterError(KdhpcError):
     """A launch failed, or the batch system did not answer as it should."""
 

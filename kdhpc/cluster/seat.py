@@ -13,6 +13,7 @@ import torch
 from kdhpc.errors import DatabaseError, LeaseLostError, StorageError, StudyMismatchError
 from kdhpc.files import is_of_storage
 from kdhpc.study.claim import Claim
+from kdhpc.training.device_errors import is_device_lost, is_out_of_memory, lost_to
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.trial import Outcome, TrialSetting, Turn, prepare_training, run_trial
 
@@ -89,11 +90,15 @@ class Seat:
         self._has_stepped = self._is_empty = False
 
     def give_back(self) -> None:
-        """Give the trial back before its first step, without counting an attempt."""
+        """Give the trial back as its last checkpoint has it, or unbegun, without counting an attempt."""
         assert self._claim is not None
-        assert not self._has_stepped
+        assert self._journey is not None
         claim = self._claim
-        _LOG.info("trial %d, slot %d: is given back before it began", claim.number, claim.slot)
+        began = "after its last checkpoint" if self._has_stepped else "before it began"
+        _LOG.info("trial %d, slot %d: is given back %s", claim.number, claim.slot, began)
+        self._journey.close()
+        if self._has_stepped:
+            self._training = None
         self._leave(claim)
         _release(claim)
 
@@ -117,6 +122,8 @@ class Seat:
             StudyMismatchError: what the study was made with has changed here; the trial was given back.
             StorageError: a disk refuses what the trial needs, and the worker was not asked to stop. That is no fault of
                 the trial: it was given back, without counting an attempt.
+            DeviceLostError: no trial can go on in this process; this one counts the attempt, as the error came in its
+                turn. On a GPU that may be late, when another one has caused it: this cannot be told apart.
         """
         assert self._claim is not None
         assert self._journey is not None
@@ -144,16 +151,14 @@ class Seat:
             self._leave(claim)
             _release(claim)
             raise
-        except torch.OutOfMemoryError as exc:
-            if not self._may_be_crowded():
-                return self._crash(claim, exc)
-            _LOG.info(
-                "trial %d, slot %d: no memory for it beside the others, it is given back", claim.number, claim.slot
-            )
-            return self._make_room(claim)
         except Exception as exc:
             if is_of_storage(exc):
                 return self._give_back_for(claim, exc)
+            if is_device_lost():
+                self._crash(claim, exc)
+                raise lost_to(exc) from exc
+            if is_out_of_memory(exc) and self._may_be_crowded():
+                return self._make_room(claim)
             # A worker outlives a trial that crashes: the study counts the attempt.
             return self._crash(claim, exc)
 
@@ -186,6 +191,7 @@ class Seat:
 
     def _make_room(self, claim: Claim) -> Ended:
         """Give back a trial for which there is no memory."""
+        _LOG.info("trial %d, slot %d: no memory for it beside the others, it is given back", claim.number, claim.slot)
         self._training = None
         ended = self._leave(claim, crowded=True)
         _release(claim)

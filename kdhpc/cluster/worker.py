@@ -21,19 +21,19 @@ from kdhpc.config.paths import StudyPaths, compile_cache_dir, packed_dir
 from kdhpc.config.schema import DeviceConfig, SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
-from kdhpc.errors import ClusterError, ConfigError, KdhpcError, StudyMismatchError
+from kdhpc.errors import ClusterError, ConfigError, DeviceLostError, KdhpcError, StudyMismatchError
 from kdhpc.study.claim import Owner
 from kdhpc.study.definition import Split
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.auto_mode import AutoMode, has_choice
 from kdhpc.training.compile_cache import CompileCache, cache_key
 from kdhpc.training.device import (
-    enforce_precision,
     fixed_precision,
     preferred_mode,
     resolve_device,
     resolve_precision,
 )
+from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.trial import TrialSetting, Turn
 
 _LOG = logging.getLogger(__name__)
@@ -49,17 +49,24 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
     Raises:
         ClusterError: too many trials in a row crashed here, or the job's time limit is too short for an epoch.
         DatabaseError: the database stayed away.
+        DeviceError: there is no memory on the GPU for what all trials need, or this process has lost the GPU: then
+            other trials of it were given back as their last checkpoints have them.
         StorageError: a disk refuses what a trial, or all of them, need.
         StudyMismatchError: the config, its precision, the packed data, or pretrained weights are not those that the
             study was made with: as where the study was deleted and made again since this worker was launched. Or this
             worker's device cannot compute in the study's precision.
     """
-    setting = trial_setting(study, config)
-    _log_device(setting.config.device)
-    setting, cache = _compiling(setting)
-    worker = _Worker(study, setting, stop, cache)
+    with device_errors_in_words():
+        setting = trial_setting(study, config)
+        _log_device(setting.config.device)
+        setting, cache = _compiling(setting)
+        worker = _Worker(study, setting, stop, cache)
     try:
-        worker.work()
+        with device_errors_in_words():
+            worker.work()
+    except DeviceLostError:
+        worker.abandon()
+        raise
     except KdhpcError:
         worker.interrupt()
         raise
@@ -117,6 +124,11 @@ class _Worker:
                 except KdhpcError as exc:
                     _LOG.warning("a trial was not given back, its lease will expire: %s", exc)
                     break
+
+    def abandon(self) -> None:
+        """Give the trials in the seats back as they are on the disk: there is no device to go on with."""
+        for seat in self._busy_seats():
+            seat.give_back()
 
     def _is_stopping(self) -> bool:
         return self._ending or self._stop.requested
@@ -290,7 +302,6 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
     Raises:
         StudyMismatchError: as :func:`run_worker`.
     """
-    enforce_precision()
     check_same_study(study, config)
     config = replace(config, device=_device_of_the_study(study, config))
     threads = config.device.threads or slurm.own_cpus()

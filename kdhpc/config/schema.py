@@ -171,15 +171,16 @@ class DeviceConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: CUDA where there is one."""
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Autocast of the networks. ``auto``: bf16 on GPUs since Ampere, else float32. fp16 scales the loss, CUDA only. A
-    study has one precision, which all its workers take: what is given here, or what ``auto`` is for the first of them.
-    float32 is float32 on every device, without TF32."""
+    precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "auto"
+    """What the networks compute in. ``float32``: all of it, on every device, without TF32. ``tf32``: float32 whose
+    convolutions multiply in TF32 (GPUs since Ampere). ``bf16``, ``fp16``: autocast; fp16 also scales the loss, and
+    needs CUDA. Classifiers and losses are float32 in all of them. ``auto``: bf16 on GPUs since Ampere, else float32. A
+    study has one precision, which all its workers take: what is given here, or what ``auto`` is for the first one."""
     mode: Literal["auto", "eager", "compile", "cudagraph"] = "auto"
     """``eager``: as written. ``compile``: torch.compile of the network and of the loss. ``cudagraph``: the whole step,
-    compiled, recorded once and replayed (CUDA, not fp16). ``auto``: on CUDA the last that the device can; on
-    the CPU ``compile`` where the training ahead is long enough to win the compiling back, else ``eager``, and a resumed
-    training keeps the mode that it has had. One that fails falls back to the one before it."""
+    compiled, recorded once and replayed (CUDA). ``auto``: on CUDA the last that the device can; on the CPU ``compile``
+    where the training ahead is long enough to win the compiling back, else ``eager``, and a resumed training keeps the
+    mode that it has had. One that fails falls back to the one before it."""
     node_streams: bool = False
     """CUDA: the network of each node on a stream of its own."""
     channels_last: bool = True
@@ -190,13 +191,10 @@ class DeviceConfig:
     def __post_init__(self) -> None:
         _require(self.threads is None or self.threads > 0, "device.threads", self.threads, "above 0, or null")
         on_cpu = self.device == "cpu"
-        if on_cpu and self.precision == "fp16":
-            raise ConfigError("device.precision=fp16 needs CUDA, the device is cpu: use float32 or bf16")
-        if self.mode == "cudagraph" and (on_cpu or self.precision == "fp16"):
-            raise ConfigError(
-                "device.mode=cudagraph needs CUDA and a precision other than fp16, here are "
-                f"{self.device} and {self.precision}: use device.mode=auto"
-            )
+        if on_cpu and self.precision in ("tf32", "fp16"):
+            raise ConfigError(f"device.precision={self.precision} needs CUDA, the device is cpu: use float32 or bf16")
+        if self.mode == "cudagraph" and on_cpu:
+            raise ConfigError("device.mode=cudagraph needs CUDA, the device is cpu: use device.mode=auto")
         if on_cpu and self.node_streams:
             raise ConfigError("device.node_streams=true needs CUDA, the device is cpu: leave it out")
 

@@ -19,7 +19,6 @@ from kdhpc.training.auto_mode import AutoMode, has_choice
 from kdhpc.training.compile_cache import cache_key
 from kdhpc.training.device import (
     Precision,
-    enforce_precision,
     has_node_streams,
     preferred_mode,
     resolve_device,
@@ -69,12 +68,11 @@ def check_device(config: DeviceConfig) -> Precision:
 
 def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> TrainingLoop:
     """Networks, data and loop of a final training that has been checked."""
-    enforce_precision()
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
-    target = resolve_device(config.device)
-    train, test = _batches(config, packed, target)
-    auto = _auto_mode(config, subject, len(packed.classes)) if has_choice(config.device, target) else None
+    device = resolve_device(config.device)
+    train, test = _batches(config, packed, device)
+    auto = _auto_mode(config, subject, len(packed.classes)) if has_choice(config.device, device) else None
     if subject.teacher is not None:
         return StudentTraining(
             network=config.network,

@@ -25,12 +25,14 @@ from kdhpc.networks.weights import content_digest
 from kdhpc.training.checkpoint import read_header, remove_checkpoint, remove_leftovers
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device import resolve_device, resolve_precision
+from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.loop import EpochReport, TrainingLoop
 from kdhpc.training.metrics import MetricsLog, read_metrics
 
 _LOG = logging.getLogger(__name__)
 
 
+@device_errors_in_words()
 def train_final(
     config: TrainConfig, *, show: Callable[[EpochReport], None], should_stop: Callable[[], bool]
 ) -> FinalResult | None:
@@ -52,6 +54,8 @@ def train_final(
         ConfigError: another process is training it, or its folder holds another training's result.
         CheckpointError: the disk refuses the last checkpoint of a run that is stopped.
         DataError: it is done, and its result or its weights are damaged since.
+        DeviceError: the GPU's memory is used up, or this process has lost the GPU; the same command goes on from the
+            last checkpoint.
         RunTakenError: another process has begun it meanwhile, on a file system where their locks do not meet.
         StorageError: the disk refuses; the same command goes on.
     """

@@ -88,7 +88,7 @@ class FinalResult:
     threads: int | None = None
     """CPU threads, on whose number the last bits depend; none: from before this was written down, as what follows."""
     precision: str | None = None
-    """``float32``, ``bf16`` or ``fp16``: what the networks ran in."""
+    """``float32``, ``tf32``, ``bf16`` or ``fp16``: what the networks ran in."""
     searched: SearchedWith = SearchedWith()
     """What the graph was searched with."""
     teacher: str = ""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.experiments.assembly import scored_batches
 from kdhpc.experiments.finished import FinishedRun
 from kdhpc.networks.output import NetworkOutput
-from kdhpc.training.device import autocast_dtype, enforce_precision, resolve_device
+from kdhpc.training.device import enforce_precision, resolve_device
+from kdhpc.training.device_errors import device_errors_in_words
 
 _LOG = logging.getLogger(__name__)
 _TOLERANCE = 0.5
@@ -121,12 +122,14 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
     return tuple(chosen)
 
 
+@device_errors_in_words()
 def read_answers(chosen: Sequence[Chosen], progress: Progress) -> Answers:
     """What chosen networks say to all images that they are scored on.
 
     Raises:
         ConfigError: the images do not fit a run's config.
         DataError: the images are not here.
+        DeviceError: the GPU's memory is used up, or this process cannot use the GPU any more.
         NetworkError: weights are damaged.
     """
     examiner = Examiner(progress)
@@ -170,14 +173,15 @@ def _name(run: FinishedRun, node: int) -> str:
 
 
 def _autocast(run: FinishedRun) -> torch.dtype | None:
-    """The half precision that the run came to; none for float32."""
+    """The half precision that the run came to; none for float32 and tf32. From here on this process computes so."""
     precision = run.result.precision or run.config.device.precision
-    if precision == "fp16" and device_here().type == "cpu":
-        _LOG.warning("%s was trained in fp16, which needs CUDA: its networks run in float32 here", run.origin)
-        precision = "float32"
-    enforce_precision()
+    device = device_here()
     config = parse_group("device", DeviceConfig, {"precision": precision})
-    return autocast_dtype(config, device_here())
+    try:
+        return enforce_precision(config, device)
+    except ConfigError as exc:
+        _LOG.warning("%s was trained in %s: its networks run in float32 here (%s)", run.origin, precision, exc)
+        return enforce_precision(replace(config, precision="float32"), device)
 
 
 def _check_same_images(runs: Sequence[FinishedRun]) -> None:

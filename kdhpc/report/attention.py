@@ -17,12 +17,14 @@ from kdhpc.errors import ConfigError, UsageError
 from kdhpc.experiments.finished import FinishedRun
 from kdhpc.report.answers import Examiner, tell_about_accuracy
 from kdhpc.report.sights import Overall, Sight, Sights, Verdict
+from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.evaluation import mean_ensemble
 
 MAX_IMAGES = 24
 """Rows of a picture that can still be looked at."""
 
 
+@device_errors_in_words()
 def read_sights(run: FinishedRun, *, num_images: int, indices: Sequence[int] | None, progress: Progress) -> Sights:
     """Chosen images with each node's attention map and answer, and what all scored images say of each node.
 
@@ -35,6 +37,7 @@ def read_sights(run: FinishedRun, *, num_images: int, indices: Sequence[int] | N
     Raises:
         ConfigError: it is a run of ONE.
         DataError: its images are not here.
+        DeviceError: the GPU's memory is used up, or this process cannot use the GPU any more.
         NetworkError: its weights are damaged.
         UsageError: there are no such images.
     """

@@ -70,7 +70,7 @@ class StudyDefinition:
     pretrained_weights: str | None = None
     """Digest of the file that ``objective.pretrained`` names; none where it names none."""
     precision: str | None = None
-    """What networks are computed in: ``float32``, ``bf16`` or ``fp16``; none: not settled, or none in particular. It is
+    """What networks are computed in, as ``DeviceConfig.precision`` names it; none: not settled, or any. It is
     stored beside the definition, since it may be the first worker that settles it."""
 
 

@@ -117,7 +117,7 @@ class SharedStudy:
         """What the study's trials are computed in: this, if nobody has settled it before.
 
         Args:
-            precision: ``float32``, ``bf16`` or ``fp16``.
+            precision: ``float32``, ``tf32``, ``bf16`` or ``fp16``.
 
         Raises:
             UnknownStudyError: the study was deleted.

@@ -19,6 +19,7 @@ from kdhpc.files import parse_json, read_whole, strict_json, write_whole
 from kdhpc.training.compile_cache import CacheKey
 from kdhpc.training.device import Mode
 from kdhpc.training.programs import Programs, programs_in
+from kdhpc.training.toolchain import missing_tool
 
 _LOG = logging.getLogger(__name__)
 _MEASURED_STEPS = 20
@@ -77,6 +78,8 @@ class AutoMode:
         """
         if self._eager_s is None:
             self._eager_s = measure()
+        if missing_tool() is not None:
+            return self.of("eager")
         times = self._on_record() or UNKNOWN
         is_compiled = self._compiled is not None
         won_s = times.seconds_won(num_steps=num_steps, eager_s=self._eager_s, is_compiled=is_compiled)

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import re
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -14,7 +17,7 @@ from kdhpc.errors import ConfigError
 
 Mode = Literal["eager", "compile", "cudagraph", "eager cudagraph"]
 """How a step runs: see ``DeviceConfig.mode``. ``eager cudagraph``: recorded after torch.compile had failed."""
-Precision = Literal["float32", "bf16", "fp16"]
+Precision = Literal["float32", "tf32", "bf16", "fp16"]
 """``DeviceConfig.precision`` with its ``auto`` settled."""
 _NetworkT = TypeVar("_NetworkT", bound=nn.Module)
 _LOG = logging.getLogger(__name__)
@@ -23,7 +26,11 @@ _SHORTCUTS = (
     *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
 )
 """Variables of the environment by which torch's libraries compute in less, or in another way, than they are told."""
-_HALF: dict[Precision, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_AMPERE = (8, 0)
+"""The first compute capability that multiplies in TF32."""
+_ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)(a?)")
+"""Of ``torch.cuda.get_arch_list()``: machine code or PTX, major, minor, for that one alone."""
 
 
 def resolve_device(config: DeviceConfig) -> torch.device:
@@ -35,6 +42,7 @@ def resolve_device(config: DeviceConfig) -> torch.device:
     if config.device == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
+        _check_gpu()
         return torch.device("cuda")
     if config.device == "cuda":
         raise ConfigError(
@@ -62,17 +70,74 @@ def _gpus() -> list[Path]:
     return list(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def enforce_precision() -> None:
-    """Let ``float32`` mean float32 in this process, on any device and in any environment.
+def _check_gpu() -> None:
+    """Refuse a GPU that this torch has no code for: its first kernel would fail, somewhere.
 
-    torch lets convolutions on GPUs since Ampere multiply in TF32, which keeps 10 bits of the fraction: trials on such
-    a GPU would not compare with trials elsewhere. To be called before anything is computed.
+    Raises:
+        ConfigError: the message names the GPU and what torch has code for.
+    """
+    architectures = torch.cuda.get_arch_list()
+    if torch.version.cuda is None or not architectures:  # ROCm, or a build that does not say.
+        return
+    with warnings.catch_warnings():  # torch says the same in many lines, and goes on.
+        warnings.simplefilter("ignore")
+        major, minor = torch.cuda.get_device_capability()
+    if not has_code_for((major, minor), architectures):
+        raise ConfigError(
+            f"torch {torch.__version__} cannot use {torch.cuda.get_device_name()}: it has code for "
+            f"{' '.join(architectures)}, this GPU is sm_{major}{minor}; install a torch that was built for it "
+            "(https://pytorch.org/get-started/locally), or train on the CPU with device.device=cpu"
+        )
+
+
+def has_code_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Whether a program has code that a GPU runs.
+
+    Args:
+        capability: Compute capability of the GPU, major and minor.
+        architectures: What the program was built for, as ``sm_90`` or ``compute_90``.
+
+    Returns:
+        True: there is machine code (``sm``) for the same major and no later minor version, or PTX (``compute``), which
+        the driver compiles, for no later version; of what was built for one GPU alone (``sm_90a``), that one.
+
+    Source: CUDA C++ Programming Guide, binary and PTX compatibility. Boards of the Jetson kind are exceptions to it.
+    """
+    for name in architectures:
+        match = _ARCHITECTURE.match(name)
+        if match is None:
+            continue
+        kind, built, is_single = match[1], (int(match[2]), int(match[3])), bool(match[4])
+        reaches = built[0] == capability[0] if kind == "sm" else True
+        if built == capability or (reaches and not is_single and built <= capability):
+            return True
+    return False
+
+
+def enforce_precision(config: DeviceConfig, device: torch.device) -> torch.dtype | None:
+    """Let a precision mean what it says in this process, in any environment, whatever was set before.
+
+    torch lets float32 convolutions on GPUs since Ampere multiply in TF32, which keeps 10 bits of the fraction: trials
+    on such a GPU would not compare with trials elsewhere. Here, only ``tf32`` lets them. Matrix products are never in
+    TF32: they are those of classifiers, whose logits would tie, and of losses, which are differences of nearly equal
+    numbers; under autocast they are float32, too. To be called before anything is computed.
+
+    Returns:
+        As `autocast_dtype`.
+
+    Raises:
+        ConfigError: the device cannot run so.
     """
     for name in _SHORTCUTS:
         if os.environ.pop(name, None) is not None:
             _LOG.warning("%s is ignored: device.precision alone says how networks are computed", name)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    # What says nothing by itself inherits from these three; torch refuses to say what holds where they do not agree.
+    torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
+    torch.backends.cudnn.fp32_precision = "none"
+    torch.backends.mkldnn.conv.fp32_precision = "none"  # type: ignore[attr-defined]
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = resolve_precision(config, device) == "tf32"
+    return autocast_dtype(config, device)
 
 
 def place(network: _NetworkT, device: torch.device, *, channels_last: bool) -> _NetworkT:
@@ -96,12 +161,13 @@ def resolve_precision(config: DeviceConfig, device: torch.device) -> Precision:
     """What the networks run in there.
 
     Raises:
-        ConfigError: fp16 is asked for on a CPU.
+        ConfigError: the device cannot run so.
     """
     if config.precision == "auto":
         return "bf16" if device.type == "cuda" and _multiplies_bf16() else "float32"
-    if config.precision == "fp16" and device.type == "cpu":
-        raise ConfigError("device.precision=fp16 needs CUDA, the device is cpu: use float32 or bf16")
+    problem = _why_not(config.precision, device)
+    if problem is not None:
+        raise ConfigError(f"device.precision={config.precision} {problem}: use float32 or bf16")
     return config.precision
 
 
@@ -116,11 +182,23 @@ def fixed_precision(config: DeviceConfig, device: torch.device, precision: str) 
     Raises:
         ConfigError: the device cannot, or the config asks for something that does not go with it.
     """
-    if precision == "fp16" and device.type == "cpu":
-        raise ConfigError("fp16 needs CUDA, and the device here is cpu: run it where there is a GPU")
+    problem = _why_not(precision, device)
+    if problem is not None:
+        raise ConfigError(f"{precision} {problem}: run it where there is such a GPU")
     if precision == "bf16" and device.type == "cuda" and not _multiplies_bf16():
         _LOG.warning("%s emulates bf16: trials are slow here", torch.cuda.get_device_name(device))
     return parse_group("device", DeviceConfig, {**to_document(config), "precision": precision})
+
+
+def _why_not(precision: str, device: torch.device) -> str | None:
+    """Why a device cannot compute in a precision; none: it can."""
+    if precision not in ("tf32", "fp16"):
+        return None
+    if device.type == "cpu":
+        return "needs CUDA, the device is cpu"
+    if precision == "tf32" and torch.cuda.is_available() and torch.cuda.get_device_capability() < _AMPERE:
+        return f"needs a GPU since Ampere (sm_80), and here is {torch.cuda.get_device_name()}"
+    return None
 
 
 def _multiplies_bf16() -> bool:
@@ -129,28 +207,22 @@ def _multiplies_bf16() -> bool:
 
 
 def autocast_dtype(config: DeviceConfig, device: torch.device) -> torch.dtype | None:
-    """The half precision that networks run in, or none for float32.
+    """The half precision that networks run in; none for float32 and tf32.
 
     Raises:
-        ConfigError: fp16 is asked for on a CPU.
+        ConfigError: the device cannot run so.
     """
-    return _HALF[resolve_precision(config, device)]
+    return _HALF.get(resolve_precision(config, device))
 
 
 def preferred_mode(config: DeviceConfig, device: torch.device) -> Mode:
     """What the config asks for, or the fastest that the device can.
 
     Raises:
-        ConfigError: CUDA graphs are asked for where there are none, or with fp16, whose loss scale they do not carry.
+        ConfigError: CUDA graphs are asked for where there are none.
     """
-    can_record = device.type == "cuda" and config.precision != "fp16"
-    if config.mode == "cudagraph" and not can_record:
-        raise ConfigError(
-            f"device.mode=cudagraph needs CUDA and a precision other than fp16, here are {device.type} and "
-            f"{config.precision}: use device.mode=auto"
-        )
+    if config.mode == "cudagraph" and device.type != "cuda":
+        raise ConfigError(f"device.mode=cudagraph needs CUDA, the device is {device.type}: use device.mode=auto")
     if config.mode != "auto":
         return config.mode
-    if device.type != "cuda":
-        return "eager"
-    return "cudagraph" if can_record else "compile"
+    return "cudagraph" if device.type == "cuda" else "eager"

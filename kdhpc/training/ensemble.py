@@ -20,7 +20,7 @@ from kdhpc.networks.names import map_side
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.batches import EvalSource, ImageBatch
-from kdhpc.training.device import autocast_dtype, has_node_streams, place
+from kdhpc.training.device import enforce_precision, has_node_streams, place
 from kdhpc.training.evaluation import Accuracies, NotFinite, Prediction, mean_ensemble, top1_accuracies
 from kdhpc.training.learner import Moment
 from kdhpc.training.node import NetworkT, Node, NodeState
@@ -85,7 +85,7 @@ class EnsembleLearner:
         self._training = training
         self._programs = programs
         self._target = target
-        self._autocast = autocast_dtype(device, target)
+        self._autocast = enforce_precision(device, target)
         self._objective = objective
         self._pretrained = read_pretrained(objective)
         self._has_streams = has_node_streams(device, target)

@@ -35,7 +35,8 @@ class Node(Generic[NetworkT]):
         network: Already where it will run.
         config: Of the optimiser.
         groups: All of its weights by name, in the groups that an update can leave out; none: a single group.
-        scale_loss: fp16: gradients are computed of a scaled loss, and overflows skip a step.
+        scale_loss: fp16: gradients are computed of a scaled loss, and overflows skip a step. The scale, and the number
+            of steps since it changed, are tensors on the device that never move: a recorded step can use them.
         capturable: Steps may be recorded.
     """
 
@@ -50,8 +51,9 @@ class Node(Generic[NetworkT]):
     ) -> None:
         self.network = network
         self._optimizer = ZeroLossSGD(network, config, groups=groups, capturable=capturable)
-        self._device_type = next(network.parameters()).device.type
-        self._scaler = torch.amp.GradScaler(self._device_type) if scale_loss else None
+        device_type = next(network.parameters()).device.type
+        self._scaler = torch.amp.GradScaler(device_type) if scale_loss else None
+        self._first_scale = {} if self._scaler is None else dict(self._scaler.state_dict())
 
     def loss_to_differentiate(self, loss: Tensor) -> Tensor:
         """The loss, scaled in fp16."""
@@ -120,7 +122,7 @@ class Node(Generic[NetworkT]):
         for momentum in self._momentum().values():
             momentum.zero_()
         if self._scaler is not None:
-            self._scaler = torch.amp.GradScaler(self._device_type)
+            self._scaler.load_state_dict(self._first_scale)
 
     def restore(self, state: NodeState) -> None:
         """Become that state, in the same memory. Call `check` first."""

@@ -38,9 +38,11 @@ class ZeroLossSGD(torch.optim.SGD):
             network: Whose weights.
             config: Learning rate, momentum, weight decay.
             groups: All of its weights by name, in the groups that ``skip`` tells apart; none: a single group.
-            capturable: Keep the learning rate on the device, where a recorded step reads it.
+            capturable: Keep the learning rate in a tensor, where a recorded step reads it. On CUDA it always is one:
+                the fused kernel takes a float32 from a tensor and a float64 as a number, and all modes must agree.
         """
         parameters = dict(network.named_parameters())
+        device = next(iter(parameters.values())).device
         groups = [tuple(parameters)] if groups is None else groups
         assert sorted(name for group in groups for name in group) == sorted(parameters), "each weight is in one group"
         super().__init__(
@@ -51,8 +53,8 @@ class ZeroLossSGD(torch.optim.SGD):
             fused=True,
         )
         self._rate = config.learning_rate
-        if capturable:
-            rate = torch.tensor(config.learning_rate, device=next(iter(parameters.values())).device)
+        if capturable or device.type == "cuda":
+            rate = torch.tensor(config.learning_rate, device=device)
             for group in self.param_groups:
                 group["lr"] = rate
         if config.momentum:

@@ -25,7 +25,9 @@ from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import ImageBatch, TrainSource
 from kdhpc.training.compile_folder import keep_private
 from kdhpc.training.device import Mode, preferred_mode
+from kdhpc.training.device_errors import first_line, is_of_device
 from kdhpc.training.recording import Record, Recorder, record_cuda_graph
+from kdhpc.training.toolchain import missing_tool
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,8 +50,11 @@ class Compiler:
         if backend is not None:
             # Networks in training, in evaluation, frozen, or for another batch are variants of one program.
             from torch._dynamo import config  # Slow, but will be in use in a moment.
+            from torch._functorch import config as backward_config
 
             config.recompile_limit = max(config.recompile_limit, _VARIANTS)
+            # Backward passes run outside of autocast here, also those that were traced within it.
+            backward_config.backward_pass_autocast = "off"
 
     @property
     def mode(self) -> Literal["eager", "compile"]:
@@ -59,9 +64,12 @@ class Compiler:
     def give_up(self, error: Exception) -> None:
         """Run everything as it is from now on, and say why."""
         self.backend = None
-        cause = getattr(error, "inner_exception", error)  # Of what a backend raised.
-        reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
-        _LOG.warning("torch.compile failed, going on without (device.mode=eager does not try): %s", reason)
+        reason = first_line(getattr(error, "inner_exception", error))  # Of what a backend raised.
+        missing = missing_tool()
+        _LOG.warning(
+            "torch.compile failed, going on without (device.mode=eager does not try): %s",
+            reason if missing is None else f"{missing} ({reason})",
+        )
 
 
 class Program(Generic[P, R]):
@@ -78,6 +86,9 @@ class Program(Generic[P, R]):
         """Call the function. Compilation fails before anything has run, so that nothing has moved twice.
 
         Except that of the backward pass, which may come with the backward pass: see ``TrainingStep``.
+
+        Raises:
+            RuntimeError: the device, out of memory or lost, is to blame, and not the compiler.
         """
         if self._compiler.mode == "eager":
             return self._function(*args, **kwargs)
@@ -87,6 +98,8 @@ class Program(Generic[P, R]):
         try:
             return self._compiled(*args, **kwargs)
         except (TorchDynamoException, FailOnRecompileLimitHit) as exc:
+            if is_of_device(exc):
+                raise
             self._compiler.give_up(exc)
             return self._function(*args, **kwargs)
 

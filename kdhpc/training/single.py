@@ -10,7 +10,7 @@ from torch import Tensor
 from kdhpc.config.schema import DeviceConfig, TrainingConfig
 from kdhpc.errors import CheckpointError
 from kdhpc.training.batches import EvalSource, ImageBatch
-from kdhpc.training.device import autocast_dtype
+from kdhpc.training.device import enforce_precision
 from kdhpc.training.ensemble import build_seeded
 from kdhpc.training.evaluation import Accuracies, NotFinite, Prediction, top1_accuracies
 from kdhpc.training.learner import Moment
@@ -44,7 +44,7 @@ class SingleLearner(ABC, Generic[NetworkT]):
         self._training = training
         self._programs = programs
         self._target = target
-        self._autocast = autocast_dtype(device, target)
+        self._autocast = enforce_precision(device, target)
         network = build_seeded(build, seed=seed, node=0, target=target, channels_last=device.channels_last)
         self._node = Node(network, training, scale_loss=self.scales_loss, capturable=programs.records)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from kdhpc.training.device_errors import is_of_device
 from kdhpc.training.learner import Learner
 from kdhpc.training.node import NodeState
 from kdhpc.training.recording import Record
@@ -100,9 +101,9 @@ class TrainingStep(Generic[InputsT]):
         before = self._learner.state()
         try:
             losses = self._learn(inputs)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as exc:
+            if is_of_device(exc):
+                raise
             if compiler.mode == "compile":
                 compiler.give_up(exc)
             self._learner.restore(before)
@@ -119,9 +120,8 @@ class TrainingStep(Generic[InputsT]):
             replay = record(lambda: self._learn(inputs))
             problem = _difference(self._try(replay, before), expected, before)
         except RuntimeError as exc:
-            for error in (exc, exc.__context__):  # Ending the recording of what failed fails, too.
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise error from None
+            if is_of_device(exc):
+                raise
             self._learner.restore(before)
             problem = f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
         if problem is None:

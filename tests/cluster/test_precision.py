@@ -68,6 +68,7 @@ def test_study_reopened_in_another_precision_is_refused_and_without_one_keeps_it
     ("overrides", "precision"),
     [
         (("device.precision=fp16",), "fp16"),
+        (("device.precision=tf32",), "tf32"),
         (("device=cpu",), "float32"),
         (("cluster=slurm", "cluster.gpus_per_worker=0"), "float32"),
         (("cluster=slurm",), None),
@@ -94,7 +95,10 @@ def test_worker_that_cannot_compute_so_says_why(here, capsys):
     made(here, "scaled", "device.precision=fp16")
     assert main(["worker", "--study", "scaled", "device=cpu"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "study 'scaled' is computed in fp16, and this worker cannot: fp16 needs CUDA, and the device here is" in said
+    assert "study 'scaled' is computed in fp16, and this worker cannot: fp16 needs CUDA, the device is cpu: run" in said
+    made(here, "short", "device.precision=tf32")
+    assert main(["worker", "--study", "short"]) == 1
+    assert "study 'short' is computed in tf32, and this worker cannot: tf32 needs" in capsys.readouterr().err
     study = made(here, "newer")
     here.write(lambda c: c.execute(text("UPDATE kdhpc_studies SET precision = 'fp8' WHERE precision IS NULL")))
     with pytest.raises(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from kdhpc.config.document import flatten, to_document
 from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.data.packed import PackedDataset
-from kdhpc.errors import ConfigError, GraphError, KdhpcError, NetworkError
+from kdhpc.errors import ConfigError, DeviceError, DeviceLostError, GraphError, KdhpcError, NetworkError
 from kdhpc.experiments.final import train_final
 from kdhpc.experiments.lock import held
 from kdhpc.experiments.result import SearchedWith, read_result
@@ -105,6 +105,36 @@ def test_train_final_stopped_anywhere_ends_with_the_same_weights(place, how):
         assert same(weights_of("pieces", node=node), weights_of("whole", node=node))
     assert result.ensemble_accuracy == whole.ensemble_accuracy
     assert [report.epoch for report in read_metrics(RunPaths.of("pieces", 0).metrics)] == [1, 2]
+
+
+def test_train_final_gpu_without_memory_ends_in_a_line(place, monkeypatch):
+    def no_memory(*_):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nand more")
+
+    monkeypatch.setattr("kdhpc.experiments.final.assemble", no_memory)
+    with pytest.raises(
+        DeviceError, match=r"memory is used up \(RuntimeError: CUDA error: CUBLAS_.*training\.batch_size"
+    ):
+        train(place.config("run.num_nodes=1"))
+
+
+def test_train_final_gpu_that_is_lost_ends_in_a_line_and_goes_on_from_its_checkpoint(place, monkeypatch):
+    config = place.config("run.num_nodes=1")
+    train(config, stop=StopAfter(2))
+    illegal = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nand more")
+
+    def lost(*_):
+        raise illegal
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        patch.setattr(torch.cuda, "synchronize", lost)
+        with pytest.raises(
+            DeviceLostError, match=r"cannot use its GPU any more \(AcceleratorError: CUDA error: an illegal"
+        ):
+            train(config, stop=lost)
+    assert RunPaths.of("tiny-resnet8-independent1", 0).checkpoint.exists()
+    assert train(config)[0] is not None
 
 
 def test_train_final_seeds_differ(place):

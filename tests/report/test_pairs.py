@@ -6,6 +6,7 @@ import io
 import shutil
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,16 +15,45 @@ from PIL import Image
 
 from kdhpc.cli.main import main
 from kdhpc.config.paths import RunPaths
+from kdhpc.config.schema import DeviceConfig
 from kdhpc.data.progress import Progress
 from kdhpc.experiments.result import read_result, write_result
 from kdhpc.report import pairs as pairs_module
-from kdhpc.report.answers import Answers
+from kdhpc.report.answers import Answers, _autocast
 from kdhpc.report.correlation import Pairs, fit_line, pairs_table
 from kdhpc.report.pairs import compare_pairs
 from tests.report.conftest import INDEPENDENT, svg_texts
 from tests.report.paper_numbers import accuracy, answers_of, gain, mutual_kl
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("trained_in", "asked_for", "dtype"),
+    [("float32", "auto", None), ("bf16", "auto", torch.bfloat16), (None, "bf16", torch.bfloat16)],
+)
+def test_networks_run_in_the_precision_that_they_were_trained_in(monkeypatch, caplog, trained_in, asked_for, dtype):
+    monkeypatch.setattr("kdhpc.report.answers.device_here", lambda: CPU)
+    run = SimpleNamespace(
+        origin="runs/x",
+        result=SimpleNamespace(precision=trained_in),
+        config=SimpleNamespace(device=DeviceConfig(precision=asked_for)),
+    )
+    assert _autocast(run) is dtype
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_networks_whose_precision_the_device_does_not_have_run_in_float32_and_that_is_told(
+    monkeypatch, caplog, precision
+):
+    monkeypatch.setattr("kdhpc.report.answers.device_here", lambda: CPU)
+    run = SimpleNamespace(origin="runs/x", result=SimpleNamespace(precision=precision))
+    assert _autocast(run) is None
+    said = (
+        f"runs/x was trained in {precision}: its networks run in float32 here (device.precision={precision} needs CUDA"
+    )
+    assert said in caplog.text
 
 
 def compared(logits_mnc, labels_n):

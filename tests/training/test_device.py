@@ -9,6 +9,7 @@ from kdhpc.training.device import (
     autocast_dtype,
     enforce_precision,
     fixed_precision,
+    has_code_for,
     has_node_streams,
     preferred_mode,
     resolve_device,
@@ -57,12 +58,62 @@ def test_resolve_device_auto_does_not_leave_gpus_unused_that_torch_cannot_use(mo
         assert resolve_device(DeviceConfig()) == CPU
 
 
+BUILT = ("sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "compute_120")
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "expected"),
+    [
+        ((9, 0), ("sm_80", "sm_90"), True),
+        ((8, 9), ("sm_80",), True),  # Of the same major version.
+        ((8, 0), ("sm_86",), False),
+        ((7, 0), BUILT, False),
+        ((9, 0), ("sm_80",), False),
+        ((9, 0), ("sm_80", "compute_80"), True),  # PTX is compiled for what is newer.
+        ((7, 5), ("compute_80",), False),
+        ((12, 1), BUILT, True),
+        ((9, 0), ("sm_90a",), True),
+        ((10, 3), ("sm_100a", "compute_100a"), False),  # For that one alone.
+        ((10, 3), ("sm_100",), True),
+        ((9, 0), ("gfx90a",), False),
+    ],
+)
+def test_has_code_for_each_kind_of_architecture(capability, architectures, expected):
+    assert has_code_for(capability, architectures) is expected
+
+
+def gpu_of(monkeypatch, capability, architectures=BUILT):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(architectures))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+
+
+@pytest.mark.parametrize("config", [DeviceConfig(), DeviceConfig(device="cuda")])
+def test_resolve_device_gpu_that_torch_was_not_built_for_is_refused_in_a_line(monkeypatch, config):
+    gpu_of(monkeypatch, (7, 0))
+    with pytest.raises(
+        ConfigError, match=r"it has code for sm_75 .* compute_120, this GPU is sm_70; .*device=cpu"
+    ) as told:
+        resolve_device(config)
+    assert "cannot use Some GPU" in str(told.value)
+    assert "\n" not in str(told.value)
+    assert resolve_device(DeviceConfig(device="cpu")) == CPU
+
+
+@pytest.mark.parametrize(("capability", "architectures"), [((9, 0), BUILT), ((7, 0), ())])
+def test_resolve_device_gpu_that_torch_was_built_for_or_does_not_say(monkeypatch, capability, architectures):
+    gpu_of(monkeypatch, capability, architectures)
+    assert resolve_device(DeviceConfig()) == CUDA
+
+
 @pytest.mark.parametrize(
     ("precision", "device", "expected"),
     [
         ("auto", CPU, None),
         ("auto", CUDA, torch.bfloat16),
         ("float32", CUDA, None),
+        ("tf32", CUDA, None),
         ("bf16", CPU, torch.bfloat16),
         ("fp16", CUDA, torch.float16),
     ],
@@ -83,9 +134,26 @@ def test_resolve_precision_auto_on_a_gpu_without_bf16_is_float32(monkeypatch):
     assert resolve_precision(DeviceConfig(precision="bf16"), CUDA) == "bf16"
 
 
-def test_autocast_dtype_fp16_on_the_cpu_is_refused():
-    with pytest.raises(ConfigError, match=r"device\.precision=fp16 needs CUDA"):
-        autocast_dtype(DeviceConfig(precision="fp16"), CPU)
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_precision_that_needs_cuda_is_refused_on_the_cpu(precision):
+    said = rf"{precision} needs CUDA, the device is cpu: "
+    for resolve in (resolve_precision, autocast_dtype):
+        with pytest.raises(ConfigError, match=rf"device\.precision={said}use float32 or bf16"):
+            resolve(DeviceConfig(precision=precision), CPU)
+    with pytest.raises(ConfigError, match=said):
+        fixed_precision(DeviceConfig(), CPU, precision)
+    with pytest.raises(ConfigError, match=said):
+        DeviceConfig(device="cpu", precision=precision)
+
+
+def test_resolve_precision_tf32_needs_a_gpu_that_has_it(monkeypatch):
+    gpu_of(monkeypatch, (8, 0))
+    assert resolve_precision(DeviceConfig(precision="tf32"), CUDA) == "tf32"
+    gpu_of(monkeypatch, (7, 5))
+    with pytest.raises(
+        ConfigError, match=r"tf32 needs a GPU since Ampere \(sm_80\), and here is Some GPU: use float32"
+    ):
+        resolve_precision(DeviceConfig(precision="tf32"), CUDA)
 
 
 @pytest.mark.parametrize(
@@ -102,14 +170,14 @@ def test_preferred_mode_of_each_setting(setting, device, mode):
     assert preferred_mode(DeviceConfig(mode=setting), device) == mode
 
 
-def test_preferred_mode_auto_with_fp16_is_compile():
-    assert preferred_mode(DeviceConfig(precision="fp16"), CUDA) == "compile"
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16", "fp16"])
+def test_preferred_mode_auto_on_cuda_records_in_every_precision(precision):
+    assert preferred_mode(DeviceConfig(precision=precision), CUDA) == "cudagraph"
 
 
-@pytest.mark.parametrize(("device", "precision"), [(CPU, "auto"), (CUDA, "fp16")])
-def test_preferred_mode_cudagraph_where_there_can_be_none_is_refused(device, precision):
-    with pytest.raises(ConfigError, match=r"device\.mode=cudagraph needs CUDA and a precision other than fp16"):
-        preferred_mode(DeviceConfig(mode="cudagraph", precision=precision), device)
+def test_preferred_mode_cudagraph_on_the_cpu_is_refused():
+    with pytest.raises(ConfigError, match=r"device\.mode=cudagraph needs CUDA, the device is cpu"):
+        preferred_mode(DeviceConfig(mode="cudagraph"), CPU)
 
 
 def test_has_node_streams_on_the_cpu_is_refused():
@@ -119,15 +187,57 @@ def test_has_node_streams_on_the_cpu_is_refused():
         has_node_streams(DeviceConfig(node_streams=True), CPU)
 
 
-def test_enforce_precision_takes_no_shortcuts_from_the_environment(monkeypatch, caplog):
+@pytest.fixture
+def as_before():
+    """What a process computes in is not left to the tests that follow."""
+    yield
+    enforce_precision(DeviceConfig(precision="float32"), CPU)
+
+
+def tf32_of():
+    """Of convolutions and of matrix products, as torch says it and as its kernels ask."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return (cudnn.allow_tf32, cudnn.conv.fp32_precision == "tf32", matmul.allow_tf32, matmul.fp32_precision == "tf32")
+
+
+def shortcuts():
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+
+def newer_shortcuts():
+    torch.backends.fp32_precision = "tf32"
+    for place in (torch.backends.cudnn, torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+        place.fp32_precision = "tf32"
+
+
+def contradictions():
+    torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.rnn.fp32_precision = "tf32", "ieee"
+    torch.backends.cudnn.fp32_precision, torch.backends.mkldnn.conv.fp32_precision = "tf32", "bf16"
+    torch.set_float32_matmul_precision("medium")
+
+
+@pytest.mark.parametrize("before", [shortcuts, newer_shortcuts, contradictions])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16", "fp16"])
+def test_enforce_precision_says_what_it_is_whatever_was_set_before(as_before, before, precision):
+    before()
+    device = CUDA if precision in ("tf32", "fp16") else CPU
+    assert enforce_precision(DeviceConfig(precision=precision), device) is autocast_dtype(
+        DeviceConfig(precision=precision), device
+    )
+    is_tf32 = precision == "tf32"
+    assert tf32_of() == (is_tf32, is_tf32, False, False)
+    assert torch.get_float32_matmul_precision() == "highest"
+    mkldnn = torch.backends.mkldnn
+    assert not {mkldnn.conv.fp32_precision, mkldnn.matmul.fp32_precision} & {"tf32", "bf16"}
+
+
+def test_enforce_precision_takes_no_shortcuts_from_the_environment(monkeypatch, caplog, as_before):
     for name in ("NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"):
         monkeypatch.setenv(name, "1")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    enforce_precision()
+    enforce_precision(DeviceConfig(), CPU)
     assert not {"NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"} & os.environ.keys()
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (False, False)
     assert "NVIDIA_TF32_OVERRIDE is ignored: device.precision alone says" in caplog.text
-    enforce_precision()
+    enforce_precision(DeviceConfig(), CPU)
     assert caplog.text.count("is ignored") == 2, "each once"
 
 

@@ -96,6 +96,14 @@ def test_step_all_nodes_see_each_other_as_they_were_before_the_update():
     assert not differing(*(snapshot(learner.networks[1]) for learner in learners))
 
 
+@pytest.mark.parametrize("precision", ["tf32", "float32"])
+def test_learner_computes_in_its_precision_whoever_makes_it(monkeypatch, precision):
+    monkeypatch.setattr("kdhpc.training.device._why_not", lambda precision, device: None)
+    torch.backends.cudnn.allow_tf32 = precision != "tf32"
+    learner_of(mutual(), device=DeviceConfig(precision=precision))
+    assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+
+
 def test_step_losses_of_a_learnable_task_fall():
     learner = learner_of(mutual(), training=training_config(learning_rate=0.05))
     losses = torch.cat([train(learner) for _ in range(6)])

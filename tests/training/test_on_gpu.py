@@ -125,8 +125,9 @@ def test_streamed_images_train_as_resident_ones(monkeypatch):
     assert streamed.mode == "cudagraph", "it fell back"
 
 
-def test_bf16_steps_are_recorded():
-    training = on_gpu(mode="cudagraph", precision="bf16")
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_steps_are_recorded_in_every_precision(precision):
+    training = on_gpu(mode="cudagraph", precision=precision)
     assert all(torch.isfinite(torch.tensor(report.train_losses)).all() for report in islice(training.epochs(never), 2))
     assert training.mode == "cudagraph", "it fell back"
 

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdhpc.networks.build import build_network
 from kdhpc.training.optimizer import ZeroLossSGD
@@ -123,3 +124,16 @@ def test_zero_loss_sgd_leaves_the_groups_that_it_is_told_to(scales):
     networks[1].head.fc.load_state_dict(before)
     assert_same(*networks)
     assert len(ours.param_groups) == 2
+
+
+def test_zero_loss_sgd_learning_rate_is_a_tensor_wherever_cuda_is():
+    """Recorded steps need one, and the others must update with the same number."""
+    with FakeTensorMode(), torch.device("cuda", 0):
+        optimizer = ZeroLossSGD(nn.Linear(3, 2), training_config(learning_rate=0.1), groups=[["weight"], ["bias"]])
+    first, second = (group["lr"] for group in optimizer.param_groups)
+    assert first is second
+    assert (first.device.type, first.dtype, first.shape) == ("cuda", torch.float32, ())
+    on_cpu = ZeroLossSGD(nn.Linear(3, 2), training_config(learning_rate=0.1))
+    assert on_cpu.param_groups[0]["lr"] == 0.1
+    on_cpu = ZeroLossSGD(nn.Linear(3, 2), training_config(learning_rate=0.1), capturable=True)
+    assert on_cpu.param_groups[0]["lr"] == torch.tensor(0.1)

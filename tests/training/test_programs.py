@@ -1,15 +1,17 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from kdhpc.config.schema import NetworkConfig
 from kdhpc.graph.spec import Gate
 from kdhpc.training.learner import Moment
 from kdhpc.training.programs import Compiler, Program, programs
 from tests.losses.paper_reference import random_graph
-from tests.training.memory_source import MemoryEval, MemoryTrain, mutual
+from tests.training.memory_source import CPU, MemoryEval, MemoryTrain, mutual
 from tests.training.test_ensemble import learner_of
 from tests.training.test_loop import never
 from tests.training.test_packed_resume import training_of as packed_training
@@ -69,6 +71,21 @@ def test_programs_compiled_and_eager_steps_agree(compiled, seed):
     for ours, theirs in zip(fast.networks, eager.networks, strict=True):
         for name, tensor in ours.state_dict().items():
             torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "abn_resnet8"])
+def test_programs_compiled_backward_passes_are_outside_of_autocast_as_eager_ones(compiled, name):
+    """Within it, products for a classifier's gradient would be of bf16 numbers: another gradient than eager's."""
+    device, network = replace(CPU, precision="bf16"), NetworkConfig(name=name, crops=(3,))
+    eager, fast = (
+        learner_of(mutual(), network=network, device=device, backend=backend) for backend in (None, compiled)
+    )
+    batch = next(iter(MemoryTrain().epoch(seed=0, epoch=1)))
+    for learner in (eager, fast):
+        learner.step(batch, Moment(epoch=1, step=1, num_steps=8))
+    for ours, theirs in zip(fast.state(), eager.state(), strict=True):
+        for key, momentum in ours.momentum.items():
+            assert torch.equal(momentum, theirs.momentum[key]), key
 
 
 def test_programs_compiled_unlearned_node_keeps_its_weights(compiled):

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from kdhpc.config.schema import DeviceConfig, NetworkConfig
 from kdhpc.data.store import StreamedImages
 from kdhpc.graph.spec import Gate
+from kdhpc.training.device_errors import is_out_of_memory
 from kdhpc.training.learner import Moment
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.training.programs import programs
@@ -53,13 +54,13 @@ class Recordings:
         return replay
 
 
-def training_of(graph, *, record=None, seed=0):
+def training_of(graph, *, record=None, seed=0, device=CPU):
     training = EnsembleTraining(
         graph=graph,
         network=NETWORK,
         objective=OBJECTIVE,
         training=training_config(epochs=EPOCHS, milestones=(4,)),
-        device=CPU,
+        device=device,
         train=MemoryTrain(),
         evaluation=MemoryEval(),
         num_classes=NUM_CLASSES,
@@ -133,6 +134,53 @@ def test_tensors_that_a_recording_uses_never_move():
     assert addresses() == before
 
 
+@pytest.fixture
+def fp16(monkeypatch):
+    """A device config that a CPU can run as well, and is refused for being slow."""
+    monkeypatch.setattr("kdhpc.training.device._why_not", lambda precision, device: None)
+    return DeviceConfig(precision="fp16", channels_last=False)
+
+
+def test_fp16_recorded_steps_scale_as_steps_that_are_not_and_one_recording_serves_the_trials_that_follow(fp16):
+    """Of the first steps some overflow: they are left out, and halve the scale, where it lies."""
+    programs.cache_clear()
+    rng = np.random.default_rng(0)
+    recorded = training_of(random_graph(rng, 3), record=(recordings := Recordings()), device=fp16)
+    list(recorded.epochs(never))
+    for seed in (1, 2):
+        graph = random_graph(rng, 3)
+        recorded.restart(graph, seed)
+        plain = training_of(graph, seed=seed, device=fp16)
+        assert recorded.state().nodes[0].loss_scale == plain.state().nodes[0].loss_scale, "from the beginning"
+        for node in (*recorded._ensemble._nodes, *plain._ensemble._nodes):
+            node._scaler.load_state_dict({**node._scaler.state_dict(), "scale": 2.0**24})
+        list(recorded.epochs(never))
+        list(plain.epochs(never))
+        assert recorded.step == plain.step > 0
+        for ours, theirs in zip(recorded.state().nodes, plain.state().nodes, strict=True):
+            assert ours.loss_scale == theirs.loss_scale
+            assert ours.loss_scale["scale"] < 2.0**24, "none has overflown: this shows nothing"
+        assert_close_state(recorded.state(), plain.state())
+    assert recorded.mode == "eager cudagraph"
+    assert recordings.made == 1
+
+
+def test_fp16_tensors_of_the_loss_scale_never_move(fp16):
+    training = training_of(mutual(num_nodes=2), record=Recordings(), device=fp16)
+    next(training.steps())
+    nodes = training._ensemble._nodes
+
+    def addresses():
+        return [tensor.data_ptr() for node in nodes for tensor in (node._scaler._scale, node._scaler._growth_tracker)]
+
+    before, state = addresses(), training.state()
+    training.restart(mutual(gate=Gate.LINEAR, num_nodes=2), 5)
+    next(training.steps())
+    training.restore(state)
+    next(training.steps())
+    assert addresses() == before
+
+
 def refuses(function):
     function()  # As far as it came, it has done harm.
     raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
@@ -196,11 +244,24 @@ def out_of_memory(function):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_memory_that_ends_while_recording_is_the_callers_matter():
+def out_of_memory_in_a_capture(function):
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    finally:
+        raise torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+
+
+def out_of_memory_after_a_capture(function):
+    raise torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'")
+
+
+@pytest.mark.parametrize("record", [out_of_memory, out_of_memory_in_a_capture, out_of_memory_after_a_capture])
+def test_memory_that_ends_while_recording_is_the_callers_matter(record):
     programs.cache_clear()
-    training = training_of(mutual(num_nodes=2), record=out_of_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+    training = training_of(mutual(num_nodes=2), record=record)
+    with pytest.raises(RuntimeError) as raised:
         next(training.steps())
+    assert is_out_of_memory(raised.value)
     assert training.mode == "eager cudagraph"
 
 
@@ -224,7 +285,7 @@ def fake_step(device, *, precision="bf16"):
     learner = learner_of(
         mutual(num_nodes=3),
         network=NetworkConfig(name="abn_resnet8", crops=(3,)),
-        device=DeviceConfig(device="cpu", precision=precision, channels_last=False),
+        device=DeviceConfig(precision=precision, channels_last=False),
         record=Recordings(),
         target=torch.device(device),
     )
@@ -232,10 +293,12 @@ def fake_step(device, *, precision="bf16"):
     return learner, MemoryBatch(images, torch.zeros(4, dtype=torch.int64))
 
 
-def test_step_never_waits_for_the_host():
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_step_never_waits_for_the_host(precision):
     with FakeTensorMode(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Module, "to", lambda module, *args, **kwargs: module)  # Fake weights cannot be moved.
-        learner, batch = fake_step("cpu")
+        patch.setattr("kdhpc.training.device._why_not", lambda precision, device: None)
+        learner, batch = fake_step("cpu", precision=precision)
         losses = learner.step(batch, Moment(epoch=1, step=1, num_steps=8))
         assert losses.shape == (3,)
         with pytest.raises(DataDependentOutputException):  # What a wait would have done.

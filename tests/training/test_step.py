@@ -7,6 +7,7 @@ import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
+from kdhpc.training.device_errors import is_out_of_memory
 from kdhpc.training.learner import Moment
 from kdhpc.training.programs import programs
 from kdhpc.training.step import TrainingStep
@@ -54,14 +55,47 @@ def test_step_backward_pass_that_cannot_be_compiled_runs_as_it_is(fails_late, re
     assert message.endswith("ZeroDivisionError: no backward pass")
 
 
-def test_step_memory_that_ends_is_not_taken_for_the_compilers_failure(fails_late):
+def failing(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+)
+def test_step_memory_that_ends_is_not_taken_for_the_compilers_failure(fails_late, error):
     learner = learner_of(mutual(num_nodes=2), backend="aot_eager")
+    with pytest.raises(RuntimeError) as raised:
+        TrainingStep(learner, failing(error))(next(MemoryTrain().recipes(seed=0, epoch=1)))
+    assert raised.value is error
+    assert learner.programs.mode == "compile"
 
-    def learn(recipe):
-        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(torch.OutOfMemoryError):
-        TrainingStep(learner, learn)(next(MemoryTrain().recipes(seed=0, epoch=1)))
+def test_step_device_that_is_lost_is_not_taken_for_the_compilers_failure(fails_late, monkeypatch):
+    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", failing(lost))
+    learner = learner_of(mutual(num_nodes=2), backend="aot_eager")
+    with pytest.raises(torch.AcceleratorError):
+        TrainingStep(learner, failing(lost))(next(MemoryTrain().recipes(seed=0, epoch=1)))
+    assert learner.programs.mode == "compile"
+
+
+def test_program_memory_that_ends_while_it_is_compiled_is_not_taken_for_the_compilers_failure(fails_late):
+    def backend(module, inputs):
+        raise RuntimeError("CUDA driver error: out of memory")
+
+    learner = learner_of(mutual(num_nodes=2), backend=backend)
+    with pytest.raises(RuntimeError) as raised:
+        losses_of(learner)
+    assert is_out_of_memory(raised.value)
     assert learner.programs.mode == "compile"
 
 

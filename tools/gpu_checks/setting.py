@@ -1,11 +1,10 @@
 """What is trained in the checks: configs, noise for images, trainings."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.networks.names import architecture
 from kdhpc.training.batches import EvalSource, TrainSource
-from kdhpc.training.device import Precision, enforce_precision
+from kdhpc.training.device import Precision, enforce_precision, resolve_device
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.training.programs import Programs, programs
 from kdhpc.training.recording import Record, Recorder, record_cuda_graph
@@ -179,15 +178,9 @@ def wait(device: torch.device) -> None:
 
 
 def compute_in(precision: Precision) -> None:
-    """Let this process compute in a precision, as a worker does before its first trial.
-
-    SEAM: `enforce_precision` is called as it is now, and with a device's config and the device, as it may be soon; then
-    every learner does it, too.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    arguments = (DeviceConfig(device=device.type, precision=precision), device)  # type: ignore[arg-type]
-    num_taken = len(inspect.signature(enforce_precision).parameters)
-    cast("Callable[..., object]", enforce_precision)(*arguments[:num_taken])
+    """Let this process compute in a precision, also where no learner sees to it."""
+    device = resolve_device(DeviceConfig())
+    enforce_precision(DeviceConfig(device=device.type, precision=precision), device)  # type: ignore[arg-type]
 
 
 @contextmanager
