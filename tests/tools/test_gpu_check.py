@@ -142,7 +142,7 @@ def test_recordings_that_differ_or_fail_are_told(monkeypatch, record, told):
 
 def test_memory_that_ends_in_a_capture_and_is_taken_for_something_else_is_told(monkeypatch):
     def disguised(self, function):
-        raise RuntimeError("CUDA error: out of memory, in other words")
+        raise RuntimeError("CUDA error: something else")
 
     monkeypatch.setattr(conditions._Fails, "record", disguised)
     with pytest.raises(DiffersError, match="it was not noticed"):

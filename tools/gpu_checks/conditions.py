@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdhpc.data.batches import Batch
+from kdhpc.training.device_errors import is_out_of_memory
 from kdhpc.training.ensemble import EnsembleLearner
 from kdhpc.training.learner import Moment
 from kdhpc.training.loop import EnsembleTraining
@@ -188,17 +189,10 @@ def _fails_to_record(scale: Scale, network: str, fails: _Fails, computing: Progr
     try:
         steps()
     except Exception as exc:
-        if type(exc).__name__ == "CaptureError" or _is_out_of_memory(exc):
+        if type(exc).__name__ == "CaptureError" or is_out_of_memory(exc):
             return type(exc).__name__
         raise DiffersError(f"it is said as {type(exc).__name__}: {exc}") from exc
     raise DiffersError("it was not noticed")
-
-
-def _is_out_of_memory(exc: BaseException | None) -> bool:
-    """Whether it is, or came of, memory that ended: ending the recording of what failed fails, too."""
-    while exc is not None and not isinstance(exc, torch.OutOfMemoryError):
-        exc = exc.__cause__ or exc.__context__
-    return exc is not None
 
 
 def _steps(
