@@ -109,7 +109,6 @@ def fp16_check(scale: Scale, network: str) -> Numbers:
     for precision in ("float32", "fp16"):
         config = with_device(config_of(scale, network, training=short_training(scale)), precision=precision)
         train, evaluation = noise_batches(config, _STEPS)
-        # Not recorded: kdhpc does not record steps whose loss is scaled.
         training = training_of(config, random_graph(scale.num_nodes, 0), train, evaluation, programs=programs(None))
         losses[precision] = torch.tensor(advance(training, _STEPS + 1)[: scale.num_nodes])
     off = ((losses["fp16"] - losses["float32"]).abs() / losses["float32"].abs().clamp_min(1)).max().item()
