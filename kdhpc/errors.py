@@ -14,6 +14,7 @@ KdhpcError                   exit 1: one line, no traceback (use --debug to see 
 │   └── DatabaseAwayError    the embedded server is stopped: it may be started again
 ├── CheckpointError          a checkpoint that is damaged or belongs to another trial
 ├── DivergedError            a training whose numbers became none
+├── CaptureError             recording a CUDA graph has left the process unable to use its GPU
 ├── RunTakenError            another process trains the same final training
 ├── StorageError             a disk or file system that refuses: full, closed to this user, or failing
 └── ClusterError             launching, or talking to the batch system
@@ -84,6 +85,10 @@ class CheckpointError(KdhpcError):
 
 class DivergedError(KdhpcError):
     """A final training that came to numbers that are none: there is nothing to score, and nothing to keep."""
+
+
+class CaptureError(KdhpcError):
+    """Recording a CUDA graph failed and could not be undone: this process cannot use its GPU any more."""
 
 
 class RunTakenError(KdhpcError):

@@ -17,7 +17,7 @@ from kdhpc.cluster.job import work
 from kdhpc.cluster.manifest import Manifest
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.schema import SearchConfig
-from kdhpc.errors import ClusterError, ConfigError, DatabaseError, KdhpcError, StorageError
+from kdhpc.errors import CaptureError, ClusterError, ConfigError, DatabaseError, KdhpcError, StorageError
 from kdhpc.interpreter import child_python
 from kdhpc.study.server import ensure_server
 from kdhpc.study.storage import Storage
@@ -286,7 +286,7 @@ def _work(study: str, config_path: str, gpu: str) -> Failure | None:
         work(study, config_path)
     except KdhpcError as exc:
         traceback.print_exc()
-        passes = isinstance(exc, (DatabaseError, ClusterError, StorageError))
+        passes = isinstance(exc, (CaptureError, DatabaseError, ClusterError, StorageError))
         return Failure(reason=" ".join(str(exc).split()), hopeless=not passes)
     return None
 

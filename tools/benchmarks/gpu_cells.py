@@ -26,7 +26,7 @@ from kdhpc.training.device import Precision, resolve_device
 from kdhpc.training.loop import EnsembleTraining
 from kdhpc.training.programs import programs
 from kdhpc.training.recording import record_cuda_graph
-from kdhpc.training.streams import off_default_stream
+from kdhpc.training.streams import OwnStream
 from tools.benchmarks.report import Cell
 from tools.benchmarks.step import OurLoop, StepCell, batch_of, crops_of, full_graph, peer_loop
 
@@ -184,7 +184,8 @@ def grouped_cell(network: str, size: Size, *, recorded: bool, precision: Precisi
 
     turn = step
     if recorded:
-        with off_default_stream(ours.target):
+        own = OwnStream(ours.target)
+        with own.in_line():
             for _ in range(3):
                 step()
             turn = record_cuda_graph(step)
@@ -251,14 +252,14 @@ def forget(*, broken: bool) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _stream(device: torch.device) -> torch.cuda.Stream | None:
+def _stream(device: torch.device) -> OwnStream | None:
     """A new one that begins after all that was launched, as a seat's."""
     if device.type != "cuda":
         return None
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    return stream
+    own = OwnStream(device)
+    own.stream.wait_stream(torch.cuda.current_stream())
+    return own
 
 
-def _on(stream: torch.cuda.Stream | None) -> AbstractContextManager[object]:
-    return nullcontext() if stream is None else torch.cuda.stream(stream)
+def _on(own: OwnStream | None) -> AbstractContextManager[object]:
+    return nullcontext() if own is None else torch.cuda.stream(own.stream)
