@@ -48,12 +48,12 @@ def checks(scale: Scale, scratch: Path) -> Iterator[Check]:
             for network in networks:
                 yield Check(name=f"{network}: floor", run=functools.partial(floor_check, scale, network), limit_s=90)
         for cells in (_modes, _peers, _side_by_side, _levers):
-            for network in networks:
+            for network in networks[: 1 if scale.cpu and cells is _levers else None]:
                 for name, run in cells(scale, network):
                     yield Check(name=f"{network}: {name}", run=run, limit_s=180)
         if networks is groups[0] and not scale.cpu:
             yield _first_step(scale, networks[0], scratch)
-    for network in scale.speed_networks[:_NUM_FIRST]:
+    for network in scale.speed_networks[: 1 if scale.cpu else _NUM_FIRST]:
         for name, run in _options(scale, network):
             yield Check(name=f"{network}: {name}", run=run, limit_s=180)
     network = scale.speed_networks[0]
