@@ -16,6 +16,9 @@ KdhpcError                   exit 1: one line, no traceback (use --debug to see 
 ├── DivergedError            a training whose numbers became none
 ├── RunTakenError            another process trains the same final training
 ├── StorageError             a disk or file system that refuses: full, closed to this user, or failing
+├── DeviceError              a GPU that cannot go on: its memory is used up
+│   └── DeviceLostError      this process can use it no more
+│       └── CaptureError     because recording a CUDA graph failed
 └── ClusterError             launching, or talking to the batch system
     └── ClusterBusyError     the batch system is away or busy: the same may succeed later
 
@@ -100,6 +103,10 @@ class DeviceError(KdhpcError):
 
 class DeviceLostError(DeviceError):
     """A GPU that this process can use no more, whatever it does; another process may."""
+
+
+class CaptureError(DeviceLostError):
+    """Recording a CUDA graph failed and could not be undone. What was to be recorded is not to blame."""
 
 
 class ClusterError(KdhpcError):

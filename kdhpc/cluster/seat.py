@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from kdhpc.errors import DatabaseError, LeaseLostError, StorageError, StudyMismatchError
+from kdhpc.errors import CaptureError, DatabaseError, LeaseLostError, StorageError, StudyMismatchError
 from kdhpc.files import is_of_storage
 from kdhpc.study.claim import Claim
 from kdhpc.training.device_errors import is_device_lost, is_out_of_memory, lost_to
 from kdhpc.training.loop import EnsembleTraining
+from kdhpc.training.streams import OwnStream
 from kdhpc.trial import Outcome, TrialSetting, Turn, prepare_training, run_trial
 
 _LOG = logging.getLogger(__name__)
@@ -64,10 +65,10 @@ class Seat:
         self._training: EnsembleTraining | None = None
         self._claim: Claim | None = None
         self._journey: Generator[Turn, None, Outcome] | None = None
-        self._stream: torch.cuda.Stream | None = None
+        self._own: OwnStream | None = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            self._stream.wait_stream(torch.cuda.current_stream(device))
+            self._own = OwnStream(device)
+            self._own.stream.wait_stream(torch.cuda.current_stream(device))
 
     @property
     def busy(self) -> bool:
@@ -110,7 +111,7 @@ class Seat:
         self._is_empty = True
         self._training = None
         gc.collect()  # Closures hold networks in circles.
-        if self._stream is not None:
+        if self._own is not None:
             torch.cuda.empty_cache()
 
     def turn(self) -> Turn | Ended:
@@ -120,6 +121,8 @@ class Seat:
             DatabaseError: the database stayed away, and the worker was not asked to stop; or it stayed away when the
                 trial was given back after a crash.
             StudyMismatchError: what the study was made with has changed here; the trial was given back.
+            CaptureError: a recording failed, and this process cannot use its GPU any more. That is no fault of the
+                trial: it was given back, without counting an attempt.
             StorageError: a disk refuses what the trial needs, and the worker was not asked to stop. That is no fault of
                 the trial: it was given back, without counting an attempt.
             DeviceLostError: no trial can go on in this process; this one counts the attempt, as the error came in its
@@ -146,7 +149,8 @@ class Seat:
                 raise
             _LOG.warning("trial %d was not given back, its lease will expire: %s", claim.number, exc)
             return ended
-        except StudyMismatchError:  # No trial of the study can be trained here; that is no fault of this one.
+        # No trial of the study, or none at all, can be trained here; that is no fault of this one.
+        except (StudyMismatchError, CaptureError):
             self._training = None
             self._leave(claim)
             _release(claim)
@@ -202,7 +206,7 @@ class Seat:
         return Ended(number=claim.number, finished=finished, crashed=crashed, crowded=crowded)
 
     def _on_stream(self) -> AbstractContextManager[object]:
-        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        return contextlib.nullcontext() if self._own is None else torch.cuda.stream(self._own.stream)
 
 
 def _release(claim: Claim) -> None:

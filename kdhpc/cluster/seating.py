@@ -9,6 +9,7 @@ import torch
 
 from kdhpc.config.schema import SearchConfig
 from kdhpc.errors import ConfigError
+from kdhpc.training.step import MOST_RECORDINGS
 from kdhpc.training.streams import NUM_STREAMS
 
 _LOG = logging.getLogger(__name__)
@@ -118,8 +119,10 @@ class Seating:
 
 
 def most_seats(config: SearchConfig) -> int:
-    """Seats whose streams are all different: each has its own, and one a node with ``device.node_streams``."""
-    return NUM_STREAMS // (config.study.num_nodes + 1) if config.device.node_streams else NUM_STREAMS
+    """Seats whose streams are all different: its own, those of its recordings, and with ``device.node_streams`` its
+    nodes'."""
+    num_streams = 1 + MOST_RECORDINGS + (config.study.num_nodes if config.device.node_streams else 0)
+    return NUM_STREAMS // num_streams
 
 
 def seating_on(config: SearchConfig, device: torch.device) -> Seating:

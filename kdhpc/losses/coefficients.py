@@ -104,6 +104,23 @@ def graph_coefficients(graph: GraphSpec, *, device: torch.device | str, dtype: t
     )
 
 
+def other_weight(weight: Tensor) -> Tensor:
+    """Another weight for each: no term that it multiplies is left out, and none has the weight that it had.
+
+    Args:
+        weight: Of any shape, values from 0 to 1: coefficients, or a ramp.
+    """
+    return torch.where(weight < 0.5, 1.0, 0.25).to(weight.dtype)
+
+
+def other_coefficients(coefficients: GraphCoefficients) -> GraphCoefficients:
+    """Another value for every coefficient. No graph has these: every edge has all designs and gates, by some weight."""
+    between_nodes = 1 - torch.eye(len(coefficients.through_ST), device=coefficients.through_ST.device)
+    others = GraphCoefficients(*map(other_weight, coefficients))
+    pairs = ("design_LST", "through_ST", "linear_ST", "correct_ST")
+    return others._replace(**{name: getattr(others, name) * between_nodes for name in pairs})
+
+
 def needed_terms(graph: GraphSpec) -> Terms:
     """Those that some edge of the graph uses."""
     used = {part for edge in graph.edges if edge.gate is not Gate.CUTOFF for part in _PARTS[edge.design]}

@@ -4,7 +4,8 @@ Dimension suffixes: M nodes, N samples, C classes, H, W rows and columns of an a
 """
 
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -12,7 +13,13 @@ from torch import Tensor
 from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from kdhpc.errors import CheckpointError
 from kdhpc.graph.spec import GraphSpec
-from kdhpc.losses.coefficients import all_terms, graph_coefficients, needed_terms
+from kdhpc.losses.coefficients import (
+    all_terms,
+    graph_coefficients,
+    needed_terms,
+    other_coefficients,
+    other_weight,
+)
 from kdhpc.losses.distillation import crop_windows
 from kdhpc.losses.objective import EnsembleOutput
 from kdhpc.networks.build import Network, build_network
@@ -28,7 +35,8 @@ from kdhpc.training.pretrained import check_weights, freeze_with, read_pretraine
 from kdhpc.training.programs import Programs
 from kdhpc.training.reach import untaught, weight_groups
 from kdhpc.training.schedule import learning_rate
-from kdhpc.training.streams import on_streams
+from kdhpc.training.streams import OwnStream, on_streams
+from kdhpc.training.varying import overwritten
 
 
 def node_seed(seed: int, node: int) -> int:
@@ -88,7 +96,7 @@ class EnsembleLearner:
         self._autocast = enforce_precision(device, target)
         self._objective = objective
         self._pretrained = read_pretrained(objective)
-        self._has_streams = has_node_streams(device, target)
+        self._streams = [OwnStream(target) for _ in range(graph.num_nodes) if has_node_streams(device, target)]
 
         def build(node: int, seed: int, where: torch.device) -> Network:
             return build_seeded(
@@ -179,6 +187,24 @@ class EnsembleLearner:
         for node in self._nodes:
             node.set_learning_rate(learning_rate(self._training, moment.epoch))
 
+    @contextmanager
+    def varied(self) -> Iterator[None]:
+        """See `Learner.varied`. Not every value is a graph's: each coefficient, ramp and group is another."""
+        untaught_MG = self._untaught_MG.clone()
+        for m in self._learning()[:1]:  # One group of one node: the others still move.
+            untaught_MG[m, -1] = 1 - untaught_MG[m, -1]
+        with ExitStack() as stack:
+            for node in self._nodes:
+                stack.enter_context(node.varied())
+            stack.enter_context(
+                overwritten(
+                    *zip(self._coefficients, other_coefficients(self._coefficients), strict=True),
+                    (self._ramp, other_weight(self._ramp)),
+                    (self._untaught_MG, untaught_MG),
+                )
+            )
+            yield
+
     def learn(self, batch: ImageBatch) -> Tensor:
         """Learn the batch. Returns each node's loss before the update, (M,), detached. Nothing waits for the host."""
         outputs = self._outputs(batch.images)
@@ -190,7 +216,7 @@ class EnsembleLearner:
             self._ramp,
             self._terms,
         )
-        learning = [index for index in range(len(self._nodes)) if index not in self._frozen]
+        learning = self._learning()
         losses = loss_M.unbind()
         if learning:
             # One backward pass: a node's loss reaches no other node.
@@ -236,6 +262,10 @@ class EnsembleLearner:
         for node, state in zip(self._nodes, states, strict=True):
             node.restore(state)
 
+    def _learning(self) -> list[int]:
+        """The nodes that learn."""
+        return [index for index in range(len(self._nodes)) if index not in self._frozen]
+
     def _set_graph(self, graph: GraphSpec) -> None:
         """All of a graph that is no coefficient of a loss."""
         self._untaught_MG.copy_(untaught(graph, self._groups))
@@ -261,7 +291,7 @@ class EnsembleLearner:
             return self._forward(index, images)
 
         num_nodes = len(self._nodes)
-        return on_streams(forward, num_nodes) if self._has_streams else [forward(index) for index in range(num_nodes)]
+        return on_streams(forward, self._streams) if self._streams else [forward(index) for index in range(num_nodes)]
 
     def _forward(self, index: int, images: Tensor) -> NetworkOutput:
         with torch.autocast(self._target.type, self._autocast, enabled=self._autocast is not None):

@@ -1,6 +1,7 @@
 """What the training loop asks of something that learns: an ensemble under a graph, or a baseline."""
 
 from collections.abc import Hashable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +54,13 @@ class Learner(Protocol):
 
     def set_moment(self, moment: Moment) -> None:
         """Tell the next `learn` where it stands."""
+        ...
+
+    def varied(self) -> AbstractContextManager[None]:
+        """Within it, all that a step reads beside its batch and the state has other values: rate, ramp, graph.
+
+        They are so different that a step which still uses the usual values of any of them comes to other results.
+        """
         ...
 
     def learn(self, batch: ImageBatch) -> Tensor:

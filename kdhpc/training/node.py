@@ -1,7 +1,8 @@
 """A network with all that moves while it learns: weights, statistics, momentum, loss scale."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -65,6 +66,16 @@ class Node(Generic[NetworkT]):
     def set_learning_rate(self, rate: float) -> None:
         """Of the next updates."""
         self._optimizer.set_learning_rate(rate)
+
+    @contextmanager
+    def varied(self) -> Iterator[None]:
+        """Another learning rate: so much smaller that an update by the usual one would be far too large."""
+        rate = self._optimizer.learning_rate
+        self.set_learning_rate(rate / 8)
+        try:
+            yield
+        finally:
+            self.set_learning_rate(rate)
 
     def update(self, skip: Tensor) -> None:
         """One optimiser step from the gradients that lie there.

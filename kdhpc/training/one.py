@@ -1,9 +1,13 @@
 """ONE, a baseline, in the same loop: its branches are the nodes, its gate's output is the ensemble."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from kdhpc.config.schema import DeviceConfig, NetworkConfig, TrainingConfig
+from kdhpc.losses.coefficients import other_weight
 from kdhpc.losses.one import ramp_up
 from kdhpc.networks.one import OneNetwork, OneOutput, build_one
 from kdhpc.training.auto_mode import AutoMode
@@ -14,6 +18,7 @@ from kdhpc.training.learner import Moment
 from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.programs import Programs, programs_for
 from kdhpc.training.single import SingleLearner
+from kdhpc.training.varying import overwritten
 
 
 class OneLearner(SingleLearner[OneNetwork]):
@@ -56,6 +61,12 @@ class OneLearner(SingleLearner[OneNetwork]):
         """Tell the next `learn` where it stands."""
         super().set_moment(moment)
         self._ramp.fill_(ramp_up(moment.epoch))
+
+    @contextmanager
+    def varied(self) -> Iterator[None]:
+        """See `Learner.varied`."""
+        with super().varied(), overwritten((self._ramp, other_weight(self._ramp))):
+            yield
 
     def _loss(self, batch: ImageBatch) -> Tensor:
         return self._programs.one_loss(*self._answer(batch.images), batch.labels, self._ramp)

@@ -79,6 +79,11 @@ class ZeroLossSGD(torch.optim.SGD):
                 del self.found_inf  # A GradScaler deletes its own.
         return loss
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next steps."""
+        return self._rate
+
     def set_learning_rate(self, rate: float) -> None:
         """Of the next steps."""
         if rate == self._rate:  # Nearly always: nothing is launched for it.

@@ -1,7 +1,8 @@
 """A learner of one network with one loss: what the baselines have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Generic
 
 import torch
@@ -88,6 +89,12 @@ class SingleLearner(ABC, Generic[NetworkT]):
     def set_moment(self, moment: Moment) -> None:
         """Tell the next `learn` where it stands."""
         self._node.set_learning_rate(learning_rate(self._training, moment.epoch))
+
+    @contextmanager
+    def varied(self) -> Iterator[None]:
+        """See `Learner.varied`."""
+        with self._node.varied():
+            yield
 
     def learn(self, batch: ImageBatch) -> Tensor:
         """Learn the batch. Returns the loss before the update, (1,), detached. Nothing waits for the host."""

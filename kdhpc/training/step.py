@@ -6,37 +6,48 @@ trials overwrite in place, and the recipe of the batch, which is copied into ten
 
 import time
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from kdhpc.training.device_errors import is_of_device
+from kdhpc.errors import CaptureError
+from kdhpc.training.agreement import Expectation, StepRun, nudged
+from kdhpc.training.device_errors import first_line, is_of_device
 from kdhpc.training.learner import Learner
 from kdhpc.training.node import NodeState
 from kdhpc.training.recording import Record
-from kdhpc.training.streams import off_default_stream
+from kdhpc.training.streams import OwnStream
+from kdhpc.training.varying import overwritten
 
-_TRIED_STEPS = 3
 _TIMED_STEPS = 3
-_LOSS_TOLERANCE = 1e-2
-_STATE_TOLERANCE = 0.1
-"""Of what a tensor has moved: what is not recorded is missed by all of it."""
-_ROUNDING = 1e-4
-"""Of a tensor."""
+MOST_RECORDINGS = 2
+"""Of a learner at a time: each keeps a stream, and the memory of a whole step."""
+_NUM_NUDGED = 2
+_OTHER_WEIGHTS = 0.2
+"""How much other weights are those that a recording is tried with, as a part of each: far more than rounding."""
 
 InputsT = TypeVar("InputsT", bound=tuple[Tensor, ...])
+
+
+class _Recording(NamedTuple):
+    """A recorded step."""
+
+    replay: Callable[[], Tensor]
+    stream: OwnStream | None
+    """What it was recorded on, and nothing else will be while it lives; none: not on CUDA."""
 
 
 class TrainingStep(Generic[InputsT]):
     """Learns a batch: as the learner's programs do, or by replaying what was recorded at the first step.
 
     The first step of each structure is tried. A compiler may fail as late as in the backward pass, with any error:
-    whatever fails is done again without it, from the state before. And before a recording is used, replays from that
-    state, with the same batch, must give the losses and the state that plain steps gave; otherwise, as where recording
-    fails, the recorder gives up.
+    whatever fails is done again without it, from the state before. And before a recording is used, two replays must
+    agree with the steps that they stand for: one as it was recorded, and one of other weights, with another batch,
+    learning rate, ramp and graph. Otherwise, as where recording fails, the recorder gives up.
 
     Args:
         learner: What learns.
@@ -48,30 +59,31 @@ class TrainingStep(Generic[InputsT]):
         self._learn = learn
         self._inputs: InputsT | None = None
         self._tried: set[Hashable] = set()
-        self._replays: dict[Hashable, Callable[[], Tensor]] = {}
+        self._recordings: dict[Hashable, _Recording] = {}
 
     def __call__(self, inputs: InputsT) -> Tensor:
         """Learn a batch.
 
         Args:
-            inputs: Of the same kind and shapes in all calls.
+            inputs: Of the same kind and shapes in all calls; the samples lie along the first dimension of each tensor.
 
         Returns:
             The losses before the update; overwritten by the next call where it is a replay.
+
+        Raises:
+            CaptureError: a recording failed, and this process cannot use its GPU any more.
         """
         structure = self._learner.structure
         record = self._learner.programs.recorder.record
         if record is None:
-            self._replays.clear()  # Their memory: another learner's recording may have failed.
+            self._recordings.clear()  # Their memory: another learner's recording may have failed.
             return self._plain(inputs, structure)
         own = self._own(inputs)
-        if structure not in self._replays:
-            with off_default_stream(own[0].device):
-                replay = self._recorded(record, own, structure)
-            if replay is None:
-                return self(inputs)
-            self._replays[structure] = replay
-        return self._replays[structure]()
+        recording = self._recordings.pop(structure, None) or self._record(record, own, structure)
+        if recording is None:
+            return self(inputs)
+        self._recordings[structure] = recording  # The last one that was used is the last to go.
+        return recording.replay()
 
     def seconds(self, inputs: InputsT) -> float:
         """How long a step takes, after which the learner is as it was before. Waits for the device."""
@@ -111,59 +123,58 @@ class TrainingStep(Generic[InputsT]):
         self._tried.add(structure)
         return losses
 
-    def _recorded(self, record: Record, inputs: InputsT, structure: Hashable) -> Callable[[], Tensor] | None:
+    def _record(self, record: Record, inputs: InputsT, structure: Hashable) -> _Recording | None:
         """A recording that was tried, with the learner as it was before; none: the recorder has given up."""
+        while len(self._recordings) >= MOST_RECORDINGS:
+            del self._recordings[next(iter(self._recordings))]
+        stream = OwnStream(inputs[0].device) if inputs[0].is_cuda else None
         before = self._learner.state()
-        # Plain steps also compile, and choose cuDNN's algorithms, which cannot be done while recording.
-        expected = self._try(lambda: self._plain(inputs, structure), before)
-        try:
-            replay = record(lambda: self._learn(inputs))
-            problem = _difference(self._try(replay, before), expected, before)
-        except RuntimeError as exc:
-            if is_of_device(exc):
-                raise
+        with nullcontext() if stream is None else stream.in_line():
+            replay = self._tried_replay(record, inputs, structure, before)
             self._learner.restore(before)
-            problem = f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
-        if problem is None:
-            return replay
-        self._learner.programs.recorder.give_up(problem)
-        return None
+        return None if replay is None else _Recording(replay, stream)
 
-    def _try(self, step: Callable[[], Tensor], before: tuple[NodeState, ...]) -> "_Trial":
-        """A few steps from that state, and back to it."""
-        losses = [step().clone()]
-        state = self._learner.state()
-        losses += [step().clone() for _ in range(_TRIED_STEPS - 1)]
-        trial = _Trial(losses=torch.stack(losses), state=state)
-        self._learner.restore(before)
-        return trial
+    def _tried_replay(
+        self, record: Record, inputs: InputsT, structure: Hashable, before: tuple[NodeState, ...]
+    ) -> Callable[[], Tensor] | None:
+        learn = partial(self._learn, inputs)
+        # Plain steps also compile, and choose cuDNN's algorithms, which cannot be done while recording.
+        self._plain(inputs, structure)
+        after = nudged(self._learner.state(), seed=0, by=_OTHER_WEIGHTS)
+        replay: Callable[[], Tensor] | None = None
+        for start, setting in ((before, nullcontext()), (after, self._varied(inputs))):
+            with setting:
+                expected = Expectation(self._run(learn, start), self._learner.networks)
+                for seed in range(_NUM_NUDGED):
+                    expected.widen(self._run(learn, nudged(start, seed)))
+                try:
+                    replay = replay or record(learn)
+                    problem = expected.problem(self._run(replay, start))
+                except CaptureError:
+                    raise
+                except Exception as exc:
+                    if is_of_device(exc):
+                        raise
+                    problem = first_line(exc)
+            if problem is not None:
+                self._learner.programs.recorder.give_up(problem)
+                return None
+        return replay
+
+    @contextmanager
+    def _varied(self, inputs: InputsT) -> Iterator[None]:
+        """Another step: half of the samples, each twice, and other values of all that the learner reads."""
+        with ExitStack() as stack:
+            stack.enter_context(self._learner.varied())
+            stack.enter_context(overwritten(*((values, _half_twice(values)) for values in inputs)))
+            yield
+
+    def _run(self, step: Callable[[], Tensor], start: tuple[NodeState, ...]) -> StepRun:
+        """A step from that state."""
+        self._learner.restore(start)
+        losses = step().to("cpu", torch.float64, copy=True)
+        return StepRun(start=start, losses=losses, end=self._learner.state())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Trial:
-    """What a few steps came to."""
-
-    losses: Tensor
-    """(steps, losses of a step)."""
-    state: tuple[NodeState, ...]
-    """After the first: rounding errors grow from step to step."""
-
-
-def _difference(found: _Trial, expected: _Trial, before: tuple[NodeState, ...]) -> str | None:
-    """What replays did that plain steps did not."""
-    if not torch.allclose(found.losses, expected.losses, rtol=_LOSS_TOLERANCE, atol=_LOSS_TOLERANCE, equal_nan=True):
-        return f"replays gave losses {found.losses.tolist()}, steps {expected.losses.tolist()}"
-    for replayed, plain, start in zip(_tensors(found.state), _tensors(expected.state), _tensors(before), strict=True):
-        (name, ours), (_, theirs), (_, old) = replayed, plain, start
-        allowed = _STATE_TOLERANCE * (theirs - old).norm() + _ROUNDING * theirs.norm()
-        if theirs.isfinite().all() and not (ours - theirs).norm() <= allowed:
-            return f"a replay left another {name} than a step"
-    return None
-
-
-def _tensors(states: tuple[NodeState, ...]) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of the nodes, in float64, with names for people."""
-    for index, state in enumerate(states):
-        for kind, tensors in (("", state.tensors), ("momentum of ", state.momentum)):
-            for name, tensor in tensors.items():
-                yield f"{kind}{name} of node {index + 1}", tensor.double()
+def _half_twice(values: Tensor) -> Tensor:
+    return values[torch.arange(len(values), device=values.device) // 2]

@@ -1,11 +1,15 @@
-"""Work on several CUDA streams that starts after what came before it, and ends before what comes after it.
+"""CUDA streams of one's own, and work on several of them that starts after what came before and ends before the rest.
 
 cuBLAS has one workspace a stream, and torch hands out a few streams in turn. So whatever may run at the same time must
-be on streams that are different for sure: those beside a stream are made once, and kept as long as the process lives.
+be on different streams. And a recording needs a stream that no other recording uses: when a CUDA graph is destroyed,
+the workspaces of the stream that it was recorded on are freed, those of other graphs recorded there included (pytorch
+issue 193402, PR 175276).
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -18,37 +22,55 @@ NUM_STREAMS = 32
 
 
 @functools.cache
-def _beside(stream: torch.cuda.Stream, number: int) -> torch.cuda.Stream:
-    """The stream of that number (0-based) that works for this one."""
-    return torch.cuda.Stream(stream.device)  # type: ignore[no-untyped-call]
+def _free_streams(index: int) -> list[torch.cuda.Stream]:
+    """The streams of a device that nobody has. Keyed by their number, should torch have fewer than we think."""
+    streams = [torch.cuda.Stream(index) for _ in range(NUM_STREAMS)]  # type: ignore[no-untyped-call]
+    return list({stream.stream_id: stream for stream in streams}.values())
 
 
-def on_streams(work: Callable[[int], T], count: int) -> list[T]:
-    """The results of ``work(0)``, ``work(1)``, ..., each on a stream of its own, that the current stream may use.
+class OwnStream:
+    """A CUDA stream that nobody else has while this object lives.
+
+    Args:
+        device: A CUDA device; without an index, the current one.
+
+    Raises:
+        RuntimeError: all streams are taken.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        free = _free_streams(torch.cuda.current_device() if device.index is None else device.index)
+        if not free:
+            gc.collect()  # An owner that is in a circle of references.
+        if not free:
+            raise RuntimeError(f"all {NUM_STREAMS} CUDA streams are taken")
+        self.stream = free.pop()
+        weakref.finalize(self, free.append, self.stream)
+
+    @contextmanager
+    def in_line(self) -> Iterator[None]:
+        """Make it the current stream: what is launched comes after what the stream before it has, and before what that
+        one gets afterwards."""
+        before = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(before)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:  # After an error, too: what was launched still writes to memory that is given to others next.
+            before.wait_stream(self.stream)
+
+
+def on_streams(work: Callable[[int], T], streams: Sequence[OwnStream]) -> list[T]:
+    """The results of ``work(0)``, ``work(1)``, ..., each on its stream, that the current stream may use.
 
     Autograd runs the backward pass of each piece on the stream of its forward pass.
     """
     ours = torch.cuda.current_stream()
-    streams = [_beside(ours, index) for index in range(count)]
     results = []
-    for index, stream in enumerate(streams):
-        stream.wait_stream(ours)
-        with torch.cuda.stream(stream):
+    for index, own in enumerate(streams):
+        own.stream.wait_stream(ours)
+        with torch.cuda.stream(own.stream):
             results.append(work(index))
-    for stream in streams:
-        ours.wait_stream(stream)
+    for own in streams:
+        ours.wait_stream(own.stream)
     return results
-
-
-@contextmanager
-def off_default_stream(device: torch.device) -> Iterator[None]:
-    """Work on a stream that can be recorded: the current one, or one beside it if it is the default stream."""
-    if device.type != "cuda" or torch.cuda.current_stream(device) != torch.cuda.default_stream(device):
-        yield
-        return
-    ours = torch.cuda.current_stream(device)
-    side = _beside(ours, 0)
-    side.wait_stream(ours)
-    with torch.cuda.stream(side):
-        yield
-    ours.wait_stream(side)

@@ -16,6 +16,7 @@ from kdhpc.cluster.seating import Seating
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths
+from kdhpc.errors import CaptureError
 from kdhpc.study.claim import Claim
 from kdhpc.study.server import ServerOptions, start, stop
 from kdhpc.study.storage import Storage
@@ -42,6 +43,23 @@ def test_seat_without_memory_gives_its_trial_back_where_there_may_be_too_many(
     assert scalar(storage, "SELECT attempts FROM kdhpc_slots WHERE slot = 0") == (0 if crowded else 1)
     assert bool(read_status(storage, "tiny").crashes) != crowded
     assert not seat.busy
+
+
+def test_seat_whose_recording_has_lost_the_gpu_gives_its_trial_back_and_the_worker_ends(
+    storage: Storage, monkeypatch
+) -> None:
+    def lose(*_: object) -> None:
+        raise CaptureError("recording a CUDA graph failed, and this process cannot use its GPU after it")
+
+    monkeypatch.setattr(room, "prepare_training", lose)
+    seat = Seat(SimpleNamespace(), torch.device("cpu"), lambda: False)
+    seat.take(take(make(storage, target=1)))
+    with pytest.raises(CaptureError):
+        seat.turn()
+    assert not seat.busy
+    assert scalar(storage, "SELECT attempts FROM kdhpc_slots WHERE slot = 0") == 0
+    assert scalar(storage, "SELECT state FROM kdhpc_slots WHERE slot = 0") == "free"
+    assert read_status(storage, "tiny").crashes == ()
 
 
 def test_seat_without_memory_and_without_its_database_is_free_again(

@@ -12,7 +12,7 @@ from kdhpc.cluster import local
 from kdhpc.cluster.local import LocalFleet, for_this_machine
 from kdhpc.cluster.manifest import freeze_launch
 from kdhpc.config.compose import compose_search
-from kdhpc.errors import ClusterError, ConfigError
+from kdhpc.errors import CaptureError, ClusterError, ConfigError, KdhpcError, StudyMismatchError
 
 
 @pytest.fixture
@@ -142,3 +142,16 @@ def test_for_this_machine_with_a_gpu_leaves_the_device_open(monkeypatch: pytest.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     config = for_this_machine(compose_search(["study=quickstart", "device.threads=3", "device.mode=cudagraph"]))
     assert (config.device.device, config.device.threads) == ("auto", 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "hopeless"),
+    [(CaptureError("recording a CUDA graph failed"), False), (StudyMismatchError("made with something else"), True)],
+)
+def test_worker_that_fails_says_whether_another_would(error: KdhpcError, hopeless: bool, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(local, "work", fail)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local._work("study", "config", "") == local.Failure(reason=str(error), hopeless=hopeless)

@@ -109,5 +109,5 @@ def test_seating_may_be_too_many_only_where_it_chose_the_number(seats, num_busy,
 
 def test_seating_streams_that_several_would_share_are_refused():
     config = compose_search(["study=cifar100_5", "worker.seats=6", "device.node_streams=true"])
-    with pytest.raises(ConfigError, match=r"worker.seats=6 is not allowed: at most 5"):
+    with pytest.raises(ConfigError, match=r"worker.seats=6 is not allowed: at most 4"):
         seating_on(config, CUDA)

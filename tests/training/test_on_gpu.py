@@ -9,6 +9,7 @@ import torch
 
 from kdhpc.data.store import StreamedImages
 from kdhpc.training.programs import programs
+from kdhpc.training.streams import OwnStream
 from kdhpc.training.student import StudentTraining, TeacherWeights
 from tests.training.memory_source import CPU, IMAGE_SIZE, NETWORK, NUM_CLASSES, training_config
 from tests.training.test_loop import never
@@ -102,7 +103,8 @@ def test_replays_after_a_restart_are_those_of_a_new_training():
 
 def test_two_seats_beside_each_other_have_the_numbers_of_seats_alone():
     alone = [trained(on_gpu(mode="cudagraph", precision="float32", seed=seed)) for seed in (1, 2)]
-    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    own = [OwnStream(torch.device("cuda")) for _ in range(2)]
+    streams = [each.stream for each in own]
     trainings = []
     for seed, stream in zip((1, 2), streams, strict=True):
         stream.wait_stream(torch.cuda.current_stream())

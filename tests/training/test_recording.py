@@ -1,6 +1,7 @@
 """Recorded steps, with everything but the GPU: for a CUDA graph stands what does a step's work on the same tensors."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,14 +10,20 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from kdhpc.config.schema import DeviceConfig, NetworkConfig
+from kdhpc.data.batches import Recipe
 from kdhpc.data.store import StreamedImages
+from kdhpc.errors import CaptureError
 from kdhpc.graph.spec import Gate
+from kdhpc.losses.coefficients import GraphCoefficients
 from kdhpc.training.device_errors import is_out_of_memory
 from kdhpc.training.learner import Moment
 from kdhpc.training.loop import EnsembleTraining
+from kdhpc.training.one import OneLearner
 from kdhpc.training.programs import programs
+from kdhpc.training.step import TrainingStep
 from tests.losses.paper_reference import random_graph
 from tests.training.memory_source import (
+    ATTENTION_BRANCH,
     CPU,
     IMAGE_SIZE,
     NETWORK,
@@ -33,6 +40,7 @@ from tests.training.test_loop import never, without_time
 from tests.training.test_packed_resume import training_of as packed_training
 
 EPOCHS = 5
+DEEP_ATTENTION_BRANCH = NetworkConfig(name="abn_resnet20", crops=(1, 3))
 
 
 class Recordings:
@@ -194,7 +202,7 @@ def forgets(function):
 
 @pytest.mark.parametrize(
     ("record", "reason"),
-    [(refuses, "RuntimeError: CUDA error: operation not"), (forgets, "replays gave losses")],
+    [(refuses, "RuntimeError: CUDA error: operation not"), (forgets, "a replay came to another loss 1 than a step")],
 )
 def test_recording_that_fails_is_told_once_and_harms_nothing(record, reason, caplog):
     programs.cache_clear()
@@ -237,7 +245,165 @@ def test_recording_that_leaves_another_state_is_not_used(caplog):
         next(training.steps())
     assert training.mode == "eager"
     (message,) = [entry.getMessage() for entry in caplog.records if entry.name.startswith("kdhpc")]
-    assert message.endswith("a replay left another lower.bn1.running_mean of node 1 than a step")
+    assert "a replay came to another lower.bn1.running_mean of node 1 than a step" in message
+
+
+class Bakes:
+    """Replays with one tensor as it was when the recording was made."""
+
+    def __init__(self):
+        self.find = None
+
+    def __call__(self, function):
+        tensor = self.find().detach()
+        baked = tensor.clone()
+
+        def replay():
+            now = tensor.clone()
+            tensor.copy_(baked)
+            losses = function()
+            tensor.copy_(torch.where(tensor == baked, now, now + (tensor - baked)))  # What the step did to it stays.
+            return losses
+
+        return replay
+
+
+def mode_after_first_step(learner, record, find):
+    """How a learner's steps run after the first of them. ``find`` gives the tensor that is baked in."""
+    source = MemoryTrain(num_images=32, batch_size=16)
+    step = TrainingStep(learner, lambda recipe: learner.learn(source.make(recipe)))
+    record.find = lambda: find(learner, step)
+    learner.set_moment(Moment(epoch=1, step=1, num_steps=1000))
+    step(next(source.recipes(seed=0, epoch=1)))
+    return learner.programs.mode
+
+
+def rate_of(node):
+    return node._optimizer.param_groups[0]["lr"]
+
+
+READ_BY_A_STEP = {
+    "images": lambda learner, step: step._inputs[0],
+    "labels": lambda learner, step: step._inputs[1],
+    "rate of the first node": lambda learner, step: rate_of(learner._nodes[0]),
+    "rate of the last node": lambda learner, step: rate_of(learner._nodes[-1]),
+    "ramp": lambda learner, step: learner._ramp,
+    "untaught groups": lambda learner, step: learner._untaught_MG,
+    "first weight": lambda learner, step: learner.networks[0].lower.conv1.weight,
+    "last weight": lambda learner, step: list(learner.networks[-1].parameters())[-2],
+    **{
+        field: lambda learner, step, field=field: getattr(learner._coefficients, field)
+        for field in GraphCoefficients._fields
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("precision", "network", "num_nodes"),
+    [("float32", NETWORK, 2), ("bf16", NETWORK, 3), ("bf16", ATTENTION_BRANCH, 2)],
+)
+@pytest.mark.parametrize("name", READ_BY_A_STEP)
+def test_recording_with_one_input_baked_in_is_rejected(name, precision, network, num_nodes, caplog):
+    programs.cache_clear()
+    learner = learner_of(
+        random_graph(np.random.default_rng(num_nodes), num_nodes),
+        network=network,
+        device=replace(CPU, precision=precision),
+        record=(record := Bakes()),
+    )
+    assert mode_after_first_step(learner, record, READ_BY_A_STEP[name]) == "eager"
+    (message,) = [entry.getMessage() for entry in caplog.records if entry.name.startswith("kdhpc")]
+    assert "a replay came to another " in message
+
+
+@pytest.mark.parametrize("name", ["rate", "ramp"])
+def test_recording_of_one_with_an_input_baked_in_is_rejected(name):
+    programs.cache_clear()
+    learner = OneLearner(
+        network=NETWORK,
+        num_branches=3,
+        training=training_config(),
+        device=CPU,
+        target=torch.device("cpu"),
+        programs=programs(None, record := Bakes()),
+        num_classes=NUM_CLASSES,
+        seed=0,
+    )
+    find = {"rate": lambda learner, step: rate_of(learner._node), "ramp": lambda learner, step: learner._ramp}[name]
+    assert mode_after_first_step(learner, record, find) == "eager"
+
+
+@pytest.mark.parametrize("part", Recipe._fields)
+@pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
+def test_recording_with_a_part_of_the_recipe_baked_in_is_rejected(augmentation, part):
+    programs.cache_clear()
+    training = packed_training(augmentation, programs(None, record := Bakes()))
+    record.find = lambda: training._learn._inputs[Recipe._fields.index(part)]
+    next(training.steps())
+    assert training.mode == "eager"
+
+
+class Rounds:
+    """Replays of weights that are rounded in another way each time."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0)
+        self.networks = ()
+
+    def __call__(self, function):
+        def replay():
+            weights = [weight.detach() for network in self.networks for weight in network.parameters()]
+            exact = [weight.clone() for weight in weights]
+            for weight in weights:
+                weight.mul_(1 + 1e-7 * (2 * torch.randint(0, 2, weight.shape, generator=self.generator) - 1))
+            rounded = [weight.clone() for weight in weights]
+            losses = function()
+            for weight, before, start in zip(weights, exact, rounded, strict=True):
+                weight.copy_(torch.where(weight == start, before, before + (weight - start)))
+            return losses
+
+        return replay
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    "network", [NETWORK, ATTENTION_BRANCH, DEEP_ATTENTION_BRANCH, NetworkConfig(name="resnet20", crops=(1, 3))]
+)
+def test_recording_that_differs_by_rounding_is_accepted(network, precision):
+    programs.cache_clear()
+    graph = random_graph(np.random.default_rng(0), 2)
+    learner = learner_of(graph, network=network, device=replace(CPU, precision=precision), record=(record := Rounds()))
+    record.networks = learner.networks
+    assert mode_after_first_step(learner, record, None) == "eager cudagraph"
+
+
+def test_varied_values_are_all_others_and_gone_afterwards():
+    learner = learner_of(mutual(gate=Gate.LINEAR, num_nodes=3), record=Recordings())
+    learner.set_moment(Moment(epoch=1, step=1, num_steps=8))
+    tensors = [*learner._coefficients, learner._ramp, *map(rate_of, learner._nodes)]
+    before = [tensor.clone() for tensor in tensors]
+    with learner.varied():
+        for tensor, value in zip(tensors, before, strict=True):
+            differs = tensor != value
+            if tensor.dim() > 1:  # No edge leads from a node to itself.
+                differs = differs | torch.eye(3, dtype=torch.bool)
+            assert differs.all()
+        assert int((learner._untaught_MG != 0).sum()) == 1
+    for tensor, value in zip(tensors, before, strict=True):
+        assert torch.equal(tensor, value)
+    assert not learner._untaught_MG.any()
+
+
+def test_a_learner_keeps_its_last_recordings_alone():
+    learner = learner_of(mutual(num_nodes=2), record=(recordings := Recordings()))
+    source = MemoryTrain()
+    step = TrainingStep(learner, lambda recipe: learner.learn(source.make(recipe)))
+    learner.set_moment(Moment(epoch=1, step=1, num_steps=8))
+    for frozen in ((), (0,), (), (1,), ()):
+        learner._frozen = frozen
+        step(next(source.recipes(seed=0, epoch=1)))
+    assert recordings.made == 3  # That of (0,) has made room.
+    assert list(step._recordings) == [(1,), ()]
 
 
 def out_of_memory(function):
@@ -263,6 +429,17 @@ def test_memory_that_ends_while_recording_is_the_callers_matter(record):
         next(training.steps())
     assert is_out_of_memory(raised.value)
     assert training.mode == "eager cudagraph"
+
+
+def loses_the_gpu(function):
+    raise CaptureError("recording a CUDA graph failed, and this process cannot use its GPU after it")
+
+
+def test_recording_that_loses_the_gpu_is_the_callers_matter():
+    programs.cache_clear()
+    training = training_of(mutual(num_nodes=2), record=loses_the_gpu)
+    with pytest.raises(CaptureError):
+        next(training.steps())
 
 
 @pytest.mark.parametrize("placement", ["disk", "streamed"])
