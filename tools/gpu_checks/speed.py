@@ -19,7 +19,7 @@ from tools.benchmarks.noise import noise_batches
 from tools.benchmarks.step import OurLoop, StepCell, batch_of, full_graph, launches, peer_loop
 from tools.gpu_checks.check import CannotRunError, Check, Numbers, Scale
 from tools.gpu_checks.first_step import first_step_check
-from tools.gpu_checks.floor import floor_check, floor_ms
+from tools.gpu_checks.floor import floor_check
 from tools.gpu_checks.parity import parity_check
 from tools.gpu_checks.processes import processes_check
 from tools.gpu_checks.setting import (
@@ -44,13 +44,14 @@ def checks(scale: Scale, scratch: Path) -> Iterator[Check]:
     """The most telling cells of the most telling networks first."""
     groups = (scale.speed_networks[:_NUM_FIRST], scale.speed_networks[_NUM_FIRST:])
     for networks in groups:
-        if not scale.cpu:
-            for network in networks:
-                yield Check(name=f"{network}: floor", run=functools.partial(floor_check, scale, network), limit_s=90)
         for cells in (_modes, _peers, _side_by_side, _levers):
             for network in networks[: 1 if scale.cpu and cells is _levers else None]:
                 for name, run in cells(scale, network):
                     yield Check(name=f"{network}: {name}", run=run, limit_s=180)
+        for network in networks if not scale.cpu else ():
+            yield Check(
+                name=f"{network}: floor", run=functools.partial(floor_check, scale, network, scratch / "floors")
+            )
         if networks is groups[0] and not scale.cpu:
             yield _first_step(scale, networks[0], scratch)
     for network in scale.speed_networks[: 1 if scale.cpu else _NUM_FIRST]:
@@ -169,7 +170,7 @@ def _steps(scale: Scale, config: SearchConfig, num_trials: int, ready: bool) -> 
         "mode": journeys.mode,
         "precision": resolve_precision(config.device, device),
         **_times([each / num_trials for each in times]),
-        **_launched(scale, config, lambda: journeys.turn(), num_trials, min(times) / num_trials),
+        **_launched(journeys.turn, num_trials, device),
         "first_step_s": first_s,
         **_peak(),
     }
@@ -300,16 +301,9 @@ def _times(seconds: list[float]) -> Numbers:
     return {"step_ms": 1e3 * seconds[0], "again_ms": 1e3 * seconds[1]}
 
 
-def _launched(scale: Scale, config: SearchConfig, turn: Callable[[], None], num_trials: int, step_s: float) -> Numbers:
-    launched = launches(turn, device_of(scale))
-    if launched is None:
-        return {}
-    least_ms = floor_ms(config.network.name, resolve_precision(config.device, device_of(scale)))
-    return {
-        "kernels": launched[0] / num_trials,
-        "waits": launched[1],
-        "over_floor_ms": None if least_ms is None else 1e3 * step_s - least_ms,
-    }
+def _launched(turn: Callable[[], None], num_trials: int, device: torch.device) -> Numbers:
+    launched = launches(turn, device)
+    return {} if launched is None else {"kernels": launched[0] / num_trials, "waits": launched[1]}
 
 
 def _peak() -> Numbers:
