@@ -281,8 +281,8 @@ def test_floor_is_counted_beside_the_checks_and_waited_for(tmp_path, monkeypatch
         row = {"network": command[-6], "kernels": 500, "peer_kernels": 3000, "floor_ms": 0.5}
         return subprocess.CompletedProcess(command, 0, stdout=json.dumps({"rows": [row]}))
 
+    monkeypatch.setattr(floor.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CannotRunError, match="tools/bench launches"):
-        monkeypatch.setattr(floor.importlib.util, "find_spec", lambda name: None)
         floor.floor_check(TINY, "resnet20", tmp_path)
     monkeypatch.setattr(floor.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(floor.subprocess, "run", counted)

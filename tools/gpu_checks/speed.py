@@ -15,6 +15,7 @@ from kdhpc.errors import NetworkError
 from kdhpc.training.batches import TrainSource
 from kdhpc.training.device import Precision, resolve_precision
 from kdhpc.training.recording import record_cuda_graph
+from kdhpc.training.streams import OwnStream
 from tools.benchmarks.noise import noise_batches
 from tools.benchmarks.step import OurLoop, StepCell, batch_of, full_graph, launches, peer_loop
 from tools.gpu_checks.check import CannotRunError, Check, Numbers, Scale
@@ -191,7 +192,7 @@ class Journeys:
         train, evaluation = noise_batches(config, 4 * WARM_STEPS + 2 * scale.num_steps + 8)
         source: TrainSource = ReadyBatches(train) if ready else train
         device = device_of(scale)
-        self.streams: list[torch.cuda.Stream | None] = []
+        self.streams: list[OwnStream | None] = []
         self._trainings = []
         computing = None
         if scale.cpu and config.device.mode == "compile":
@@ -263,7 +264,7 @@ def peer_check(scale: Scale, network: str, name: str, *, compiled: bool = False,
 
 
 def step_times(
-    turn: Callable[[], object], num_steps: int, device: torch.device, stream: "torch.cuda.Stream | None" = None
+    turn: Callable[[], object], num_steps: int, device: torch.device, stream: OwnStream | None = None
 ) -> list[float]:
     """Seconds of a turn, after some that do not count, measured twice: what they differ by is noise.
 
@@ -278,9 +279,7 @@ def step_times(
     return [_time(turn, num_steps, device, stream) for _ in range(2)]
 
 
-def _time(
-    turn: Callable[[], object], num_steps: int, device: torch.device, stream: "torch.cuda.Stream | None"
-) -> float:
+def _time(turn: Callable[[], object], num_steps: int, device: torch.device, stream: OwnStream | None) -> float:
     wait(device)
     if stream is None:
         begin = time.perf_counter()
@@ -289,10 +288,10 @@ def _time(
         wait(device)
         return (time.perf_counter() - begin) / num_steps
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    first.record(stream)
+    first.record(stream.stream)
     for _ in range(num_steps):
         turn()
-    last.record(stream)
+    last.record(stream.stream)
     wait(device)
     return float(first.elapsed_time(last)) / 1e3 / num_steps
 
@@ -310,15 +309,15 @@ def _peak() -> Numbers:
     return {"memory_gb": torch.cuda.max_memory_allocated() / 2**30} if torch.cuda.is_available() else {}
 
 
-def _stream(device: torch.device) -> "torch.cuda.Stream | None":
-    """A new one that begins after all that was launched."""
+def _stream(device: torch.device) -> OwnStream | None:
+    """One of its own, as a worker's trials have, that begins after all that was launched."""
     if device.type != "cuda":
         return None
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    return stream
+    own = OwnStream(device)
+    own.stream.wait_stream(torch.cuda.current_stream())
+    return own
 
 
-def on(stream: "torch.cuda.Stream | None") -> AbstractContextManager[object]:
+def on(stream: OwnStream | None) -> AbstractContextManager[object]:
     """Work on it; none: where one is."""
-    return nullcontext() if stream is None else torch.cuda.stream(stream)
+    return nullcontext() if stream is None else torch.cuda.stream(stream.stream)
