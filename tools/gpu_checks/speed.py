@@ -71,7 +71,7 @@ def _first_step(scale: Scale, network: str, scratch: Path) -> Check:
     return Check(
         name=f"{network}: first step, cold and warm",
         run=functools.partial(first_step_check, scale, network, scratch),
-        limit_s=300,
+        limit_s=420,
     )
 
 
