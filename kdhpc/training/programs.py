@@ -8,7 +8,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ _LOG = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+Backend = str | Callable[..., Any]
+"""Of torch.compile: a name, or what compiles a graph."""
 _VARIANTS = 64
 """Of a program, before torch.compile gives up; its own limit is 8."""
 
@@ -43,7 +45,7 @@ class Compiler:
         backend: Of torch.compile; none: do not compile.
     """
 
-    def __init__(self, backend: str | None) -> None:
+    def __init__(self, backend: Backend | None) -> None:
         self.backend = backend
         if backend is not None:
             # Networks in training, in evaluation, frozen, or for another batch are variants of one program.
@@ -151,7 +153,9 @@ class Programs:
 
 
 @functools.cache
-def programs(backend: str | None, record: Record | None = None, *, batch_backend: str | None = None) -> Programs:
+def programs(
+    backend: Backend | None, record: Record | None = None, *, batch_backend: Backend | None = None
+) -> Programs:
     """The process's programs: what one trial compiled, the next one finds.
 
     Args:
