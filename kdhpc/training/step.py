@@ -82,7 +82,8 @@ class TrainingStep(Generic[InputsT]):
 
     def _plain(self, inputs: InputsT, structure: Hashable) -> Tensor:
         """A step that is not recorded."""
-        if structure in self._tried or self._compiler.mode == "eager":
+        tried = structure, self._compiler.combines
+        if tried in self._tried or self._compiler.mode == "eager":
             return self._learn(inputs)
         before = self._learner.state()
         try:
@@ -93,8 +94,8 @@ class TrainingStep(Generic[InputsT]):
             if self._compiler.mode == "compile":
                 self._compiler.give_up(exc)
             self._learner.restore(before)
-            losses = self._learn(inputs)
-        self._tried.add(structure)
+            return self._plain(inputs, structure)
+        self._tried.add(tried)
         return losses
 
     def _recorded(self, record: Record, inputs: InputsT, structure: Hashable) -> Callable[[], Tensor] | None:

@@ -176,6 +176,11 @@ def _options(network: str, size: Size, best: str) -> _Cells:
     yield f"{best}, contiguous", partial(steps_cell, config_of(network, size, mode=best, channels_last=False), size)
     other = "float32" if best == "cudagraph" else "bf16"
     yield f"{best}, {other}", partial(steps_cell, config_of(network, size, mode=best, precision=other), size)
+    if best != "eager" and torch.cuda.is_available():
+        separate = config_of(network, size, mode=best, combine=False)
+        yield f"{best}, launched one by one", partial(steps_cell, separate, size)
+        tried = config_of(network, size, mode=best, cudnn_benchmark=True)
+        yield f"{best}, cudnn_benchmark", partial(steps_cell, tried, size)
 
 
 def _processes(network: str, size: Size, best: str, numbers: list[int]) -> _Cells:

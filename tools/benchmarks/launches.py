@@ -19,7 +19,7 @@ from kdhpc.data.transform import Transform
 from kdhpc.networks.build import build_network
 from kdhpc.training.device import Precision, autocast_dtype
 from kdhpc.training.loop import EnsembleTraining
-from kdhpc.training.programs import Programs, programs
+from kdhpc.training.programs import Programs, combining, programs
 from tools.benchmarks.gpu_cells import Size, config_of, noise_batches
 from tools.benchmarks.lowering import CARDS, Card, CountedOperations, Launched, Lowering
 from tools.benchmarks.peers_published import PerEdgeLosses, PublishedLoop
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", nargs="+", type=int, default=[4], metavar="M", help="default: 4")
     parser.add_argument("--batch", nargs="+", type=int, default=[16], metavar="N", help="default: 16")
     parser.add_argument("--precision", choices=_PRECISIONS, default="bf16", help="default: bf16")
+    parser.add_argument("--separate", action="store_true", help="launch one by one, as with device.combine=false")
     parser.add_argument("--card", choices=tuple(CARDS), default="h200", help="default: h200")
     parser.add_argument("--image-size", type=int, help="pixels (default: 32, and 224 for ImageNet's networks)")
 
@@ -53,12 +54,13 @@ def run(arguments: argparse.Namespace) -> Report:
                 size = Size(
                     num_nodes=num_nodes, batch_size=batch_size, image_size=arguments.image_size, num_steps=2
                 )  # fmt: skip
-                ours = our_step(network, size, arguments.precision, card)
+                ours = our_step(network, size, arguments.precision, card, combines=not arguments.separate)
                 rows.append(_row(network, size, ours, published_step(network, size, arguments.precision, card)))
     return Report(
         title=f"Kernels of a training step on an {card.name}, lowered without one",
         settings={"precision": arguments.precision, "graph": "all edges prob+att+, through", "classes": _CLASSES},
         rows=rows,
+        rows_alone=True,
         notes=(
             "kernels: of the whole step; a convolution of cuDNN is one in each direction, whatever cuDNN makes of it. "
             "floor_ms: each kernel takes what its bytes take from memory, its FLOPs, or 1 microsecond, and none "
@@ -68,16 +70,18 @@ def run(arguments: argparse.Namespace) -> Report:
     )
 
 
-def our_step(network: str, size: Size, precision: Precision, card: Card) -> Launched:
+def our_step(network: str, size: Size, precision: Precision, card: Card, *, combines: bool) -> Launched:
     """What our compiled step launches."""
     config = config_of(network, size, device="cpu", mode="compile", precision=precision)
-    lowering = Lowering(card, {})
+    lowering = Lowering(card, combining() if combines else {})
     with _as_on_a_gpu():
         train, evaluation = _resident(config)
-        training = _training_of(config, train, evaluation, programs(lowering, batch_backend=lowering))
+        compiled = programs(lowering, batch_backend=lowering, combines=combines)
+        training = _training_of(config, train, evaluation, compiled)
         steps = training.steps()
         next(steps)  # Compiles.
         assert training.mode == "compile", "a program could not be lowered"
+        assert compiled.combines is combines, "a program could not be combined"
         counted = CountedOperations(card)
         lowered = lowering.num_lowered
         lowering.launched = counted.launched
