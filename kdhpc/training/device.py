@@ -158,6 +158,11 @@ def has_node_streams(config: DeviceConfig, device: torch.device) -> bool:
     return config.node_streams
 
 
+def combines_nodes(config: DeviceConfig, device: torch.device) -> bool:
+    """Whether compiled programs launch the equal work of all nodes together: not on a CPU, which launches nothing."""
+    return config.combine and device.type == "cuda" and not config.node_streams
+
+
 def resolve_precision(config: DeviceConfig, device: torch.device) -> Precision:
     """What the networks run in there.
 

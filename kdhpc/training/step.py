@@ -108,7 +108,8 @@ class TrainingStep(Generic[InputsT]):
     def _plain(self, inputs: InputsT, structure: Hashable) -> Tensor:
         """A step that is not recorded."""
         compiler = self._learner.programs.compiler
-        if structure in self._tried or compiler.mode == "eager":
+        tried = structure, compiler.combines
+        if tried in self._tried or compiler.mode == "eager":
             return self._learn(inputs)
         before = self._learner.state()
         try:
@@ -119,8 +120,8 @@ class TrainingStep(Generic[InputsT]):
             if compiler.mode == "compile":
                 compiler.give_up(exc)
             self._learner.restore(before)
-            losses = self._learn(inputs)
-        self._tried.add(structure)
+            return self._plain(inputs, structure)
+        self._tried.add(tried)
         return losses
 
     def _record(self, record: Record, inputs: InputsT, structure: Hashable) -> _Recording | None:
