@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from kdhpc.training.programs import programs
-from tools.gpu_checks import conditions, numerics, recordings, search, side_by_side, speed
+from tools.gpu_checks import conditions, floor, numerics, recordings, search, side_by_side, speed
 from tools.gpu_checks.check import CannotRunError, Check, DiffersError, scale_for
 from tools.gpu_checks.child import run_check
 from tools.gpu_checks.parity import parity_check
 from tools.gpu_checks.rows import Row
-from tools.gpu_checks.rule import verdicts
+from tools.gpu_checks.rule import DECIDING, LEVERS, over_floors, verdicts
 from tools.gpu_checks.supervisor import Part
 from tools.gpu_checks.wheels import MODULES, WHEELS, use_site
 
@@ -276,10 +276,29 @@ def test_rule_a_lever_becomes_the_default_where_it_wins_on_all_deciding_networks
     assert decided() == {}
 
 
+def test_floor_is_counted_beside_the_checks_and_waited_for(tmp_path, monkeypatch):
+    def counted(command, **_):
+        row = {"network": command[-6], "kernels": 500, "peer_kernels": 3000, "floor_ms": 0.5}
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps({"rows": [row]}))
+
+    monkeypatch.setattr(floor.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CannotRunError, match="tools/bench launches"):
+        floor.floor_check(TINY, "resnet20", tmp_path)
+    monkeypatch.setattr(floor.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(floor.subprocess, "run", counted)
+    floor.begin_floors(TINY, ["resnet20"], tmp_path)
+    assert floor.floor_check(TINY, "resnet20", tmp_path) == {"kernels": 500, "peer_kernels": 3000, "floor_ms": 0.5}
+
+
+def test_time_over_the_floor_is_that_of_the_faster_measurement():
+    floor = Row(part="speed", check="resnet20: floor", outcome="passed", numbers={"kernels": 500, "floor_ms": 0.5})
+    (row,) = over_floors([measured("resnet20: cudagraph", 2.0, 1.5), floor, measured("resnet18: cudagraph", 1.0, 1.0)])
+    assert row.check == "resnet20: over the floor"
+    assert row.numbers == {"step_ms": 1.5, "floor_ms": 0.5, "over_floor_ms": 1.0}
+
+
 def test_rule_names_checks_that_there_are(tmp_path):
     names = {check.name for check in speed.checks(scale_for(cpu=False, compiles=True), tmp_path)}
-    from tools.gpu_checks.rule import DECIDING, LEVERS
-
     for network in DECIDING:
         for lever, (usual, _) in LEVERS.items():
             assert {f"{network}: {lever}", f"{network}: {usual}"} <= names

@@ -81,8 +81,11 @@ def plan(work: dict[str, Any], scale: Scale) -> Iterator[Check]:
         yield from recordings.more_checks(scale, scratch)
         yield from numerics.compiled_checks(scale)
     elif work["part"] == "speed":
-        from tools.gpu_checks import speed
+        from tools.gpu_checks import floor, speed
 
+        floors = [network for network in scale.speed_networks if _is_wanted(f"{network}: floor", work["only"])]
+        if not scale.cpu:
+            floor.begin_floors(scale, floors, scratch / "floors")
         yield from speed.checks(scale, scratch)
     else:
         from tools.gpu_checks import search

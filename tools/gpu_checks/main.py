@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.gpu_checks.rows import Results
-from tools.gpu_checks.rule import verdicts
+from tools.gpu_checks.rule import over_floors, verdicts
 from tools.gpu_checks.supervisor import Part
 from tools.gpu_checks.wheels import WHEELS, use_site
 
@@ -112,7 +112,7 @@ def _run_parts(arguments: argparse.Namespace, results: Results, scratch: Path, s
 
         Part(part, command, deadline=deadline, found=results.add, described=results.machine.update).run()
         if part == "speed":
-            for row in verdicts(results.rows):
+            for row in [*over_floors(results.rows), *verdicts(results.rows)]:
                 results.add(row)
 
 

@@ -25,6 +25,19 @@ LEVERS: dict[str, tuple[str, str]] = {
 _STACKED = "stacked networks, compiled and recorded"
 
 
+def over_floors(rows: Sequence[Row]) -> Iterator[Row]:
+    """A row for each network whose floor is known: what its recorded step takes longer than that."""
+    measured = {row.check: row.numbers for row in rows if row.part == "speed" and row.outcome == "passed"}
+    for check, numbers in measured.items():
+        network, _, name = check.partition(": ")
+        step = measured.get(f"{network}: cudagraph", {})
+        if name == "floor" and step.get("step_ms") and step.get("again_ms") and numbers.get("floor_ms"):
+            step_ms = min(float(step["step_ms"] or 0), float(step["again_ms"] or 0))
+            floor_ms = float(numbers["floor_ms"] or 0)
+            found = {"step_ms": step_ms, "floor_ms": floor_ms, "over_floor_ms": step_ms - floor_ms}
+            yield Row(part="speed", check=f"{network}: over the floor", outcome="passed", numbers={**found})
+
+
 def verdicts(rows: Sequence[Row]) -> Iterator[Row]:
     """A row for each lever that was measured."""
     times = {

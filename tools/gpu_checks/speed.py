@@ -15,11 +15,12 @@ from kdhpc.errors import NetworkError
 from kdhpc.training.batches import TrainSource
 from kdhpc.training.device import Precision, resolve_precision
 from kdhpc.training.recording import record_cuda_graph
+from kdhpc.training.streams import OwnStream
 from tools.benchmarks.noise import noise_batches
 from tools.benchmarks.step import OurLoop, StepCell, batch_of, full_graph, launches, peer_loop
 from tools.gpu_checks.check import CannotRunError, Check, Numbers, Scale
 from tools.gpu_checks.first_step import first_step_check
-from tools.gpu_checks.floor import floor_check, floor_ms
+from tools.gpu_checks.floor import floor_check
 from tools.gpu_checks.parity import parity_check
 from tools.gpu_checks.processes import processes_check
 from tools.gpu_checks.setting import (
@@ -44,13 +45,14 @@ def checks(scale: Scale, scratch: Path) -> Iterator[Check]:
     """The most telling cells of the most telling networks first."""
     groups = (scale.speed_networks[:_NUM_FIRST], scale.speed_networks[_NUM_FIRST:])
     for networks in groups:
-        if not scale.cpu:
-            for network in networks:
-                yield Check(name=f"{network}: floor", run=functools.partial(floor_check, scale, network), limit_s=90)
         for cells in (_modes, _peers, _side_by_side, _levers):
             for network in networks[: 1 if scale.cpu and cells is _levers else None]:
                 for name, run in cells(scale, network):
                     yield Check(name=f"{network}: {name}", run=run, limit_s=180)
+        for network in networks if not scale.cpu else ():
+            yield Check(
+                name=f"{network}: floor", run=functools.partial(floor_check, scale, network, scratch / "floors")
+            )
         if networks is groups[0] and not scale.cpu:
             yield _first_step(scale, networks[0], scratch)
     for network in scale.speed_networks[: 1 if scale.cpu else _NUM_FIRST]:
@@ -169,7 +171,7 @@ def _steps(scale: Scale, config: SearchConfig, num_trials: int, ready: bool) -> 
         "mode": journeys.mode,
         "precision": resolve_precision(config.device, device),
         **_times([each / num_trials for each in times]),
-        **_launched(scale, config, lambda: journeys.turn(), num_trials, min(times) / num_trials),
+        **_launched(journeys.turn, num_trials, device),
         "first_step_s": first_s,
         **_peak(),
     }
@@ -190,7 +192,7 @@ class Journeys:
         train, evaluation = noise_batches(config, 4 * WARM_STEPS + 2 * scale.num_steps + 8)
         source: TrainSource = ReadyBatches(train) if ready else train
         device = device_of(scale)
-        self.streams: list[torch.cuda.Stream | None] = []
+        self.streams: list[OwnStream | None] = []
         self._trainings = []
         computing = None
         if scale.cpu and config.device.mode == "compile":
@@ -262,7 +264,7 @@ def peer_check(scale: Scale, network: str, name: str, *, compiled: bool = False,
 
 
 def step_times(
-    turn: Callable[[], object], num_steps: int, device: torch.device, stream: "torch.cuda.Stream | None" = None
+    turn: Callable[[], object], num_steps: int, device: torch.device, stream: OwnStream | None = None
 ) -> list[float]:
     """Seconds of a turn, after some that do not count, measured twice: what they differ by is noise.
 
@@ -277,9 +279,7 @@ def step_times(
     return [_time(turn, num_steps, device, stream) for _ in range(2)]
 
 
-def _time(
-    turn: Callable[[], object], num_steps: int, device: torch.device, stream: "torch.cuda.Stream | None"
-) -> float:
+def _time(turn: Callable[[], object], num_steps: int, device: torch.device, stream: OwnStream | None) -> float:
     wait(device)
     if stream is None:
         begin = time.perf_counter()
@@ -288,10 +288,10 @@ def _time(
         wait(device)
         return (time.perf_counter() - begin) / num_steps
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    first.record(stream)
+    first.record(stream.stream)
     for _ in range(num_steps):
         turn()
-    last.record(stream)
+    last.record(stream.stream)
     wait(device)
     return float(first.elapsed_time(last)) / 1e3 / num_steps
 
@@ -300,31 +300,24 @@ def _times(seconds: list[float]) -> Numbers:
     return {"step_ms": 1e3 * seconds[0], "again_ms": 1e3 * seconds[1]}
 
 
-def _launched(scale: Scale, config: SearchConfig, turn: Callable[[], None], num_trials: int, step_s: float) -> Numbers:
-    launched = launches(turn, device_of(scale))
-    if launched is None:
-        return {}
-    least_ms = floor_ms(config.network.name, resolve_precision(config.device, device_of(scale)))
-    return {
-        "kernels": launched[0] / num_trials,
-        "waits": launched[1],
-        "over_floor_ms": None if least_ms is None else 1e3 * step_s - least_ms,
-    }
+def _launched(turn: Callable[[], None], num_trials: int, device: torch.device) -> Numbers:
+    launched = launches(turn, device)
+    return {} if launched is None else {"kernels": launched[0] / num_trials, "waits": launched[1]}
 
 
 def _peak() -> Numbers:
     return {"memory_gb": torch.cuda.max_memory_allocated() / 2**30} if torch.cuda.is_available() else {}
 
 
-def _stream(device: torch.device) -> "torch.cuda.Stream | None":
-    """A new one that begins after all that was launched."""
+def _stream(device: torch.device) -> OwnStream | None:
+    """One of its own, as a worker's trials have, that begins after all that was launched."""
     if device.type != "cuda":
         return None
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    return stream
+    own = OwnStream(device)
+    own.stream.wait_stream(torch.cuda.current_stream())
+    return own
 
 
-def on(stream: "torch.cuda.Stream | None") -> AbstractContextManager[object]:
+def on(stream: OwnStream | None) -> AbstractContextManager[object]:
     """Work on it; none: where one is."""
-    return nullcontext() if stream is None else torch.cuda.stream(stream)
+    return nullcontext() if stream is None else torch.cuda.stream(stream.stream)
