@@ -62,10 +62,10 @@ def run(arguments: argparse.Namespace) -> Report:
         rows=rows,
         rows_alone=True,
         notes=(
-            "kernels: of the whole step; a convolution of cuDNN is one in each direction, whatever cuDNN makes of it. "
-            "floor_ms: each kernel takes what its bytes take from memory, its FLOPs, or 1 microsecond, and none "
-            "overlap; the 1 is an assumption. peer: the published style of loop, a loss an edge with crops in "
-            "tensors, an SGD a node, uncompiled.",
+            "kernels: of the whole step. A call of cuDNN is one, whatever cuDNN makes of it: a convolution is one "
+            "forward, and one for each of its gradients. floor_ms: each kernel takes what its bytes take from memory, "
+            "its FLOPs, or 1 microsecond, and none overlap; the 1 is an assumption. peer: the published style of "
+            "loop, a loss an edge with crops in tensors, an SGD a node, uncompiled.",
         ),
     )
 
