@@ -42,6 +42,7 @@ def record_cuda_graph(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         Exception: what the function, or torch, raised. The process can go on: the capture has ended, and its memory is
             given back.
     """
+    torch.cuda.synchronize()  # What has failed before is no failure of the recording.
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.MemPool()
     counter = torch.zeros((), device="cuda")
     try:
