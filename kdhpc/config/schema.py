@@ -183,6 +183,11 @@ class DeviceConfig:
     mode that it has had. One that fails falls back to the one before it."""
     node_streams: bool = False
     """CUDA: the network of each node on a stream of its own."""
+    combine: bool = True
+    """CUDA, compiled: the networks of all nodes are one program, in which equal work of all is one launch. It takes
+    longer to compile. Not with ``node_streams``."""
+    cudnn_benchmark: bool = False
+    """CUDA: cuDNN tries its algorithms at the first step of each shape, and takes the fastest."""
     channels_last: bool = True
     """Memory format of images and convolutions."""
     threads: int | None = None

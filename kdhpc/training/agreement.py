@@ -19,7 +19,7 @@ from kdhpc.training.node import NodeState
 
 _NOISE_FACTOR = 3.0
 """A replay may lie as many times further from the step than the step run again, which is a single draw."""
-_FLOORS = {"loss": 0.002, "weight": 0.02, "momentum": 0.02, "statistic": 0.002}
+_FLOORS = {"loss": 0.002, "weight": 0.02, "momentum": 0.02, "statistic": 0.005, "counter": 0.0}
 """What it may differ by at least: a part of all losses together, or of the movement of all of the node's tensors of a
 kind. What moves by rounding alone, as a bias before a batch norm does, cannot be judged by its own movement."""
 _NUDGE = 1e-6
@@ -45,8 +45,10 @@ class _Part(NamedTuple):
     """For people."""
     kind: tuple[int, str]
     """The node, and the kind of tensor."""
-    change: Tensor
-    """Float64, on the CPU."""
+    start: Tensor
+    """Before the step, on the CPU."""
+    end: Tensor
+    """After it."""
 
 
 def nudged(states: Sequence[NodeState], seed: int, by: float = _NUDGE) -> tuple[NodeState, ...]:
@@ -57,13 +59,12 @@ def nudged(states: Sequence[NodeState], seed: int, by: float = _NUDGE) -> tuple[
         seed: Which numbers are larger follows from it.
         by: How much, as a part of the number; if not given, as much as rounding.
     """
-    generator = torch.Generator().manual_seed(seed)
+    largest = max(tensor.numel() for state in states for tensor in state.tensors.values())
+    signs = torch.randint(0, 2, (largest,), generator=torch.Generator().manual_seed(seed), dtype=torch.int8) * 2 - 1
+    factors = 1 + by * signs  # The same for all tensors: to draw as many as there are weights takes seconds.
 
     def nudge(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        signs = torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1
-        return tensor + tensor * (by * signs)
+        return tensor * factors[: tensor.numel()].view_as(tensor) if tensor.is_floating_point() else tensor
 
     return tuple(
         replace(
@@ -89,8 +90,9 @@ class Expectation:
         self._noise: dict[str, float] = {}
         self._whole: dict[tuple[int, str], float] = {}
         for part in self._parts(run):
-            if part.change.isfinite().all():
-                self._whole[part.kind] = math.hypot(self._whole.get(part.kind, 0.0), _norm(part.change))
+            change = _norm(part.end - part.start)
+            if math.isfinite(change):
+                self._whole[part.kind] = math.hypot(self._whole.get(part.kind, 0.0), change)
 
     def widen(self, again: StepRun) -> None:
         """Take into account how far the same step from a nudged state lies away."""
@@ -100,7 +102,7 @@ class Expectation:
     def problem(self, found: StepRun) -> str | None:
         """What a replay from the same state did that the step did not; none: they agree."""
         for name, kind, distance in self._distances(found):
-            allowed = _NOISE_FACTOR * self._noise.get(name, 0.0) + _FLOORS[kind[1]] * self._whole[kind]
+            allowed = _NOISE_FACTOR * self._noise.get(name, 0.0) + _FLOORS[kind[1]] * self._whole.get(kind, 0.0)
             if not distance <= allowed:
                 return (
                     f"a replay came to another {name} than a step: {distance:.2g} away, rounding explains {allowed:.2g}"
@@ -110,20 +112,25 @@ class Expectation:
     def _distances(self, run: StepRun) -> Iterator[tuple[str, tuple[int, str], float]]:
         """How far each part lies from the step's, where that is finite."""
         for ours, theirs in zip(self._parts(run), self._parts(self._expected), strict=True):
-            if theirs.change.isfinite().all():
-                yield theirs.name, theirs.kind, _norm(ours.change - theirs.change)
+            apart = ours.end - theirs.end
+            if ours.start is not theirs.start:
+                apart = apart - (ours.start - theirs.start)
+            distance = _norm(apart)
+            if math.isfinite(distance) or theirs.end.isfinite().all():
+                yield theirs.name, theirs.kind, distance
 
     def _parts(self, run: StepRun) -> Iterator[_Part]:
         for index, loss in enumerate(run.losses):
-            yield _Part(f"loss {index + 1}", (0, "loss"), loss)
+            yield _Part(f"loss {index + 1}", (0, "loss"), torch.zeros_like(loss), loss)
         for node, (start, end) in enumerate(zip(run.start, run.end, strict=True)):
             for name, tensor in end.tensors.items():
                 kind = "weight" if name in self._weights[node] else "statistic"
-                yield _Part(f"{name} of node {node + 1}", (node, kind), tensor.double() - start.tensors[name].double())
+                kind = kind if tensor.is_floating_point() else "counter"
+                yield _Part(f"{name} of node {node + 1}", (node, kind), start.tensors[name], tensor)
             for name, tensor in end.momentum.items():
-                change = tensor.double() - start.momentum[name].double()
-                yield _Part(f"momentum of {name} of node {node + 1}", (node, "momentum"), change)
+                part = f"momentum of {name} of node {node + 1}"
+                yield _Part(part, (node, "momentum"), start.momentum[name], tensor)
 
 
 def _norm(tensor: Tensor) -> float:
-    return float(tensor.norm())
+    return float(torch.linalg.vector_norm(tensor if tensor.is_floating_point() else tensor.double()))

@@ -128,6 +128,7 @@ def enforce_precision(config: DeviceConfig, device: torch.device) -> torch.dtype
     Raises:
         ConfigError: the device cannot run so.
     """
+    precision = resolve_precision(config, device)
     for name in _SHORTCUTS:
         if os.environ.pop(name, None) is not None:
             _LOG.warning("%s is ignored: device.precision alone says how networks are computed", name)
@@ -136,8 +137,8 @@ def enforce_precision(config: DeviceConfig, device: torch.device) -> torch.dtype
     torch.backends.cudnn.fp32_precision = "none"
     torch.backends.mkldnn.conv.fp32_precision = "none"  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = resolve_precision(config, device) == "tf32"
-    return autocast_dtype(config, device)
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return _HALF.get(precision)
 
 
 def place(network: _NetworkT, device: torch.device, *, channels_last: bool) -> _NetworkT:
@@ -155,6 +156,11 @@ def has_node_streams(config: DeviceConfig, device: torch.device) -> bool:
     if config.node_streams and device.type != "cuda":
         raise ConfigError(f"device.node_streams=true needs CUDA, the device is {device.type}: leave it out")
     return config.node_streams
+
+
+def combines_nodes(config: DeviceConfig, device: torch.device) -> bool:
+    """Whether compiled programs launch the equal work of all nodes together: not on a CPU, which launches nothing."""
+    return config.combine and device.type == "cuda" and not config.node_streams
 
 
 def resolve_precision(config: DeviceConfig, device: torch.device) -> Precision:

@@ -27,12 +27,13 @@ from kdhpc.networks.names import map_side
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.batches import EvalSource, ImageBatch
+from kdhpc.training.counters import BatchCounters
 from kdhpc.training.device import enforce_precision, has_node_streams, place
 from kdhpc.training.evaluation import Accuracies, NotFinite, Prediction, mean_ensemble, top1_accuracies
 from kdhpc.training.learner import Moment
 from kdhpc.training.node import NetworkT, Node, NodeState
 from kdhpc.training.pretrained import check_weights, freeze_with, read_pretrained
-from kdhpc.training.programs import Programs
+from kdhpc.training.programs import Programs, stacked
 from kdhpc.training.reach import untaught, weight_groups
 from kdhpc.training.schedule import learning_rate
 from kdhpc.training.streams import OwnStream, on_streams
@@ -120,6 +121,8 @@ class EnsembleLearner:
             )
             for network in networks
         ]
+        self._counters = BatchCounters(networks)
+        self._ones_M = torch.ones(graph.num_nodes, device=target)
         self._untaught_MG = torch.zeros(graph.num_nodes, len(self._groups), device=target)
         self._check_pretrained()
         self._coefficients = graph_coefficients(graph, device=target, dtype=torch.float32)
@@ -207,9 +210,8 @@ class EnsembleLearner:
 
     def learn(self, batch: ImageBatch) -> Tensor:
         """Learn the batch. Returns each node's loss before the update, (M,), detached. Nothing waits for the host."""
-        outputs = self._outputs(batch.images)
         loss_M = self._programs.objective(
-            _stacked(outputs),
+            self._outputs(batch.images),
             batch.labels,
             self._coefficients,
             self._windows,
@@ -217,14 +219,17 @@ class EnsembleLearner:
             self._terms,
         )
         learning = self._learning()
-        losses = loss_M.unbind()
-        if learning:
-            # One backward pass: a node's loss reaches no other node.
+        # One backward pass: a node's loss reaches no other node.
+        if learning and self.scales_loss:
+            losses = loss_M.unbind()
             torch.autograd.backward([self._nodes[m].loss_to_differentiate(losses[m]) for m in learning])
+        elif learning:
+            torch.autograd.backward([loss_M], [self._ones_M])
         # Weights that no edge teaches stay as they are, and all of a node whose gates stopped every loss.
         skip_MG = torch.maximum((loss_M.detach() == 0).float().unsqueeze(1), self._untaught_MG)
         for m in learning:
             self._nodes[m].update(skip_MG[m])
+        self._counters.count()
         return loss_M.detach()
 
     def evaluate(self, source: EvalSource) -> Accuracies | NotFinite:
@@ -270,6 +275,7 @@ class EnsembleLearner:
         """All of a graph that is no coefficient of a loss."""
         self._untaught_MG.copy_(untaught(graph, self._groups))
         self._frozen = graph.unlearned_nodes if self._pretrained is not None else ()
+        self._counters.freeze(self._frozen)
         if self._pretrained is not None:
             for index in self._frozen:
                 freeze_with(self._nodes[index].network, self._pretrained, origin=pretrained_origin(self._objective))
@@ -286,26 +292,26 @@ class EnsembleLearner:
         if self._pretrained is not None:
             check_weights(self._nodes[0].network, self._pretrained, origin=pretrained_origin(self._objective))
 
-    def _outputs(self, images: Tensor) -> list[NetworkOutput]:
+    def _outputs(self, images: Tensor) -> EnsembleOutput:
         def forward(index: int) -> NetworkOutput:
             return self._forward(index, images)
 
         num_nodes = len(self._nodes)
-        return on_streams(forward, self._streams) if self._streams else [forward(index) for index in range(num_nodes)]
+        # Frozen nodes run in another mode: a program of all networks would be another one for each choice of them.
+        if self._programs.combines and not self._frozen:
+            with self._precision():
+                return self._programs.networks(self.networks, images)
+        outputs = on_streams(forward, self._streams) if self._streams else [forward(m) for m in range(num_nodes)]
+        return stacked(outputs)
 
     def _forward(self, index: int, images: Tensor) -> NetworkOutput:
-        with torch.autocast(self._target.type, self._autocast, enabled=self._autocast is not None):
+        with self._precision():
             return self._programs.network(self._nodes[index].network, images)
+
+    def _precision(self) -> torch.autocast:
+        """What networks are called under."""
+        return torch.autocast(self._target.type, self._autocast, enabled=self._autocast is not None)
 
     def _predict(self, images: Tensor) -> Prediction:
         outputs = [self._forward(index, images) for index in range(len(self._nodes))]
         return mean_ensemble(torch.stack([output.logits for output in outputs]))
-
-
-def _stacked(outputs: list[NetworkOutput]) -> EnsembleOutput:
-    extra = zip(*(output.extra_hard_logits for output in outputs), strict=True)
-    return EnsembleOutput(
-        torch.stack([output.logits for output in outputs]),
-        torch.stack([output.attention_map for output in outputs]),
-        tuple(torch.stack(logits) for logits in extra),
-    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdhpc.errors import CaptureError
-from kdhpc.training.device_errors import first_line
+from kdhpc.training.device_errors import first_line, is_out_of_memory
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def record_cuda_graph(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         Exception: what the function, or torch, raised. The process can go on: the capture has ended, and its memory is
             given back.
     """
+    torch.cuda.synchronize()  # What has failed before is no failure of the recording.
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.MemPool()
     counter = torch.zeros((), device="cuda")
     try:
@@ -123,12 +124,17 @@ def _check_recovery(counter: Tensor) -> None:
         RuntimeError: the device, or torch, is not as it was before the failed capture.
     """
     graph = torch.cuda.CUDAGraph()
-    with suppress(torch.OutOfMemoryError):  # A device that is full is not broken.
+    try:
         with _capture(graph):
             counter.add_(1)
         graph.replay()
-        if counter.item() != 1:
-            raise RuntimeError("a small CUDA graph does not do what was recorded")
+        value = counter.item()
+    except RuntimeError as exc:
+        if is_out_of_memory(exc):  # A device that is full is not broken.
+            return
+        raise
+    if value != 1:
+        raise RuntimeError("a small CUDA graph does not do what was recorded")
 
 
 class Recorder:

@@ -11,6 +11,7 @@ from torch import Tensor
 from kdhpc.config.schema import DeviceConfig, TrainingConfig
 from kdhpc.errors import CheckpointError
 from kdhpc.training.batches import EvalSource, ImageBatch
+from kdhpc.training.counters import BatchCounters
 from kdhpc.training.device import enforce_precision
 from kdhpc.training.ensemble import build_seeded
 from kdhpc.training.evaluation import Accuracies, NotFinite, Prediction, top1_accuracies
@@ -47,6 +48,7 @@ class SingleLearner(ABC, Generic[NetworkT]):
         self._target = target
         self._autocast = enforce_precision(device, target)
         network = build_seeded(build, seed=seed, node=0, target=target, channels_last=device.channels_last)
+        self._counters = BatchCounters([network])
         self._node = Node(network, training, scale_loss=self.scales_loss, capturable=programs.records)
 
     @abstractmethod
@@ -101,6 +103,7 @@ class SingleLearner(ABC, Generic[NetworkT]):
         loss = self._loss(batch)
         torch.autograd.backward([self._node.loss_to_differentiate(loss)])
         self._node.update((loss.detach() == 0).float())
+        self._counters.count()
         return loss.detach().unsqueeze(0)
 
     def evaluate(self, source: EvalSource) -> Accuracies | NotFinite:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from itertools import count
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -27,8 +28,12 @@ _TIMED_STEPS = 3
 MOST_RECORDINGS = 2
 """Of a learner at a time: each keeps a stream, and the memory of a whole step."""
 _NUM_NUDGED = 2
+"""Steps that show how far rounding reaches."""
+_NUM_ATTEMPTS = 3
+"""With other weights each, before a difference counts: rounding may change where an attention map is highest, or
+whether an answer is right, in the replay alone."""
 _OTHER_WEIGHTS = 0.2
-"""How much other weights are those that a recording is tried with, as a part of each: far more than rounding."""
+"""By how much the weights that a recording is tried with are others than those it was made with, as a part of each."""
 
 InputsT = TypeVar("InputsT", bound=tuple[Tensor, ...])
 
@@ -46,8 +51,9 @@ class TrainingStep(Generic[InputsT]):
 
     The first step of each structure is tried. A compiler may fail as late as in the backward pass, with any error:
     whatever fails is done again without it, from the state before. And before a recording is used, two replays must
-    agree with the steps that they stand for: one as it was recorded, and one of other weights, with another batch,
-    learning rate, ramp and graph. Otherwise, as where recording fails, the recorder gives up.
+    agree with the steps that they stand for, from other weights: one with the batch and all else that was there when it
+    was recorded, and one with another batch, learning rate, ramp and graph. Otherwise, as where recording fails, the
+    recorder gives up.
 
     Args:
         learner: What learns.
@@ -108,7 +114,8 @@ class TrainingStep(Generic[InputsT]):
     def _plain(self, inputs: InputsT, structure: Hashable) -> Tensor:
         """A step that is not recorded."""
         compiler = self._learner.programs.compiler
-        if structure in self._tried or compiler.mode == "eager":
+        tried = structure, compiler.combines
+        if tried in self._tried or compiler.mode == "eager":
             return self._learn(inputs)
         before = self._learner.state()
         try:
@@ -119,8 +126,8 @@ class TrainingStep(Generic[InputsT]):
             if compiler.mode == "compile":
                 compiler.give_up(exc)
             self._learner.restore(before)
-            losses = self._learn(inputs)
-        self._tried.add(structure)
+            return self._plain(inputs, structure)
+        self._tried.add(tried)
         return losses
 
     def _record(self, record: Record, inputs: InputsT, structure: Hashable) -> _Recording | None:
@@ -130,36 +137,46 @@ class TrainingStep(Generic[InputsT]):
         stream = OwnStream(inputs[0].device) if inputs[0].is_cuda else None
         before = self._learner.state()
         with nullcontext() if stream is None else stream.in_line():
-            replay = self._tried_replay(record, inputs, structure, before)
+            replay = self._tried_replay(record, inputs, structure)
             self._learner.restore(before)
         return None if replay is None else _Recording(replay, stream)
 
-    def _tried_replay(
-        self, record: Record, inputs: InputsT, structure: Hashable, before: tuple[NodeState, ...]
-    ) -> Callable[[], Tensor] | None:
+    def _tried_replay(self, record: Record, inputs: InputsT, structure: Hashable) -> Callable[[], Tensor] | None:
+        """A recording that agrees with steps; none: the recorder has given up."""
         learn = partial(self._learn, inputs)
         # Plain steps also compile, and choose cuDNN's algorithms, which cannot be done while recording.
         self._plain(inputs, structure)
-        after = nudged(self._learner.state(), seed=0, by=_OTHER_WEIGHTS)
+        after = self._learner.state()
         replay: Callable[[], Tensor] | None = None
-        for start, setting in ((before, nullcontext()), (after, self._varied(inputs))):
+        seeds = count()  # Other weights each time: those of the recording may be baked in, too.
+        for setting in (nullcontext(), self._varied(inputs)):
             with setting:
-                expected = Expectation(self._run(learn, start), self._learner.networks)
-                for seed in range(_NUM_NUDGED):
-                    expected.widen(self._run(learn, nudged(start, seed)))
-                try:
-                    replay = replay or record(learn)
-                    problem = expected.problem(self._run(replay, start))
-                except CaptureError:
-                    raise
-                except Exception as exc:
-                    if is_of_device(exc):
+                for _ in range(_NUM_ATTEMPTS):
+                    start = nudged(after, next(seeds), by=_OTHER_WEIGHTS)
+                    expected = self._expected(learn, start)
+                    try:
+                        replay = replay or record(learn)
+                        problem = expected.problem(self._run(replay, start))
+                    except CaptureError:
                         raise
-                    problem = first_line(exc)
+                    except Exception as exc:
+                        if is_of_device(exc):
+                            raise
+                        problem = first_line(exc)
+                        break
+                    if problem is None:
+                        break
             if problem is not None:
                 self._learner.programs.recorder.give_up(problem)
                 return None
         return replay
+
+    def _expected(self, learn: Callable[[], Tensor], start: tuple[NodeState, ...]) -> Expectation:
+        """What a replay from that state must come to."""
+        expected = Expectation(self._run(learn, start), self._learner.networks)
+        for seed in range(_NUM_NUDGED):
+            expected.widen(self._run(learn, nudged(start, seed)))
+        return expected
 
     @contextmanager
     def _varied(self, inputs: InputsT) -> Iterator[None]:

@@ -243,6 +243,13 @@ def test_record_that_fails_on_a_full_device_is_no_broken_process(world, monkeypa
     assert fail(world, fills) == (RuntimeError, torch.OutOfMemoryError)
 
 
+def test_record_after_an_error_of_the_device_has_begun_nothing(world):
+    world.is_alive = False
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        record_cuda_graph(lambda: torch.ones(1))
+    assert not world.users
+
+
 def dies(world):
     world.is_alive = world.is_valid = False
     raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -30,15 +30,27 @@ from tools.benchmarks.peers_published import PerSampleLosses, PublishedLoop
 THROUGH, CUTOFF, LINEAR, CORRECT = Gate.THROUGH, Gate.CUTOFF, Gate.LINEAR, Gate.CORRECT
 
 
-def learner_of(graph, *, network=NETWORK, seed=0, training=None, device=CPU, backend=None, record=None, target="cpu"):
+def learner_of(
+    graph,
+    *,
+    network=NETWORK,
+    objective=OBJECTIVE,
+    seed=0,
+    training=None,
+    device=CPU,
+    backend=None,
+    record=None,
+    target="cpu",
+    combines=False,
+):
     return EnsembleLearner(
         graph=graph,
         network=network,
-        objective=OBJECTIVE,
+        objective=objective,
         training=training or training_config(),
         device=device,
         target=torch.device(target),
-        programs=programs(backend, record),
+        programs=programs(backend, record, combines=True) if combines else programs(backend, record),
         num_classes=NUM_CLASSES,
         image_size=IMAGE_SIZE,
         seed=seed,

@@ -4,14 +4,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch._dynamo.utils import counters
 
-from kdhpc.config.schema import NetworkConfig
+from kdhpc.config.schema import DeviceConfig, NetworkConfig
 from kdhpc.graph.spec import Gate
+from kdhpc.networks.build import build_network
+from kdhpc.training.device import combines_nodes
 from kdhpc.training.learner import Moment
-from kdhpc.training.programs import Compiler, Program, programs
+from kdhpc.training.programs import Compiler, Program, combining, programs, programs_for
 from tests.losses.paper_reference import random_graph
-from tests.training.memory_source import CPU, MemoryEval, MemoryTrain, mutual
+from tests.training.memory_source import (
+    CPU,
+    IMAGE_SIZE,
+    NETWORK,
+    NUM_CLASSES,
+    OBJECTIVE,
+    MemoryEval,
+    MemoryTrain,
+    graph_of,
+    mutual,
+)
 from tests.training.test_ensemble import learner_of
 from tests.training.test_loop import never
 from tests.training.test_packed_resume import training_of as packed_training
@@ -58,6 +71,99 @@ def test_programs_one_compilation_serves_every_graph_node_seed_and_resume(compil
     assert num_compiled() == after_first
     assert not counters["recompiles"]
     assert not counters["graph_break"]
+
+
+def test_programs_one_program_of_all_networks_serves_every_graph_seed_and_resume(compiled):
+    first = learner_of(mutual(num_nodes=3), backend=compiled, combines=True)
+    run_once(first)
+    after_first = num_compiled()
+    rng = np.random.default_rng(0)
+    for seed in range(12):
+        learner = learner_of(random_graph(rng, 3), seed=seed, backend=compiled, combines=True)
+        if seed % 4 == 0:
+            learner.restore(first.state())
+        run_once(learner, num_steps=1)
+    first.restart(random_graph(rng, 3), seed=1)
+    run_once(first)
+    assert num_compiled() == after_first
+    assert not counters["recompiles"]
+    assert first.programs.combines
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_programs_of_all_networks_learn_as_those_of_each(compiled, seed):
+    graph = random_graph(np.random.default_rng(seed), 3)
+    each, combined = (learner_of(graph, backend=compiled, combines=combines) for combines in (False, True))
+    losses, accuracies = run_once(combined, num_steps=3)
+    expected_losses, expected_accuracies = run_once(each, num_steps=3)
+    torch.testing.assert_close(losses, expected_losses, rtol=0, atol=1e-6)
+    assert accuracies == expected_accuracies
+    for ours, theirs in zip(combined.networks, each.networks, strict=True):
+        for name, tensor in ours.state_dict().items():
+            torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_programs_with_frozen_nodes_are_those_of_each_network(tmp_path):
+    weights = build_network(NETWORK, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE).state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+    objective = replace(OBJECTIVE, unlearned="pretrained", pretrained=str(tmp_path / "weights.safetensors"))
+    called = []
+
+    def backend(module, inputs):
+        called.append(len(inputs))
+        return module.forward
+
+    graph = graph_of([[Gate.CUTOFF, Gate.CUTOFF], [Gate.THROUGH, Gate.CUTOFF]], labels=[Gate.CUTOFF, Gate.THROUGH])
+    frozen = replace(graph, edges=tuple(replace(edge, gate=Gate.CUTOFF) for edge in graph.edges))
+    learner = learner_of(frozen, objective=objective, backend=backend, combines=True)
+    run_once(learner, num_steps=1)
+    one_network = max(called)
+    learner.restart(graph, seed=0)
+    run_once(learner, num_steps=1)
+    assert max(called) > 1.8 * one_network  # Now both are a program.
+
+
+def test_program_that_cannot_be_combined_is_compiled_without(caplog):
+    broken = []
+
+    def backend(module, inputs):
+        if not broken:
+            broken.append(module)
+            raise RuntimeError("too many arguments\nand more")
+        return module.forward
+
+    learner = learner_of(mutual(), backend=backend, combines=True)
+    with caplog.at_level(logging.WARNING):
+        run_once(learner)
+    assert learner.programs.mode == "compile"
+    assert not learner.programs.combines
+    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("kdhpc")]
+    assert message.endswith("(device.combine=false does not try more): RuntimeError: too many arguments")
+
+
+def test_combining_asks_only_for_what_this_torch_has():
+    torch.compile(lambda values: values + 1, options=combining())  # Refuses names that it does not know.
+    assert combining()["combo_kernels"] is True
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "combines"),
+    [
+        ("cuda", {}, True),
+        ("cuda", {"combine": False}, False),
+        ("cuda", {"node_streams": True}, False),
+        ("cpu", {}, False),
+    ],
+)
+def test_nodes_are_combined_where_launches_cost(device, changes, combines):
+    assert combines_nodes(DeviceConfig(**changes), torch.device(device)) is combines
+
+
+def test_cudnn_tries_its_algorithms_only_where_it_is_told_to(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    for told in (True, False):
+        programs_for(DeviceConfig(device="cpu", cudnn_benchmark=told), torch.device("cpu"))
+        assert torch.backends.cudnn.benchmark is told
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -487,7 +487,7 @@ def test_forward_and_losses_on_cuda_take_nothing_from_the_cpu():
     with FakeTensorMode(), torch.device("cuda", 0), pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Module, "to", lambda module, *args, **kwargs: module)
         learner, batch = fake_step("cuda:0", precision="float32")
-        patch.setattr(torch.autograd, "backward", lambda losses: None)
+        patch.setattr(torch.autograd, "backward", lambda losses, gradients: None)
         patch.setattr("kdhpc.training.node.Node.update", lambda node, skip: None)
         losses = learner.step(batch, Moment(epoch=1, step=1, num_steps=8))
         assert losses.device == torch.device("cuda", 0)

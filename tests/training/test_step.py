@@ -55,6 +55,29 @@ def test_step_backward_pass_that_cannot_be_compiled_runs_as_it_is(fails_late, re
     assert message.endswith("ZeroDivisionError: no backward pass")
 
 
+@pytest.mark.parametrize("fails_first", ["forward", "backward"])
+def test_step_that_cannot_be_combined_and_then_not_be_compiled_runs_as_it_is(fails_late, fails_first, caplog):
+    broken = []
+
+    def forward(module, inputs):
+        if fails_first == "forward" and not broken:
+            broken.append(module)
+            raise ZeroDivisionError("no forward pass")
+        return as_written(module, inputs)
+
+    backend = aot_autograd(fw_compiler=forward, bw_compiler=without_backward)
+    learner = learner_of(mutual(num_nodes=2), backend=backend, combines=True)
+    with caplog.at_level(logging.WARNING):
+        losses = losses_of(learner)
+    torch.testing.assert_close(losses, losses_of(learner_of(mutual(num_nodes=2))), rtol=1e-5, atol=1e-6)
+    assert learner.programs.mode == "eager"
+    messages = [entry.getMessage() for entry in caplog.records if entry.name.startswith("kdhpc")]
+    assert [message.partition(" (")[2].partition(" does")[0] for message in messages] == [
+        "device.combine=false",
+        "device.mode=eager",
+    ]
+
+
 def failing(error):
     def fail(*_):
         raise error

@@ -9,6 +9,7 @@ from tools.benchmarks.report import show
 
 _BENCHMARKS = {
     "step": "a training step against the published style of loop, vmap and grouped convolution",
+    "launches": "kernels of a whole step on a GPU, counted without one, beside the published style of loop",
     "losses": "the losses of all edges at once against an edge at a time",
     "data": "batches from the packed form against a DataLoader of JPEG files",
     "study": "workers on the shared study against plain study.optimize",

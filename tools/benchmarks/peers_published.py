@@ -162,7 +162,6 @@ class PublishedLoop:
                 lr=config.learning_rate,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
-                fused=False,
             )
             for network in self.networks
         ]

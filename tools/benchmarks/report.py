@@ -30,6 +30,8 @@ class Report:
     """All with the same keys; a time's key ends in its unit."""
     notes: Sequence[str] = ()
     """What a reader must know to read the numbers."""
+    rows_alone: bool = False
+    """JSON is the list of rows: nothing about the machine matters to them."""
 
 
 def machine() -> dict[str, Cell]:
@@ -55,7 +57,8 @@ def show(report: Report, out: TextIO, *, style: str) -> None:
     where = machine()
     if style == "json":
         document = {"title": report.title, "machine": where, "settings": report.settings, "rows": list(report.rows)}
-        json.dump(document | {"notes": list(report.notes)}, out, indent=2)
+        whole = document | {"notes": list(report.notes)}
+        json.dump(document["rows"] if report.rows_alone else whole, out, indent=2)
         out.write("\n")
         return
     lines = [f"## {report.title}", "", _listed(where), _listed(report.settings), ""]
