@@ -186,7 +186,8 @@ def decode_part(part: Part) -> int:
             sizes[index] = decoded.height, decoded.width
     content = io.BytesIO()
     np.savez(content, images=images, sizes=sizes, reasons=np.array(reasons, dtype=np.str_))
-    write_whole(part.file, content.getbuffer())
+    with content.getbuffer() as whole:
+        write_whole(part.file, whole)
     return len(part)
 
 

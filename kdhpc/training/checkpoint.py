@@ -100,8 +100,6 @@ def save_checkpoint(
     """
     buffer = io.BytesIO()
     torch.save({"key": dataclasses.asdict(key), "state": _to_payload(state)}, buffer)
-    payload = buffer.getbuffer()
-    head = _FORMAT.pack(_MAGIC, _VERSION) + _FIELDS.pack(key.digest, state.step, len(payload))
     answers: list[bool] = []
 
     def may_replace() -> bool:
@@ -110,10 +108,12 @@ def save_checkpoint(
         answers.append(may_write() and (not is_further or there == rejected))
         return answers[-1]
 
-    try:
-        write_whole(path, head, _checksum(head, payload), payload, may_replace=may_replace)
-    except StorageError as exc:
-        raise CheckpointError(f"{exc}; make room, or allow writing there") from exc
+    with buffer.getbuffer() as payload:
+        head = _FORMAT.pack(_MAGIC, _VERSION) + _FIELDS.pack(key.digest, state.step, len(payload))
+        try:
+            write_whole(path, head, _checksum(head, payload), payload, may_replace=may_replace)
+        except StorageError as exc:
+            raise CheckpointError(f"{exc}; make room, or allow writing there") from exc
     return answers[-1]
 
 

@@ -169,9 +169,9 @@ class CompileCache:
         try:
             with tarfile.open(fileobj=content, mode="w:gz", compresslevel=1) as archive:
                 archive.add(self._folder, arcname=".", filter=lambda entry: entry if _is_kept(entry) else None)
-            artifacts = content.getbuffer()
-            header = _HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest())
-            write_whole(self._path, header, artifacts, mode=0o600)
+            with content.getbuffer() as artifacts:
+                header = _HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest())
+                write_whole(self._path, header, artifacts, mode=0o600)
         except (OSError, StorageError) as exc:
             _LOG.warning("compile cache %s is not published: %s", self._path, exc)
             return False

@@ -57,6 +57,8 @@ class Compiler:
             from torch._functorch import config as backward_config
 
             config.recompile_limit = max(config.recompile_limit, _VARIANTS)
+            # Nothing to tell a user: what is slower in Python 3.13.0 is negligible here.
+            config.issue_3_13_0_warning = False
             # Backward passes run outside of autocast here, also those that were traced within it.
             backward_config.backward_pass_autocast = "off"
 

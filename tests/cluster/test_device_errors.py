@@ -79,7 +79,7 @@ def working(storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *
     config = compose_search(["study=quickstart", "device=cpu", "worker.seats=3", "worker.max_failures=3", *options])
     setting = SimpleNamespace(config=config, paths=StudyPaths(tmp_path))
     monkeypatch.setattr(worker_room, "trial_setting", lambda *_: setting)
-    monkeypatch.setattr(worker_room, "_compile_cache", lambda *_: None)
+    monkeypatch.setattr(worker_room, "_compiling", lambda setting: (setting, None))
 
     def work() -> None:
         with StopSignals() as signals:
