@@ -29,20 +29,22 @@ from tools.gpu_checks.setting import (
 )
 
 _STEPS_PER_EPOCH = 4
+_FEW_NODES = 2
+"""Where programs are compiled for a single check: that takes as long as there are nodes."""
 _AS_PLAIN = 3
 """Times the difference of two plain runs that a recorded one may differ, where those differ at all."""
 
 
 def checks(scale: Scale) -> Iterator[Check]:
     """The first network, in the precision that ``auto`` is: checks of trials side by side take the same programs."""
-    yield _recorded(scale, scale.step_networks[0])
+    yield _recorded(scale, scale.step_networks[0], scale.num_nodes)
 
 
 def more_checks(scale: Scale, scratch: Path) -> Iterator[Check]:
     """The other networks; frozen nodes; then the other precisions. All of them compile anew."""
     first, *others = scale.step_networks
-    yield from (_recorded(scale, network) for network in reversed(others))
-    yield Check(name=f"frozen nodes, {first}", run=functools.partial(frozen_check, scale, first, scratch))
+    yield from (_recorded(scale, network, _FEW_NODES) for network in reversed(others))
+    yield Check(name=f"frozen nodes, {first}", run=functools.partial(frozen_check, scale, first, scratch), limit_s=240)
     precisions: tuple[Precision, ...] = ("float32", "bf16", "fp16")
     for precision in () if scale.cpu else precisions:
         device = DeviceConfig(device="cuda", precision=precision)
@@ -50,23 +52,24 @@ def more_checks(scale: Scale, scratch: Path) -> Iterator[Check]:
         if not is_usual and preferred_mode(device, device_of(scale)) == "cudagraph":
             yield Check(
                 name=f"recorded against plain, {first}, {precision}",
-                run=functools.partial(recorded_check, scale, first, precision=precision),
+                run=functools.partial(recorded_check, scale, first, num_nodes=_FEW_NODES, precision=precision),
+                limit_s=240,
             )
 
 
-def _recorded(scale: Scale, network: str) -> Check:
+def _recorded(scale: Scale, network: str, num_nodes: int) -> Check:
     return Check(
         name=f"recorded against plain, {network}",
-        run=functools.partial(recorded_check, scale, network),
-        limit_s=240,
+        run=functools.partial(recorded_check, scale, network, num_nodes=num_nodes),
+        limit_s=420,
     )
 
 
-def recorded_check(scale: Scale, network: str, *, precision: str = "auto") -> Numbers:
+def recorded_check(scale: Scale, network: str, *, num_nodes: int, precision: str = "auto") -> Numbers:
     """Steps, an evaluation, a checkpoint, another graph and seed, and back to the checkpoint."""
     device = DeviceConfig(device="cpu" if scale.cpu else "cuda", precision=precision)  # type: ignore[arg-type]
-    config = config_of(scale, network, device=device, training=short_training(scale))
-    graphs = [random_graph(scale.num_nodes, number) for number in (0, 1)]
+    config = config_of(scale, network, num_nodes=num_nodes, device=device, training=short_training(scale))
+    graphs = [random_graph(num_nodes, number) for number in (0, 1)]
     return _compare(scale, config, graphs)
 
 
@@ -101,6 +104,8 @@ def _compare(
         raise DiffersError(f"steps were not recorded (mode {mode}): the line before says why")
     if scale.compiles and (mode, plain_mode) != ("cudagraph", "compile"):
         raise DiffersError(f"torch.compile failed (modes {mode}, {plain_mode}): the line before says why")
+    if scale.compiles and not programs_of(scale, None).combines:
+        raise DiffersError("kernels of all nodes could not be combined: the line before says why")
     numbers: Numbers = {
         "tensors": len(plain),
         "mode": mode,

@@ -15,7 +15,8 @@ DECIDING = ("resnet20", "abn_resnet18")
 """Networks on which a lever is judged: the smallest, and the paper's own."""
 LEVERS: dict[str, tuple[str, str]] = {
     "node streams": ("cudagraph", "device.node_streams=true"),
-    "cudnn.benchmark": ("cudagraph", "torch.backends.cudnn.benchmark = True in every process that trains"),
+    "cudnn.benchmark": ("cudagraph", "device.cudnn_benchmark=true"),
+    "not combined": ("cudagraph", "device.combine=false"),
     "4 trials, CUDA_DEVICE_MAX_CONNECTIONS=32": (
         "4 trials, a process of their own",
         "CUDA_DEVICE_MAX_CONNECTIONS=32 in the environment of workers",

@@ -67,7 +67,7 @@ def recorder_of(scale: Scale) -> Record:
 
 def programs_of(scale: Scale, record: Record | None) -> Programs:
     """The programs of the checks, whose steps something records, or nothing."""
-    plain = programs(scale.backend, batch_backend=None if scale.cpu else scale.backend)
+    plain = programs(scale.backend, batch_backend=None if scale.cpu else scale.backend, combines=scale.compiles)
     # The same programs: what plain steps have compiled serves recorded ones.
     return dataclasses.replace(plain, recorder=Recorder(record))
 

@@ -48,7 +48,7 @@ def checks(scale: Scale, scratch: Path) -> Iterator[Check]:
         for cells in (_modes, _peers, _side_by_side, _levers):
             for network in networks[: 1 if scale.cpu and cells is _levers else None]:
                 for name, run in cells(scale, network):
-                    yield Check(name=f"{network}: {name}", run=run, limit_s=180)
+                    yield Check(name=f"{network}: {name}", run=run, limit_s=300)
         for network in networks if not scale.cpu else ():
             yield Check(
                 name=f"{network}: floor", run=functools.partial(floor_check, scale, network, scratch / "floors")
@@ -57,7 +57,7 @@ def checks(scale: Scale, scratch: Path) -> Iterator[Check]:
             yield _first_step(scale, networks[0], scratch)
     for network in scale.speed_networks[: 1 if scale.cpu else _NUM_FIRST]:
         for name, run in _options(scale, network):
-            yield Check(name=f"{network}: {name}", run=run, limit_s=180)
+            yield Check(name=f"{network}: {name}", run=run, limit_s=300)
     network = scale.speed_networks[0]
     for precision in ("float32", "bf16"):
         yield Check(
@@ -112,7 +112,8 @@ def _levers(scale: Scale, network: str) -> _Cells:
     if not scale.cpu:
         streams = with_device(config, node_streams=True)
         yield "node streams", functools.partial(steps_check, scale, streams)
-        yield "cudnn.benchmark", functools.partial(steps_check, scale, config, cudnn_benchmark=True)
+        yield "not combined", functools.partial(steps_check, scale, with_device(config, combine=False))
+        yield "cudnn.benchmark", functools.partial(steps_check, scale, with_device(config, cudnn_benchmark=True))
     number = 4 if not scale.cpu else 2
     run = functools.partial(processes_check, scale, network, number=1, num_trials=number)
     yield f"{number} trials, a process of their own", run
@@ -144,17 +145,12 @@ def _config(scale: Scale, network: str, *, mode: str) -> SearchConfig:
     return config_of(scale, network, device=device)
 
 
-def steps_check(
-    scale: Scale, config: SearchConfig, *, num_trials: int = 1, ready: bool = False, cudnn_benchmark: bool = False
-) -> Numbers:
+def steps_check(scale: Scale, config: SearchConfig, *, num_trials: int = 1, ready: bool = False) -> Numbers:
     """Steps of trials that take turns, each on a stream of its own, as a worker's."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = cudnn_benchmark
     compute_in(resolve_precision(config.device, device_of(scale)))
     try:
         return _steps(scale, config, num_trials, ready)
     finally:
-        torch.backends.cudnn.benchmark = before
         compute_in("float32")
 
 
