@@ -230,7 +230,8 @@ def _log_device(config: DeviceConfig) -> None:
     """How trials are trained here; ``kdhpc status`` shows the mode that came of it."""
     device = resolve_device(config)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    precision, mode = resolve_precision(config, device), preferred_mode(config, device)
+    precision = resolve_precision(config, device)
+    mode = "auto" if has_choice(config, device) else preferred_mode(config, device)
     _LOG.info("device %s, precision %s, mode %s", name, precision, mode)
 
 

@@ -50,7 +50,7 @@ class CompileTimes:
 
 
 UNKNOWN = CompileTimes(compile_s=120.0, eager_s=1.0, compiled_s=0.9)
-"""Where nothing is on record: slower to compile, and less faster then, than any network in docs/performance.md."""
+"""Where nothing is on record: it takes longer, and gains less, than any network in docs/performance.md."""
 
 
 class AutoMode:

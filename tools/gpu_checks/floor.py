@@ -2,7 +2,7 @@
 
 That benchmark takes half a minute a network and no GPU. So it runs beside the checks, and is waited for after them.
 
-SEAM: this is all that the checks know of that benchmark: it is run as a program, and three keys of its rows are read.
+This is all that the checks know of that benchmark: it is run as a program, and three keys of its rows are read.
 """
 
 import importlib.util
