@@ -10,8 +10,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from kdhpc.study.endpoint import read_endpoint
-from kdhpc.study.server import ServerOptions, start, stop
+from kdhpc.server.control import ServerOptions, start, stop
+from kdhpc.server.endpoint import read_endpoint
 from kdhpc.study.storage import Storage
 from tests.databases import delete_rows
 from tests.faults import FaultyDisk, compiled_faultfs, faulty_disk
@@ -21,7 +21,7 @@ from tests.faults import FaultyDisk, compiled_faultfs, faulty_disk
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-_LONGEST = ("slurm", "tools", "training", "cluster")
+_LONGEST = ("slurm", "tools", "training", "searching")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from kdhpc import folders
-from kdhpc.cluster.manifest import freeze_launch
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths
 from kdhpc.errors import DatabaseError, StorageError
 from kdhpc.files import FileLock, create_alone, replacing, write_whole
 from kdhpc.folders import append_to, own_folder, private_folder, refuse_planted, refuse_strangers
-from kdhpc.study.server import ServerOptions, running, start, stop
-from kdhpc.study.server_home import checked_home
+from kdhpc.searching.manifest import freeze_launch
+from kdhpc.server.control import ServerOptions, running, start, stop
+from kdhpc.server.home import checked_home
 from kdhpc.study.storage import Storage
 from tests.faults import FaultyDisk
-from tests.study.test_server_owner import fill, kill_all
+from tests.server.test_ownership import fill, kill_all
 
 STRANGER = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="other users need root")

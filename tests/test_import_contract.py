@@ -28,14 +28,14 @@ def _lint(folder: Path) -> "subprocess.CompletedProcess[str]":
         ("graph/spec.py", "import kdhpc.config.schema", "Imports go down the street"),
         ("config/paths.py", "import torch", "never wait for torch"),
         ("networks/names.py", "import kdhpc.networks.build", "never wait for torch"),
-        ("cluster/jobs.py", "import sqlalchemy", "Only the study knows SQL"),
+        ("searching/jobs.py", "import sqlalchemy", "Only the study knows SQL"),
         ("study/slots.py", "import optuna", "Only the study knows SQL"),
         ("cli/search.py", "from omegaconf import OmegaConf", "Only config knows Hydra"),
         ("cli/status.py", "import submitit", "Only cluster knows submitit"),
-        ("experiments/result.py", "import kdhpc.report.accuracy", "Imports go down the street"),
+        ("final/result.py", "import kdhpc.report.accuracy", "Imports go down the street"),
         ("report/draw_attention.py", "import torch", "never wait for torch"),
         ("report/pairs.py", "import matplotlib", "Only drawing knows Matplotlib"),
-        ("export/best.py", "import matplotlib", "Only drawing knows Matplotlib"),
+        ("searching/export.py", "import matplotlib", "Only drawing knows Matplotlib"),
     ],
 )
 def test_contract_breaks_on_an_import_that_does_not_belong(

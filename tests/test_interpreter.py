@@ -12,11 +12,11 @@ import pytest
 
 from kdhpc import interpreter
 from kdhpc.cli.main import main
-from kdhpc.cluster import local
-from kdhpc.cluster.submission import submission_script
 from kdhpc.config.compose import compose_search
 from kdhpc.errors import ConfigError
 from kdhpc.interpreter import check_modules, child_python, settle
+from kdhpc.searching import local
+from kdhpc.searching.submission import submission_script
 
 _ROOT = Path(__file__).parents[1]
 _RAISES = "raise SystemExit('a module of the working folder was imported')\n"

@@ -9,8 +9,8 @@ import pytest
 from kdhpc.cli.main import main
 from kdhpc.cli.progress import Progress
 from kdhpc.cli.table import aligned
-from kdhpc.cluster.job import log_to_stderr
 from kdhpc.data.progress import Progress as DataProgress
+from kdhpc.log import log_to_stderr
 from kdhpc.printing import one_line, printable, printable_output, printable_stream
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2J\rb\x9bc\u202ed"

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from kdhpc.config.paths import StudyPaths
-from kdhpc.study.address import EmbeddedAddress
+from kdhpc.server.address import EmbeddedAddress
+from kdhpc.study.status import StudyStatus, read_status, study_names
 from kdhpc.study.storage import Storage, never
-from kdhpc.study.summary import StudyStatus, read_status, study_names
 
 PATIENCE_S = 600.0
 """For what takes seconds where nothing else runs: a busy machine is no failure."""

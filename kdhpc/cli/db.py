@@ -67,8 +67,8 @@ def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _start(arguments: argparse.Namespace) -> int:
-    from kdhpc.study.server import ServerOptions, start
-    from kdhpc.study.server_claim import TakeOver
+    from kdhpc.server.control import ServerOptions, start
+    from kdhpc.server.ownership import TakeOver
 
     options = ServerOptions(
         listen=arguments.listen, allow=tuple(arguments.allow), port=arguments.port, workers=arguments.workers
@@ -83,7 +83,7 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    from kdhpc.study.server import stop
+    from kdhpc.server.control import stop
 
     stopped = stop(server_dir())
     if stopped.warning:
@@ -95,8 +95,8 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from kdhpc.study.server import running, unstopped
-    from kdhpc.study.server_proof import described
+    from kdhpc.server.control import running, unstopped
+    from kdhpc.server.proof import described
 
     folder = server_dir()
     endpoint = running(folder)
@@ -115,7 +115,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _url(arguments: argparse.Namespace) -> int:
-    from kdhpc.study.address import EmbeddedAddress
+    from kdhpc.server.address import EmbeddedAddress
 
     address = EmbeddedAddress(server_dir())
     try:
@@ -154,8 +154,8 @@ def _delete_study(arguments: argparse.Namespace) -> int:
 def _end_jobs(name: str) -> list[str]:
     """Cancel jobs of a study that have not started: they must not join a later one of its name. What is to be told."""
     from kdhpc.cluster import slurm
-    from kdhpc.cluster.jobs import cancel_waiting, study_jobs
     from kdhpc.errors import ClusterError
+    from kdhpc.searching.jobs import cancel_waiting, study_jobs
 
     if not slurm.is_available():
         return []

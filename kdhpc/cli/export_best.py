@@ -48,9 +48,9 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
     """
     from kdhpc.config.paths import StudyPaths
     from kdhpc.errors import StudyError
-    from kdhpc.export.best import export_trials
+    from kdhpc.searching.export import export_trials
+    from kdhpc.study.status import top_trials
     from kdhpc.study.study import SharedStudy
-    from kdhpc.study.summary import top_trials
 
     study = SharedStudy.open(storage, name)
     trials = top_trials(storage, name, top)

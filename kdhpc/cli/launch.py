@@ -12,9 +12,9 @@ from kdhpc.cli.study_config import Wanted, add_search_study_argument, study_name
 from kdhpc.errors import DatabaseError
 
 if TYPE_CHECKING:
-    from kdhpc.cluster.manifest import Manifest
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.config.schema import SearchConfig
+    from kdhpc.searching.manifest import Manifest
     from kdhpc.study.storage import Storage
 
 _DESCRIPTION = """\
@@ -76,9 +76,10 @@ def run(args: argparse.Namespace) -> int:
     # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
     with StopSignals(ends_at_second=True) as stop:
         from kdhpc.cluster import commands
-        from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
-        from kdhpc.cluster.launch import continued_launch
+        from kdhpc.cluster.requeue import requeue_if_out_of_time
+        from kdhpc.log import log_to_stderr
         from kdhpc.networks.names import check_network
+        from kdhpc.searching.launch import continued_launch
 
         name = study_name(args)
         log_to_stderr()
@@ -103,9 +104,9 @@ def run(args: argparse.Namespace) -> int:
 def _launch(
     wanted: Wanted, before: "tuple[Manifest, SearchConfig] | None", stop: "StopSignals", *, stays: bool, again: str
 ) -> int:
-    from kdhpc.cluster.hosting import Hosting
-    from kdhpc.cluster.launch import Launch
-    from kdhpc.cluster.search import StudyPlan, plan_study
+    from kdhpc.searching.launch import Launch
+    from kdhpc.searching.plan import StudyPlan, plan_study
+    from kdhpc.searching.server_host import Hosting
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
 
@@ -145,7 +146,7 @@ def _again(words: list[str]) -> str:
 def _finish(storage: "Storage", name: str) -> int:
     """Export the best graph, and say what is wrong."""
     from kdhpc.cli.export_best import export_best
-    from kdhpc.study.summary import read_status
+    from kdhpc.study.status import read_status
 
     status = read_status(storage, name)
     if status.trials.complete:
@@ -157,8 +158,8 @@ def _finish(storage: "Storage", name: str) -> int:
 
 
 def _print_script(name: str, config: "SearchConfig") -> int:
-    from kdhpc.cluster.manifest import launch_name
-    from kdhpc.cluster.submission import submission_script
+    from kdhpc.searching.manifest import launch_name
+    from kdhpc.searching.submission import submission_script
 
     print(submission_script(name, launch_name(), config.cluster, config.cluster.workers))
     return 0

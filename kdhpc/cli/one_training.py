@@ -8,7 +8,7 @@ from kdhpc.errors import DivergedError
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
-    from kdhpc.experiments.result import FinalResult
+    from kdhpc.final.result import FinalResult
     from kdhpc.training.loop import EpochReport
 
 
@@ -20,11 +20,12 @@ def train_one(config: "TrainConfig") -> bool:
 
     Raises:
         DivergedError: it diverged, now or earlier.
-        KdhpcError: as :func:`kdhpc.experiments.final.train_final`.
+        KdhpcError: as :func:`kdhpc.final.final.train_final`.
     """
     from kdhpc.cluster import slurm
-    from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time
+    from kdhpc.cluster.requeue import requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
+    from kdhpc.log import log_to_stderr
 
     log_to_stderr()
 
@@ -36,7 +37,7 @@ def train_one(config: "TrainConfig") -> bool:
 
     # Before the imports, which take seconds.
     with StopSignals(ends_at_second=True) as stop:
-        from kdhpc.experiments.final import train_final
+        from kdhpc.final.final import train_final
 
         result = train_final(config, show=show, should_stop=lambda: stop.requested)
         if result is None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdhpc.study.summary import StudyStatus
+    from kdhpc.study.status import StudyStatus
 
 
 def problem_of(status: "StudyStatus", logs: str) -> str | None:

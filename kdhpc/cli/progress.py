@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from kdhpc.printing import erase_line
 
 if TYPE_CHECKING:
-    from kdhpc.study.summary import StudyStatus
+    from kdhpc.study.status import StudyStatus
 
 
 class Progress:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         DataError: there is no such folder, or no result in it of a training that did not diverge.
     """
     from kdhpc.config.paths import final_root, report_dir
-    from kdhpc.experiments.summary import summarise_folder
+    from kdhpc.final.summary import summarise_folder
     from kdhpc.report.accuracy import chart_accuracies
     from kdhpc.report.draw_accuracy import draw_chart
 

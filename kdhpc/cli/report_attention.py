@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kdhpc.cli.table import aligned
 
 if TYPE_CHECKING:
-    from kdhpc.report.sights import Sights
+    from kdhpc.report.examples import Sights
 
 _DESCRIPTION = """\
 Draws some test images (rows), and over each the attention map of each node of a finished training (columns): the
@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
         UsageError: there are no such images.
         KdhpcError: the run, its weights or its images are damaged or not there.
     """
-    from kdhpc.cluster.job import log_to_stderr
     from kdhpc.config.paths import report_dir
     from kdhpc.data.progress import Progress
-    from kdhpc.experiments.finished import open_finished
+    from kdhpc.final.finished import open_finished
+    from kdhpc.log import log_to_stderr
     from kdhpc.report.attention import read_sights
     from kdhpc.report.draw_attention import draw_sights
 

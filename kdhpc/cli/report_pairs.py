@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kdhpc.errors import UsageError
 
 if TYPE_CHECKING:
-    from kdhpc.experiments.finished import FinishedRun
+    from kdhpc.final.finished import FinishedRun
 
 _DESCRIPTION = """\
 Takes every pair of networks of some finished trainings, and compares how far the two differ with what an ensemble of
@@ -59,15 +59,15 @@ def run(args: argparse.Namespace) -> int:
         UsageError: fewer than three networks.
         KdhpcError: a run, its weights or its images are damaged or not there.
     """
-    from kdhpc.cluster.job import log_to_stderr
     from kdhpc.config.paths import report_dir
     from kdhpc.data.progress import Progress
-    from kdhpc.experiments.finished import find_finished
     from kdhpc.files import write_whole
-    from kdhpc.report.answers import choose_networks, device_here, read_answers
+    from kdhpc.final.finished import find_finished
+    from kdhpc.log import log_to_stderr
     from kdhpc.report.correlation import fit_line, pairs_table
     from kdhpc.report.draw_pairs import draw_pairs
     from kdhpc.report.pairs import compare_pairs
+    from kdhpc.report.predictions import choose_networks, device_here, read_answers
 
     log_to_stderr()
     runs = find_finished(args.folders)

@@ -11,7 +11,7 @@ from kdhpc.cli.table import aligned
 from kdhpc.files import strict_json
 
 if TYPE_CHECKING:
-    from kdhpc.experiments.summary import Spread, Summary
+    from kdhpc.final.summary import Spread, Summary
 
 _DESCRIPTION = """\
 Mean and standard deviation over seeds of the nodes' mean accuracy and of the ensemble's, on the test images, after the
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         DataError: there is no such folder, or no result in it.
     """
     from kdhpc.config.paths import final_root
-    from kdhpc.experiments.summary import summarise_folder
+    from kdhpc.final.summary import summarise_folder
 
     summaries = summarise_folder(args.folder or final_root(), ddof=args.ddof)
     if args.format == "json":

@@ -60,13 +60,13 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 done; 1 done, but trials failed, or all of them diverged; 130 stopped before it was done.
     """
-    from kdhpc.cluster.local import for_this_machine, search_locally
-    from kdhpc.cluster.search import plan_study
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.networks.names import check_network
-    from kdhpc.study.server import ensure_server
+    from kdhpc.searching.local import for_this_machine, search_locally
+    from kdhpc.searching.plan import plan_study
+    from kdhpc.server.control import ensure_server
+    from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage
-    from kdhpc.study.summary import read_status
 
     wanted = wanted_study(args, executor="local")
     name, config = wanted.name, wanted.config

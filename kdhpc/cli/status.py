@@ -12,7 +12,7 @@ from kdhpc.cli.table import aligned
 
 if TYPE_CHECKING:
     from kdhpc.cluster.slurm import QueuedJob
-    from kdhpc.study.summary import StudyStatus
+    from kdhpc.study.status import StudyStatus
 
 _PATIENCE_S = 5.0
 _ROWS_SHOWN = 10
@@ -36,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DatabaseError: the database is away; the message says whether the job that hosts it waits in the queue.
     """
-    from kdhpc.cluster.jobs import mark_lost
     from kdhpc.errors import DatabaseError
     from kdhpc.files import strict_json
+    from kdhpc.searching.jobs import mark_lost
+    from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage
-    from kdhpc.study.summary import read_status
 
     try:
         storage = Storage.connect(patience_s=_PATIENCE_S)
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
 def _jobs(status: "StudyStatus") -> "tuple[QueuedJob, ...] | None":
     """The study's jobs; none where there is no Slurm, or it does not answer."""
     from kdhpc.cluster import slurm
-    from kdhpc.cluster.jobs import study_jobs
     from kdhpc.errors import ClusterError
+    from kdhpc.searching.jobs import study_jobs
 
     if not slurm.is_available():
         return None
@@ -76,8 +76,8 @@ def _jobs(status: "StudyStatus") -> "tuple[QueuedJob, ...] | None":
 def _waiting_launcher(study: str | None) -> str:
     """That the launching job of a study, which may host the database, waits in the queue; empty: it does not."""
     from kdhpc.cluster import slurm
-    from kdhpc.cluster.jobs import launching_jobs
     from kdhpc.errors import ClusterError
+    from kdhpc.searching.jobs import launching_jobs
 
     if study is None or not slurm.is_available():
         return ""

@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cancel_waiting(name: str) -> None:
-    from kdhpc.cluster.jobs import cancel_waiting, study_jobs
     from kdhpc.errors import ClusterError
+    from kdhpc.searching.jobs import cancel_waiting, study_jobs
 
     try:
         cancelled = cancel_waiting(study_jobs(name, patient=True))
@@ -64,7 +64,7 @@ def _cancel_waiting(name: str) -> None:
 def _await_trials(storage: "Storage", name: str) -> None:
     """Until no worker holds a trial, or the job that hosts the database has ended: it does when nobody holds one."""
     from kdhpc.errors import DatabaseError
-    from kdhpc.study.summary import read_status
+    from kdhpc.study.status import read_status
 
     try:
         while running := read_status(storage, name).trials.running:
@@ -77,8 +77,8 @@ def _await_trials(storage: "Storage", name: str) -> None:
 
 def _await_jobs(name: str) -> None:
     """Until the study's jobs have ended: a launch that comes before would take them for workers."""
-    from kdhpc.cluster.jobs import study_jobs
     from kdhpc.errors import ClusterError
+    from kdhpc.searching.jobs import study_jobs
 
     deadline = time.monotonic() + _JOBS_PATIENCE_S
     told = ""

@@ -21,7 +21,7 @@ def chosen_study(args: argparse.Namespace, storage: "Storage") -> str:
     Raises:
         UsageError: none is named, and there are none or several.
     """
-    from kdhpc.study.summary import study_names
+    from kdhpc.study.status import study_names
 
     named: str | None = args.study or os.environ.get("KDHPC_STUDY")
     if named:

@@ -105,8 +105,8 @@ def stored_study_config(name: str, overrides: Sequence[str], config_dir: Path | 
         UnknownStudyError: there is no such study.
         ConfigError: as :func:`kdhpc.config.compose.compose_config`.
     """
-    from kdhpc.cluster.search import stored_groups
     from kdhpc.config.compose import compose_search
+    from kdhpc.searching.plan import stored_groups
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
 

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from kdhpc.config.compose import compose_train
     from kdhpc.config.sweep import combinations
-    from kdhpc.experiments.run import open_all
+    from kdhpc.final.run import open_all
 
     overrides = _overrides(args)
     strange = [word for word in args.overrides if word.startswith("hydra")]

@@ -20,9 +20,9 @@ from kdhpc.config.paths import sweep_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.config.sweep import launch_sweep
 from kdhpc.errors import ClusterError, DataError, StorageError
-from kdhpc.experiments.result import read_result
-from kdhpc.experiments.run import Run, describe
-from kdhpc.experiments.subject import tell_about
+from kdhpc.final.result import read_result
+from kdhpc.final.run import Run, describe
+from kdhpc.final.subject import tell_about
 from kdhpc.folders import private_folder
 from kdhpc.interpreter import check_modules, write_in_any_encoding
 

@@ -35,8 +35,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Work until nothing is left to claim."""
-    from kdhpc.cluster.job import log_to_stderr, requeue_if_out_of_time, unless_stopped
+    from kdhpc.cluster.requeue import requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
+    from kdhpc.log import log_to_stderr
+    from kdhpc.searching.job import unless_stopped
 
     log_to_stderr()
     # Before the imports, which take seconds: a signal that comes meanwhile counts, too.
@@ -49,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _work(args: argparse.Namespace, stop: "StopSignals") -> int:
-    from kdhpc.cluster.job import connect
-    from kdhpc.cluster.search import check_same_study, stored_groups
-    from kdhpc.cluster.worker import run_worker
     from kdhpc.config.compose import compose_search
+    from kdhpc.searching.job import connect
+    from kdhpc.searching.plan import check_same_study, stored_groups
+    from kdhpc.searching.worker import run_worker
     from kdhpc.study.study import SharedStudy
 
     storage = connect(stop)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from kdhpc.errors import GraphError, nearest
-from kdhpc.graph.incoming import NO_TEACHING, Teaching
+from kdhpc.graph.node_space import NO_TEACHING, Teaching
 from kdhpc.graph.serial import read_graph
 from kdhpc.graph.space import edge_of
 from kdhpc.graph.spec import MOST_NODES, Design, Gate, GraphSpec

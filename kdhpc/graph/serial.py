@@ -30,7 +30,7 @@ from typing import TypeAlias, TypedDict
 from kdhpc.errors import GraphError
 from kdhpc.files import read_whole, write_whole
 from kdhpc.graph.document import Value, parse
-from kdhpc.graph.incoming import Teaching
+from kdhpc.graph.node_space import Teaching
 from kdhpc.graph.space import edge_of
 from kdhpc.graph.spec import MOST_NODES, Design, DistillationEdge, Gate, GraphSpec
 

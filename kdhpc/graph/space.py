@@ -13,8 +13,8 @@ from functools import lru_cache
 from itertools import count
 
 from kdhpc.errors import GraphError, nearest
-from kdhpc.graph.chance import uniform, weighted_order
-from kdhpc.graph.incoming import (
+from kdhpc.graph.hash_random import uniform, weighted_order
+from kdhpc.graph.node_space import (
     NO_TEACHING,
     Incoming,
     IncomingSpace,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from kdhpc.experiments.summary import Spread, Summary
+from kdhpc.final.summary import Spread, Summary
 from kdhpc.graph.presets import PRESETS
 
 _LOG = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.progress import Progress
 from kdhpc.data.transform import undo_normalisation
 from kdhpc.errors import ConfigError, UsageError
-from kdhpc.experiments.finished import FinishedRun
-from kdhpc.report.answers import Examiner, tell_about_accuracy
-from kdhpc.report.sights import Overall, Sight, Sights, Verdict
+from kdhpc.final.finished import FinishedRun
+from kdhpc.report.examples import Overall, Sight, Sights, Verdict
+from kdhpc.report.predictions import Examiner, tell_about_accuracy
 from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.evaluation import mean_ensemble
 

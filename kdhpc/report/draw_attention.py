@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from kdhpc.report.sights import Overall, Sight, Sights, Verdict
+from kdhpc.report.examples import Overall, Sight, Sights, Verdict
 
 _DPI = 200
 _SIDE, _GAP, _TEXT, _HEAD, _FOOT, _TITLE = 1.45, 0.16, 0.56, 0.66, 0.66, 0.36

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdhpc.data.progress import Progress
-from kdhpc.report.answers import Answers
 from kdhpc.report.correlation import Pairs
+from kdhpc.report.predictions import Answers
 
 _CHUNK_BYTES = 1 << 26
 

@@ -5,7 +5,8 @@ from collections.abc import Collection
 from sqlalchemy import Connection, text
 
 from kdhpc.errors import StudyError
-from kdhpc.study import reporting, trial_rows
+from kdhpc.study import median_rule as reporting
+from kdhpc.study import trial_rows
 from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.slots import EXPIRED
 

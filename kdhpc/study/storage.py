@@ -16,8 +16,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from kdhpc.errors import DatabaseAwayError, DatabaseError
-from kdhpc.study.address import Address, find_address, open_engine
-from kdhpc.study.failures import CROWDED_S, database_failure, is_crowded, is_passing, reason
+from kdhpc.server.address import Address, find_address, open_engine
+from kdhpc.server.database_errors import CROWDED_S, database_failure, is_crowded, is_passing, reason
 from kdhpc.study.launch_lock import launch_lock
 
 T = TypeVar("T")

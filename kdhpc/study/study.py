@@ -11,18 +11,18 @@ from sqlalchemy import Connection
 from kdhpc.graph.space import canonical
 from kdhpc.study import definition as definitions
 from kdhpc.study import slots, study_rows, trial_rows
-from kdhpc.study.claim import Claim, ClaimedTrial, Rule
-from kdhpc.study.claiming import HeldTrial, claim_trial, write_graph
+from kdhpc.study.allocation import HeldTrial, claim_trial, write_graph
 from kdhpc.study.definition import Split, StudyDefinition
+from kdhpc.study.leased_trial import Claim, ClaimedTrial, Rule
 from kdhpc.study.owner import Owner
 from kdhpc.study.retrying import retry
 from kdhpc.study.slots import Holding
+from kdhpc.study.status import TrialCounts, read_counts
 from kdhpc.study.storage import Storage
 from kdhpc.study.study_rows import StudyRow
-from kdhpc.study.summary import TrialCounts, read_counts
 
 if TYPE_CHECKING:
-    from kdhpc.study.optuna_study import OrdinaryStudy
+    from kdhpc.study.optuna_view import OrdinaryStudy
 
 
 class SharedStudy:
@@ -66,8 +66,8 @@ class SharedStudy:
             StudyError: the name belongs to a study of another program.
             DatabaseError: the database holds tables of another program, or of another version; or it cannot be written.
         """
-        from kdhpc.study.optuna_study import ensure_study
         from kdhpc.study.optuna_tables import check_tables
+        from kdhpc.study.optuna_view import ensure_study
 
         def create() -> "SharedStudy":
             study_id = ensure_study(storage, definition.name)
@@ -242,6 +242,6 @@ class SharedStudy:
 
     @cached_property
     def _ordinary(self) -> "OrdinaryStudy":
-        from kdhpc.study.optuna_study import OrdinaryStudy
+        from kdhpc.study.optuna_view import OrdinaryStudy
 
         return OrdinaryStudy(self._storage, self.definition.name)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, text
 
 from kdhpc.errors import DatabaseError, StudyError, StudyMismatchError, UnknownStudyError, nearest
-from kdhpc.study import foreign, reporting, trial_rows
+from kdhpc.study import foreign, trial_rows
+from kdhpc.study import median_rule as reporting
 from kdhpc.study.definition import (
     Split,
     StoredSplit,

@@ -8,16 +8,16 @@ import pytest
 
 from kdhpc.cli.main import main
 from kdhpc.cluster import commands, slurm
-from kdhpc.cluster.job import requeue_if_out_of_time
-from kdhpc.cluster.jobs import cancel_waiting, launching_jobs, mark_lost, study_jobs, vanished, worker_jobs
-from kdhpc.cluster.manifest import Manifest, freeze_launch
+from kdhpc.cluster.requeue import requeue_if_out_of_time
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths
 from kdhpc.errors import ClusterError
+from kdhpc.searching.jobs import cancel_waiting, launching_jobs, mark_lost, study_jobs, vanished, worker_jobs
+from kdhpc.searching.manifest import Manifest, freeze_launch
 from kdhpc.study.owner import Owner
+from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
-from kdhpc.study.summary import read_status
 from tests.study.made import make, take
 
 # Two clusters whose numbers meet: 7_0 is the study's on gpu, and nobody's here.
@@ -118,7 +118,7 @@ def test_own_job_is_told_from_the_one_it_was_submitted_in(fake_slurm, monkeypatc
     assert not slurm.is_submitted()
     with StopSignals() as stop:
         stop.stop(signal.SIGUSR2)
-        monkeypatch.setattr("kdhpc.cluster.job._TERM_PATIENCE_S", 0.0)
+        monkeypatch.setattr("kdhpc.searching.job._TERM_PATIENCE_S", 0.0)
         assert requeue_if_out_of_time(stop, is_ours=True)
     assert fake_slurm.calls("scontrol") == ["show job -o 12", f"requeue {own}"]
 

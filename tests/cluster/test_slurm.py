@@ -132,6 +132,6 @@ def test_time_limit_is_by_the_clock_of_slurm(fake_slurm, monkeypatch) -> None:
 
 
 def test_launch_and_status_import_no_torch() -> None:
-    code = "import sys, kdhpc.cluster.launch, kdhpc.cluster.jobs; print('torch' in sys.modules)"
+    code = "import sys, kdhpc.searching.launch, kdhpc.searching.jobs; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

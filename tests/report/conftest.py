@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from kdhpc.config.compose import compose_train
-from kdhpc.experiments.final import train_final
-from tests.experiments.conftest import TINY, Place
-from tests.experiments.conftest import place as place
-from tests.experiments.conftest import shared as shared
-from tests.experiments.conftest import threads as threads
+from kdhpc.final.final import train_final
+from tests.final.conftest import TINY, Place
+from tests.final.conftest import place as place
+from tests.final.conftest import shared as shared
+from tests.final.conftest import threads as threads
 
 RUNS = (
     ("run.graph=independent", "run.num_nodes=2", "run.seed=0"),

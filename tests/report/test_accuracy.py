@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from kdhpc.cli.main import main
-from kdhpc.experiments.result import SearchedWith, write_result
-from kdhpc.experiments.summary import summarise
+from kdhpc.final.result import SearchedWith, write_result
+from kdhpc.final.summary import summarise
 from kdhpc.report.accuracy import chart_accuracies
-from tests.experiments.test_results import result_of
+from tests.final.test_results import result_of
 from tests.report.conftest import svg_texts
 
 

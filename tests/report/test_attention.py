@@ -10,8 +10,8 @@ from PIL import Image
 from kdhpc.cli.main import main
 from kdhpc.config.paths import RunPaths
 from kdhpc.data.progress import Progress
-from kdhpc.experiments.finished import open_finished
-from kdhpc.experiments.result import read_result
+from kdhpc.final.finished import open_finished
+from kdhpc.final.result import read_result
 from kdhpc.report.attention import read_sights
 from tests.report.conftest import INDEPENDENT, svg_texts
 from tests.report.paper_numbers import accuracy, answers_of, entropy

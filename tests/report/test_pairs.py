@@ -17,11 +17,11 @@ from kdhpc.cli.main import main
 from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.data.progress import Progress
-from kdhpc.experiments.result import read_result, write_result
+from kdhpc.final.result import read_result, write_result
 from kdhpc.report import pairs as pairs_module
-from kdhpc.report.answers import Answers, _autocast
 from kdhpc.report.correlation import Pairs, fit_line, pairs_table
 from kdhpc.report.pairs import compare_pairs
+from kdhpc.report.predictions import Answers, _autocast
 from tests.report.conftest import INDEPENDENT, svg_texts
 from tests.report.paper_numbers import accuracy, answers_of, gain, mutual_kl
 
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
     [("float32", "auto", None), ("bf16", "auto", torch.bfloat16), (None, "bf16", torch.bfloat16)],
 )
 def test_networks_run_in_the_precision_that_they_were_trained_in(monkeypatch, caplog, trained_in, asked_for, dtype):
-    monkeypatch.setattr("kdhpc.report.answers.device_here", lambda: CPU)
+    monkeypatch.setattr("kdhpc.report.predictions.device_here", lambda: CPU)
     run = SimpleNamespace(
         origin="runs/x",
         result=SimpleNamespace(precision=trained_in),
@@ -47,7 +47,7 @@ def test_networks_run_in_the_precision_that_they_were_trained_in(monkeypatch, ca
 def test_networks_whose_precision_the_device_does_not_have_run_in_float32_and_that_is_told(
     monkeypatch, caplog, precision
 ):
-    monkeypatch.setattr("kdhpc.report.answers.device_here", lambda: CPU)
+    monkeypatch.setattr("kdhpc.report.predictions.device_here", lambda: CPU)
     run = SimpleNamespace(origin="runs/x", result=SimpleNamespace(precision=precision))
     assert _autocast(run) is None
     said = (

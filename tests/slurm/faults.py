@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdhpc.study.summary import read_status
+from kdhpc.study.status import read_status
+from tests.server.servers import pretend_elsewhere
 from tests.slurm.site import ROOT, Site
-from tests.study.servers import pretend_elsewhere
 from tests.workspace import PATIENCE_S, Workspace, until
 
 TRIALS = 4

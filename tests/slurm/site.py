@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 from sqlalchemy import text
 
-from kdhpc.study.summary import read_status
+from kdhpc.study.status import read_status
 from tests.workspace import Caught, Workspace, until
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psycopg2
 
-from kdhpc.study.postgres import find_account, installed_programs
-from kdhpc.study.server_process import free_port
+from kdhpc.server.postgres import find_account, installed_programs
+from kdhpc.server.process import free_port
 
 _SOURCE = Path(__file__).parents[1] / "shiftedclock.c"
 

@@ -8,8 +8,8 @@ import numpy as np
 from sqlalchemy import text
 
 from kdhpc.graph.space import SearchSpace
-from kdhpc.study.claim import Claim, Owner
 from kdhpc.study.definition import StoredSplit, StudyDefinition
+from kdhpc.study.leased_trial import Claim, Owner
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 

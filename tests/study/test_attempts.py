@@ -9,11 +9,11 @@ import pytest
 
 from kdhpc.cli.main import main
 from kdhpc.errors import LeaseLostError, StudyError
-from kdhpc.study.claim import Claim
+from kdhpc.study.leased_trial import Claim
 from kdhpc.study.retrying import retry
+from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.study.summary import read_status
 from tests.study.made import HERE, make, optuna_trials, scalar, states, take
 
 ELSEWHERE = replace(HERE, host="elsewhere", token="e" * 32)

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from kdhpc.errors import StudyError
+from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
-from kdhpc.study.summary import read_status
 from tests.study.clock import ShiftedServer, shifted_server
 from tests.study.made import HERE, make, scalar, take
 

@@ -2,9 +2,9 @@
 
 import time
 
+from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.study.summary import read_status
 from tests.study.made import HERE, make
 
 

@@ -13,11 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from kdhpc.cli.main import main
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import Gate
-from kdhpc.study.optuna_study import OrdinaryStudy
-from kdhpc.study.postgres import installed_programs
+from kdhpc.server.postgres import installed_programs
+from kdhpc.study.optuna_view import OrdinaryStudy
+from kdhpc.study.status import read_status, study_names, top_trials
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.study.summary import read_status, study_names, top_trials
 from tests.databases import drop_tables
 from tests.study.made import make, optuna_trials, scalar, take
 

@@ -15,8 +15,8 @@ from sqlalchemy.engine import make_url
 
 from kdhpc.cli.main import main
 from kdhpc.errors import DatabaseError
-from kdhpc.study.postgres import find_account, installed_programs
-from kdhpc.study.server_process import free_port
+from kdhpc.server.postgres import find_account, installed_programs
+from kdhpc.server.process import free_port
 from kdhpc.study.storage import Storage
 from tests.study.made import make, take
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from kdhpc.study.server import ServerOptions, start, stop
+from kdhpc.server.control import ServerOptions, start, stop
+from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.study.summary import read_status
 from tests.study.made import HERE, make, take
 
 ELSEWHERE = replace(HERE, host="elsewhere", token="e" * 32)

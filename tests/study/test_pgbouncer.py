@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import Connection, text
 
 from kdhpc.errors import DatabaseError
-from kdhpc.study import optuna_study, transactions
-from kdhpc.study.address import find_address
-from kdhpc.study.optuna_study import ensure_study
+from kdhpc.server import transactions
+from kdhpc.server.address import find_address
+from kdhpc.study import optuna_view as optuna_study
+from kdhpc.study.optuna_view import ensure_study
+from kdhpc.study.status import read_status, study_names, top_trials
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.study.summary import read_status, study_names, top_trials
 from tests.databases import drop_tables
 from tests.pooler import require_pgbouncer
 from tests.study.made import EPOCHS, SPLIT, accuracy, definition, make, optuna_trials, scalar, states, take

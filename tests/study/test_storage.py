@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import text
 
 from kdhpc.errors import DatabaseError
-from kdhpc.study.address import find_address, shown
-from kdhpc.study.endpoint import read_endpoint
-from kdhpc.study.server import ServerOptions, start, stop
-from kdhpc.study.server_process import free_port
+from kdhpc.server.address import find_address, shown
+from kdhpc.server.control import ServerOptions, start, stop
+from kdhpc.server.endpoint import read_endpoint
+from kdhpc.server.process import free_port
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from tests.study.made import SPLIT, definition
@@ -206,10 +206,10 @@ def test_study_room_without_optuna_import_reads_and_claims(storage: Storage) -> 
     SharedStudy.create_or_open(storage, definition(), SPLIT, target=2)
     code = """
 import sys
-from kdhpc.study.claim import Owner
+from kdhpc.study.leased_trial import Owner
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.study.summary import read_status
+from kdhpc.study.status import read_status
 storage = Storage.connect()
 claim = SharedStudy.open(storage, "tiny").claim(Owner.current(), lease_s=60, renew_s=20)
 claim.report(1, 50.0)

@@ -12,9 +12,9 @@ from kdhpc.errors import DatabaseError, StudyError, StudyMismatchError, UnknownS
 from kdhpc.graph.space import SearchSpace, canonical, graph_key
 from kdhpc.graph.spec import Design, Gate
 from kdhpc.study.definition import StoredSplit
+from kdhpc.study.status import study_names
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.study.summary import study_names
 from tests.databases import delete_order, drop_tables
 from tests.study.made import EPOCHS, HERE, SPLIT, accuracy, definition, make, optuna_trials, scalar, take
 

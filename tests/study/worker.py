@@ -8,7 +8,7 @@ import sys
 import time
 
 from kdhpc.errors import LeaseLostError
-from kdhpc.study.claim import Claim, Owner
+from kdhpc.study.leased_trial import Claim, Owner
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from tests.study.made import EPOCHS, accuracy

@@ -32,7 +32,7 @@ import torch
 from tests.training.test_compile_cache import KEY
 from kdhpc.training.compile_cache import CompileCache
 from kdhpc.training.compile_folder import keep_private
-import kdhpc.cluster.worker  # As in a worker: what is imported has set the variables by now.
+import kdhpc.searching.worker  # As in a worker: what is imported has set the variables by now.
 
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 cache = CompileCache(Path(sys.argv[1]), KEY)

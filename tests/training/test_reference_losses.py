@@ -1,5 +1,5 @@
 """A short run has the losses that it always had, in every mode: a change that should not change numbers has not.
-(Inductor's own numbers are compared by ``tests/cluster/test_modes.py``, as compiling takes it minutes.)
+(Inductor's own numbers are compared by ``tests/searching/test_modes.py``, as compiling takes it minutes.)
 
 The table is from a CPU, float32, eager, one thread. Other processors sum up in another order, which grows from step to
 step: within 1 % it is the same run, and what changes the method changes more than that in the first steps.

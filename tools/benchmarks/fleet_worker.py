@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from kdhpc.study.claim import Claim
+from kdhpc.study.leased_trial import Claim
 from kdhpc.study.owner import Owner
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy

@@ -18,7 +18,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 
 from kdhpc.errors import DatabaseError
-from kdhpc.study.server_process import free_port
+from kdhpc.server.process import free_port
 
 _STARTS_S = 30.0
 _SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"

@@ -19,23 +19,23 @@ import optuna
 import torch
 from torchvision.transforms import v2
 
-from kdhpc.cluster.search import plan_study
-from kdhpc.cluster.worker import trial_setting
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import packed_dir, server_dir
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import Batch
 from kdhpc.data.packed import PackedDataset
 from kdhpc.networks.build import build_network
-from kdhpc.study import server
-from kdhpc.study.address import find_address
+from kdhpc.searching.plan import plan_study
+from kdhpc.searching.trial import TrialSetting, prepare_training, run_trial
+from kdhpc.searching.worker import trial_setting
+from kdhpc.server import control as server
+from kdhpc.server.address import find_address
+from kdhpc.server.control import ServerOptions
 from kdhpc.study.owner import Owner
-from kdhpc.study.server import ServerOptions
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.training.device import autocast_dtype, resolve_device
 from kdhpc.training.loop import EnsembleTraining
-from kdhpc.trial import TrialSetting, prepare_training, run_trial
 from tools.benchmarks.peers_published import PerSampleLosses, PublishedLoop
 from tools.benchmarks.report import Cell, Report
 

@@ -11,11 +11,11 @@ import optuna
 from sqlalchemy import Connection, text
 
 from kdhpc.config.paths import server_dir
-from kdhpc.study import server
-from kdhpc.study.address import find_address
+from kdhpc.server import control as server
+from kdhpc.server.address import find_address
+from kdhpc.server.control import ServerOptions
 from kdhpc.study.definition import StoredSplit, StudyDefinition
 from kdhpc.study.owner import Owner
-from kdhpc.study.server import ServerOptions
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from tools.benchmarks.study_epochs import EPOCHS, SPACE, accuracy

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tools.benchmarks.study_epochs import EPOCHS, SPACE, accuracy
 
 if TYPE_CHECKING:
-    from kdhpc.study.claim import Claim
+    from kdhpc.study.leased_trial import Claim
 
 T = TypeVar("T")
 

@@ -84,15 +84,15 @@ class Deadline:
 def search_check(scale: Scale, network: str, deadline: float) -> Numbers:
     """From packed images to exported graphs."""
     # They need packages that the other parts can do without.
-    from kdhpc.cluster.search import plan_study
-    from kdhpc.cluster.worker import run_worker
     from kdhpc.config.paths import StudyPaths, packed_dir, server_dir
-    from kdhpc.export.best import export_trials
     from kdhpc.graph.serial import read_stored
-    from kdhpc.study import server
-    from kdhpc.study.server import ServerOptions
+    from kdhpc.searching.export import export_trials
+    from kdhpc.searching.plan import plan_study
+    from kdhpc.searching.worker import run_worker
+    from kdhpc.server import control as server
+    from kdhpc.server.control import ServerOptions
+    from kdhpc.study.status import read_status, top_trials
     from kdhpc.study.storage import Storage
-    from kdhpc.study.summary import read_status, top_trials
 
     config = search_config(scale, network)
     small = config.dataset.augmentation == "pad_crop"

@@ -22,7 +22,7 @@ from tools.gpu_checks.setting import (
 )
 
 if TYPE_CHECKING:
-    from kdhpc.study.claim import Claim
+    from kdhpc.study.leased_trial import Claim
 
 _STEPS_PER_EPOCH = 4
 
@@ -113,8 +113,8 @@ def _run(
 ) -> list[tuple[LeasedTrial, list[float]]]:
     """All trials, and the losses and accuracies of all epochs of each."""
     # They need packages that the other checks can do without.
-    from kdhpc.cluster.seat import Ended, Seat
-    from kdhpc.trial import TrialSetting
+    from kdhpc.searching.trial import TrialSetting
+    from kdhpc.searching.trial_runner import Ended, Seat
 
     train, evaluation = noise_batches(config, _STEPS_PER_EPOCH)
     setting = TrialSetting(

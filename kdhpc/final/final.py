@@ -1,0 +1,236 @@
+"""Final training: one graph, from scratch, on the original training images, scored on the original test images."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from kdhpc import __version__
+from kdhpc.config.document import write_config
+from kdhpc.config.schema import TrainConfig
+from kdhpc.errors import CheckpointError, ConfigError, DataError, NetworkError, StorageError
+from kdhpc.files import write_whole
+from kdhpc.final.assembly import assemble, num_training_images
+from kdhpc.final.owner import RunOwner, owned
+from kdhpc.final.result import FinalResult, SearchedWith, read_result, write_result
+from kdhpc.final.run import Run, open_run
+from kdhpc.final.settings import digest, read_settings, write_settings
+from kdhpc.final.subject import tell_about
+from kdhpc.final.weights import check_weights_files
+from kdhpc.graph.serial import write_graph
+from kdhpc.networks.weights import content_digest
+from kdhpc.training.checkpoint import read_header, remove_checkpoint, remove_leftovers
+from kdhpc.training.checkpointing import Checkpointing
+from kdhpc.training.device import resolve_device, resolve_precision
+from kdhpc.training.device_errors import device_errors_in_words
+from kdhpc.training.loop import EpochReport, TrainingLoop
+from kdhpc.training.metrics import MetricsLog, read_metrics
+
+_LOG = logging.getLogger(__name__)
+
+
+@device_errors_in_words()
+def train_final(
+    config: TrainConfig, *, show: Callable[[EpochReport], None], should_stop: Callable[[], bool]
+) -> FinalResult | None:
+    """Train, or go on with, one final training.
+
+    What is done is on the disk and was read back: first the weights, then the result that names them by their content,
+    and only then the checkpoint goes.
+
+    Args:
+        config: What to train; a run that is done with the same settings is not repeated.
+        show: Called after each epoch.
+        should_stop: Asked after each step; True checkpoints and returns.
+
+    Returns:
+        The result, also of a training that diverged; none if it was stopped.
+
+    Raises:
+        KdhpcError: as :func:`kdhpc.final.run.open_run`.
+        ConfigError: another process is training it, or its folder holds another training's result.
+        CheckpointError: the disk refuses the last checkpoint of a run that is stopped.
+        DataError: it is done, and its result or its weights are damaged since.
+        DeviceError: the GPU's memory is used up, or this process has lost the GPU; the same command goes on from the
+            last checkpoint.
+        RunTakenError: another process has begun it meanwhile, on a file system where their locks do not meet.
+        StorageError: the disk refuses; the same command goes on.
+    """
+    run = open_run(config)
+    if (done := _read_done(run)) is not None:
+        _LOG.info("%s is done already", run.paths.root)
+        return done
+    tell_about(run.subject, config, run.packed.checksum)
+    training = assemble(config, run.subject, run.packed)
+    with owned(run.paths) as owner:
+        # Another process may have come to the end since.
+        if (done := _read_done(run)) is not None:
+            return done
+        _begin(run)
+        ended = _train(training, run, owner, show, should_stop)
+        return None if ended is None else _finish(run, owner, ended, training.networks)
+
+
+def _read_done(run: Run) -> FinalResult | None:
+    """The result of a run that is done: none where there is none, and never one whose weights are not as it says."""
+    paths = run.paths
+    if not paths.result.exists():
+        return None
+    remedy = f"remove {paths.result}, and the same command goes on from its checkpoint, or trains it again"
+    try:
+        result = read_result(paths.result)
+    except DataError as exc:
+        raise DataError(f"{exc}: {remedy}") from exc
+    if (result.name, result.seed) != (run.name, run.config.run.seed):
+        raise ConfigError(
+            f"{paths.result} is of {result.name}, seed {result.seed}: move {paths.root} away, or give this training a "
+            "name with run.name=NAME"
+        )
+    try:
+        check_weights_files(paths, result, origin=f"{paths.root} is done", remedy=remedy)
+    except NetworkError as exc:
+        raise DataError(str(exc)) from exc
+    if paths.checkpoint.exists():  # The disk has refused to remove it.
+        remove_checkpoint(paths.checkpoint)
+    return result
+
+
+def _begin(run: Run) -> None:
+    if run.paths.settings.exists() and read_settings(run.paths.settings) is None:
+        begun = read_header(run.paths.checkpoint)
+        if begun is not None and begun.key_digest != run.identity.digest:
+            raise ConfigError(
+                f"{run.paths.settings} cannot be understood, and the checkpoint beside it is of other settings: move "
+                f"{run.paths.root} away, or give this training a name with run.name=NAME"
+            )
+        _LOG.warning("%s cannot be understood: it is written anew", run.paths.settings)
+    write_config(run.config, run.paths.config)
+    write_settings(run.settings, run.paths.settings)
+    if run.subject.graph is not None:
+        write_graph(run.paths.graph, run.subject.graph, run.subject.provenance)
+
+
+def _train(
+    training: TrainingLoop,
+    run: Run,
+    owner: RunOwner,
+    show: Callable[[EpochReport], None],
+    should_stop: Callable[[], bool],
+) -> "_Ended | None":
+    """To the end, from the checkpoint where there is one; none if it was stopped."""
+    checkpointing = Checkpointing(
+        run.paths.checkpoint,
+        training,
+        run.identity,
+        every_s=run.config.run.checkpoint_every_s,
+        name=f"{run.name}, seed {run.config.run.seed}",
+        may_write=owner.is_own,
+    )
+    with checkpointing as checkpoint:
+        checkpoint.restore()
+        metrics = MetricsLog(run.paths.metrics, epoch=training.epoch)
+        for report in training.steps():
+            if report is not None:
+                metrics.append(report)
+                show(report)
+                owner.check()
+                if training.finished or report.diverged is not None:
+                    return _Ended(report=report, is_kept=_keep_end(training, checkpoint))
+                continue
+            checkpoint.save_if_due()
+            if should_stop():
+                break
+        if not checkpoint.save_now():
+            owner.check()
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ended:
+    """A training that came to its end."""
+
+    report: EpochReport
+    """Of its last epoch."""
+    is_kept: bool
+    """Whether a checkpoint stands there, from which nothing need be trained again."""
+
+
+def _keep_end(training: TrainingLoop, checkpoint: Checkpointing) -> bool:
+    """Write a checkpoint of the end, from which the last epoch is scored again; False: the disk refuses."""
+    training.reopen_epoch()
+    try:
+        return checkpoint.save_now()
+    except (CheckpointError, StorageError):
+        return False
+
+
+def _finish(run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Module]) -> FinalResult:
+    """Write the weights, then the result; then the checkpoint goes."""
+    has_diverged = ended.report.diverged is not None
+    try:
+        owner.check()
+        weights = () if has_diverged else tuple(_write_weights(run, networks))
+        result = _result(run, ended.report, networks, weights)
+        owner.check()
+        write_result(result, run.paths.result)
+    except StorageError as exc:
+        rest = (
+            "writes what is missing"
+            if ended.is_kept
+            else f"trains on from its last checkpoint {run.paths.checkpoint}"
+            if run.paths.checkpoint.exists()
+            else "trains it again, as no checkpoint could be written"
+        )
+        raise StorageError(f"{exc}: make room, and the same command {rest}") from exc
+    for index in range(len(weights)):
+        remove_leftovers(run.paths.weights(index))
+    remove_checkpoint(run.paths.checkpoint)
+    return result
+
+
+def _write_weights(run: Run, networks: Sequence[nn.Module]) -> Iterator[str]:
+    """As safetensors, which execute nothing when they are loaded. Gives the digest of each file."""
+    for index, network in enumerate(networks):
+        content = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+        write_whole(run.paths.weights(index), content)
+        yield content_digest([content])
+
+
+def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module], weights: tuple[str, ...]) -> FinalResult:
+    config, teacher = run.config, run.subject.teacher
+    device = resolve_device(config.device)
+    return FinalResult(
+        name=run.name,
+        dataset=config.dataset.name,
+        network=config.network.name,
+        graph=config.run.graph,
+        graph_key=run.subject.key,
+        num_nodes=run.subject.num_nodes,
+        seed=config.run.seed,
+        epochs=config.training.epochs,
+        training_images=num_training_images(config, run.packed),
+        scored_on="test" if config.run.split == "official" else "validation",
+        settings=digest(run.settings),
+        node_accuracies=report.node_accuracies,
+        ensemble_accuracy=report.ensemble_accuracy,
+        num_parameters=sum(p.numel() for network in networks for p in network.parameters()),
+        seconds=_seconds(run, report.epoch),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        threads=torch.get_num_threads(),
+        precision=resolve_precision(config.device, device),
+        searched=SearchedWith.of(run.subject.provenance),
+        teacher="" if teacher is None else teacher.run.label,
+        teacher_accuracy=None if teacher is None else teacher.run.result.ensemble_accuracy,
+        versions={"kdhpc": __version__, "torch": torch.__version__},
+        weights=weights,
+        diverged_epoch=None if report.diverged is None else report.epoch,
+        diverged=report.diverged or "",
+    )
+
+
+def _seconds(run: Run, num_epochs: int) -> float | None:
+    epochs = read_metrics(run.paths.metrics)
+    return sum(epoch.seconds for epoch in epochs) if len(epochs) == num_epochs else None

@@ -1,0 +1,118 @@
+"""Results of final trainings found below folders: each training once, whatever copies of it lie around. No torch."""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdhpc.config.paths import RunPaths
+from kdhpc.errors import DataError, StorageError
+from kdhpc.files import read_whole
+from kdhpc.final.result import FinalResult, read_result
+
+_LOG = logging.getLogger(__name__)
+_SEED = re.compile(r"seed\d+")
+_CONFIG, _RESULT = (path.name for path in (RunPaths(Path()).config, RunPaths(Path()).result))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundResult:
+    """A result and where it lies."""
+
+    paths: RunPaths
+    """Its folder."""
+    result: FinalResult
+    """What the training came to."""
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it lies where training has written it: ``NAME/seed<k>``."""
+        folder = self.paths.root.resolve()
+        return folder.name == f"seed{self.result.seed}" and folder.parent.name == self.result.name
+
+
+def seed_folders(folder: Path) -> tuple[Path, ...]:
+    """The folders ``seed<k>`` of one training; a copy by another name is none."""
+    return tuple(sorted(path for path in folder.glob("seed*") if _SEED.fullmatch(path.name)))
+
+
+def result_folders(folder: Path) -> tuple[Path, ...]:
+    """Every folder with a result, at or below one, by path. Warns of folders that cannot be looked into."""
+
+    def tell(exc: OSError) -> None:
+        if not isinstance(exc, (FileNotFoundError, NotADirectoryError)):
+            _LOG.warning("left out, cannot be looked into: %s: %s", exc.filename, exc.strerror)
+
+    return tuple(sorted(Path(at) for at, _, files in os.walk(folder, onerror=tell) if _RESULT in files))
+
+
+def unfinished_folders(folder: Path) -> tuple[Path, ...]:
+    """The folders of trainings below one that were begun and are not done, by path."""
+    begun = (Path(at) for at, _, files in os.walk(folder) if _CONFIG in files and _RESULT not in files)
+    return tuple(sorted(path for path in begun if _SEED.fullmatch(path.name) and path != folder))
+
+
+def find_results(folders: Iterable[Path]) -> tuple[FoundResult, ...]:
+    """The results at or below folders, by path.
+
+    Results of one name, seed and settings are one training, and count once: the one that lies where training has
+    written it, or else the first by path. Warns of the others, and of results that cannot be read.
+    """
+    # The same folder may be named twice.
+    paths = {found.resolve(): found for folder in folders for found in result_folders(folder)}
+    results: list[FoundResult] = []
+    for path in sorted(paths.values()):
+        try:
+            results.append(_found(RunPaths(path)))
+        except (DataError, StorageError) as exc:
+            _LOG.warning("left out: %s", " ".join(str(exc).split()))
+    kept = _each_once(results)
+    return tuple(found for found in results if found in kept)
+
+
+def _each_once(results: Iterable[FoundResult]) -> list[FoundResult]:
+    """One of each training, with a warning for each that is left out."""
+    first: dict[tuple[str, int, str], FoundResult] = {}
+    for found in sorted(results, key=lambda found: not found.is_in_place):
+        result = found.result
+        kept = first.setdefault((result.name, result.seed, result.settings), found)
+        if kept is not found:
+            _LOG.warning("left out, %s %s: %s", _relation(result, kept.result), kept.paths.root, found.paths.root)
+    return list(first.values())
+
+
+def _relation(result: FinalResult, kept: FinalResult) -> str:
+    numbers, others = (
+        (one.node_accuracies, one.ensemble_accuracy, one.weights, one.diverged_epoch) for one in (result, kept)
+    )
+    return "a copy of" if numbers == others else "another result for the same seed and settings as"
+
+
+def _found(paths: RunPaths) -> FoundResult:
+    result = read_result(paths.result)
+    # Before results said so, a training that had diverged went on to its end, and was scored. In fp16 losses overflow.
+    said_nothing = result.divergence is None and not result.weights and result.precision != "fp16"
+    epoch = _diverged_epoch(paths.metrics) if said_nothing else None
+    if epoch is not None:
+        result = dataclasses.replace(
+            result,
+            node_accuracies=None,
+            ensemble_accuracy=None,
+            diverged_epoch=epoch,
+            diverged="a loss is not finite",
+        )
+    return FoundResult(paths=paths, result=result)
+
+
+def _diverged_epoch(metrics: Path) -> int | None:
+    """The first epoch in a log with a loss that is no finite number."""
+    try:
+        reports = [json.loads(line) for line in read_whole(metrics).decode().splitlines()]
+        return next((r["epoch"] for r in reports if not all(map(math.isfinite, r["train_losses"]))), None)
+    except (OSError, StorageError, ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -1,0 +1,155 @@
+"""A final training before it starts: all that it is made of, and whatever is wrong with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdhpc.config.paths import RunPaths, packed_dir
+from kdhpc.config.schema import TrainConfig
+from kdhpc.data.packed import PackedDataset
+from kdhpc.errors import ConfigError, DataError, KdhpcError
+from kdhpc.final.assembly import check, check_device
+from kdhpc.final.found import seed_folders
+from kdhpc.final.result import read_result
+from kdhpc.final.settings import (
+    Settings,
+    check_same_settings,
+    differences,
+    digest,
+    knows_precision,
+    read_settings,
+    run_settings,
+)
+from kdhpc.final.subject import Subject, load_subject
+from kdhpc.training.checkpoint import CheckpointKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a final training is."""
+
+    config: TrainConfig
+    """What to train."""
+    subject: Subject
+    """Its graph, or what it is instead of one."""
+    packed: PackedDataset
+    """Its images."""
+    settings: Settings
+    """What its result depends on, but for the seed."""
+    name: str
+    """Of the training: all seeds of one name have the same settings."""
+    paths: RunPaths
+    """Where it writes."""
+
+    @property
+    def identity(self) -> CheckpointKey:
+        """Whose checkpoints it may go on from."""
+        seed = self.config.run.seed
+        return CheckpointKey(
+            study=self.name, number=seed, graph_key=self.subject.key, seed=seed, settings=digest(self.settings)
+        )
+
+
+def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
+    """A training, checked as far as can be without beginning it.
+
+    Args:
+        config: What to train.
+        elsewhere: Another machine will train it: this one's devices have no say, and the precision that they would
+            give is left out of the comparison with what was begun.
+
+    Raises:
+        ConfigError: something cannot be meant or does not fit, the device is not there, or the run's folder holds one
+            with other settings, and the message says which differ.
+        DataError: the data set is not prepared, or the result of a teacher cannot be read.
+        GraphError: the graph does not exist, is damaged, or does not fit.
+        NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
+        StorageError: the file system refuses.
+    """
+    subject = load_subject(config)
+    packed = PackedDataset.open(packed_dir(config.dataset.name))
+    check(config, subject, packed)
+    precision = None if elsewhere else check_device(config.device)
+    name = _name(config, subject)
+    run = Run(
+        config=config,
+        subject=subject,
+        packed=packed,
+        settings=run_settings(
+            config,
+            graph_key=subject.key,
+            dataset_checksum=packed.checksum,
+            precision=precision,
+            teacher=None if subject.teacher is None else subject.teacher.settings,
+        ),
+        name=name,
+        paths=RunPaths.of(name, config.run.seed),
+    )
+    # The mean over seeds of one name would mean nothing otherwise.
+    for folder in seed_folders(run.paths.root.parent):
+        _check_begun(run.settings, RunPaths(folder))
+    if subject.teacher is not None:
+        subject.teacher.run.check_weights()
+    return run
+
+
+def open_all(configs: Sequence[TrainConfig], *, elsewhere: bool = False) -> tuple[Run, ...]:
+    """The trainings of a sweep, all of them checked before the first one starts.
+
+    Args:
+        configs: One for each combination.
+        elsewhere: As for :func:`open_run`.
+
+    Raises:
+        KdhpcError: as :func:`open_run`, of the first that is wrong, by name; or two have one name and other settings.
+    """
+    if len(configs) == 1:
+        return (open_run(configs[0], elsewhere=elsewhere),)
+    runs: list[Run] = []
+    first: dict[str, Run] = {}
+    for config in configs:
+        try:
+            run = open_run(config, elsewhere=elsewhere)
+        except KdhpcError as exc:
+            raise type(exc)(f"{describe(config)}: {exc}") from exc
+        other = first.setdefault(run.name, run)
+        if different := differences(other.settings, run.settings):
+            raise ConfigError(
+                f"{describe(other.config)} and {describe(config)} are both called {run.name} ({'; '.join(different)}): "
+                "give each a name of its own with run.name=NAME"
+            )
+        runs.append(run)
+    return tuple(runs)
+
+
+def _check_begun(settings: Settings, paths: RunPaths) -> None:
+    """Refuse a folder that was begun with something else, as far as it says.
+
+    After a power cut ``settings.json`` may be damaged. A result has the digest of what it was trained with, and so has
+    a checkpoint, which is compared where it is read.
+    """
+    begun = read_settings(paths.settings)
+    if begun is not None:
+        check_same_settings(settings, begun, paths.root)
+        return
+    try:
+        result = read_result(paths.result)
+    except DataError:
+        return
+    if knows_precision(settings) and result.precision is not None and result.settings != digest(settings):
+        raise ConfigError(
+            f"{paths.root} was trained with other settings, says its result.json: move it away, or give this training "
+            "a name with run.name=NAME"
+        )
+
+
+def describe(config: TrainConfig) -> str:
+    """A training in a few words, for messages."""
+    return f"{config.run.graph} on {config.dataset.name} with {config.network.name}, seed {config.run.seed}"
+
+
+def _name(config: TrainConfig, subject: Subject) -> str:
+    """Unless it is given: data set, network, graph, and what it is scored on if not tests."""
+    if config.run.name is not None:
+        return config.run.name
+    search = "-search" if config.run.split == "search" else ""
+    return f"{config.dataset.name}-{config.network.name}-{subject.label}{search}"

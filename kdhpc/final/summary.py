@@ -1,0 +1,123 @@
+"""Results of several seeds as the paper's tables give them: mean and standard deviation."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdhpc.errors import DataError
+from kdhpc.final.found import find_results, result_folders
+from kdhpc.final.result import FinalResult, SearchedWith
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A mean and how far values lie from it."""
+
+    mean: float
+    """Arithmetic mean, in percent."""
+    std: float | None
+    """Standard deviation, in percent; none for a single value under ddof 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All seeds of one training with equal settings."""
+
+    name: str
+    """Of the training."""
+    dataset: str
+    """Packed data set."""
+    network: str
+    """Network of every node."""
+    graph: str
+    """Preset or file name."""
+    num_nodes: int
+    """M, B of ONE, or 1 of a student."""
+    epochs: int
+    """Length of the schedule."""
+    training_images: int
+    """Images that the networks learnt from."""
+    scored_on: str
+    """``test`` or ``validation`` images."""
+    seeds: tuple[int, ...]
+    """Those that are done and averaged."""
+    diverged_seeds: tuple[int, ...]
+    """Those that diverged, which have no accuracy."""
+    node: Spread | None
+    """Of the nodes' mean accuracy in each run; none: all diverged."""
+    ensemble: Spread | None
+    """Of the ensemble's accuracy in each run; none: all diverged."""
+    num_parameters: int
+    """Of all networks together."""
+    precision: str | None
+    """What the networks ran in; none where it is not known."""
+    searched: SearchedWith
+    """What the graph was searched with."""
+    teacher: str
+    """Of a student: name and seed of the run that taught it; else empty."""
+    teacher_accuracy: float | None
+    """Top-1 of that run's ensemble, in percent."""
+
+
+def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
+    """Those of all results below a folder that can be read.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = find_results([folder])
+    if not found:
+        what = "can be read: see above" if result_folders(folder) else "is there: make one with `kdhpc train`"
+        raise DataError(f"no result of a final training in {folder} {what}")
+    return summarise((one.result for one in found), ddof=ddof)
+
+
+def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary, ...]:
+    """Group results by settings and average over seeds.
+
+    Args:
+        results: Of any trainings.
+        ddof: What the number of values is lessened by under the standard deviation's root: 1 for the sample's (the
+            default), 0 for the population's.
+
+    Source: paper section 5.1: mean and standard deviation of five trials.
+    """
+    groups: dict[tuple[str, str], list[FinalResult]] = {}
+    for result in results:
+        groups.setdefault((result.name, result.settings), []).append(result)
+    return tuple(_summary(sorted(group, key=lambda result: result.seed), ddof) for group in groups.values())
+
+
+def _summary(group: list[FinalResult], ddof: int) -> Summary:
+    first = group[0]
+    nodes = [statistics.fmean(result.node_accuracies) for result in group if result.node_accuracies is not None]
+    ensembles = [result.ensemble_accuracy for result in group if result.ensemble_accuracy is not None]
+    return Summary(
+        name=first.name,
+        dataset=first.dataset,
+        network=first.network,
+        graph=first.graph,
+        num_nodes=first.num_nodes,
+        epochs=first.epochs,
+        training_images=first.training_images,
+        scored_on=first.scored_on,
+        seeds=tuple(result.seed for result in group if result.divergence is None),
+        diverged_seeds=tuple(result.seed for result in group if result.divergence is not None),
+        node=_spread(nodes, ddof),
+        ensemble=_spread(ensembles, ddof),
+        num_parameters=first.num_parameters,
+        precision=first.precision,
+        searched=first.searched,
+        teacher=first.teacher,
+        teacher_accuracy=first.teacher_accuracy,
+    )
+
+
+def _spread(values: list[float], ddof: int) -> Spread | None:
+    if not values:
+        return None
+    mean = statistics.fmean(values)
+    if ddof == 0:
+        return Spread(mean=mean, std=statistics.pstdev(values))
+    return Spread(mean=mean, std=statistics.stdev(values) if len(values) > 1 else None)

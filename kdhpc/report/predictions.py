@@ -1,0 +1,213 @@
+"""What the networks of finished runs say to the images that they are scored on."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kdhpc.config.document import parse_group
+from kdhpc.config.schema import DeviceConfig
+from kdhpc.data.batches import Batch, EvalBatches
+from kdhpc.data.progress import Progress
+from kdhpc.errors import ConfigError, NetworkError
+from kdhpc.final.assembly import scored_batches
+from kdhpc.final.finished import FinishedRun
+from kdhpc.networks.output import NetworkOutput
+from kdhpc.training.device import enforce_precision, resolve_device
+from kdhpc.training.device_errors import device_errors_in_words
+
+_LOG = logging.getLogger(__name__)
+_TOLERANCE = 0.5
+"""Percentage points: another device rounds otherwise, and answers a few images otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The logits of all networks. Suffixes: M networks, N images, C classes."""
+
+    networks: tuple[str, ...]
+    """Names of the M networks."""
+    logits_MNC: Tensor
+    """float32, on the CPU."""
+    labels_N: Tensor
+    """int64, on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Networks of one run."""
+
+    run: FinishedRun
+    """Whose they are."""
+    nodes: tuple[int, ...]
+    """Counted from 0."""
+
+
+class Examiner:
+    """Shows networks the images that they are scored on, here, whatever machine trained them.
+
+    Args:
+        progress: Counts images times networks.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._key: object = None
+        self._batches: EvalBatches | None = None
+
+    def batches(self, run: FinishedRun) -> EvalBatches:
+        """The images that a run is scored on; those of the run before, where they are the same.
+
+        Raises:
+            ConfigError: they do not fit its config.
+            DataError: they are not here.
+        """
+        config = run.config
+        key = (config.dataset, config.run.split, config.training.eval_batch_size, config.device.channels_last)
+        if self._batches is None or key != self._key:
+            self._key = key
+            self._batches = scored_batches(config, run.open_images(), device_here())
+        return self._batches
+
+    def examine(self, run: FinishedRun, nodes: Sequence[int]) -> Iterator[tuple[Batch, list[NetworkOutput]]]:
+        """Each batch with what some nodes of the run (counted from 0) say to it.
+
+        Raises:
+            NetworkError: the weights are damaged, or give logits that are not finite.
+            StorageError: the file system refuses.
+        """
+        device, dtype = device_here(), _autocast(run)
+        num_classes = len(run.open_images().classes)
+        networks = [run.network(node, num_classes, device) for node in nodes]
+        for batch in self.batches(run):
+            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+                outputs: list[NetworkOutput] = [network(batch.images) for network in networks]
+            for node, output in zip(nodes, outputs, strict=True):
+                if not output.logits.isfinite().all():
+                    raise NetworkError(f"{run.origin}: node {node + 1} gives logits that are not finite: leave it out")
+            yield batch, outputs
+            self._progress.advance(len(networks) * len(batch.labels))
+
+
+def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
+    """All networks of some runs, each once, with a warning that names what is left out.
+
+    Independent networks of one seed are the same whatever the number of nodes, and a frozen one may be in many runs:
+    two of them would be a pair that does not differ.
+
+    Raises:
+        ConfigError: one is a run of ONE, or the runs are not scored on the same images.
+        NetworkError: weights are not there.
+    """
+    for run in runs:
+        if run.is_one:
+            raise ConfigError(
+                f"{run.origin} is a run of ONE, whose branches are no networks of their own: leave it out"
+            )
+    _check_same_images(runs)
+    chosen: list[Chosen] = []
+    twice: list[str] = []
+    seen: set[str] = set()
+    for run in runs:
+        digests = [run.weights_digest(node) for node in range(len(run.weights))]
+        nodes = [node for node, digest in enumerate(digests) if digest not in {*seen, *digests[:node]}]
+        twice += [_name(run, node) for node in range(len(digests)) if node not in nodes]
+        seen.update(digests)
+        if nodes:
+            chosen.append(Chosen(run=run, nodes=tuple(nodes)))
+    if twice:
+        _LOG.warning("left out, the same network as another one: %s", ", ".join(twice))
+    return tuple(chosen)
+
+
+@device_errors_in_words()
+def read_answers(chosen: Sequence[Chosen], progress: Progress) -> Answers:
+    """What chosen networks say to all images that they are scored on.
+
+    Raises:
+        ConfigError: the images do not fit a run's config.
+        DataError: the images are not here.
+        DeviceError: the GPU's memory is used up, or this process cannot use the GPU any more.
+        NetworkError: weights are damaged.
+    """
+    examiner = Examiner(progress)
+    labels_N = examiner.batches(chosen[0].run).labels.cpu()
+    names = [_name(choice.run, node) for choice in chosen for node in choice.nodes]
+    progress.start(f"{len(names):,} networks on {len(labels_N):,} images", len(names) * len(labels_N))
+    logits_MNC = torch.empty(len(names), len(labels_N), len(chosen[0].run.open_images().classes))
+    first = 0
+    for choice in chosen:
+        own_mNC, start = logits_MNC[first : first + len(choice.nodes)], 0
+        for batch, outputs in examiner.examine(choice.run, choice.nodes):
+            own_mNC[:, start : start + len(batch.labels)] = torch.stack([output.logits for output in outputs])
+            start += len(batch.labels)
+        for node, logits_NC in zip(choice.nodes, own_mNC, strict=True):
+            right = int((logits_NC.argmax(dim=1) == labels_N).sum())
+            tell_about_accuracy(choice.run, node, 100 * right / len(labels_N))
+        first += len(choice.nodes)
+    return Answers(networks=tuple(names), logits_MNC=logits_MNC, labels_N=labels_N)
+
+
+def device_here() -> torch.device:
+    """CUDA where there is one, wherever the networks were trained."""
+    return resolve_device(DeviceConfig())
+
+
+def tell_about_accuracy(run: FinishedRun, node: int, accuracy: float) -> None:
+    """Warn where a node is not as accurate here as its result says.
+
+    Args:
+        run: The node's.
+        node: Counts from 0.
+        accuracy: Top-1 here, in percent.
+    """
+    before = run.node_accuracies[node]
+    if abs(accuracy - before) > _TOLERANCE:
+        _LOG.warning("%s: node %d scores %.2f %% here, its result says %.2f %%", run.origin, node + 1, accuracy, before)
+
+
+def _name(run: FinishedRun, node: int) -> str:
+    return f"{run.result.name}/seed{run.result.seed}/node{node + 1}"
+
+
+def _autocast(run: FinishedRun) -> torch.dtype | None:
+    """The half precision that the run came to; none for float32 and tf32. From here on this process computes so."""
+    precision = run.result.precision or run.config.device.precision
+    device = device_here()
+    config = parse_group("device", DeviceConfig, {"precision": precision})
+    try:
+        return enforce_precision(config, device)
+    except ConfigError as exc:
+        _LOG.warning("%s was trained in %s: its networks run in float32 here (%s)", run.origin, precision, exc)
+        return enforce_precision(replace(config, precision="float32"), device)
+
+
+def _check_same_images(runs: Sequence[FinishedRun]) -> None:
+    first = _scored_on(runs[0])
+    for run in runs[1:]:
+        for key, value in _scored_on(run).items():
+            if value != first[key]:
+                raise ConfigError(
+                    f"{runs[0].origin} and {run.origin} are not scored on the same images ({key} {_short(first[key])} "
+                    f"and {_short(value)}): give runs that are"
+                )
+
+
+def _scored_on(run: FinishedRun) -> dict[str, object]:
+    """What decides which images a run is scored on, and which part of them its networks see."""
+    dataset, split = run.config.dataset, run.config.run.split
+    search = (dataset.validation_fraction, dataset.subset, dataset.split_seed) if split == "search" else None
+    return {
+        "images": run.dataset_checksum,
+        "dataset.image_size": dataset.image_size,
+        "dataset.augmentation": dataset.augmentation,
+        "dataset.resize": dataset.resize if dataset.augmentation == "resized_crop" else None,
+        "run.split": split,
+        "search split": search,
+    }
+
+
+def _short(value: object) -> str:
+    return str(value)[:16] if isinstance(value, str) else str(value)

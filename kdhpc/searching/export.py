@@ -1,0 +1,131 @@
+"""The best graphs of a study as files: JSON with provenance, a drawing each, and one CSV of them all."""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from kdhpc import __version__
+from kdhpc.config.document import flatten
+from kdhpc.errors import GraphError, StorageError
+from kdhpc.files import write_whole
+from kdhpc.graph.serial import read_stored, write_graph
+from kdhpc.graph.space import graph_key
+from kdhpc.study.definition import StudyDefinition
+from kdhpc.study.status import TrialRecord
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedGraph:
+    """The files of one graph."""
+
+    graph: Path
+    """JSON that ``kdhpc`` reads back."""
+    svg: Path | None
+    """Drawing; none: it was not asked for."""
+    png: Path | None
+    """The same drawing."""
+
+
+def export_trials(
+    definition: StudyDefinition,
+    trials: Sequence[TrialRecord],
+    folder: Path,
+    *,
+    study_uid: str | None = None,
+    draw: bool = True,
+) -> tuple[tuple[ExportedGraph, ...], Path]:
+    """Write the graphs of some trials, best first.
+
+    Args:
+        definition: The study that they are from.
+        trials: Complete trials, best first, at least one.
+        folder: Where to; made if needed.
+        study_uid: Names this study and no other, not even one of its name that was made after it was deleted; none:
+            not known.
+        draw: Whether to draw the graphs, too.
+
+    Returns:
+        The files of the best graph by a name that commands can rely on (``<study>-best``), those of each graph by its
+        trial's number, and the CSV with a row for each.
+    """
+
+    def export(trial: TrialRecord, name: str) -> ExportedGraph:
+        return _export(definition, trial, folder / f"{definition.name}-{name}", study_uid, draw=draw)
+
+    if study_uid is not None:
+        _tell_about_others(definition.name, folder, study_uid)
+    best = export(trials[0], "best")
+    each = [export(trial, f"trial{trial.number}") for trial in trials]
+    return (best, *each), _write_table(definition, trials, folder)
+
+
+def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str | None) -> dict[str, str | int | float]:
+    """Where a graph comes from: study, trial, value, data set, network, every setting, versions."""
+    return {
+        "study": definition.name,
+        **({} if study_uid is None else {"study_uid": study_uid}),
+        "trial": trial.number,
+        "value": trial.value,
+        "graph_key": graph_key(trial.graph),
+        "dataset": definition.dataset,
+        "dataset_checksum": definition.dataset_checksum,
+        "network": definition.network,
+        "seed": definition.seed,
+        "pruner": definition.pruner,
+        "sampler": definition.sampler,
+        **({} if definition.precision is None else {"precision": definition.precision}),
+        **flatten("config", json.loads(definition.settings)),
+        "kdhpc_version": __version__,
+        "torch_version": version("torch"),
+        "optuna_version": version("optuna"),
+    }
+
+
+def _tell_about_others(name: str, folder: Path, study_uid: str) -> None:
+    """Name the graphs there of another study of this name, which was deleted: they stay, but for the best one."""
+    others = [path for path in sorted(folder.glob(f"{name}-trial*.json")) if _study_uid(path) not in (None, study_uid)]
+    if others:
+        _LOG.warning("of another study of this name, now deleted: %s", ", ".join(map(str, others)))
+
+
+def _study_uid(path: Path) -> str | None:
+    """Of the study that a graph comes from; none: its file does not say."""
+    try:
+        uid = read_stored(path).provenance.get("study_uid")
+    except (GraphError, StorageError):
+        return None
+    return uid if isinstance(uid, str) else None
+
+
+def _export(
+    definition: StudyDefinition, trial: TrialRecord, stem: Path, study_uid: str | None, *, draw: bool
+) -> ExportedGraph:
+    graph, svg, png = (stem.with_name(f"{stem.name}.{ending}") for ending in ("json", "svg", "png"))
+    write_graph(graph, trial.graph, provenance=provenance(definition, trial, study_uid))
+    if not draw:
+        return ExportedGraph(graph=graph, svg=None, png=None)
+    from kdhpc.graph.drawing import draw_graph  # Matplotlib is large, and not everywhere that graphs are exported.
+
+    title = f"{definition.name}, trial {trial.number} ({definition.network}, {definition.dataset})"
+    draw_graph(trial.graph, (svg, png), title=title, ensemble_accuracy=trial.value)
+    return ExportedGraph(graph=graph, svg=svg, png=png)
+
+
+def _write_table(definition: StudyDefinition, trials: Sequence[TrialRecord], folder: Path) -> Path:
+    path = folder / f"{definition.name}-best.csv"
+    names = [parameter.name for parameter in definition.space.parameters()]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rank", "trial", "value", "graph_key", *names])
+    for rank, trial in enumerate(trials, start=1):
+        row = definition.space.to_parameters(trial.graph)
+        writer.writerow([rank, trial.number, trial.value, graph_key(trial.graph), *(row[name] for name in names)])
+    write_whole(path, text.getvalue())
+    return path

@@ -1,0 +1,183 @@
+"""A search's study: what its config makes of it, checked before anything is made, made or opened, and read back."""
+
+import json
+import logging
+from dataclasses import dataclass
+
+from kdhpc.config.document import to_document
+from kdhpc.config.paths import packed_dir
+from kdhpc.config.schema import SearchConfig, check_study_name
+from kdhpc.data.fitting import check_batch_size, check_image_size, check_resolution
+from kdhpc.data.packed import PackedDataset
+from kdhpc.data.split import SearchSplit, search_split
+from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
+from kdhpc.files import remove
+from kdhpc.graph.space import SearchSpace
+from kdhpc.networks.names import check_network, check_normalisation
+from kdhpc.networks.weights import check_weights_file, weights_digest
+from kdhpc.searching.manifest import Manifest, freeze_launch
+from kdhpc.study.definition import StudyDefinition, differences
+from kdhpc.study.storage import Storage
+from kdhpc.study.study import SharedStudy
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyPlan:
+    """A study that its workers can train, as far as that can be told without them."""
+
+    config: SearchConfig
+    """Its config."""
+    definition: StudyDefinition
+    """What it is made with."""
+    split: SearchSplit
+    """The images that graphs are trained and scored on."""
+
+    def open(self, storage: Storage, *, trials: int | None = None) -> SharedStudy:
+        """Make the study, or open it if it was made with the same graph space, data split and seed; end its draining.
+
+        Args:
+            storage: The database.
+            trials: The budget; none: the config's for a new study, an existing one keeps its own.
+
+        Raises:
+            StudyMismatchError: the study exists and was made with something else; the message says with what.
+            StudyError: more trials than the budget have started.
+        """
+        study = SharedStudy.create_or_open(
+            storage,
+            self.definition,
+            self.split,
+            target=self.config.study.trials,
+            precision=precision_of_workers(self.config),
+        )
+        target = study.progress().target
+        if trials is not None:
+            study.resize(trials)
+        elif target != self.config.study.trials:
+            told = "study %s keeps its budget of %d trials, not study.trials=%d of its config: --trials changes it"
+            _LOG.warning(told, self.definition.name, target, self.config.study.trials)
+        study.resume()
+        return study
+
+    def launch(self, storage: Storage, *, trials: int | None = None) -> tuple[SharedStudy, Manifest]:
+        """Open the study, with a config file for the workers of one launch, and the launch's manifest.
+
+        Raises:
+            StorageError: the files cannot be written: no study is made, that no worker could join.
+            StudyError: as :meth:`open`; no file is left.
+        """
+        manifest = freeze_launch(self.definition.name, self.config)
+        try:
+            study = self.open(storage, trials=trials)
+        except BaseException:
+            remove(manifest.config)
+            raise
+        manifest.write()
+        return study, manifest
+
+
+def plan_study(name: str, config: SearchConfig) -> StudyPlan:
+    """Check a config against the packed data and the network, before there is a study that no worker could train.
+
+    Raises:
+        ConfigError: the name cannot be used, there is no graph to search, or something does not fit the images.
+        DataError: the data set is not prepared.
+        NetworkError: the network does not exist or does not fit, or pretrained weights are none.
+    """
+    check_study_name(name)
+    check_network(config.network, config.dataset.image_size)
+    check_normalisation(config.network.name, config.dataset.image_size, config.training.batch_size)
+    check_weights_file(config.objective)
+    packed = PackedDataset.open(packed_dir(config.dataset.name))
+    height, width, _ = packed.manifest.image_shape
+    check_image_size(config.dataset, (height, width))
+    check_resolution(config.dataset, packed.train)
+    split = search_split(
+        packed.train.labels,
+        validation_fraction=config.dataset.validation_fraction,
+        subset=config.dataset.subset,
+        seed=config.dataset.split_seed,
+    )
+    check_batch_size(config.training.batch_size, len(split.train))
+    return StudyPlan(config=config, definition=study_definition(name, config, packed.checksum), split=split)
+
+
+def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> StudyDefinition:
+    """What a study with that config is made with."""
+    settings = {part: to_document(getattr(config, part)) for part in ("dataset", "network", "objective", "training")}
+    return StudyDefinition(
+        name=name,
+        space=search_space(config),
+        seed=config.study.seed,
+        pruner=config.study.pruner,
+        sampler=config.study.sampler,
+        max_attempts=config.study.max_attempts,
+        last_epoch=config.training.epochs,
+        network=config.network.name,
+        dataset=config.dataset.name,
+        dataset_checksum=dataset_checksum,
+        settings=json.dumps(settings, sort_keys=True),
+        pretrained_weights=weights_digest(config.objective),
+        precision=None if config.device.precision == "auto" else config.device.precision,
+    )
+
+
+def precision_of_workers(config: SearchConfig) -> str | None:
+    """What the workers of a config will compute in, as far as that can be told without their device, and torch."""
+    if config.device.precision != "auto":
+        return config.device.precision
+    has_no_gpu = config.cluster.executor == "slurm" and config.cluster.gpus_per_worker == 0
+    on_cpu = config.device.device == "cpu" or (config.device.device == "auto" and has_no_gpu)
+    return "float32" if on_cpu else None
+
+
+def check_same_study(study: SharedStudy, config: SearchConfig) -> None:
+    """Refuse to work on a study with another config than it was made with.
+
+    Raises:
+        StudyMismatchError: the message names each field that differs.
+    """
+    made_with = study.definition
+    different = differences(made_with, study_definition(made_with.name, config, made_with.dataset_checksum))
+    if different:
+        raise StudyMismatchError(f"study {made_with.name!r} was made with something else: {'; '.join(different)}")
+
+
+def search_space(config: SearchConfig) -> SearchSpace:
+    """The graphs that a study draws from.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    try:
+        return SearchSpace(
+            num_nodes=config.study.num_nodes,
+            label_gates=config.study.label_gates,
+            gates=config.study.gates,
+            designs=config.study.designs,
+            reject_unlearned=config.objective.unlearned == "reject",
+        )
+    except GraphError as exc:
+        raise ConfigError(f"{exc} (study.label_gates, study.gates, objective.unlearned)") from exc
+
+
+def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
+    """The groups of the config that a study was made with: not how it is run (device, worker, cluster)."""
+    made_with = study.definition
+    space = made_with.space
+    return {
+        **json.loads(made_with.settings),
+        "study": {
+            "num_nodes": space.num_nodes,
+            "trials": study.progress().target,
+            "seed": made_with.seed,
+            "label_gates": [gate.value for gate in space.label_gates],
+            "gates": [gate.value for gate in space.gates],
+            "designs": [design.value for design in space.designs],
+            "pruner": made_with.pruner,
+            "sampler": made_with.sampler,
+            "max_attempts": made_with.max_attempts,
+        },
+    }

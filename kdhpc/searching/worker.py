@@ -1,0 +1,341 @@
+"""A worker: claims slots of a study and trains their graphs until nothing is left to claim."""
+
+import hashlib
+import logging
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from kdhpc.cluster import slurm
+from kdhpc.cluster.own_job import job_id
+from kdhpc.cluster.signals import StopSignals
+from kdhpc.config.paths import StudyPaths, compile_cache_dir, packed_dir
+from kdhpc.config.schema import DeviceConfig, SearchConfig
+from kdhpc.data.batches import EvalBatches, TrainBatches
+from kdhpc.data.packed import PackedDataset
+from kdhpc.errors import ClusterError, ConfigError, DeviceLostError, KdhpcError, StudyMismatchError
+from kdhpc.searching.concurrency import seating_on
+from kdhpc.searching.deadline import Deadline
+from kdhpc.searching.plan import check_same_study
+from kdhpc.searching.trial import TrialSetting, Turn
+from kdhpc.searching.trial_runner import Ended, Seat
+from kdhpc.study.definition import Split
+from kdhpc.study.leased_trial import Owner
+from kdhpc.study.study import SharedStudy
+from kdhpc.training.auto_mode import AutoMode, has_choice
+from kdhpc.training.compile_cache import CompileCache, cache_key
+from kdhpc.training.device import (
+    fixed_precision,
+    preferred_mode,
+    resolve_device,
+    resolve_precision,
+)
+from kdhpc.training.device_errors import device_errors_in_words
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 5.0
+
+
+def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> int:
+    """Claim and train, slot after slot, until nothing is left to claim, the study is drained or a signal came.
+
+    Returns:
+        Trials that this worker finished.
+
+    Raises:
+        ClusterError: too many trials in a row crashed here, or the job's time limit is too short for an epoch.
+        DatabaseError: the database stayed away.
+        DeviceError: there is no memory on the GPU for what all trials need, or this process has lost the GPU: then
+            other trials of it were given back as their last checkpoints have them.
+        StorageError: a disk refuses what a trial, or all of them, need.
+        StudyMismatchError: the config, its precision, the packed data, or pretrained weights are not those that the
+            study was made with: as where the study was deleted and made again since this worker was launched. Or this
+            worker's device cannot compute in the study's precision.
+    """
+    with device_errors_in_words():
+        setting = trial_setting(study, config)
+        _log_device(setting.config.device)
+        setting, cache = _compiling(setting)
+        worker = _Worker(study, setting, stop, cache)
+    try:
+        with device_errors_in_words():
+            worker.work()
+    except DeviceLostError:
+        worker.abandon()
+        raise
+    except KdhpcError:
+        worker.interrupt()
+        raise
+    return worker.finished
+
+
+class _Worker:
+    """Keeps its seats taken."""
+
+    def __init__(
+        self, study: SharedStudy, setting: TrialSetting, stop: StopSignals, cache: CompileCache | None
+    ) -> None:
+        self.finished = 0
+        self._cache = cache
+        self._study = study
+        self._config = setting.config
+        self._stop = stop
+        self._ending = False
+        self._failures = 0
+        self._ask_again = 0.0
+        self._owner = Owner.current(job=job_id(), restarts=slurm.num_restarts())
+        _free_slots_of_the_dead(study, self._owner)
+        self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s, num_begun=study.num_begun)
+        device = resolve_device(self._config.device)
+        self._seating = seating_on(self._config, device)
+        self._seats = [
+            Seat(setting, device, self._is_stopping, may_be_crowded=self._may_be_crowded)
+            for _ in range(self._seating.most)
+        ]
+
+    def work(self) -> None:
+        """Until nothing is left to do here."""
+        while True:
+            if not self._is_stopping():
+                self._fill_seats()
+            busy = self._busy_seats()
+            if not busy and (self._is_stopping() or not self._is_waiting_for_others()):
+                return
+            only_steps = True
+            for seat in busy:
+                if not seat.busy:  # Its trial was given back in another's turn.
+                    continue
+                turn = seat.turn()
+                only_steps = only_steps and turn is Turn.STEP
+                self._note(turn)
+            self._seating.note_round(len(busy), only_steps=only_steps)
+
+    def interrupt(self) -> None:
+        """Checkpoint the trials in the seats and give them back, as far as that can be done."""
+        self._ending = True
+        for seat in self._seats:
+            while seat.busy:
+                try:
+                    seat.turn()
+                except KdhpcError as exc:
+                    _LOG.warning("a trial was not given back, its lease will expire: %s", exc)
+                    break
+
+    def abandon(self) -> None:
+        """Give the trials in the seats back as they are on the disk: there is no device to go on with."""
+        for seat in self._busy_seats():
+            seat.give_back()
+
+    def _is_stopping(self) -> bool:
+        return self._ending or self._stop.requested
+
+    def _busy_seats(self) -> list[Seat]:
+        return [seat for seat in self._seats if seat.busy]
+
+    def _may_be_crowded(self) -> bool:
+        return self._seating.may_be_too_many(len(self._busy_seats()))
+
+    def _fill_seats(self) -> None:
+        """Give trials to free seats, while there are trials and time for them; no seat too many keeps its memory."""
+        num_missing = self._seating.num_filled - len(self._busy_seats())
+        for seat in self._seats:
+            if seat.busy:
+                continue
+            if num_missing <= 0:
+                seat.vacate()
+                continue
+            if time.monotonic() < self._ask_again:
+                return
+            short_s = self._deadline.seconds_short()
+            if short_s and not self._busy_seats():
+                self._run_out_of_time(short_s)
+            claim = None
+            if not short_s:
+                worker = self._config.worker
+                claim = self._study.claim(self._owner, lease_s=worker.lease_s, renew_s=worker.renew_s)
+            if claim is None:
+                self._ask_again = time.monotonic() + _POLL_S
+                return
+            seat.take(claim)
+            num_missing -= 1
+
+    def _run_out_of_time(self, short_s: float) -> None:
+        """Nothing runs, and no other trial could reach its first report before the job's time limit."""
+        too_short_s = self._deadline.seconds_too_short()
+        if too_short_s:
+            raise ClusterError(
+                f"this job's time limit is {too_short_s:.0f} s too short for a trial's first epoch: raise "
+                "cluster.time_min"
+            )
+        if self._study.progress().waiting:
+            _LOG.info("the job's time limit is %.0f s too near for another trial", short_s)
+            # What Slurm would do in a moment: the job is requeued.
+            signal.raise_signal(signal.SIGUSR2)
+
+    def _is_waiting_for_others(self) -> bool:
+        """All seats are free: whether a trial may soon be free for this worker; waits a while."""
+        if _is_more_to_come(self._study, self._config.worker.renew_s):
+            time.sleep(_POLL_S)
+            self._ask_again = 0.0
+            return True
+        name = self._study.definition.name
+        if self._study.is_draining():
+            _LOG.info(
+                "study %s is stopped: `kdhpc search` or `kdhpc launch`, with --study %s, goes on with it", name, name
+            )
+        else:
+            _LOG.info("nothing to claim in study %s", name)
+        return False
+
+    def _note(self, turn: Turn | Ended) -> None:
+        if turn is Turn.SCORED or (isinstance(turn, Ended) and turn.finished):
+            self._publish()
+        if isinstance(turn, Ended):
+            self._note_end(turn)
+
+    def _publish(self) -> None:
+        """Let other workers begin with what was compiled here, once, beside the training."""
+        if self._cache is not None and self._cache.is_used:
+            threading.Thread(target=self._cache.publish, name="compile-cache").start()
+            self._cache = None
+
+    def _note_end(self, ended: Ended) -> None:
+        self._ask_again = 0.0
+        if ended.crowded:
+            self._make_room()
+        self._deadline.learn(ended.number)
+        self.finished += ended.finished
+        self._failures = self._failures + 1 if ended.crashed else 0
+        if self._failures >= self._config.worker.max_failures:
+            raise ClusterError(
+                f"{self._failures} trials in a row crashed on {self._owner.host} (worker.max_failures): "
+                "see this worker's log"
+            )
+
+    def _make_room(self) -> None:
+        """There was no memory for one more: fill fewer seats, and let none that is too many begin."""
+        busy = self._busy_seats()
+        self._seating.retreat(num_left=len(busy))
+        num_surplus = max(0, len(busy) - self._seating.num_filled)
+        waiting = [seat for seat in reversed(busy) if not seat.has_stepped]
+        for seat in waiting[:num_surplus]:
+            seat.give_back()
+
+
+def _log_device(config: DeviceConfig) -> None:
+    """How trials are trained here; ``kdhpc status`` shows the mode that came of it."""
+    device = resolve_device(config)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    precision = resolve_precision(config, device)
+    mode = "auto" if has_choice(config, device) else preferred_mode(config, device)
+    _LOG.info("device %s, precision %s, mode %s", name, precision, mode)
+
+
+def _free_slots_of_the_dead(study: SharedStudy, owner: Owner) -> None:
+    """What this job held before it was killed and requeued, and processes of this machine that are gone."""
+    owners = [holding.owner for holding in study.holdings()]
+    freed = study.expire(other for other in owners if other.is_gone or other.is_followed_by(owner))
+    if freed:
+        _LOG.info("freed %d slots of workers that have ended", freed)
+
+
+def _compiling(setting: TrialSetting) -> tuple[TrialSetting, CompileCache | None]:
+    """What chooses the mode, where that is left open; and the cache, in use before anything is compiled; or none."""
+    config = setting.config
+    target = resolve_device(config.device)
+    is_open = has_choice(config.device, target)
+    if preferred_mode(config.device, target) == "eager" and not is_open:
+        return setting, None
+    key = cache_key(
+        device=config.device,
+        target=target,
+        network=config.network.name,
+        num_nodes=config.study.num_nodes,
+        num_classes=setting.num_classes,
+        image_size=config.dataset.image_size,
+        batch_size=config.training.batch_size,
+        eval_batch_size=config.training.eval_batch_size,
+    )
+    cache = CompileCache(compile_cache_dir(), key)
+    if is_open:
+        return replace(setting, auto=AutoMode(key, compile_cache_dir(), cache.use)), cache
+    cache.use()
+    return setting, cache
+
+
+def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:
+    """Whether a trial waits that this worker may not have yet, or some worker has not renewed its lease in time."""
+    if study.is_draining():
+        return False
+    return study.progress().waiting > 0 or any(holding.lease_age_s > 2 * renew_s for holding in study.holdings())
+
+
+def _data_digest(checksum: str, split: Split) -> str:
+    """Names the images of a data set, and which of them train and which score."""
+    digest = hashlib.sha256(checksum.encode())
+    for half in (split.train, split.validation):
+        digest.update(f" {len(half)} ".encode())
+        digest.update(np.ascontiguousarray(half, dtype="<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _device_of_the_study(study: SharedStudy, config: SearchConfig) -> DeviceConfig:
+    """This worker's device config, with the study's precision; the study's first worker settles it."""
+    device = resolve_device(config.device)
+    precision = study.definition.precision
+    if precision is None:
+        precision = study.settle_precision(resolve_precision(config.device, device))
+        check_same_study(study, config)
+    try:
+        return fixed_precision(config.device, device, precision)
+    except ConfigError as exc:
+        name = study.definition.name
+        raise StudyMismatchError(f"study {name!r} is computed in {precision}, and this worker cannot: {exc}") from exc
+
+
+def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
+    """Open the data once for all trials of this worker, and settle what they are computed in.
+
+    Raises:
+        StudyMismatchError: as :func:`run_worker`.
+    """
+    check_same_study(study, config)
+    config = replace(config, device=_device_of_the_study(study, config))
+    threads = config.device.threads or slurm.own_cpus()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    packed = PackedDataset.open(packed_dir(config.dataset.name))
+    if packed.checksum != study.definition.dataset_checksum:
+        raise StudyMismatchError(
+            f"study {study.definition.name!r} was made with {config.dataset.name} of checksum "
+            f"{study.definition.dataset_checksum}, the packed data here have {packed.checksum}: prepare the same data"
+        )
+    device = resolve_device(config.device)
+    return TrialSetting(
+        config=config,
+        study_uid=study.uid,
+        paths=StudyPaths.of(study.definition.name),
+        data=_data_digest(packed.checksum, study.split),
+        pretrained_weights=study.definition.pretrained_weights,
+        train=TrainBatches(
+            packed.train,
+            study.split.train,
+            config.dataset,
+            batch_size=config.training.batch_size,
+            device=device,
+            channels_last=config.device.channels_last,
+        ),
+        evaluation=EvalBatches(
+            packed.train,
+            study.split.validation,
+            config.dataset,
+            batch_size=config.training.eval_batch_size,
+            device=device,
+            channels_last=config.device.channels_last,
+        ),
+        num_classes=len(packed.classes),
+    )

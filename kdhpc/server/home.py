@@ -1,0 +1,84 @@
+"""The folder of the embedded server: private, because the password lies in it and PostgreSQL writes to it."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdhpc.errors import DatabaseAwayError, DatabaseError, StorageError
+from kdhpc.files import FileLock
+from kdhpc.folders import private_folder, refuse_planted, refuse_strangers, user_name
+from kdhpc.processes import lock_holder, process_owner
+from kdhpc.server.endpoint import not_for_this_user
+from kdhpc.server.postgres import nobody
+
+# A file system may keep the lock of a machine that is down.
+_ALONE_S = 60.0
+
+
+def checked_home(folder: Path) -> Path:
+    """A server's folder, links resolved, if it is this user's and nobody else has put anything into it.
+
+    A folder that is not there passes.
+
+    Raises:
+        DatabaseAwayError: the file system does not say.
+        DatabaseError: it is another user's, or holds something of another user's.
+    """
+    try:
+        refuse_strangers(folder)
+        refuse_planted(folder, but=_accounts())
+    except FileNotFoundError:
+        pass
+    except StorageError as exc:
+        if isinstance(exc.__cause__, PermissionError):
+            raise DatabaseError(not_for_this_user(folder)) from exc
+        # What the file system refuses may pass; whose the folder is does not.
+        raise (DatabaseAwayError if exc.__cause__ is not None else DatabaseError)(str(exc)) from exc
+    return folder.resolve()
+
+
+def made_home(folder: Path) -> Path:
+    """A server's folder, links resolved; made where it is missing, and taken from all others.
+
+    Raises:
+        StorageError: the file system refuses, or it is another user's, or holds something of another user's.
+    """
+    # PostgreSQL does not run as root: the account that it has then must come through to its data.
+    private_folder(folder, group=nobody()[1] if os.geteuid() == 0 else None)
+    refuse_planted(folder, but=_accounts())
+    return folder.resolve()
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """One start or stop at a time, where the file system has locks; where it has none, the claim decides.
+
+    Raises:
+        DatabaseError: another process does not come to an end.
+        StorageError: the folder cannot be written to.
+    """
+    path, began = folder / "lock", time.monotonic()
+    while (lock := FileLock.take(path, private=True)) is None:
+        pid = lock_holder(path)
+        owner = None if pid is None else process_owner(pid)
+        if owner is not None and owner not in (0, os.geteuid()):
+            raise DatabaseError(
+                f"{path} is held by process {pid} of {user_name(owner)}, who has no business there: delete that file; "
+                "it is made anew, for you alone"
+            )
+        if time.monotonic() > began + _ALONE_S:
+            who = "another process" if pid is None else f"process {pid}"
+            raise DatabaseError(
+                f"{who} starts or stops the database, and holds {path}: try again; if it was on a machine that is "
+                "down for certain, delete that file"
+            )
+        time.sleep(0.1)
+    with lock:
+        yield
+
+
+def _accounts() -> tuple[int, ...]:
+    """Whose folders may lie in it: PostgreSQL's account where root starts it."""
+    return (nobody()[0],) if os.geteuid() == 0 else ()

@@ -1,0 +1,323 @@
+"""A claim: one leased slot and its trial, as the code that trains the trial sees it."""
+
+import logging
+import math
+import threading
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Connection
+
+from kdhpc.errors import DatabaseError, LeaseLostError, StudyError
+from kdhpc.graph.spec import GraphSpec
+from kdhpc.study import slots, trial_rows
+from kdhpc.study.allocation import fail
+from kdhpc.study.median_rule import decides, report
+from kdhpc.study.owner import Owner
+from kdhpc.study.slots import Lease
+from kdhpc.study.storage import Storage
+from kdhpc.study.trial_rows import TrialState
+
+__all__ = ["Claim", "ClaimedTrial", "Owner", "Rule"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedTrial:
+    """What a claim is about."""
+
+    study: str
+    """Name of the study."""
+    trial_id: int
+    """Optuna's id of the trial."""
+    number: int
+    """Its number in the study."""
+    attempt: int
+    """How often the slot was claimed since its trial came further than before, this time included, orderly
+    interruptions left out."""
+    graph: GraphSpec
+    """What to train."""
+    seed: int
+    """Seeds weights and data order."""
+    reported: tuple[int, ...]
+    """Epochs that are in the database already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """Why a trial has no accuracy."""
+
+    epoch: int
+    """In which that was found, 1-based."""
+    reason: str
+    """One line, for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """When a study gives up on trials."""
+
+    pruner: str
+    """``median``, ``asha`` or ``none``."""
+    last_epoch: int
+    """No trial is pruned at this epoch: it is complete."""
+    max_attempts: int
+    """A trial that crashes so often, and comes no further meanwhile, is failed."""
+
+    def at(self, epoch: int) -> str | None:
+        """The rule that decides at an epoch; none: no trial is pruned at it."""
+        return self.pruner if decides(self.pruner, epoch, last_epoch=self.last_epoch) else None
+
+
+class Claim:
+    """One leased slot.
+
+    A thread of its own renews the lease until the claim ends by ``complete``, ``prune``, ``diverge``, ``release`` or
+    ``crash``. Whatever it writes is written only while the lease stands: a worker that was away for too long finds out
+    and harms nothing. All calls wait for a database that is away; only then can they take long.
+    """
+
+    def __init__(self, storage: Storage, lease: Lease, trial: ClaimedTrial, rule: Rule, *, renew_s: float) -> None:
+        self._storage = storage
+        self._lease = lease
+        self._trial = trial
+        self._rule = rule
+        self._renew_s = renew_s
+        self._lost = threading.Event()
+        self._draining = threading.Event()
+        self._ended = threading.Event()
+        self._wake = threading.Event()
+        self._step = 0
+        threading.Thread(target=self._renew, name=f"lease of slot {lease.slot}", daemon=True).start()
+
+    @property
+    def slot(self) -> int:
+        """The slot, from 0."""
+        return self._lease.slot
+
+    @property
+    def number(self) -> int:
+        """The trial's number in the study."""
+        return self._trial.number
+
+    @property
+    def attempt(self) -> int:
+        """How often this trial was taken up since it came further than before, orderly interruptions left out; from 1.
+
+        As of the claim.
+        """
+        return self._trial.attempt
+
+    @property
+    def graph(self) -> GraphSpec:
+        """What to train."""
+        return self._trial.graph
+
+    @property
+    def seed(self) -> int:
+        """Seeds weights and data order: a pure function of the study's seed and the slot."""
+        return self._trial.seed
+
+    @property
+    def reported(self) -> tuple[int, ...]:
+        """Epochs that were in the database when the slot was claimed, rising."""
+        return self._trial.reported
+
+    @property
+    def lost(self) -> bool:
+        """Another worker holds the slot now: stop, write nothing."""
+        return self._lost.is_set()
+
+    @property
+    def draining(self) -> bool:
+        """The study's workers are asked to checkpoint and to release; known after the next renewal."""
+        return self._draining.is_set()
+
+    def advance(self, step: int) -> None:
+        """Say how far the trial has come, so that another worker could go on from there; returns at once.
+
+        It is written down soon. Attempts that end by a crash count only since the trial last came further than ever.
+
+        Args:
+            step: optimiser step of a checkpoint that is on the disk.
+        """
+        if step > self._step:
+            self._step = int(step)
+            self._wake.set()
+
+    def report(self, epoch: int, value: float) -> bool:
+        """Report an accuracy, and ask whether to go on.
+
+        A report that is repeated, as after a resumption, changes nothing and is answered as it was the first time.
+
+        Args:
+            epoch: 1-based.
+            value: ensemble top-1 accuracy, in percent.
+
+        Returns:
+            True: prune the trial. Never at the last epoch.
+
+        Raises:
+            LeaseLostError: another worker holds the slot now; nothing was written.
+            DatabaseError: the database stayed away.
+        """
+        value, rule = _finite(epoch, value), self._rule.at(epoch)
+        prunes = self._storage.write(
+            lambda connection: report(
+                connection, self._lease, self._trial.trial_id, epoch, value, rule=rule, step=self._step
+            )
+        )
+        if prunes is None:
+            raise self._lease_lost()
+        return prunes
+
+    def describe(self, *, mode: str, data: str) -> None:
+        """Write down how the trial runs, for `kdhpc status` and for the trial's record.
+
+        Args:
+            mode: ``eager``, ``compile`` or ``cudagraph``.
+            data: where its images are.
+
+        Raises:
+            LeaseLostError: another worker holds the slot now; nothing was written.
+            DatabaseError: the database stayed away.
+        """
+
+        def write(connection: Connection) -> bool:
+            if slots.renew(connection, self._lease, step=self._step) is None:
+                return False
+            trial_rows.note(connection, self._trial.trial_id, {"run": {"mode": mode, "data": data}})
+            return True
+
+        if not self._storage.write(write):
+            raise self._lease_lost()
+
+    def complete(self, value: float) -> None:
+        """End the trial with its value.
+
+        Args:
+            value: ensemble top-1 accuracy after the last epoch, in percent.
+
+        Raises:
+            LeaseLostError: another worker holds the slot now; nothing was written.
+            DatabaseError: the database stayed away.
+        """
+        self._end(TrialState.COMPLETE, _finite(self._rule.last_epoch, value))
+
+    def prune(self) -> None:
+        """End the trial early.
+
+        Raises:
+            LeaseLostError: another worker holds the slot now; nothing was written.
+            DatabaseError: the database stayed away.
+        """
+        self._end(TrialState.PRUNED)
+
+    def diverge(self, epoch: int, reason: str) -> None:
+        """End the trial because its numbers are none any more: pruned in Optuna's terms, and marked as diverged.
+
+        Args:
+            epoch: in which that was found, 1-based.
+            reason: one line, for people.
+
+        Raises:
+            LeaseLostError: another worker holds the slot now; nothing was written.
+            DatabaseError: the database stayed away.
+        """
+        self._end(TrialState.PRUNED, diverged=Divergence(epoch=epoch, reason=reason))
+
+    def release(self) -> None:
+        """Give the slot back after an orderly interruption, without counting an attempt: another claim goes on with it.
+
+        Raises:
+            DatabaseError: the database stayed away; the lease will expire.
+        """
+        self._stop_renewing()
+
+        def leave(connection: Connection) -> bool:
+            return slots.leave(connection, self._lease, "free", step=self._step, forgive=True)
+
+        if not self._storage.write(leave):
+            _logger.info("slot %d was not held any more when it was released", self.slot)
+
+    def crash(self, reason: str) -> None:
+        """Give the slot back after an error. The attempt counts; after the last one the trial is failed.
+
+        Attempts before the trial last came further than ever do not count.
+
+        Args:
+            reason: one line, for people.
+
+        Raises:
+            DatabaseError: the database stayed away; the lease will expire.
+        """
+        self._stop_renewing()
+
+        def leave(connection: Connection) -> None:
+            # By what stands in the row: it has come further since the claim, or not.
+            renewal = slots.renew(connection, self._lease, step=self._step)
+            if renewal is None:
+                return
+            if renewal.attempts >= self._rule.max_attempts:
+                fail(connection, self._lease, self._trial.trial_id, reason)
+            else:
+                slots.leave(connection, self._lease, "free", reason=reason)
+
+        self._storage.write(leave)
+
+    def _end(self, state: TrialState, value: float | None = None, *, diverged: Divergence | None = None) -> None:
+        self._stop_renewing()
+        epoch, reason = (None, None) if diverged is None else (diverged.epoch, diverged.reason)
+
+        def end(connection: Connection) -> bool:
+            if not slots.leave(connection, self._lease, "done", step=self._step, reason=reason, diverged_at=epoch):
+                return False
+            trial_rows.finish(connection, self._trial.trial_id, state, value)
+            if diverged is not None:
+                trial_rows.note(connection, self._trial.trial_id, {"diverged": asdict(diverged)})
+            return True
+
+        if not self._storage.write(end):
+            raise self._lease_lost()
+
+    def _renew(self) -> None:
+        """Body of the renewing thread: survives a database that is away, ends with the claim."""
+        while True:
+            self._wake.wait(self._renew_s)
+            self._wake.clear()
+            if self._ended.is_set():
+                return
+            try:
+                if self._storage.write_now(self._renew_once) is False:
+                    if not self._ended.is_set():
+                        self._lost.set()
+                    return
+            except DatabaseError as exc:
+                _logger.warning("trial %d: the lease could not be renewed: %s", self.number, exc)
+
+    def _renew_once(self, connection: Connection) -> bool:
+        renewal = slots.renew(connection, self._lease, step=self._step)
+        if renewal is not None and renewal.draining:
+            self._draining.set()
+        return renewal is not None
+
+    def _stop_renewing(self) -> None:
+        self._ended.set()
+        self._wake.set()
+
+    def _lease_lost(self) -> LeaseLostError:
+        self._lost.set()
+        self._stop_renewing()
+        now = self._storage.write(lambda connection: slots.holder(connection, self._lease))
+        other = f"process {now.pid} on {now.host} holds it now" if now else "it was given to another worker"
+        return LeaseLostError(
+            f"the lease of slot {self.slot} (trial {self.number} of study '{self._trial.study}') is lost, {other}: "
+            "stop this trial"
+        )
+
+
+def _finite(epoch: int, value: float) -> float:
+    if not math.isfinite(value):
+        raise StudyError(f"an accuracy of {value} at epoch {epoch} cannot be reported: it must be a finite number")
+    # NumPy's numbers would reach the database by their repr.
+    return float(value)

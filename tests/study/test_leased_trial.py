@@ -1,0 +1,292 @@
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import optuna
+import pytest
+from sqlalchemy import text
+
+from kdhpc.errors import LeaseLostError
+from kdhpc.study.allocation import claim_trial
+from kdhpc.study.definition import trial_seed
+from kdhpc.study.leased_trial import Owner
+from kdhpc.study.storage import Storage
+from kdhpc.study.study import SharedStudy
+from tests.study.made import HERE, make, optuna_trials, scalar, states, take
+
+ELSEWHERE = replace(HERE, host="elsewhere", token="e" * 32)
+
+
+def test_claim_new_slot_gives_the_graph_and_seed_of_that_slot(storage: Storage) -> None:
+    study = make(storage, seed=5)
+    for slot in range(4):
+        claim = take(study)
+        assert (claim.slot, claim.number, claim.attempt, claim.reported) == (slot, slot, 1, ())
+        assert claim.graph == study.definition.space.graph(5, slot)
+        assert claim.seed == trial_seed(5, slot)
+    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert study.progress().unfinished
+    assert len({trial_seed(seed, slot) for seed in range(20) for slot in range(20)}) == 400
+
+
+def test_release_goes_on_with_the_same_trial_and_counts_no_attempt(storage: Storage) -> None:
+    study = make(storage, max_attempts=2)
+    first = take(study)
+    first.report(1, 50.0)
+    first.report(2, 60.0)
+    first.release()
+    first.release()
+    for _ in range(5):
+        claim = take(study)
+        assert (claim.number, claim.slot, claim.attempt) == (0, 0, 1)
+        assert claim.reported == (1, 2)
+        assert claim.graph == first.graph
+        assert claim.seed == first.seed
+        claim.release()
+    assert study.progress().waiting == 4
+
+
+def test_crash_gives_up_after_the_last_attempt(storage: Storage, storage_url: str) -> None:
+    study = make(storage, max_attempts=2, target=2)
+    claim = take(study)
+    claim.crash("RuntimeError: first")
+    claim = take(study, ELSEWHERE)
+    assert (claim.number, claim.attempt) == (0, 2)
+    claim.crash("RuntimeError: second")
+    failed = optuna_trials(storage_url)[0]
+    assert failed.state is optuna.trial.TrialState.FAIL
+    assert failed.user_attrs["kdhpc"]["reason"] == "RuntimeError: second"
+    assert take(study).number == 1
+    counts = study.progress()
+    assert (counts.failed, counts.running, counts.waiting, counts.target) == (1, 1, 0, 2)
+
+
+def test_crashed_trial_goes_on_elsewhere_and_its_machine_gets_fresh_ones(storage: Storage) -> None:
+    study = make(storage, target=3)
+    take(study).crash("CUDA error: this GPU is broken")
+    neighbour = replace(HERE, token="n" * 32)
+    assert take(study, neighbour).number == 1
+    taken = take(study, ELSEWHERE)
+    assert (taken.number, taken.attempt) == (0, 2)
+
+
+def test_crashed_trial_is_left_to_others_for_a_while_where_there_are_any(storage: Storage) -> None:
+    study = make(storage, target=2)
+    crashing = take(study)
+    busy = take(study, ELSEWHERE)
+    crashing.crash("CUDA error: this GPU is broken")
+    neighbour = replace(HERE, token="n" * 32)
+    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert study.claim(neighbour, lease_s=60, renew_s=20) is None
+    assert study.progress().waiting == 1
+    # The lease's length, for each attempt that crashed.
+    storage.write(
+        lambda connection: connection.execute(text("UPDATE kdhpc_slots SET renewed = renewed - interval '61 seconds'"))
+    )
+    again = take(study)
+    assert (again.number, again.attempt) == (crashing.number, 2)
+    again.crash("CUDA error: this GPU is broken")
+    busy.complete(50.0)
+    assert take(study, ELSEWHERE).attempt == 3
+
+
+def test_crashed_trial_is_taken_by_another_process_of_the_only_machine(storage: Storage) -> None:
+    study = make(storage, target=2)
+    crashing = take(study)
+    neighbour = replace(HERE, token="n" * 32)
+    busy = take(study, neighbour)
+    crashing.crash("CUDA error: this GPU is broken")
+    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    busy.complete(50.0)
+    assert take(study, neighbour).number == crashing.number
+
+
+def test_crashed_trial_is_tried_again_at_once_by_a_lone_worker(storage: Storage) -> None:
+    study = make(storage, target=1)
+    for attempt in (1, 2, 3):
+        claim = take(study)
+        assert claim.attempt == attempt
+        claim.crash("ValueError: the graph is at fault")
+    assert study.progress().unfinished == 0
+
+
+def test_claim_after_workers_vanished_too_often_fails_the_slot(storage: Storage, storage_url: str) -> None:
+    study = make(storage, max_attempts=2, target=2)
+    for attempt in (1, 2):
+        claim = take(study, lease_s=0.05)
+        assert (claim.number, claim.attempt) == (0, attempt)
+        claim._ended.set()  # As if the process were killed: nobody renews.
+        time.sleep(0.2)
+    assert take(study).number == 1
+    failed = optuna_trials(storage_url)[0]
+    assert failed.state is optuna.trial.TrialState.FAIL
+    assert "2 attempts" in failed.user_attrs["kdhpc"]["reason"]
+    assert study.progress().failed == 1
+    assert scalar(storage, "SELECT attempts FROM kdhpc_slots WHERE slot = 0") == 2
+
+
+def test_lease_lost_to_another_worker_writes_nothing(storage: Storage, storage_url: str) -> None:
+    study = make(storage, pruner="none")
+    late = take(study, lease_s=0.05)
+    late.report(1, 50.0)
+    late._ended.set()  # As if the process were frozen: nobody renews.
+    time.sleep(0.2)
+    new = take(study, owner=Owner.current(job="other"))
+    assert (new.number, new.attempt, new.reported) == (0, 2, (1,))
+    with pytest.raises(LeaseLostError, match=rf"slot 0 \(trial 0 of study 'tiny'\).*process {HERE.pid}"):
+        late.report(2, 99.0)
+    assert late.lost
+    for ending in (lambda: late.complete(99.0), late.prune):
+        with pytest.raises(LeaseLostError):
+            ending()
+    late.crash("too late")
+    late.release()
+    assert optuna_trials(storage_url)[0].intermediate_values == {1: 50.0}
+    assert states(storage_url) == ["RUNNING"]
+    assert new.report(2, 60.0) is False
+    new.complete(70.0)
+    assert optuna_trials(storage_url)[0].value == 70.0
+
+
+def eventually(check: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 60
+    while not check() and time.monotonic() < until:
+        time.sleep(0.02)
+    return check()
+
+
+def test_lease_is_renewed_while_the_trial_runs_and_its_loss_is_noticed(storage: Storage) -> None:
+    study = make(storage, target=1)
+    claim = take(study, lease_s=6.0)
+    query = "SELECT EXTRACT(epoch FROM expires) FROM kdhpc_slots WHERE slot = 0"
+    began = scalar(storage, query)
+    assert eventually(lambda: scalar(storage, query) > began)
+    assert not claim.lost
+    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert study.expire([HERE]) == 1
+    thief = take(study)
+    assert (thief.number, thief.attempt) == (0, 2)
+    assert eventually(lambda: claim.lost)
+    assert not thief.lost
+
+
+def test_ended_claim_leaves_no_thread_behind(storage: Storage) -> None:
+    study = make(storage)
+    before = set(threading.enumerate())
+    claim = study.claim(HERE, lease_s=60, renew_s=0.05)
+    assert claim is not None
+    (renewing,) = set(threading.enumerate()) - before
+    claim.release()
+    assert eventually(lambda: not renewing.is_alive())
+
+
+def test_drain_asks_for_the_slots_and_gives_none_out_until_resume(storage: Storage) -> None:
+    study = make(storage)
+    claim = study.claim(HERE, lease_s=60, renew_s=0.05)
+    assert claim is not None
+    assert not claim.draining
+    study.drain()
+    assert SharedStudy.open(storage, "tiny").is_draining()
+    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert eventually(lambda: claim.draining)
+    assert not claim.lost
+    claim.release()
+    study.resume()
+    assert take(study).number == claim.number
+
+
+def test_complete_repeated_after_a_lost_answer_is_accepted(storage: Storage, storage_url: str) -> None:
+    claim = take(make(storage))
+    claim.complete(61.0)
+    # The commit happened and its answer was lost: the call is made again.
+    claim.complete(61.0)
+    assert optuna_trials(storage_url)[0].values == [61.0]
+
+
+def test_claim_transaction_that_dies_leaves_no_trial_behind(storage: Storage, storage_url: str) -> None:
+    study = make(storage)
+    study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
+
+    def dies(connection: object) -> None:
+        held = claim_trial(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
+        assert held is not None
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            storage.write(dies)
+    assert optuna_trials(storage_url) == []
+    assert take(study).number == 0
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_claim_waits_for_no_other_and_a_trial_has_the_number_of_its_slot(
+    storage: Storage, storage_url: str, sampler: str
+) -> None:
+    study = make(storage, sampler=sampler, target=3)
+    study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
+    other = Storage.connect()
+
+    def dies(connection: object) -> None:
+        claim_trial(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
+        passed = take(SharedStudy.open(other, "tiny"))
+        assert (passed.slot, passed.number) == (1, 1)
+        passed.complete(50.0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.write(dies)
+    other.close()
+    # Number 0 is not there yet.
+    opened = optuna.load_study(study_name="tiny", storage=storage_url)
+    assert [trial.number for trial in opened.trials] == [1]
+    assert (opened.best_trial.number, len(opened.trials_dataframe()), study.num_begun()) == (1, 1, 1)
+    assert [(claim.slot, claim.number) for claim in (take(study), take(study))] == [(0, 0), (2, 2)]
+    assert [trial.number for trial in optuna_trials(storage_url)] == [0, 1, 2]
+    assert study.num_begun() == 3
+
+
+def test_claim_repeated_after_a_lost_answer_gives_the_same_slot(storage: Storage) -> None:
+    study = make(storage)
+    study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
+    twice = [
+        storage.write(
+            lambda c: claim_trial(c, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
+        )
+        for _ in range(2)
+    ]
+    assert twice[0] == twice[1]
+    assert study.progress().running == 1
+
+
+def test_worker_killed_in_mid_trial_is_followed_by_another_on_the_same_trial(
+    storage: Storage, storage_url: str, start_worker: Callable[..., object]
+) -> None:
+    study = make(storage, target=3, pruner="none")
+    killed = start_worker("tiny", epoch_s=2)
+    begun = killed.next_line()
+    while scalar(storage, "SELECT count(*) FROM trial_intermediate_values") == 0:
+        time.sleep(0.05)
+    assert study.expire_dead() == 0, "it is alive"
+    killed.kill()
+    assert study.expire_dead() == 1
+    told = start_worker("tiny").rest()
+    assert (told[0]["number"], told[0]["slot"], told[0]["attempt"]) == (begun["number"], begun["slot"], 2)
+    assert told[0]["reported"] == [1]
+    assert states(storage_url) == ["COMPLETE"] * 3
+    owners = optuna_trials(storage_url)[0].user_attrs["kdhpc"]["owners"]
+    assert [owner["attempt"] for owner in owners] == [1, 2]
+    assert owners[0]["pid"] == begun["pid"]
+
+
+def test_owner_is_gone_only_where_its_process_is_known_to_have_ended() -> None:
+    assert not HERE.is_gone
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert replace(HERE, pid=ended.pid).is_gone
+    assert replace(HERE, process_start=HERE.process_start + 1).is_gone, "the id went to another process"
+    elsewhere = replace(HERE, pid=ended.pid, process_space="another machine")
+    assert not elsewhere.is_gone
