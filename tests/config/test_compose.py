@@ -295,13 +295,10 @@ def test_every_network_is_a_choice_and_a_file_of_the_users_goes_before(tmp_path:
     (tmp_path / "network").mkdir()
     (tmp_path / "network" / "resnet20.yaml").write_text("name: resnet20\ncrops: [3]\n")
     (tmp_path / "network" / "mine.yaml").write_text("name: resnet8\ncrops: [5]\n")
-    for choice, name, crops in (
-        ("resnet20", "resnet20", (3,)),
-        ("mine", "resnet8", (5,)),
-        ("resnet8", "resnet8", (3, 5, 7)),
-    ):
+    expected = {"resnet20": ("resnet20", (3,)), "mine": ("resnet8", (5,)), "resnet8": ("resnet8", (3, 5, 7))}
+    for choice, name_and_crops in expected.items():
         network = compose_search(["study=cifar10_2", f"network={choice}"], config_dir=tmp_path).network
-        assert (network.name, network.crops) == network_of
+        assert (network.name, network.crops) == name_and_crops
 
 
 def test_compose_train_is_whole_and_scores_every_epoch() -> None:
