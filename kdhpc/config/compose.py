@@ -153,8 +153,12 @@ def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups)
     OmegaConf.update(node, "hydra.searchpath", [f"file://{folder}" for folder in folders[1:]])
     ConfigStore.instance().store(name="schema", node=defaults(kind))
     ConfigStore.instance().store(name="root", node=OmegaConf.merge(node, given))
-    for name, network in NETWORKS.items():  # A file of that name goes before.
-        ConfigStore.instance().store(group="network", name=name, node={"name": name, "crops": list(network.crops)})
+    # A file of that name goes before; Hydra would take what is stored for its schema.
+    files = {path.name for folder in folders for path in (folder / "network").glob("*.yaml")}
+    ConfigStore.instance().repo.pop("network", None)
+    for name, network in NETWORKS.items():
+        if f"{name}.yaml" not in files:
+            ConfigStore.instance().store(group="network", name=name, node={"name": name, "crops": list(network.crops)})
 
 
 def _unreadable(exc: yaml.YAMLError | UnicodeDecodeError | OSError, folders: Sequence[Path]) -> str:
