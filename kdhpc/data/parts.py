@@ -186,8 +186,7 @@ def decode_part(part: Part) -> int:
             sizes[index] = decoded.height, decoded.width
     content = io.BytesIO()
     np.savez(content, images=images, sizes=sizes, reasons=np.array(reasons, dtype=np.str_))
-    with content.getbuffer() as whole:
-        write_whole(part.file, whole)
+    write_whole(part.file, content.getvalue())
     return len(part)
 
 

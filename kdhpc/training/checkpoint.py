@@ -108,12 +108,12 @@ def save_checkpoint(
         answers.append(may_write() and (not is_further or there == rejected))
         return answers[-1]
 
-    with buffer.getbuffer() as payload:
-        head = _FORMAT.pack(_MAGIC, _VERSION) + _FIELDS.pack(key.digest, state.step, len(payload))
-        try:
-            write_whole(path, head, _checksum(head, payload), payload, may_replace=may_replace)
-        except StorageError as exc:
-            raise CheckpointError(f"{exc}; make room, or allow writing there") from exc
+    payload = buffer.getvalue()  # Not a view: one that an error keeps alive would be in the way of the buffer's end.
+    head = _FORMAT.pack(_MAGIC, _VERSION) + _FIELDS.pack(key.digest, state.step, len(payload))
+    try:
+        write_whole(path, head, _checksum(head, payload), payload, may_replace=may_replace)
+    except StorageError as exc:
+        raise CheckpointError(f"{exc}; make room, or allow writing there") from exc
     return answers[-1]
 
 

@@ -169,13 +169,13 @@ class CompileCache:
         try:
             with tarfile.open(fileobj=content, mode="w:gz", compresslevel=1) as archive:
                 archive.add(self._folder, arcname=".", filter=lambda entry: entry if _is_kept(entry) else None)
-            with content.getbuffer() as artifacts:
-                header = _HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest())
-                write_whole(self._path, header, artifacts, mode=0o600)
+            artifacts = content.getvalue()
+            header = _HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest())
+            write_whole(self._path, header, artifacts, mode=0o600)
         except (OSError, StorageError) as exc:
             _LOG.warning("compile cache %s is not published: %s", self._path, exc)
             return False
-        _LOG.info("published the compile cache %s, %.1f MB", self._path, len(content.getvalue()) / 1e6)
+        _LOG.info("published the compile cache %s, %.1f MB", self._path, len(artifacts) / 1e6)
         return True
 
     @staticmethod

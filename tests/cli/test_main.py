@@ -13,12 +13,13 @@ from kdhpc.cli.main import build_parser, main
 
 
 def run(*argv: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """The command, on a machine without GPUs wherever it runs."""
     return subprocess.run(
         [sys.executable, "-m", "kdhpc.cli.main", *argv],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
         check=False,
     )
 
