@@ -168,7 +168,7 @@ def load_checkpoint(path: Path, key: CheckpointKey) -> TrainingState:
 
 
 def read_header(path: Path) -> CheckpointHeader | None:
-    """What the file says of itself, without reading all of it; none: there is no checkpoint of this format.
+    """What the file says of itself, without reading all of it; None: there is no checkpoint of this format.
 
     Raises:
         StorageError: the file system refuses to read it.
