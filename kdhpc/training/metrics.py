@@ -115,7 +115,7 @@ def _latest_lines(content: bytes) -> tuple[dict[int, tuple[bytes, EpochReport]],
 
 
 def _report(line: bytes) -> EpochReport | None:
-    """What a line says; none: it is half a line, NUL bytes, no JSON, or no report."""
+    """What a line says; None: it is half a line, NUL bytes, no JSON, or no report."""
     rules = dacite.Config(cast=[tuple], type_hooks={float: _number})
     try:
         document = parse_json(line)
