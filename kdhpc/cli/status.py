@@ -147,6 +147,6 @@ def _latest(status: "StudyStatus", head: tuple[str, ...], rows: Sequence[tuple[s
 
 
 def _trials(status: "StudyStatus", job: "QueuedJob") -> str:
-    """Those that a job trains, one in each of its seats."""
+    """Those that a job trains, one in each of its trial runners."""
     numbers = [str(worker.trial) for worker in status.workers if worker.job == job.job and not worker.lost]
     return ",".join(numbers) or "-"

@@ -47,7 +47,7 @@ def train_final(
         should_stop: Asked after each step; True checkpoints and returns.
 
     Returns:
-        The result, also of a training that diverged; none if it was stopped.
+        The result, also of a training that diverged; None if it was stopped.
 
     Raises:
         KdhpcError: as :func:`kdhpc.final.run.open_run`.
@@ -120,7 +120,7 @@ def _train(
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
 ) -> "_Ended | None":
-    """To the end, from the checkpoint where there is one; none if it was stopped."""
+    """To the end, from the checkpoint where there is one; None if it was stopped."""
     checkpointing = Checkpointing(
         run.paths.checkpoint,
         training,

@@ -135,7 +135,7 @@ def open_finished(folder: Path, *, origin: str | None = None) -> FinishedRun:
 
     Args:
         folder: ``runs/train/NAME/seed<k>``, or wherever it was moved.
-        origin: What messages call it; none: the folder.
+        origin: What messages call it; None: the folder.
 
     Raises:
         ConfigError: no finished run lies there, or one that diverged.

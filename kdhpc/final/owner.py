@@ -141,7 +141,7 @@ def owned(paths: RunPaths) -> Iterator[RunOwner]:
 
 
 def _read(path: Path) -> OwnerRecord | None:
-    """The record in a file; none where there is none, or one that a power cut has damaged."""
+    """The record in a file; None where there is none, or one that a power cut has damaged."""
     try:
         document = parse_json(read_whole(path))
         return dacite.from_dict(OwnerRecord, document) if isinstance(document, dict) else None

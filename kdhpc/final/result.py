@@ -80,13 +80,13 @@ class FinalResult:
     num_parameters: int
     """Weights of all networks together."""
     seconds: float | None
-    """Training and evaluation, interruptions left out; none: the log of its epochs has gaps."""
+    """Training and evaluation, interruptions left out; None: the log of its epochs has gaps."""
     device: str
     """Name of the processor or GPU."""
     versions: dict[str, str]
     """Of kdhpc and torch."""
     threads: int | None = None
-    """CPU threads, on whose number the last bits depend; none: from before this was written down, as what follows."""
+    """CPU threads, on whose number the last bits depend; None: from before this was written down, as what follows."""
     precision: str | None = None
     """``float32``, ``tf32``, ``bf16`` or ``fp16``: what the networks ran in."""
     searched: SearchedWith = SearchedWith()
@@ -98,7 +98,7 @@ class FinalResult:
     weights: tuple[str, ...] = ()
     """Digest of each file of weights; none of a training that diverged, or from before this was written down."""
     diverged_epoch: int | None = None
-    """At which epoch it diverged; none: it did not."""
+    """At which epoch it diverged; None: it did not."""
     diverged: str = ""
     """Why it counts as diverged."""
 
@@ -117,7 +117,7 @@ class FinalResult:
 
     @property
     def divergence(self) -> str | None:
-        """When and why it diverged, in words; none: it did not."""
+        """When and why it diverged, in words; None: it did not."""
         return None if self.diverged_epoch is None else f"diverged at epoch {self.diverged_epoch}: {self.diverged}"
 
 

@@ -34,7 +34,7 @@ def run_settings(
         config: The run's.
         graph_key: Of its graph.
         dataset_checksum: Of the packed data.
-        precision: That the networks run in; none: known only where it is trained.
+        precision: That the networks run in; None: known only where it is trained.
         teacher: What the answers of a student's teacher depend on.
 
     Raises:
@@ -73,7 +73,7 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 
 def read_settings(path: Path) -> Settings | None:
-    """Those in a file; none where there is none, or where it cannot be understood, as after a power cut.
+    """Those in a file; None where there is none, or where it cannot be understood, as after a power cut.
 
     Raises:
         StorageError: the file system refuses.

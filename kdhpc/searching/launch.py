@@ -30,7 +30,7 @@ _FAREWELL_S = 90.0
 
 
 def continued_launch(study: str) -> tuple[Manifest, SearchConfig] | None:
-    """What this command launched before its job was requeued; none if it was not, or did not come so far.
+    """What this command launched before its job was requeued; None if it was not, or did not come so far.
 
     Raises:
         ClusterError, StorageError: as :func:`kdhpc.searching.manifest.continued_manifest`.
@@ -165,12 +165,12 @@ class Launch:
 
     def _top_up(self, *, is_last: bool) -> int:
         name, cluster = self._study.definition.name, self._config.cluster
-        holdings = self._study.holdings()
+        leases = self._study.active_leases()
         jobs = worker_jobs(name)
-        gone = vanished(name, holdings, jobs)
+        gone = vanished(name, leases, jobs)
         if gone:
-            self._study.expire(holding.owner for holding in gone)
-            _LOG.warning("freed the trials of lost workers: %s", ", ".join(str(holding.number) for holding in gone))
+            self._study.expire(lease.owner for lease in gone)
+            _LOG.warning("freed the trials of lost workers: %s", ", ".join(str(lease.number) for lease in gone))
         status = read_status(self._storage, name, uid=self._study.uid)
         # A job that ends may be one that comes back, and then replacing it would be one too many: that is seen later.
         present = [job for job in jobs if job.state != "COMPLETING"] if is_last else jobs
@@ -202,7 +202,7 @@ class Launch:
             )
 
     def _unsettled(self) -> list[str]:
-        """Workers' jobs that run, and may be about to take a trial or to end; none where there is nothing to take."""
+        """Workers' jobs that run, and may be about to take a trial or to end; None where there is nothing to take."""
         status = read_status(self._storage, self._study.definition.name, uid=self._study.uid)
         if status.trials.waiting == 0:
             return []

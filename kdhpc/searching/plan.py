@@ -39,7 +39,7 @@ class StudyPlan:
 
         Args:
             storage: The database.
-            trials: The budget; none: the config's for a new study, an existing one keeps its own.
+            trials: The budget; None: the config's for a new study, an existing one keeps its own.
 
         Raises:
             StudyMismatchError: the study exists and was made with something else; the message says with what.

@@ -25,7 +25,7 @@ def pid_path(folder: Path) -> Path:
 
 
 def written_pid(folder: Path) -> WrittenPid | None:
-    """What the file says; none: there is no such file.
+    """What the file says; None: there is no such file.
 
     Raises:
         StorageError: the file system does not give it back.

@@ -42,7 +42,7 @@ def installed_programs(version: str | None = None) -> Path:
     """The folder with ``initdb``, ``postgres`` and ``pg_dump``.
 
     Args:
-        version: PostgreSQL's major version, which must be that of the data; none: the newest.
+        version: PostgreSQL's major version, which must be that of the data; None: the newest.
 
     Raises:
         DatabaseError: the package is not installed, or does not have that version.

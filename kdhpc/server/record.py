@@ -103,7 +103,7 @@ class ServerRecord:
     started: str
     """When, ISO 8601 in UTC."""
     job: str | None
-    """The batch job that it ends with; none: it is not part of one."""
+    """The batch job that it ends with; None: it is not part of one."""
     folder: FolderIdentity
     """The folder, as the start saw it."""
     problem: str = ""
@@ -211,7 +211,7 @@ def update(folder: Path, record: ServerRecord) -> None:
 
 
 def newest_record(folder: Path, *, at_least: int = 0) -> ServerRecord | None:
-    """The last start's record, unreadable or not; none: there was no start.
+    """The last start's record, unreadable or not; None: there was no start.
 
     Args:
         folder: The server's folder, resolved.

@@ -20,7 +20,7 @@ from kdhpc.server.endpoint import read_endpoint
 from kdhpc.server.ownership import TakeOver
 from kdhpc.server.proof import last_server
 from kdhpc.server.record import claim, record_path, update
-from kdhpc.server.take_over import Caution
+from kdhpc.server.take_over import TakeoverTimeouts
 from kdhpc.study.storage import Storage
 from tests.server.servers import postgres_processes, pretend_elsewhere
 
@@ -52,7 +52,7 @@ def job(monkeypatch: pytest.MonkeyPatch):
             monkeypatch.delenv("SLURM_JOB_ID", raising=False)
         else:
             monkeypatch.setenv("SLURM_JOB_ID", str(number))
-        return Hosting(ClusterConfig(), signals or StopSignals(), Caution(probe_s=0.2, lock_file_s=0.2))
+        return Hosting(ClusterConfig(), signals or StopSignals(), TakeoverTimeouts(probe_s=0.2, lock_file_s=0.2))
 
     return of
 
