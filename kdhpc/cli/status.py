@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         DatabaseError: the database is away; the message says whether the job that hosts it waits in the queue.
     """
     from kdhpc.errors import DatabaseError
-    from kdhpc.files import strict_json
+    from kdhpc.files.json_text import strict_json
     from kdhpc.searching.jobs import mark_lost
     from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage

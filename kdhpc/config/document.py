@@ -15,7 +15,8 @@ import yaml
 
 from kdhpc.config.renamed import renamed_document
 from kdhpc.errors import ConfigError, nearest
-from kdhpc.files import read_whole, write_whole
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 
 Group = TypeVar("Group")
 Config = TypeVar("Config")

@@ -12,7 +12,7 @@ from kdhpc import __version__
 from kdhpc.config.document import write_config
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import CheckpointError, ConfigError, DataError, NetworkError, StorageError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.final.assembly import assemble, num_training_images
 from kdhpc.final.owner import RunOwner, owned
 from kdhpc.final.result import FinalResult, SearchedWith, read_result, write_result

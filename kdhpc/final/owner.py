@@ -21,7 +21,10 @@ import dacite
 
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import RunTakenError, StorageError
-from kdhpc.files import parse_json, read_whole, remove, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.removing import remove
+from kdhpc.files.writing import write_whole
 from kdhpc.final.lock import held
 from kdhpc.processes import has_ended, process_space, process_start
 

@@ -12,7 +12,9 @@ from typing import TypeAlias
 from kdhpc.config.document import to_document
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError
-from kdhpc.files import parse_json, read_whole, write_whole
+from kdhpc.files.json_text import parse_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.networks.weights import weights_digest
 
 Settings: TypeAlias = Mapping[str, str]

@@ -12,7 +12,7 @@ from pathlib import Path
 from kdhpc import __version__
 from kdhpc.config.document import flatten
 from kdhpc.errors import GraphError, StorageError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.graph.serial import read_stored, write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.study.definition import StudyDefinition

@@ -21,7 +21,10 @@ from kdhpc.config.document import write_config
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import ClusterConfig, SearchConfig
 from kdhpc.errors import ClusterError, StorageError
-from kdhpc.files import parse_json, patiently, read_whole, storage_error, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.storage_errors import patiently, storage_error
+from kdhpc.files.writing import write_whole
 from kdhpc.folders import own_folder, private_folder
 
 _LOG = logging.getLogger(__name__)

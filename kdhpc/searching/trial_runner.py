@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from kdhpc.errors import CaptureError, DatabaseError, LeaseLostError, StorageError, StudyMismatchError
-from kdhpc.files import is_of_storage
+from kdhpc.files.storage_errors import is_of_storage
 from kdhpc.searching.trial import StepKind, TrialSetting, prepare_training, run_trial
 from kdhpc.study.leased_trial import LeasedTrial
 from kdhpc.study.outcome import Outcome

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kdhpc.config.paths import server_dir
 from kdhpc.errors import DatabaseError, StorageError, UsageError
-from kdhpc.files import FileLock
+from kdhpc.files.locking import FileLock
 from kdhpc.server.data_folder import DATABASE, ProgramError, dump, initialise, write_access_rules, write_password
 from kdhpc.server.database_errors import AUTHENTICATION_S
 from kdhpc.server.endpoint import Endpoint, read_endpoint, write_endpoint

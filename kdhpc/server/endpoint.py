@@ -11,7 +11,9 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import parse_json, read_whole, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.server import libpq
 
 _FORMAT = "kdhpc-endpoint"

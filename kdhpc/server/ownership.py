@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import FileLock, remove
+from kdhpc.files.locking import FileLock
+from kdhpc.files.removing import remove
 from kdhpc.processes import has_ended, process_start
 from kdhpc.server.pid_file import serving_pid
 from kdhpc.server.proof import Doubt, answer_of, doubt, is_ours, last_server

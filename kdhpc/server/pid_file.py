@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from kdhpc.files import read_whole, remove
+from kdhpc.files.reading import read_whole
+from kdhpc.files.removing import remove
 from kdhpc.processes import process_start
 
 NOBODYS_PID = 2**30

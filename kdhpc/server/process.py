@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg2
 
 from kdhpc.errors import DatabaseError
-from kdhpc.files import FileLock, storage_error
+from kdhpc.files.locking import FileLock
+from kdhpc.files.storage_errors import storage_error
 from kdhpc.folders import append_to
 from kdhpc.processes import has_ended, process_space, process_start
 from kdhpc.server.data_folder import DATABASE, PASSFILE, ROLE

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdhpc.errors import DatabaseAwayError, DatabaseError
-from kdhpc.files import FileLock
+from kdhpc.files.locking import FileLock
 from kdhpc.folders import user_name
 from kdhpc.processes import has_ended, lock_holder, process_owner, process_start
 from kdhpc.server.endpoint import Endpoint, is_loopback, read_endpoint

@@ -14,17 +14,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import (
-    FileLock,
-    create_alone,
-    parse_json,
-    patiently,
-    read_whole,
-    remove,
-    storage_error,
-    strict_json,
-    write_whole,
-)
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.locking import FileLock
+from kdhpc.files.reading import read_whole
+from kdhpc.files.removing import remove
+from kdhpc.files.storage_errors import patiently, storage_error
+from kdhpc.files.writing import create_alone, write_whole
 from kdhpc.processes import process_space, process_start
 from kdhpc.server.data_folder import DATABASE, PASSFILE, ROLE
 from kdhpc.server.endpoint import Endpoint, not_for_this_user

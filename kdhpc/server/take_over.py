@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdhpc.errors import DatabaseError
-from kdhpc.files import FileLock, storage_error
+from kdhpc.files.locking import FileLock
+from kdhpc.files.storage_errors import storage_error
 from kdhpc.server.control import ServerOptions, Started, running, start, unstopped
 from kdhpc.server.ownership import TakeOver
 from kdhpc.server.pid_file import pid_path

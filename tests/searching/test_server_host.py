@@ -11,7 +11,7 @@ from sqlalchemy import text
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError, DatabaseError, StorageError
-from kdhpc.files import FileLock
+from kdhpc.files.locking import FileLock
 from kdhpc.searching import server_host as room
 from kdhpc.searching.server_host import Hosting
 from kdhpc.server import take_over as taking

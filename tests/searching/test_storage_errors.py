@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kdhpc import files
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.errors import StorageError, StudyMismatchError
+from kdhpc.files import storage_errors
 from kdhpc.searching import trial_runner as room
 from kdhpc.searching import worker as worker_room
 from kdhpc.searching.trial import TrialSetting
@@ -25,7 +25,7 @@ from tests.study.made import make, optuna_trials, scalar, take
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(storage_errors, "_PAUSES_S", (0.01, 0.01, 0.01))
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdhpc import files
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths
 from kdhpc.errors import DatabaseError, StorageError
+from kdhpc.files import storage_errors
 from kdhpc.graph.presets import dml
 from kdhpc.networks.weights import weights_digest
 from kdhpc.searching.trial import TrialSetting, prepare_training, run_trial
@@ -54,7 +54,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch):
     """With disks that fail."""
-    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(storage_errors, "_PAUSES_S", (0.01, 0.01, 0.01))
 
 
 def setting_of(root, *overrides, **changes):
