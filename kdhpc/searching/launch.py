@@ -15,7 +15,7 @@ from kdhpc.errors import ClusterBusyError, ClusterError, DatabaseError, StorageE
 from kdhpc.searching.jobs import cancel_waiting, vanished, worker_jobs
 from kdhpc.searching.manifest import Manifest, continued_manifest
 from kdhpc.searching.plan import StudyPlan
-from kdhpc.searching.server_host import Hosting
+from kdhpc.searching.server_host import ServerHost
 from kdhpc.searching.submission import submit_workers
 from kdhpc.study.status import StudyStatus, TrialCounts, read_status
 from kdhpc.study.storage import Storage
@@ -108,11 +108,11 @@ class Launch:
             time.sleep(_POLL_S)
         return self._storage.exclusively(lambda: self._top_up(is_last=True))
 
-    def watch(self, hosting: Hosting, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
+    def watch(self, server_host: ServerHost, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
         """Stay until the budget is done: keep the server up, replace workers that are lost; in the end, send them home.
 
         Args:
-            hosting: The server.
+            server_host: The server.
             stop: Ends the watch.
             show: Called with the status every few seconds.
 
@@ -122,16 +122,16 @@ class Launch:
         Raises:
             ClusterError: workers keep being lost without any trial ending well.
         """
-        is_done = self._watch(hosting, stop, show)
-        if hosting.ends_server and not stop.requested:
+        is_done = self._watch(server_host, stop, show)
+        if server_host.ends_server and not stop.requested:
             self._send_home(stop)
         return is_done
 
-    def _watch(self, hosting: Hosting, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
+    def _watch(self, server_host: ServerHost, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
         name = self._study.definition.name
         while not stop.requested:
             try:
-                hosting.keep_up()
+                server_host.keep_up()
                 status = read_status(self._storage, name, uid=self._study.uid)
                 show(status)
                 if status.trials.waiting + status.trials.running == 0:

@@ -35,7 +35,7 @@ _POLL_S = 2.0
 _TIMEOUTS = TakeoverTimeouts()
 
 
-class Hosting:
+class ServerHost:
     """Keeps the embedded server up while entered, if nobody else does.
 
     Several launching jobs may share one server. The first hosts it; when it goes, one of the others does. Who hosts it
@@ -72,7 +72,7 @@ class Hosting:
         endpoint = None if self._is_given or self._job is None else running_here(self._folder)
         return endpoint is not None and endpoint.job == self._job
 
-    def __enter__(self) -> "Hosting":
+    def __enter__(self) -> "ServerHost":
         # A job may find that another one is just starting it, or that Slurm does not know yet that its node is dead.
         self.attend(lambda: None, patience_s=_PATIENCE_S if self._job else 0.0)
         return self

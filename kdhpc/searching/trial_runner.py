@@ -169,9 +169,7 @@ class TrialRunner:
 
     def _train(self, trial: LeasedTrial) -> Generator[StepKind, None, Outcome]:
         self._training = prepare_training(trial, self._setting, self._training)
-        outcome = yield from run_trial(
-            trial, self._setting, self._training, should_stop=lambda: self._stopping() or trial.draining
-        )
+        outcome = yield from run_trial(trial, self._setting, self._training, lambda: self._stopping() or trial.draining)
         if outcome is Outcome.INTERRUPTED:
             trial.release()
         return outcome

@@ -173,3 +173,21 @@ def test_step_after_an_epoch_that_is_not_scored_or_with_a_checkpoint_is_more_tha
     kinds = list(run_trial(trial, setting, prepare_training(trial, setting, None), lambda: False))
     assert StepKind.STEP not in kinds[1::4]
     assert kinds[12] is StepKind.MORE
+
+
+def test_runner_gives_the_slot_of_an_interrupted_trial_back_and_counts_no_attempt(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object):
+        yield StepKind.STEP
+        return Outcome.INTERRUPTED
+
+    monkeypatch.setattr(room, "prepare_training", lambda *_: None)
+    monkeypatch.setattr(room, "run_trial", train)
+    runner = TrialRunner(SimpleNamespace(), torch.device("cpu"), lambda: True)
+    runner.take(take(make(storage, target=1)))
+    assert runner.step() is StepKind.STEP
+    ended = runner.step()
+    assert (ended.finished, ended.crashed) == (False, False)
+    slot = storage.read(lambda c: c.exec_driver_sql("SELECT state, attempts, reason FROM kdhpc_slots").one())
+    assert tuple(slot) == ("free", 0, None)

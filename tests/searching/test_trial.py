@@ -14,7 +14,7 @@ from kdhpc.errors import DatabaseError, StorageError
 from kdhpc.files import storage_errors
 from kdhpc.graph.presets import dml
 from kdhpc.networks.weights import weights_digest
-from kdhpc.searching.trial import TrialSetting, prepare_training, run_trial
+from kdhpc.searching.trial import StudyTrial, TrialSetting, prepare_training, run_trial
 from kdhpc.server.control import ServerOptions, start, stop
 from kdhpc.study.leased_trial import LeasedTrial
 from kdhpc.study.outcome import Outcome
@@ -90,6 +90,14 @@ def begin(setting, num_steps, trial=None):
     list(ride())
     assert ends == [Outcome.INTERRUPTED]
     return training
+
+
+def test_fakes_know_no_more_than_the_protocol_asks_for():
+    def public(kind):
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert public(ReportingTrial(())) - {"steps", "values", "diverged", "last_epoch"} == public(StudyTrial)
+    assert public(StudyTrial) <= public(LeasedTrial) | {"graph", "seed"}, "which it is given"
 
 
 def test_run_trial_goes_on_from_its_checkpoint(tmp_path):

@@ -13,6 +13,7 @@ from kdhpc.errors import LeaseLostError
 from kdhpc.study.allocation import allocate
 from kdhpc.study.definition import trial_seed
 from kdhpc.study.leased_trial import Owner
+from kdhpc.study.outcome import Outcome
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from tests.study.made import HERE, make, optuna_trials, scalar, states, take
@@ -196,6 +197,20 @@ def test_drain_asks_for_the_slots_and_gives_none_out_until_resume(storage: Stora
     leased.release()
     study.resume()
     assert take(study).number == leased.number
+
+
+def test_report_rung_ends_the_trial_where_the_study_decides_so(storage: Storage, storage_url: str) -> None:
+    study = make(storage, target=2)
+    first, second = take(study), take(study)
+    for epoch, outcome in ((1, None), (2, None), (4, Outcome.COMPLETE)):
+        assert first.report_rung(epoch, 60.0 + epoch) is outcome
+    for _ in range(2):
+        assert second.report_rung(1, 61.0) is None, "not below the median"
+    assert second.report_rung(2, 10.0) is Outcome.PRUNED
+    assert states(storage_url) == ["COMPLETE", "PRUNED"]
+    assert optuna_trials(storage_url)[0].value == 64.0
+    counts = study.progress()
+    assert (counts.complete, counts.pruned, counts.unfinished) == (1, 1, 0)
 
 
 def test_complete_repeated_after_a_lost_answer_is_accepted(storage: Storage, storage_url: str) -> None:
