@@ -178,7 +178,7 @@ def _remove_useless(paths: StudyPaths) -> tuple[str, str]:
     Returns:
         What was removed, and the files that could not be; both in words.
     """
-    from kdhpc.files import remove
+    from kdhpc.files.removing import remove
 
     checkpoint, launch, config = paths.checkpoint(0), paths.launch("*"), paths.config("*")
     trials = checkpoint.parent.parent

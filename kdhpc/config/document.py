@@ -13,8 +13,10 @@ from typing import TypeVar
 import dacite
 import yaml
 
+from kdhpc.config.renamed import renamed_document
 from kdhpc.errors import ConfigError, nearest
-from kdhpc.files import read_whole, write_whole
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 
 Group = TypeVar("Group")
 Config = TypeVar("Config")
@@ -47,7 +49,7 @@ def parse_config(kind: type[Config], document: object) -> Config:
         ConfigError: a group or key is missing or unknown, or a value is not allowed; the message names it.
     """
     groups = typing.get_type_hints(kind)
-    given = _mapping("the config", document)
+    given = renamed_document(_mapping("the config", document))
     _check_names("config group", given, groups)
     return kind(**{name: parse_group(name, group, given[name]) for name, group in groups.items()})
 

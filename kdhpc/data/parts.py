@@ -32,7 +32,8 @@ from kdhpc.data.packed import Half
 from kdhpc.data.readers.source import FileSplit, first_few
 from kdhpc.data.reading import look_at, open_file
 from kdhpc.errors import DataError
-from kdhpc.files import remove, write_whole
+from kdhpc.files.removing import remove
+from kdhpc.files.writing import write_whole
 
 IMAGES_PER_PART = 128
 _PART_VERSION = 1

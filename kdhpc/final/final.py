@@ -12,7 +12,7 @@ from kdhpc import __version__
 from kdhpc.config.document import write_config
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import CheckpointError, ConfigError, DataError, NetworkError, StorageError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.final.assembly import assemble, num_training_images
 from kdhpc.final.owner import RunOwner, owned
 from kdhpc.final.result import FinalResult, SearchedWith, read_result, write_result
@@ -44,7 +44,7 @@ def train_final(
         should_stop: Asked after each step; True checkpoints and returns.
 
     Returns:
-        The result, also of a training that diverged; none if it was stopped.
+        The result, also of a training that diverged; None if it was stopped.
 
     Raises:
         KdhpcError: as :func:`kdhpc.final.run.open_run`.

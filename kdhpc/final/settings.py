@@ -12,7 +12,9 @@ from typing import TypeAlias
 from kdhpc.config.document import to_document
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError
-from kdhpc.files import parse_json, read_whole, write_whole
+from kdhpc.files.json_text import parse_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.networks.weights import weights_digest
 
 Settings: TypeAlias = Mapping[str, str]
@@ -71,7 +73,7 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 
 def read_settings(path: Path) -> Settings | None:
-    """Those in a file; none where there is none, or where it cannot be understood, as after a power cut.
+    """Those in a file; None where there is none, or where it cannot be understood, as after a power cut.
 
     Raises:
         StorageError: the file system refuses.

@@ -11,7 +11,7 @@ from kdhpc.data.fitting import check_batch_size, check_image_size, check_resolut
 from kdhpc.data.packed import PackedDataset
 from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
-from kdhpc.files import remove
+from kdhpc.files.removing import remove
 from kdhpc.graph.space import SearchSpace
 from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import check_weights_file, weights_digest
@@ -39,7 +39,7 @@ class StudyPlan:
 
         Args:
             storage: The database.
-            trials: The budget; none: the config's for a new study, an existing one keeps its own.
+            trials: The budget; None: the config's for a new study, an existing one keeps its own.
 
         Raises:
             StudyMismatchError: the study exists and was made with something else; the message says with what.

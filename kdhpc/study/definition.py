@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kdhpc.config.renamed import renamed_document
 from kdhpc.errors import StudyError
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import Design, Gate
@@ -68,9 +69,9 @@ class StudyDefinition:
     settings: str
     """Everything else that a trial's result depends on, as JSON text of the config's groups."""
     pretrained_weights: str | None = None
-    """Digest of the file that ``objective.pretrained`` names; none where it names none."""
+    """Digest of the file that ``objective.pretrained`` names; None where it names none."""
     precision: str | None = None
-    """What networks are computed in, as ``DeviceConfig.precision`` names it; none: not settled, or any. It is
+    """What networks are computed in, as ``DeviceConfig.precision`` names it; None: not settled, or any. It is
     stored beside the definition, since it may be the first worker that settles it."""
 
 
@@ -98,7 +99,7 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
                 designs=tuple(Design(design) for design in space["designs"]),
                 reject_unlearned=space["reject_unlearned"],
             ),
-            settings=json.dumps(document["settings"], sort_keys=True),
+            settings=json.dumps(renamed_document(document["settings"]), sort_keys=True),
             pretrained_weights=document.get("pretrained_weights"),
             **{key: document[key] for key in _PLAIN},
         )

@@ -22,7 +22,10 @@ import torch
 from torch import Tensor
 
 from kdhpc.errors import CheckpointError, StorageError
-from kdhpc.files import is_of_storage, read_whole, remove, storage_error, write_whole
+from kdhpc.files.reading import read_whole
+from kdhpc.files.removing import remove
+from kdhpc.files.storage_errors import is_of_storage, storage_error
+from kdhpc.files.writing import write_whole
 from kdhpc.training.device import Mode
 from kdhpc.training.loop import TrainingState
 from kdhpc.training.node_trainer import NodeState

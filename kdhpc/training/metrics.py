@@ -13,7 +13,10 @@ from pathlib import Path
 import dacite
 
 from kdhpc.errors import StorageError
-from kdhpc.files import parse_json, read_whole, storage_error, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.storage_errors import storage_error
+from kdhpc.files.writing import write_whole
 from kdhpc.training.loop import EpochReport
 
 _LOG = logging.getLogger(__name__)
