@@ -39,11 +39,11 @@ def test_definition_of_another_version_names_the_study(change: dict[str, object]
 
 def test_differences_name_each_field_once_and_shorten_long_values() -> None:
     assert differences(RICH, RICH) == []
-    settings = json.dumps({"training": {"milestones": [1, 3]}, "dataset": {"mean": None, "flip": True}})
+    settings = json.dumps({"training": {"milestones": [1, 3]}, "dataset": {"mean": None, "flip": False}})
     changed = replace(RICH, dataset="x" * 100, settings=settings)
     assert differences(RICH, changed) == [
         f'dataset was "fashion_mnist", is "{"x" * 56}...',
-        "dataset.flip was null, is true",
+        "dataset.flip was true, is false",
         "training.milestones was [1, 2], is [1, 3]",
     ]
 

@@ -47,7 +47,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 _ROOT = Path(__file__).parents[2]
 _HALF_EPOCHS = 5
 # What belongs to this server, its version and its session.
-_SQL_TO_LEAVE = ("--", "SET ", "\\", "SELECT pg_catalog.set_config('search_path'")
+_SQL_TO_LEAVE = ("--", "COMMENT ON SCHEMA", "SET ", "\\", "SELECT pg_catalog.set_config('search_path'")
 
 
 def main() -> None:

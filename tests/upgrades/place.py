@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sqlalchemy import create_engine
 
 from tests.workspace import Workspace
 
@@ -89,3 +90,11 @@ def write_images(folder: Path) -> None:
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8).reshape(_SIDE, _SIDE, 3)).save(
                     folder / half / label / f"{index}.png"
                 )
+
+
+def restore_database(url: str, sql: str) -> None:
+    """Run a fixture's SQL in a database without tables."""
+    engine = create_engine(url)
+    with engine.begin() as connection, connection.connection.cursor() as cursor:
+        cursor.execute(sql)
+    engine.dispose()
