@@ -33,14 +33,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-
-import torch
 
 import kdhpc
 from kdhpc.study.postgres import installed_programs
-from tests.upgrades.place import STUDY, TRAIN, make_place
+from tests.upgrades.place import STUDY, TRAIN, accuracies, make_place, what_rounds
 from tests.workspace import Workspace, until
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -85,15 +82,6 @@ def _made_by() -> dict[str, object]:
     }
 
 
-def what_rounds() -> dict[str, object]:
-    """What the last bits of a training on a CPU depend on, beside its settings."""
-    return {
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
 def _checksum(place: Workspace) -> str:
     return str(json.loads((place.folder / "data" / "tiny" / "manifest.json").read_text())["checksum"])
 
@@ -104,7 +92,7 @@ def _whole_study(place: Workspace, target: Path) -> dict[str, list[float]]:
     _done(place, "export-best", "--study", STUDY, "--top", "1")
     runs = place.paths(STUDY)
     shutil.copy(runs.export / f"{STUDY}-best.json", target)
-    trials = {str(number): list(_accuracies(runs.metrics(number))) for number in range(place.read(STUDY).target)}
+    trials = {str(number): accuracies(runs.metrics(number)) for number in range(place.read(STUDY).target)}
     _done(place, "db", "delete-study", STUDY, "--yes")
     shutil.rmtree(runs.root)
     return trials
@@ -119,7 +107,7 @@ def _break_study(place: Workspace, whole: dict[str, list[float]]) -> None:
     def caught() -> object:
         (worker,) = place.catch(STUDY)
         counts, trial = place.read(STUDY).trials, worker.trial
-        reports = list(_accuracies(place.paths(STUDY).metrics(trial)))
+        reports = accuracies(place.paths(STUDY).metrics(trial))
         is_to_end = len(whole[str(trial)]) == longest
         if is_to_end and counts.complete and counts.pruned and 2 <= len(reports) < longest - 1:
             return worker
@@ -131,14 +119,6 @@ def _break_study(place: Workspace, whole: dict[str, list[float]]) -> None:
     os.kill(search.pid, signal.SIGKILL)
     os.kill(worker.pid, signal.SIGKILL)
     search.communicate()
-
-
-def _accuracies(metrics: Path) -> Iterator[float]:
-    """Of the ensemble, at each epoch that was scored."""
-    for line in metrics.read_text().splitlines() if metrics.exists() else ():
-        accuracy = json.loads(line)["ensemble_accuracy"]
-        if accuracy is not None:
-            yield accuracy
 
 
 def _dump(place: Workspace) -> str:
@@ -164,7 +144,7 @@ def _half_training(place: Workspace) -> dict[str, object]:
     shutil.rmtree(folder)
     training = place.start(*argv)
     metrics = folder / "metrics.jsonl"
-    until(lambda: metrics.exists() and len(list(_accuracies(metrics))) >= _HALF_EPOCHS, every_s=0.02)
+    until(lambda: len(accuracies(metrics)) >= _HALF_EPOCHS, every_s=0.02)
     training.send_signal(signal.SIGINT)
     training.communicate()
     assert not (folder / "result.json").exists(), "it was too quick to be stopped"

@@ -5,10 +5,14 @@ with every version of NumPy and Pillow. So pixels are integers from SHAKE-256, a
 """
 
 import hashlib
+import json
 import os
+import platform
+import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from sqlalchemy import create_engine
 
@@ -96,5 +100,31 @@ def restore_database(url: str, sql: str) -> None:
     """Run a fixture's SQL in a database without tables."""
     engine = create_engine(url)
     with engine.begin() as connection, connection.connection.cursor() as cursor:
+        cursor.execute("SET LOCAL check_function_bodies = false")  # They stand before the tables that they use.
         cursor.execute(sql)
     engine.dispose()
+
+
+def restore_files(fixture: Path, place: Workspace) -> None:
+    """A fixture's files, as if they had been written there."""
+    shutil.copytree(fixture / "runs", place.runs)
+    shutil.copy(fixture / f"{STUDY}-best.json", place.folder)
+    for path in place.runs.rglob("*"):
+        if path.suffix in (".json", ".yaml"):
+            path.write_text(path.read_text().replace("@FOLDER@", str(place.folder)))
+
+
+def what_rounds() -> dict[str, object]:
+    """What the last bits of a training on a CPU depend on, beside its settings."""
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def accuracies(metrics: Path) -> list[float]:
+    """Of the ensemble, at each epoch of a log at which it was scored."""
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    found = (json.loads(line)["ensemble_accuracy"] for line in lines)
+    return [accuracy for accuracy in found if accuracy is not None]

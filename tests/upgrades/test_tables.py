@@ -41,15 +41,7 @@ def shape(url: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def own_url(storage: Storage, storage_url: str):
-    """A database without tables; the next test finds one without those of an old version."""
-    drop_tables(storage_url)
-    yield storage_url
-    drop_tables(storage_url)
-
-
-@pytest.fixture
-def old(own_url: str, request: pytest.FixtureRequest) -> str:
+def tables(own_url: str, request: pytest.FixtureRequest) -> str:
     """Two studies of an earlier version: ``old`` prunes by the median, ``halved`` by halving."""
     restore_database(own_url, (_TABLES / f"{request.param}.sql").read_text())
     return own_url
@@ -60,20 +52,20 @@ def expire(url: str) -> None:
     asked(url, "UPDATE kdhpc_slots SET renewed = now() - interval '1 day', expires = now() - interval '1 day'")
 
 
-@pytest.mark.parametrize("old", VERSIONS, indirect=True)
-def test_upgrade_says_what_it_would_do_and_changes_nothing(old: str, capsys: pytest.CaptureFixture[str]) -> None:
-    expire(old)
-    before = shape(old)
+@pytest.mark.parametrize("tables", VERSIONS, indirect=True)
+def test_upgrade_says_what_it_would_do_and_changes_nothing(tables: str, capsys: pytest.CaptureFixture[str]) -> None:
+    expire(tables)
+    before = shape(tables)
     assert main(["db", "upgrade"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == "studies: halved, old"
     assert "tables 5 to 6: a study has one precision" in out
     assert "Nothing was changed. `kdhpc db upgrade --yes` does this in one transaction; a dump is written first" in err
-    assert shape(old) == before
+    assert shape(tables) == before
 
 
-@pytest.mark.parametrize("old", VERSIONS, indirect=True)
-def test_other_commands_name_the_upgrade(old: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("tables", VERSIONS, indirect=True)
+def test_other_commands_name_the_upgrade(tables: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--study", "old"]) == 1
     _, err = capsys.readouterr()
     assert "an older kdhpc made the studies in this database (kdhpc tables" in err
@@ -81,20 +73,20 @@ def test_other_commands_name_the_upgrade(old: str, capsys: pytest.CaptureFixture
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("old", VERSIONS, indirect=True)
+@pytest.mark.parametrize("tables", VERSIONS, indirect=True)
 def test_upgrade_makes_the_tables_of_a_new_database_and_the_studies_go_on(
-    old: str, server_folder: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    tables: str, server_folder: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    version = request.node.callspec.params["old"]
+    version = request.node.callspec.params["tables"]
     if version == 3:  # As where two workers took slots at once.
-        asked(old, "UPDATE trials SET number = 1 - number WHERE number < 2")
-    expire(old)
+        asked(tables, "UPDATE trials SET number = 1 - number WHERE number < 2")
+    expire(tables)
     assert main(["db", "upgrade", "--yes"]) == 0
     dump = server_folder / f"kdhpc-tables{version}.dump"
     assert f"dump: {dump}" in capsys.readouterr().err
     assert dump.read_bytes()[:5] == b"PGDMP"
     dump.unlink()
-    found = shape(old)
+    found = shape(tables)
 
     storage = Storage.connect()
     for name, pruner, complete in (("old", "median", 3), ("halved", "asha", 2)):
@@ -102,40 +94,40 @@ def test_upgrade_makes_the_tables_of_a_new_database_and_the_studies_go_on(
         counts = study.progress()
         assert (counts.complete, counts.pruned, counts.failed, counts.waiting) == (complete, 4 - complete, 1, 2)
     numbers = "SELECT slot - number FROM kdhpc_slots JOIN trials USING (trial_id)"
-    assert set(asked(old, numbers)) == {"0"}
+    assert set(asked(tables, numbers)) == {"0"}
     # Of the trials that are not failed, before the last epoch: the trial that was held as well.
-    assert asked(old, "SELECT count(*) FROM kdhpc_reports WHERE epoch = 1") == ["10"]
-    assert asked(old, "SELECT count(*) FROM kdhpc_reports WHERE epoch = 4") == ["0"]
+    assert asked(tables, "SELECT count(*) FROM kdhpc_reports WHERE epoch = 1") == ["10"]
+    assert asked(tables, "SELECT count(*) FROM kdhpc_reports WHERE epoch = 4") == ["0"]
     storage.close()
 
-    drop_tables(old)
+    drop_tables(tables)
     storage = Storage.connect()
     make(storage)
     storage.close()
-    assert found == shape(old)
+    assert found == shape(tables)
     assert main(["db", "upgrade"]) == 0
     assert capsys.readouterr().out.endswith("nothing to do\n")
 
 
-@pytest.mark.parametrize("old", VERSIONS[:1], indirect=True)
-def test_upgrade_is_refused_while_workers_hold_trials(old: str, capsys: pytest.CaptureFixture[str]) -> None:
-    asked(old, "UPDATE kdhpc_slots SET renewed = now(), expires = now() + interval '1 day' WHERE state = 'held'")
-    before = shape(old)
+@pytest.mark.parametrize("tables", VERSIONS[:1], indirect=True)
+def test_upgrade_is_refused_while_workers_hold_trials(tables: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked(tables, "UPDATE kdhpc_slots SET renewed = now(), expires = now() + interval '1 day' WHERE state = 'held'")
+    before = shape(tables)
     assert main(["db", "upgrade"]) == 0
     assert "Workers hold 2 trials: stop them before that." in capsys.readouterr().err
     assert main(["db", "upgrade", "--yes"]) == 1
     assert "workers hold 2 trials; stop them" in capsys.readouterr().err
-    assert shape(old) == before
+    assert shape(tables) == before
 
 
-@pytest.mark.parametrize("old", VERSIONS[:1], indirect=True)
-def test_upgrade_that_fails_half_way_changes_nothing(old: str, capsys: pytest.CaptureFixture[str]) -> None:
-    asked(old, "ALTER TABLE kdhpc_studies ADD COLUMN precision text")  # Nobody's doing, for the last step to fail.
-    expire(old)
-    before = shape(old)
+@pytest.mark.parametrize("tables", VERSIONS[:1], indirect=True)
+def test_upgrade_that_fails_half_way_changes_nothing(tables: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked(tables, "ALTER TABLE kdhpc_studies ADD COLUMN precision text")  # Nobody's doing, for the last step to fail.
+    expire(tables)
+    before = shape(tables)
     assert main(["db", "upgrade", "--yes"]) == 1
     assert "precision" in capsys.readouterr().err
-    assert shape(old) == before
+    assert shape(tables) == before
 
 
 @pytest.mark.parametrize(
