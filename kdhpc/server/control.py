@@ -231,6 +231,22 @@ def dump_path(folder: Path) -> Path:
     return folder / f"{DATABASE}.dump"
 
 
+def write_dump(folder: Path, target: Path) -> None:
+    """Write a dump of the running server's database to a file, for ``pg_restore``.
+
+    Raises:
+        DatabaseError: no server of the folder runs on this machine, or PostgreSQL's own words.
+        StorageError: the file system refuses.
+    """
+    endpoint = running_here(folder)
+    if endpoint is None:
+        raise DatabaseError(f"no dump of {folder} can be written here: its server does not run on this machine")
+    try:
+        dump(folder, installed_programs(_data_version(folder)), endpoint.port, target)
+    except subprocess.TimeoutExpired as exc:
+        raise DatabaseError(f"no dump of {folder} was written: {exc}") from exc
+
+
 def _is_in_use(folder: Path, port: int) -> bool:
     """Whether somebody stays connected; who only asks whether the server runs is soon gone."""
     deadline = time.monotonic() + _GLANCE_S

@@ -20,6 +20,7 @@ from kdhpc.study.slots import ActiveLease, Lease
 from kdhpc.study.status import TrialCounts, read_counts
 from kdhpc.study.storage import Storage
 from kdhpc.study.study_rows import StudyRow
+from kdhpc.study.upgrading import has_tables
 
 if TYPE_CHECKING:
     from kdhpc.study.optuna_view import OptunaView
@@ -80,7 +81,7 @@ class SharedStudy:
 
         # Before anything is written to a database that may be another program's.
         storage.read(check_tables)
-        storage.read(study_rows.has_tables)
+        storage.read(has_tables)
         return storage.exclusively(create)
 
     @classmethod

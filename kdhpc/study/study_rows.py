@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, text
 
-from kdhpc.errors import DatabaseError, StudyError, StudyMismatchError, UnknownStudyError, nearest
+from kdhpc.errors import StudyError, StudyMismatchError, UnknownStudyError, nearest
 from kdhpc.study import foreign, median_rule, trial_rows
 from kdhpc.study.definition import (
     Split,
@@ -18,7 +18,8 @@ from kdhpc.study.definition import (
     to_json,
     unpack_indices,
 )
-from kdhpc.study.slots import EXPIRED, TABLES, TABLES_VERSION
+from kdhpc.study.slots import EXPIRED, TABLES
+from kdhpc.study.upgrading import has_tables
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -222,24 +223,6 @@ def read_precision(connection: Connection, study_id: int) -> str | None:
     query = text("SELECT precision FROM kdhpc_studies WHERE study_id = :study_id")
     precision: str | None = connection.execute(query, {"study_id": study_id}).scalar_one_or_none()
     return precision
-
-
-def has_tables(connection: Connection) -> bool:
-    """Whether any study was ever made in this database.
-
-    Raises:
-        DatabaseError: another version of kdhpc made it.
-    """
-    query = (
-        "SELECT to_regclass('kdhpc_slots') AS slots, obj_description(to_regclass('kdhpc_slots'), 'pg_class') AS version"
-    )
-    found = connection.execute(text(query)).one()
-    if found.slots is not None and found.version != TABLES_VERSION:
-        raise DatabaseError(
-            f"another version of kdhpc made the studies in this database ({found.version or 'tables of no version'}, "
-            f"this one needs {TABLES_VERSION}): use that version, or another database (KDHPC_RUNS or KDHPC_STORAGE)"
-        )
-    return found.slots is not None
 
 
 # Numbers of the budget: the first ones that no trial of another program has.

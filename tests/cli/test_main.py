@@ -60,6 +60,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc db status": ["--format"],
         "kdhpc db url": [],
         "kdhpc db delete-study": ["study", "--yes"],
+        "kdhpc db upgrade": ["--yes"],
         "kdhpc data": [],
         "kdhpc data prepare": [
             "reader",
