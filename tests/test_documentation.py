@@ -5,8 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
+from kdhpc import __version__
 from kdhpc.cli.main import build_parser
 from kdhpc.config.compose import compose_search, compose_train
 from kdhpc.config.document import defaults
@@ -24,6 +26,8 @@ _KEY = re.compile(rf"({'|'.join(_GROUPS)})\.([a-z_]+)(=.*)?")
 # Read like a key of the group `study`, and are Optuna's.
 _OF_OPTUNA = ("study.optimize", "study.enqueue_trial")
 _FILE = re.compile(r"(?:kdhpc|tools|tests|slurm|configs|docs|bin|examples)/[\w./-]*\w/?")
+# Merged after this page: to be removed as they come, which the last test asks for.
+_COMING = ("docs/upgrades.md", "kdhpc/methods/", "kdhpc/training/runtime.py", "worker.concurrent_trials")
 # Written by users, or made by the commands beside them.
 _OF_USERS = ("slurm/site.sh",)
 _SCRIPTS = {"slurm/search_array.sh": "launch", "slurm/worker_array.sh": "worker"}
@@ -129,7 +133,7 @@ def test_every_command_parses_and_its_config_composes(
 def test_every_config_key_that_is_named_exists(page: str) -> None:
     named = [found for span in _spans(page) for word in span.split() if (found := _KEY.fullmatch(word.strip("'")))]
     unknown = [found[0] for found in named if found[2] not in _GROUPS[found[1]]]
-    assert [key for key in unknown if key not in _OF_OPTUNA] == []
+    assert [key for key in unknown if key not in (*_OF_OPTUNA, *_COMING)] == []
 
 
 @pytest.mark.parametrize("page", _OF_TODAY)
@@ -137,7 +141,7 @@ def test_every_file_of_the_project_that_is_named_exists(page: str) -> None:
     code = [*_spans(page), *(word for line in _shell_lines(page) for word in shlex.split(line, comments=True))]
     named = {found[0] for text in code for word in text.split() if (found := _FILE.match(word))}
     missing = [name for name in sorted(named) if not (_ROOT / name).exists()]
-    assert [name for name in missing if not name.startswith(_OF_USERS)] == []
+    assert [name for name in missing if not name.startswith(_OF_USERS) and name not in _COMING] == []
 
 
 @pytest.mark.parametrize("page", _OF_TODAY)
@@ -153,5 +157,15 @@ def test_checks_find_what_they_are_for() -> None:
     assert ["launch", "--study", "dogs4", "--workers", "16"] in _commands("README.md")
     assert "on-a-gpu" in _anchors("docs/performance.md")
     assert any(_KEY.fullmatch(span) for span in _spans("docs/performance.md"))
+    keys = {f"{group}.{key}" for group, keys in _GROUPS.items() for key in keys}
+    assert [name for name in _COMING if (_ROOT / name).exists() or name in keys] == []
     with pytest.raises(AssertionError, match="--no-such-option"):
         _overrides(["search", "--no-such-option"])
+
+
+def test_citation_names_this_version_and_the_paper() -> None:
+    cited = yaml.safe_load((_ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert cited["version"] == __version__
+    assert cited["references"][0]["year"] == 2022
+    assert cited["references"][0]["authors"][0]["family-names"] == "Okamoto"
