@@ -20,6 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kdhpc.config.document import defaults, parse_config, unreadable
 from kdhpc.config.folders import config_dirs, config_names
+from kdhpc.config.networks import NETWORKS
 from kdhpc.config.overrides import check_single, takes, unknown_key
 from kdhpc.config.schema import ObjectiveConfig, SearchConfig, TrainConfig
 from kdhpc.errors import ConfigError, nearest
@@ -134,7 +135,9 @@ def _with_found_weights(objective: ObjectiveConfig) -> ObjectiveConfig:
 
 
 def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups) -> None:
-    """Give Hydra what is not a file: the defaults, and the root config, which it looks for in the first folder only.
+    """Give Hydra what is not a file: the defaults, a config for each network, and the root config.
+
+    Hydra looks for the root config in the first folder only.
 
     Args:
         kind: The dataclass that the config is of.
@@ -150,6 +153,8 @@ def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups)
     OmegaConf.update(node, "hydra.searchpath", [f"file://{folder}" for folder in folders[1:]])
     ConfigStore.instance().store(name="schema", node=defaults(kind))
     ConfigStore.instance().store(name="root", node=OmegaConf.merge(node, given))
+    for name, network in NETWORKS.items():  # A file of that name goes before.
+        ConfigStore.instance().store(group="network", name=name, node={"name": name, "crops": list(network.crops)})
 
 
 def _unreadable(exc: yaml.YAMLError | UnicodeDecodeError | OSError, folders: Sequence[Path]) -> str:
