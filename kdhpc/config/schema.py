@@ -143,8 +143,9 @@ class TrainingConfig:
     """1-based epochs that start with the learning rate multiplied by ``gamma``."""
     gamma: float = 0.1
     """Factor at each milestone."""
-    evaluate: Literal["rungs", "every_epoch"] = "rungs"
-    """When accuracy is measured: at epochs 1, 2, 4, ... and the last, or after each."""
+    evaluate: Literal["rungs", "every_epoch", "last"] = "rungs"
+    """When accuracy is measured: at epochs 1, 2, 4, ... and the last, after each, or after the last one only, which is
+    for final trainings: a search prunes by the rungs."""
 
     def __post_init__(self) -> None:
         _finite("training", self)
@@ -349,6 +350,10 @@ class SearchConfig:
     study: StudyConfig
     worker: WorkerConfig
     cluster: ClusterConfig
+
+    def __post_init__(self) -> None:
+        evaluate = self.training.evaluate
+        _require(evaluate != "last", "training.evaluate", evaluate, "rungs or every_epoch, a search prunes by them")
 
 
 @dataclass(frozen=True, kw_only=True)

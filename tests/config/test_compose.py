@@ -65,6 +65,7 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "+training.foo=1"], "unknown config key 'training.foo'"),
         (["study=dogs4", "training.epochs=many"], "training.epochs='many' is not allowed: a whole number"),
         (["study=dogs4", "training.epochs=true"], "training.epochs=true is not allowed: a whole number"),
+        (["study=dogs4", "training.evaluate=last"], "training.evaluate=last is not allowed: rungs or every_epoch"),
         (["study=dogs4", "training.epochs=0"], "training.epochs=0 is not allowed: a number above 0"),
         (["study=dogs4", "study.gates=[open]"], "through, cutoff, linear, correct"),
         (["study=dogs4", "study.pruner=hyperband"], "study.pruner='hyperband' is not allowed: median, asha, none"),
