@@ -1,4 +1,9 @@
-"""Tables of earlier versions, as the code of then made them, are moved up by `kdhpc db upgrade`."""
+"""Tables of earlier versions, as the code of then made them, are moved up by `kdhpc db upgrade`.
+
+``fixtures/tables/<version>.sql`` are dumps of what the commits before ea3b634 (version 3), ea3b634 (4) and d3bb090 (5)
+wrote: a study that prunes by the median and one that prunes by halving, each with trials that are complete, pruned,
+failed, held and waiting.
+"""
 
 from pathlib import Path
 
@@ -6,6 +11,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from kdhpc.cli.main import main
+from kdhpc.study.slots import TABLES_VERSION
 from kdhpc.study.storage import Storage
 from tests.databases import drop_tables
 from tests.study.made import make
@@ -107,6 +113,19 @@ def test_upgrade_makes_the_tables_of_a_new_database_and_the_studies_go_on(
     assert found == shape(tables)
     assert main(["db", "upgrade"]) == 0
     assert capsys.readouterr().out.endswith("nothing to do\n")
+
+
+@pytest.mark.parametrize("tables", VERSIONS[-1:], indirect=True)
+def test_upgrade_of_a_server_that_is_not_embedded_asks_for_a_dump(
+    tables: str, server_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KDHPC_STORAGE", tables)
+    expire(tables)
+    assert main(["db", "upgrade"]) == 0
+    assert 'make a dump first (pg_dump "$KDHPC_STORAGE")' in capsys.readouterr().err
+    assert main(["db", "upgrade", "--yes"]) == 0
+    assert capsys.readouterr().err == f"the tables are {TABLES_VERSION} now\n"
+    assert list(server_folder.glob("kdhpc-tables*.dump")) == []
 
 
 @pytest.mark.parametrize("tables", VERSIONS[:1], indirect=True)
