@@ -229,7 +229,7 @@ def _step(config: SearchConfig, graph: GraphSpec, batch: Batch, device: torch.de
 def _reference_step(config: SearchConfig, graph: GraphSpec, batch: Batch, moving: set[str]) -> dict[str, Tensor]:
     """The same in float64, the update written out: of a zero momentum, the first step makes the decayed gradient."""
     learner = _learner(config, graph, _CPU)
-    networks = [network.double() for network in learner.networks]
+    networks = [network.double() for network in learner.model.networks]
     before = [{name: weight.detach().clone() for name, weight in network.named_parameters()} for network in networks]
     losses = _double_losses(config.network, graph, networks, batch, config.dataset.image_size)
     losses.sum().backward()  # type: ignore[no-untyped-call]
