@@ -74,7 +74,7 @@ def test_method_from_outside_is_in_tables_and_pictures(toy, capsys):
     (chart,) = chart_accuracies(summarise_folder(toy.runs / "train"), "nodes")
     curves = [(curve.kind, [point.x for point in curve.points]) for curve in chart.curves]
     assert curves == [("one", [2]), ("toy", [2, 3])]
-    assert main(["report", "pairs", "runs/train", "--out", "figures"]) == 1
+    assert main(["report", "pairs", "runs/train", "--out", "figures"]) == 2
     assert "one2/seed0 is a run of ONE, whose branches are no networks of their own" in capsys.readouterr().err
 
 
