@@ -246,7 +246,7 @@ class WorkerConfig:
     """How often the lease is renewed."""
     checkpoint_every_s: float = 300.0
     """Longest time between two checkpoints (one is also written at every rung)."""
-    seats: int | Literal["auto"] = "auto"
+    concurrent_trials: int | Literal["auto"] = "auto"
     """Trials that a worker trains at once, for small networks on a large GPU. ``auto``: 1 on a CPU; on CUDA as many,
     up to 8, as make more steps a second together, which a worker finds out in its first minutes."""
     max_failures: int = 3
@@ -260,7 +260,7 @@ class WorkerConfig:
             renew_s=self.renew_s,
             checkpoint_every_s=self.checkpoint_every_s,
             max_failures=self.max_failures,
-            seats=1 if self.seats == "auto" else self.seats,
+            concurrent_trials=1 if self.concurrent_trials == "auto" else self.concurrent_trials,
         )
         _require(self.renew_s * 2 <= self.lease_s, "worker.renew_s", self.renew_s, "at most half of worker.lease_s")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdhpc.training.node import NodeState
+from kdhpc.training.node_trainer import NodeState
 
 _NOISE_FACTOR = 3.0
 """A replay may lie as many times further from the step than the step run again, which is a single draw."""
@@ -100,7 +100,7 @@ class Expectation:
             self._noise[name] = max(distance, self._noise.get(name, 0.0))
 
     def problem(self, found: StepRun) -> str | None:
-        """What a replay from the same state did that the step did not; none: they agree."""
+        """What a replay from the same state did that the step did not; None: they agree."""
         for name, kind, distance in self._distances(found):
             allowed = _NOISE_FACTOR * self._noise.get(name, 0.0) + _FLOORS[kind[1]] * self._whole.get(kind, 0.0)
             if not distance <= allowed:

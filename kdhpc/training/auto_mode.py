@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import StorageError
-from kdhpc.files import parse_json, read_whole, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.training.compile_cache import CacheKey
 from kdhpc.training.device import Mode
 from kdhpc.training.programs import Programs, programs_in
@@ -131,8 +132,3 @@ class AutoMode:
             return
         words = "compiling took %.0f s; a step takes %.3g s, as it was %.3g s"
         _LOG.info(words, times.compile_s, times.compiled_s, times.eager_s)
-
-
-def has_choice(config: DeviceConfig, target: torch.device) -> bool:
-    """Whether the config leaves the mode to what is ahead."""
-    return config.mode == "auto" and target.type == "cpu"

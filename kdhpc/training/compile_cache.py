@@ -9,13 +9,11 @@ Not by ``torch.compiler.save_cache_artifacts``: on a CPU that leaves out the com
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
 import os
 import platform
-import secrets
 import stat
 import struct
 import tarfile
@@ -24,9 +22,8 @@ from pathlib import Path
 
 import torch
 
-from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import StorageError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.training.compile_folder import FOLDERS, is_named_by_user, private_folder
 
 _LOG = logging.getLogger(__name__)
@@ -85,38 +82,6 @@ def _processor() -> str:
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:8]
 
 
-def cache_key(
-    *,
-    device: DeviceConfig,
-    target: torch.device,
-    network: str,
-    num_nodes: int,
-    num_classes: int,
-    image_size: int,
-    batch_size: int,
-    eval_batch_size: int,
-) -> CacheKey:
-    """The key of what this process will compile."""
-    try:
-        triton_version = importlib.metadata.version("triton")  # Importing it takes long.
-    except importlib.metadata.PackageNotFoundError:
-        triton_version = ""
-    return CacheKey(
-        torch=torch.__version__,
-        triton=triton_version,
-        python=platform.python_version(),
-        device=device_description(target),
-        network=network,
-        num_nodes=num_nodes,
-        num_classes=num_classes,
-        image_size=image_size,
-        batch_size=batch_size,
-        eval_batch_size=eval_batch_size,
-        precision=device.precision,
-        channels_last=device.channels_last,
-    )
-
-
 class CompileCache:
     """One key's folder on this node, and the published file of it.
 
@@ -158,7 +123,7 @@ class CompileCache:
             self._load(folder, self._read())
         except FileNotFoundError:
             return  # Nobody has published yet.
-        except (OSError, ValueError, EOFError, tarfile.TarError) as exc:
+        except (OSError, StorageError, ValueError, EOFError, tarfile.TarError) as exc:
             _LOG.warning("compile cache %s is ignored: %s", self._path, exc)
 
     def publish(self) -> bool:
@@ -169,13 +134,13 @@ class CompileCache:
         try:
             with tarfile.open(fileobj=content, mode="w:gz", compresslevel=1) as archive:
                 archive.add(self._folder, arcname=".", filter=lambda entry: entry if _is_kept(entry) else None)
-            with content.getbuffer() as artifacts:
-                header = _HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest())
-                write_whole(self._path, header, artifacts, mode=0o600)
+            artifacts = content.getvalue()
+            header = _HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest())
+            write_whole(self._path, header, artifacts, mode=0o600)
         except (OSError, StorageError) as exc:
             _LOG.warning("compile cache %s is not published: %s", self._path, exc)
             return False
-        _LOG.info("published the compile cache %s, %.1f MB", self._path, len(content.getvalue()) / 1e6)
+        _LOG.info("published the compile cache %s, %.1f MB", self._path, len(artifacts) / 1e6)
         return True
 
     @staticmethod
@@ -190,13 +155,9 @@ class CompileCache:
                 place = folder / name
                 if not entry.isreg() or name.is_absolute() or ".." in name.parts or place.exists():
                     continue
-                place.parent.mkdir(parents=True, exist_ok=True)
                 file = archive.extractfile(entry)
                 assert file is not None
-                partial = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
-                partial.write_bytes(file.read())
-                partial.chmod(entry.mode & 0o700)
-                partial.replace(place)
+                write_whole(place, file.read(), mode=entry.mode & 0o700, durable=False)
 
     def _is_usable(self) -> bool:
         try:

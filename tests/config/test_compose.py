@@ -15,7 +15,7 @@ from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.config.schema import SearchConfig, TrainConfig, TrainingConfig, WorkerConfig, check_study_name
 from kdhpc.config.sweep import combinations
 from kdhpc.errors import ConfigError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.graph.spec import Design, Gate
 from kdhpc.networks.names import check_network
 

@@ -1,12 +1,15 @@
 """Small images in memory, as pure a function of seed and epoch as the packed data."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+from kdhpc.training.runtime import resolve_runtime
+from kdhpc.training.setting import TrainingSetting
 
 NUM_CLASSES = 4
 IMAGE_SIZE = 12
@@ -38,19 +41,28 @@ class MemoryTrain:
     image_size = IMAGE_SIZE
 
     def __init__(self, *, num_images=16, batch_size=4):
-        self.images, self.labels = images_of(num_images)
+        self.num_images = num_images
         self.batch_size = batch_size
         self.steps_per_epoch = num_images // batch_size
 
     placement = "resident"
 
+    # Made when they are wanted: a learner may be made of tensors without values.
+    @functools.cached_property
+    def images(self):
+        return images_of(self.num_images)[0]
+
+    @functools.cached_property
+    def labels(self):
+        return images_of(self.num_images)[1]
+
     def epoch(self, seed, epoch, first_step=0):
-        return map(self.make, self.recipes(seed, epoch, first_step))
+        return map(self.make, self.specs(seed, epoch, first_step))
 
-    def make(self, recipe):
-        return MemoryBatch(*recipe)
+    def make(self, spec):
+        return MemoryBatch(*spec)
 
-    def recipes(self, seed, epoch, first_step=0):
+    def specs(self, seed, epoch, first_step=0):
         generator = torch.Generator().manual_seed((1000 * seed + epoch) % 2**63)
         order = torch.randperm(len(self.labels), generator=generator)
         for step in range(first_step, self.steps_per_epoch):
@@ -60,8 +72,16 @@ class MemoryTrain:
 
 class MemoryEval:
     def __init__(self, *, num_images=10, batch_size=4):
-        self.images, self.labels = images_of(num_images, seed=1)
+        self.num_images = num_images
         self.batch_size = batch_size
+
+    @functools.cached_property
+    def images(self):
+        return images_of(self.num_images, seed=1)[0]
+
+    @functools.cached_property
+    def labels(self):
+        return images_of(self.num_images, seed=1)[1]
 
     def __iter__(self):
         for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
@@ -70,6 +90,26 @@ class MemoryEval:
 
 def training_config(**changes):
     return TrainingConfig(**{"epochs": 3, "batch_size": 4, "learning_rate": 0.05, "milestones": (3,)} | changes)
+
+
+def runtime_of(device=CPU, *, target=None, programs=None, auto=None):
+    """What a device config means, or the programs that a test is about."""
+    runtime = resolve_runtime(device, device=None if target is None else torch.device(target))
+    return replace(runtime, given_programs=programs, auto=auto)
+
+
+def setting_of(*, network=NETWORK, training=None, runtime=None, **changes):
+    """What a training of images in memory is given."""
+    fields = {
+        "network": network,
+        "objective": OBJECTIVE,
+        "training": training or training_config(),
+        "runtime": runtime or runtime_of(),
+        "train": MemoryTrain(),
+        "evaluation": MemoryEval(),
+        "num_classes": NUM_CLASSES,
+    }
+    return TrainingSetting(**{**fields, **changes})
 
 
 def graph_of(gates, *, labels, design=Design.BOTH_CLOSER):

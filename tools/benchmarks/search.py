@@ -34,8 +34,7 @@ from kdhpc.server.control import ServerOptions
 from kdhpc.study.owner import Owner
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.training.device import autocast_dtype, resolve_device
-from kdhpc.training.loop import EnsembleTraining
+from kdhpc.training.loop import TrainingLoop
 from tools.benchmarks.peers_published import PerSampleLosses, PublishedLoop
 from tools.benchmarks.report import Cell, Report
 
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> Report:
 class _Trial:
     """Where one trial's time went, in seconds."""
 
-    claim: float
+    lease: float
     build: float
     first_step: float
     rest: float
@@ -86,7 +85,7 @@ class _Trial:
     @property
     def besides(self) -> float:
         """What is not training: all of the first step beyond what a step takes, too."""
-        return self.claim + self.build + self.first_step - self.step
+        return self.lease + self.build + self.first_step - self.step
 
 
 @contextmanager
@@ -108,25 +107,25 @@ def _server() -> Iterator[Storage]:
 
 def _search(study: SharedStudy, setting: TrialSetting) -> list[_Trial]:
     trials: list[_Trial] = []
-    training: EnsembleTraining | None = None
+    training: TrainingLoop | None = None
     while True:
         begin = time.perf_counter()
-        claim = study.claim(Owner.current(), lease_s=300, renew_s=30)
-        if claim is None:
+        trial = study.lease(Owner.current(), lease_s=300, renew_s=30)
+        if trial is None:
             return trials
-        claimed = time.perf_counter()
-        training = prepare_training(claim, setting, training)
+        leased = time.perf_counter()
+        training = prepare_training(trial, setting, training)
         built = time.perf_counter()
         times = [built]
-        for _ in run_trial(claim, setting, training, lambda: False):
+        for _ in run_trial(trial, setting, training, lambda: False):
             _wait_for_device(setting)
             times.append(time.perf_counter())
         end = time.perf_counter()
         steps = [after - before for before, after in pairwise(times[1:])]
         trials.append(
             _Trial(
-                claim=claimed - begin,
-                build=built - claimed,
+                lease=leased - begin,
+                build=built - leased,
                 first_step=times[1] - built,
                 rest=end - times[1],
                 step=statistics.median(steps),
@@ -135,7 +134,7 @@ def _search(study: SharedStudy, setting: TrialSetting) -> list[_Trial]:
 
 
 def _wait_for_device(setting: TrialSetting) -> None:
-    if resolve_device(setting.config.device).type == "cuda":
+    if setting.runtime.device.type == "cuda":
         torch.cuda.synchronize()
 
 
@@ -161,7 +160,7 @@ class _AugmentedImages(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 def _published_search(study: SharedStudy, setting: TrialSetting, config: SearchConfig) -> float:
     """Seconds that plain Optuna and a published-style loop take for the same graphs."""
-    device = resolve_device(config.device)
+    device = setting.runtime.device
     begin = time.perf_counter()
     sampler = optuna.samplers.RandomSampler(seed=0)
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, min_early_stopping_rate=0)
@@ -185,7 +184,7 @@ def _published_search(study: SharedStudy, setting: TrialSetting, config: SearchC
             for _ in range(graph.num_nodes)
         ]
         losses = PerSampleLosses(config.network.crops)
-        autocast = autocast_dtype(config.device, device)
+        autocast = setting.runtime.autocast_dtype
         loop = PublishedLoop(networks, graph, config.training, losses, autocast=autocast)
         for step, (images, labels) in enumerate(loader, start=1):
             loop.step(
@@ -215,10 +214,10 @@ def _score(loop: PublishedLoop, setting: TrialSetting) -> float:
 
 
 def _report(trials: list[_Trial], peer_s: float, config: SearchConfig, *, steps: int) -> Report:
-    ours_s = sum(trial.claim + trial.build + trial.first_step + trial.rest for trial in trials)
+    ours_s = sum(trial.lease + trial.build + trial.first_step + trial.rest for trial in trials)
     epoch_s = _CIFAR_STEPS * statistics.median(trial.step for trial in trials)
     rows: list[dict[str, Cell]] = []
-    for part in ("claim", "build", "first_step", "step", "besides"):
+    for part in ("lease", "build", "first_step", "step", "besides"):
         later_s = statistics.median(getattr(trial, part) for trial in trials[1:])
         rows.append(
             {
@@ -245,7 +244,7 @@ def _report(trials: list[_Trial], peer_s: float, config: SearchConfig, *, steps:
         notes=(
             f"Trials per hour of one epoch of {steps} steps, all included: ours {3600 * len(trials) / ours_s:.0f}, "
             f"published style {3600 * len(trials) / peer_s:.0f}; ratio {ratio:.2f}.",
-            f"A CIFAR epoch, the shortest life of a trial there, is {_CIFAR_STEPS} steps. `besides` is claim, build, "
+            f"A CIFAR epoch, the shortest life of a trial there, is {_CIFAR_STEPS} steps. `besides` is lease, build, "
             "and what a first step takes longer than others. Medians of all trials after the first.",
         ),
     )
