@@ -49,5 +49,6 @@ def test_contract_breaks_on_an_import_that_does_not_belong(
     done = _lint(tmp_path)
     broken = [line for line in done.stdout.splitlines() if " BROKEN" in line]
     assert done.returncode == 1, done.stderr
-    assert len(broken) == 1
-    assert contract in broken[0]
+    assert len([line for line in broken if contract in line]) == 1
+    # What goes up may also close a circle.
+    assert all(contract in line or "No two files import each other" in line for line in broken)

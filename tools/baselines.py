@@ -84,21 +84,20 @@ def table(rows: Sequence[Row]) -> str:
 
 def verdict(searched: Row, baselines: Sequence[Row]) -> str:
     """What the search gained in ensemble accuracy, or lost, and whether so few seeds can tell."""
-    return "On these test images " + "; ".join(_compare(searched, baseline) for baseline in baselines) + "."
+    compared = " and ".join(_compare(searched, baseline) for baseline in baselines)
+    return f"On these test images, the searched graph's ensemble {compared}."
 
 
 def _compare(searched: Row, baseline: Row) -> str:
     ours, theirs = searched.ensemble, baseline.ensemble
     degrees = searched.num_seeds + baseline.num_seeds - 2
     if ours is None or theirs is None or ours.std is None or theirs.std is None or degrees not in T_95:
-        return f"the searched graph and {baseline.label} cannot be compared: too few seeds have an accuracy"
+        return f"cannot be compared with {baseline.label} (too few seeds have an accuracy)"
     gain = ours.mean - theirs.mean
     margin = T_95[degrees] * math.sqrt(ours.std**2 / searched.num_seeds + theirs.std**2 / baseline.num_seeds)
     where = "above" if gain >= 0 else "below"
-    said = f"the searched graph's ensemble is {abs(gain):.2f} points {where} {baseline.label}"
-    if abs(gain) <= margin:
-        return f"{said}, which may be chance (so few seeds vary by up to {margin:.2f})"
-    return f"{said}, more than the {margin:.2f} that chance explains"
+    by_chance = "may be chance" if abs(gain) <= margin else "hardly chance"
+    return f"is {abs(gain):.2f} points {where} {baseline.label} ({by_chance}: with so few seeds, up to {margin:.2f} is)"
 
 
 def main(names: Sequence[str]) -> int:

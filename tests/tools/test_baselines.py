@@ -30,21 +30,20 @@ def test_verdict_of_a_clear_gain_and_a_clear_loss_says_both() -> None:
     said = _verdict(_training("ours", 80, 0.3), _training("alone", 78, 0.4), _training("dml", 82, 0.4))
     # 2.776 * sqrt((0.09 + 0.16) / 3) = 0.80
     assert said == (
-        "On these test images the searched graph's ensemble is 2.00 points above independent, more than the 0.80 that "
-        "chance explains; the searched graph's ensemble is 2.00 points below dml, more than the 0.80 that chance "
-        "explains."
+        "On these test images, the searched graph's ensemble is 2.00 points above independent (hardly chance: with so "
+        "few seeds, up to 0.80 is) and is 2.00 points below dml (hardly chance: with so few seeds, up to 0.80 is)."
     )
 
 
 def test_verdict_of_a_small_difference_says_that_it_may_be_chance() -> None:
     said = _verdict(_training("ours", 80, 0.3), _training("alone", 79.5, 0.4), _training("dml", 80.5, 0.4))
-    assert said.count("which may be chance (so few seeds vary by up to 0.80)") == 2
+    assert said.count("(may be chance: with so few seeds, up to 0.80 is)") == 2
 
 
 def test_verdict_of_a_training_that_diverged_compares_nothing_with_it() -> None:
     none = {"seeds": [], "node": None, "ensemble": None}
     said = _verdict(_training("ours", 80, 0.3), _training("alone", 0, None, **none), _training("dml", 80, 0.4))
-    assert "the searched graph and independent cannot be compared" in said
+    assert "ensemble cannot be compared with independent" in said
 
 
 def test_table_shows_the_three_trainings_in_order_whatever_else_was_trained() -> None:
