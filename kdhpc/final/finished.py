@@ -102,7 +102,8 @@ class FinishedRun:
             StorageError: the file system refuses.
         """
         assert not self.is_one, "the branches of ONE are no networks of their own"
-        network = build_network(self.config.network, num_classes=num_classes, image_size=self.config.dataset.image_size)
+        image_size = self.config.dataset.image_size
+        network = build_network(self.config.network, num_classes=num_classes, image_size=image_size, node=node)
         content, origin = self._content(node), self._file(node)
         freeze_with(network, parse_weights(content, origin=origin, remedy=_AGAIN), origin=origin)
         check_digest(self.result, node, content, origin=origin, remedy=_AGAIN)

@@ -49,13 +49,21 @@ class Run:
         )
 
 
-def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
+def open_run(
+    config: TrainConfig,
+    *,
+    elsewhere: bool = False,
+    subject: Subject | None = None,
+    packed: PackedDataset | None = None,
+) -> Run:
     """A training, checked as far as can be without beginning it.
 
     Args:
         config: What to train.
         elsewhere: Another machine will train it: this one's devices have no say, and the precision that they would
             give is left out of the comparison with what was begun.
+        subject: What is trained, where it is no preset and no file; none: what ``run.graph`` names.
+        packed: Images that are in memory; none: those that ``dataset.name`` names.
 
     Raises:
         ConfigError: something cannot be meant or does not fit, the device is not there, or the run's folder holds one
@@ -65,8 +73,8 @@ def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
         NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
         StorageError: the file system refuses.
     """
-    subject = load_subject(config)
-    packed = PackedDataset.open(packed_dir(config.dataset.name))
+    subject = subject or load_subject(config)
+    packed = packed or PackedDataset.open(packed_dir(config.dataset.name))
     check(config, subject, packed)
     precision = None if elsewhere else check_device(config.device)
     name = _name(config, subject)

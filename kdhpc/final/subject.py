@@ -10,6 +10,7 @@ from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError, GraphError
 from kdhpc.final.teacher import Teacher, load_teacher
 from kdhpc.graph.presets import PRESETS, load_graph
+from kdhpc.graph.presets import label as preset_label
 from kdhpc.graph.serial import Provenance, read_stored
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
@@ -81,7 +82,7 @@ def load_subject(config: TrainConfig) -> Subject:
     return Subject(
         graph=graph,
         num_nodes=graph.num_nodes,
-        label=_preset_label(name, graph.num_nodes) if preset else Path(name).stem,
+        label=preset_label(name, graph.num_nodes) if preset else Path(name).stem,
         key=graph_key(graph),
         provenance={"preset": name} if preset else read_stored(Path(name)).provenance,
     )
@@ -147,12 +148,6 @@ def _refuse_unlearned(config: TrainConfig, why: str) -> None:
         raise ConfigError(
             f"objective.unlearned={unlearned} has no meaning for run.graph={config.run.graph}, {why}: leave it out"
         )
-
-
-def _preset_label(name: str, num_nodes: int) -> str:
-    """``dml2``; ``uniform3-att-`` of ``uniform:att-``."""
-    kind, _, design = name.partition(":")
-    return f"{kind}{num_nodes}" + (f"-{design}" if design else "")
 
 
 def _differences(there: Provenance, here: Provenance, keys: Sequence[str]) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ import torch
 from kdhpc.config.document import to_document
 from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.final.finished import FinishedRun, open_finished
-from kdhpc.networks.build import build_network
+from kdhpc.networks.build import build_network, named_for
 from kdhpc.training.pretrained import check_weights
 from kdhpc.training.student import TeacherWeights
 
@@ -58,9 +58,10 @@ class Teacher:
         with torch.device("meta"):
             shapes = build_network(weights.network, num_classes=num_classes, image_size=weights.image_size)
         for node in weights.nodes:
-            if _LOGITS in node and len(node[_LOGITS]) != num_classes:
+            biases = named_for(shapes, node).get(_LOGITS)
+            if biases is not None and len(biases) != num_classes:
                 raise NetworkError(
-                    f"{weights.origin} tells {len(node[_LOGITS])} classes of {self.run.result.dataset} apart, this "
+                    f"{weights.origin} tells {len(biases)} classes of {self.run.result.dataset} apart, this "
                     f"data set has {num_classes}: give a teacher that was trained with the same classes"
                 )
             check_weights(shapes, node, origin=weights.origin)

@@ -1,5 +1,6 @@
 """The networks that a node can be, by name, and the size of the attention map that each makes. Free of torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,12 +55,18 @@ NETWORKS: dict[str, Architecture] = {
 }
 
 
+OWN_MAP_SIDES: dict[str, Callable[[int], int]] = {}
+"""Of networks of users' own, by name, in this process: the side of the attention map for a side of the images."""
+
+
 def architecture(name: str) -> Architecture:
     """The architecture of that name.
 
     Raises:
         NetworkError: there is none.
     """
+    if name in OWN_MAP_SIDES:
+        raise NetworkError(f"network {name!r} is your own, and only kdhpc's own can be branched: give one of those")
     if name not in NETWORKS:
         raise NetworkError(f"unknown network {name!r}: {nearest(name, NETWORKS)}")
     return NETWORKS[name]
@@ -67,6 +74,8 @@ def architecture(name: str) -> Architecture:
 
 def map_side(name: str, image_size: int) -> int:
     """Side of the (square) attention map, in pixels, for images of that side."""
+    if name in OWN_MAP_SIDES:
+        return OWN_MAP_SIDES[name](image_size)
     return _reduced(image_size, architecture(name).map_reduction)
 
 
@@ -77,10 +86,11 @@ def check_network(config: NetworkConfig, image_size: int) -> None:
         NetworkError: the name, the option, or both sizes.
     """
     side = map_side(config.name, image_size)
-    if config.residual_attention is not None and not architecture(config.name).attention_branch:
+    has_no_branch = config.name in OWN_MAP_SIDES or not architecture(config.name).attention_branch
+    if config.residual_attention is not None and has_no_branch:
         raise NetworkError(
             f"network.residual_attention={config.residual_attention} has no meaning for {config.name}: "
-            f"leave it out, or use abn_{config.name}"
+            f"leave it out, or use {'an abn_ network' if config.name in OWN_MAP_SIDES else f'abn_{config.name}'}"
         )
     largest = max(config.crops)
     if largest > side:
@@ -103,6 +113,8 @@ def check_normalisation(name: str, image_size: int, batch_size: int, *, gated: b
     Raises:
         ConfigError: the message says where.
     """
+    if name in OWN_MAP_SIDES and not gated:  # Its layers are not known; torch says what it cannot do.
+        return
     side = _reduced(image_size, architecture(name).reduction)
     if batch_size == 1 and (gated or side == 1):
         where = "the gate of ONE" if gated else f"the last stage of {name}, 1x1 at dataset.image_size={image_size}"

@@ -78,7 +78,7 @@ class Examiner:
             NetworkError: the weights are damaged, or give logits that are not finite.
             StorageError: the file system refuses.
         """
-        device, dtype = device_here(), _autocast(run)
+        device, dtype = device_here(), autocast_of(run)
         num_classes = len(run.open_images().classes)
         networks = [run.network(node, num_classes, device) for node in nodes]
         for batch in self.batches(run):
@@ -172,7 +172,7 @@ def _name(run: FinishedRun, node: int) -> str:
     return f"{run.result.name}/seed{run.result.seed}/node{node + 1}"
 
 
-def _autocast(run: FinishedRun) -> torch.dtype | None:
+def autocast_of(run: FinishedRun) -> torch.dtype | None:
     """The half precision that the run came to; none for float32 and tf32. From here on this process computes so."""
     precision = run.result.precision or run.config.device.precision
     device = device_here()

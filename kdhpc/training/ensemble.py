@@ -101,7 +101,7 @@ class EnsembleLearner:
 
         def build(node: int, seed: int, where: torch.device) -> Network:
             return build_seeded(
-                lambda: build_network(network, num_classes=num_classes, image_size=image_size),
+                lambda: build_network(network, num_classes=num_classes, image_size=image_size, node=node),
                 seed=seed,
                 node=node,
                 target=where,
