@@ -185,6 +185,16 @@ def load(run: "Run | str | Path", *, network: object = None, device: str | torch
         DataError: the run's result cannot be read.
         NetworkError: weights are damaged, or ``network`` is needed or makes others than the run has.
         StorageError: the file system refuses.
+
+    >>> import kdhpc, torch
+    >>> images, labels = torch.zeros(40, 3, 16, 16, dtype=torch.uint8), torch.arange(40) % 2
+    >>> images[labels == 1] = 255
+    >>> run = kdhpc.train(
+    ...     kdhpc.dml(2), dataset=(images, labels), network="resnet8", crops=[3], epochs=1, batch_size=8
+    ... )
+    >>> ensemble = kdhpc.load(run)
+    >>> ensemble.predict(images[:4]).shape, ensemble.attention(images[:4]).shape, ensemble.classes
+    (torch.Size([4, 2]), torch.Size([4, 2, 4, 4]), ('0', '1'))
     """
     folder = Path(run) if isinstance(run, (str, Path)) else run.folder
     finished = open_finished(_only_seed(folder), origin=str(folder))

@@ -10,14 +10,14 @@ from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Graph:
     """Which network teaches which, how, and when.
 
     >>> import kdhpc
     >>> graph = kdhpc.dml(3)
-    >>> graph.name, graph.num_nodes
-    ('dml3', 3)
+    >>> graph
+    <Graph 'dml3' of 3 nodes>
     """
 
     spec: GraphSpec
@@ -28,6 +28,9 @@ class Graph:
     """The file or the preset that it comes from, as ``kdhpc train --graph`` takes it; none: made in Python."""
     provenance: Provenance | None = None
     """What its file says about the search that found it."""
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name!r} of {self.num_nodes} nodes>"
 
     @property
     def num_nodes(self) -> int:

@@ -1,6 +1,7 @@
 """Keyword arguments of Python users, which are the config's own keys, as overrides."""
 
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -60,7 +61,8 @@ def written(key: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (str, Path)):
-        escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+        # In Hydra's grammar a backslash means itself, unless a quote comes after it.
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(value))
         return f"'{escaped}'"
     if isinstance(value, numbers.Integral):
         return str(int(value))

@@ -62,6 +62,33 @@ def choose_network(network: object) -> ChosenNetwork:
     return ChosenNetwork(name=name, own=own)
 
 
+def choose_importable(network: object) -> ChosenNetwork:
+    """As :func:`choose_network`, of networks that other processes make, too: modules have names that say where.
+
+    Raises:
+        NetworkError: no other process can make it.
+    """
+    if isinstance(network, str) and ":" not in network:
+        return ChosenNetwork(name=network)
+    makers, label = _makers(network)
+    name = label if isinstance(network, str) else _place_of(makers, label)
+    own = OwnNetworks([import_network(name)], label=name)
+    register(name, own)
+    return ChosenNetwork(name=name, own=own)
+
+
+def _place_of(makers: Sequence[Maker], label: str) -> str:
+    """``module:Name`` of a callable."""
+    maker = makers[0]
+    module, name = getattr(maker, "__module__", None), getattr(maker, "__qualname__", "<>")
+    if len(makers) > 1 or module in (None, "__main__") or "<" in name or import_network(f"{module}:{name}") != maker:
+        raise NetworkError(
+            f"network {label} cannot be made by worker processes, which import it: put it into a file, as a class or a "
+            "function at its top, and give network='my_module:Name'"
+        )
+    return f"{module}:{name}"
+
+
 def name_again(name: str, network: object) -> None:
     """Let the name that a finished run has mean these modules.
 

@@ -103,6 +103,15 @@ def train(
         NetworkError: an unknown network, or a module that gives no logits for these classes.
         KdhpcError: as ``kdhpc train``.
         KeyboardInterrupt: it was stopped.
+
+    >>> import kdhpc, torch
+    >>> images, labels = torch.zeros(40, 3, 16, 16, dtype=torch.uint8), torch.arange(40) % 2
+    >>> images[labels == 1] = 255
+    >>> run = kdhpc.train(
+    ...     kdhpc.dml(2), dataset=(images, labels), network="resnet8", crops=[3], epochs=1, batch_size=8
+    ... )
+    >>> run.folder.name, len(run.node_accuracies)
+    ('seed0', 2)
     """
     chosen = choose_network(network)
     packed = open_data(dataset, test, classes)
@@ -120,8 +129,14 @@ def train(
             config = replace(config, run=replace(config.run, num_nodes=found.num_nodes))
         elif found.source is None:
             subject = _subject(found)
-    with interrupts() as is_stopped:
-        result = train_final(config, show=on_epoch or _ignore, should_stop=is_stopped, subject=subject, packed=packed)
+    with interrupted_by() as stop:
+        result = train_final(
+            config,
+            show=on_epoch or _ignore,
+            should_stop=lambda: stop.requested,
+            subject=subject,
+            packed=packed,
+        )
     if result is None:
         raise KeyboardInterrupt("stopped: the same call goes on from its checkpoint")
     refuse_diverged(result)
@@ -169,7 +184,9 @@ def _settings(
 
 def _subject(graph: Graph) -> Subject:
     """What is trained, of a graph that was made in Python."""
-    return Subject(graph=graph.spec, num_nodes=graph.num_nodes, label=graph.name, key=graph.key)
+    return Subject(
+        graph=graph.spec, num_nodes=graph.num_nodes, label=graph.name, key=graph.key, provenance=graph.provenance or {}
+    )
 
 
 def _refuse_other_number(graph: Graph, config: TrainConfig) -> None:
@@ -201,13 +218,14 @@ def check_fits(graph: GraphSpec, network: ChosenNetwork, image_size: int) -> Non
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
+def interrupted_by() -> Iterator[StopSignals]:
     """Whether an interrupt has come: only a process's main thread can hear of it."""
+    stop = StopSignals()
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield stop
         return
-    with StopSignals() as stop:
-        yield lambda: stop.requested
+    with stop:
+        yield stop
 
 
 def _ignore(report: EpochReport) -> None:

@@ -93,7 +93,9 @@ def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
     for override in overrides:
         group = override.lstrip("+").partition("=")[0]
         if group in given:
-            raise ConfigError(f"override {override!r} is not allowed for a study that exists: give {group}.key=value")
+            raise ConfigError(
+                f"override {override!r} is not allowed here, what it chooses is given: give {group}.key=value"
+            )
 
 
 def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None) -> None:

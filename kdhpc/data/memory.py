@@ -111,7 +111,7 @@ def with_test_half(packed: PackedDataset, other: PackedDataset) -> PackedDataset
     return PackedDataset(manifest=manifest, train=packed.train, test=other.test)
 
 
-def write_packed(packed: PackedDataset, folder: Path, progress: Progress) -> None:
+def write_packed(packed: PackedDataset, folder: Path, progress: Progress) -> bool:
     """Write a data set that is in memory to a folder, for other processes; one that is there already stays.
 
     Args:
@@ -119,13 +119,16 @@ def write_packed(packed: PackedDataset, folder: Path, progress: Progress) -> Non
         folder: Where to.
         progress: Told where the file system has no locks.
 
+    Returns:
+        Whether it was written now.
+
     Raises:
         DataError: another process writes it now, or the folder holds something else.
         StorageError: the file system refuses.
     """
     if look_at(folder) is not None:
         _check_same(packed, folder)
-        return
+        return False
     source = ArraySource(classes=packed.classes, train=_array_split(packed.train), test=_array_split(packed.test))
     with staged(folder, progress) as stage:
         if look_at(folder) is None:
@@ -133,6 +136,7 @@ def write_packed(packed: PackedDataset, folder: Path, progress: Progress) -> Non
             write_whole(stage.packed / MANIFEST, packed.manifest.to_json())
             publish(stage, folder)
     _check_same(packed, folder)
+    return True
 
 
 def _check_same(packed: PackedDataset, folder: Path) -> None:

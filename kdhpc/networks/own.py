@@ -243,6 +243,7 @@ def _probe(module: nn.Module, image_size: int, label: str) -> Probe:
     logits = _logits_of(output)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2 or not logits.is_floating_point():
         shown = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        shown = shown.removeprefix("torch.")
         raise NetworkError(f"{label} gives {shown} for 2 images: it must give logits, floating point, (2, classes)")
     layer, side = maps[-1] if maps else (None, 1)
     return Probe(num_logits=logits.shape[1], layer=layer, side=side)

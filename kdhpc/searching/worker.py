@@ -18,6 +18,7 @@ from kdhpc.config.schema import DeviceConfig, SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, ConfigError, DeviceLostError, KdhpcError, StudyMismatchError
+from kdhpc.networks.own import register_imported
 from kdhpc.searching.concurrency import seating_on
 from kdhpc.searching.deadline import Deadline
 from kdhpc.searching.plan import check_same_study
@@ -304,6 +305,7 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
         StudyMismatchError: as :func:`run_worker`.
     """
     check_same_study(study, config)
+    register_imported(config.network.name)
     config = replace(config, device=_device_of_the_study(study, config))
     threads = config.device.threads or slurm.own_cpus()
     if threads is not None:
