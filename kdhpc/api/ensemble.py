@@ -27,7 +27,7 @@ from kdhpc.networks.names import NETWORKS
 from kdhpc.networks.one import OneNetwork, build_one
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.own import OwnNetwork
-from kdhpc.report.predictions import autocast_of, device_here
+from kdhpc.report.predictions import device_here, runtime_of
 from kdhpc.training.evaluation import mean_ensemble
 from kdhpc.training.pretrained import freeze_with
 
@@ -161,11 +161,14 @@ class Ensemble(nn.Module):
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} is not allowed: 1 or more images")
         device = next(self.parameters()).device
-        dtype = autocast_of(self.run)
-        batches = self.preprocessing(images, batch_size=batch_size, device=device)
-        for batch in batches:
-            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        for batch in self.preprocessing(images, batch_size=batch_size, device=device):
+            with torch.inference_mode(), self._autocast(device):
                 yield batch
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        """As when the run was scored, as far as the device can."""
+        dtype = runtime_of(self.run).autocast_dtype
+        return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def load(run: "Run | str | Path", *, network: object = None, device: str | torch.device | None = None) -> Ensemble:
@@ -201,7 +204,7 @@ def load(run: "Run | str | Path", *, network: object = None, device: str | torch
     _settle_network(finished, network)
     card = _card(finished)
     target = device_here() if device is None else torch.device(device)
-    if finished.is_one:
+    if finished.method.no_networks is not None:
         nodes: list[nn.Module] = [_one(finished, len(card.classes), target)]
     else:
         count = len(finished.weights)

@@ -87,7 +87,7 @@ def load_graph(source: str | Path, num_nodes: int | None = None) -> Graph:
     source = str(source)
     spec = presets.load_graph(source, num_nodes)
     if source in presets.PRESETS:
-        return Graph(spec=spec, name=presets.label(source, spec.num_nodes), source=source)
+        return Graph(spec=spec, name=presets.preset_label(source, spec.num_nodes), source=source)
     path = Path(source)
     return Graph(spec=spec, name=path.stem, source=source, provenance=read_stored(path).provenance)
 

@@ -273,7 +273,7 @@ def _config(
         chosen.append(f"network={network.name}")
     more = [*words, *overrides]
     if network is not None and network.own is not None:
-        standing_in = {**given, "network": {"name": "-", "crops": [1]}}
+        standing_in: dict[str, dict[str, object]] = {**given, "network": {"name": "-", "crops": [1]}}
         side = compose_search([*chosen, *more], config_dir=config_dir, given=standing_in).dataset.image_size
         given["network"] = network.group(side) or {}
         if not network.makes_maps(side) and "designs" not in keywords and "study" in given:

@@ -18,9 +18,10 @@ from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import GraphError
 from kdhpc.final.final import train_final
 from kdhpc.final.result import FinalResult, refuse_diverged
-from kdhpc.final.subject import ONE, STUDENT, Subject
 from kdhpc.graph.presets import PRESETS
 from kdhpc.graph.spec import Design, Gate, GraphSpec
+from kdhpc.methods.graph import GraphMethod
+from kdhpc.methods.registry import named_methods
 from kdhpc.training.loop import EpochReport
 
 _PROBABILITY_DESIGNS = (Design.PROB_CLOSER, Design.PROB_APART)
@@ -115,12 +116,12 @@ def train(
     """
     chosen = choose_network(network)
     packed = open_data(dataset, test, classes)
-    # ONE and students are no graphs.
-    found = None if str(graph) in (ONE, STUDENT) else as_graph(graph, keywords.get("num_nodes"))
+    # ONE, students and other methods are no graphs.
+    found = None if str(graph) in named_methods() else as_graph(graph, keywords.get("num_nodes"))
     source = str(graph) if found is None else found.source or found.name
     settings = _settings(source, dataset, chosen, packed, overrides, keywords)
     config = settings.compose(None if config_dir is None else Path(config_dir))
-    subject = None
+    method = None
     if found is not None:
         _refuse_other_number(found, config)
         _refuse_unlearned(found, config)
@@ -128,13 +129,13 @@ def train(
         if source in PRESETS:
             config = replace(config, run=replace(config.run, num_nodes=found.num_nodes))
         elif found.source is None:
-            subject = _subject(found)
+            method = _method(found)
     with interrupted_by() as stop:
         result = train_final(
             config,
             show=on_epoch or _ignore,
             should_stop=lambda: stop.requested,
-            subject=subject,
+            method=method,
             packed=packed,
         )
     if result is None:
@@ -182,11 +183,9 @@ def _settings(
     return _Settings(overrides=(*chosen, *more), given=given)
 
 
-def _subject(graph: Graph) -> Subject:
+def _method(graph: Graph) -> GraphMethod:
     """What is trained, of a graph that was made in Python."""
-    return Subject(
-        graph=graph.spec, num_nodes=graph.num_nodes, label=graph.name, key=graph.key, provenance=graph.provenance or {}
-    )
+    return GraphMethod(graph=graph.spec, name=graph.name, source=graph.provenance or {})
 
 
 def _refuse_other_number(graph: Graph, config: TrainConfig) -> None:

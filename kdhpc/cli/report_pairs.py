@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare, write, and print the coefficient and the paths.
 
     Raises:
-        ConfigError: no run, runs of ONE, or runs that are not scored on the same images.
+        ConfigError: no run, runs whose nodes are no networks of their own, or runs not scored on the same images.
         UsageError: fewer than three networks.
         KdhpcError: a run, its weights or its images are damaged or not there.
     """
@@ -67,15 +67,15 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.report.correlation import fit_line, pairs_table
     from kdhpc.report.draw_pairs import draw_pairs
     from kdhpc.report.pairs import compare_pairs
-    from kdhpc.report.predictions import choose_networks, device_here, read_answers
+    from kdhpc.report.predictions import choose_networks, device_here, read_predictions
 
     log_to_stderr()
     runs = find_finished(args.folders)
     chosen = choose_networks(runs)
     _check_number(sum(len(choice.nodes) for choice in chosen))
     progress = Progress(sys.stderr)
-    answers = read_answers(chosen, progress)
-    pairs = compare_pairs(answers, device_here(), progress)
+    predictions = read_predictions(chosen, progress)
+    pairs = compare_pairs(predictions, device_here(), progress)
     line = fit_line(pairs)
 
     dataset, network = runs[0].result.dataset, _network(runs)

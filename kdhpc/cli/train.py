@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdhpc.cli.one_training import train_one
 from kdhpc.errors import DivergedError, UsageError
+from kdhpc.methods.registry import named_methods
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
@@ -42,7 +43,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--graph",
         required=True,
         metavar="FILE|NAME",
-        help="a graph's JSON, or independent, dml, one, student, or uniform:DESIGN (att-, prob-att-, ... on all edges)",
+        help=f"a graph's JSON, or independent, dml, {', '.join(named_methods())}, or uniform:DESIGN "
+        "(att-, prob-att-, ... on all edges)",
     )
     parser.add_argument("--nodes", metavar="M", help="networks of a preset, branches of one")
     parser.add_argument(

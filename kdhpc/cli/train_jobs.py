@@ -22,7 +22,6 @@ from kdhpc.config.sweep import launch_sweep
 from kdhpc.errors import ClusterError, DataError, StorageError
 from kdhpc.final.result import read_result, result_line
 from kdhpc.final.run import Run, describe
-from kdhpc.final.subject import tell_about
 from kdhpc.folders import private_folder
 from kdhpc.interpreter import check_modules, write_in_any_encoding
 
@@ -106,7 +105,7 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
 def _tell(runs: Sequence[Run], logs: Path) -> None:
     """What each training would say in its own log, once for all seeds, and where those logs are."""
     for run in {run.name: run for run in runs}.values():
-        tell_about(run.subject, run.config, run.packed.checksum)
+        run.method.warn_about(run.config, run.packed.checksum)
     print(f"kdhpc: jobs: {len(runs)}, logs: {logs}", file=sys.stderr, flush=True)
 
 

@@ -32,7 +32,7 @@ class Batch:
     """int64 (N,)."""
 
 
-class Recipe(NamedTuple):
+class BatchSpec(NamedTuple):
     """What a training batch is made of on the device: tensors there, of the same shapes for every batch."""
 
     streamed: Tensor
@@ -50,7 +50,7 @@ class TrainBatches:
 
     Args:
         split: a half of a packed data set.
-        indices: the images of it that train; none: all.
+        indices: the images of it that train; None: all.
         config: the augmentation.
         batch_size: N.
         device: where batches are wanted.
@@ -102,15 +102,15 @@ class TrainBatches:
         return self._store.placement
 
     def epoch(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """One epoch's batches: of each of its ``recipes``, what ``make`` makes of it."""
-        return map(self.make, self.recipes(seed, epoch, first_step))
+        """One epoch's batches: of each of its ``specs``, what ``make`` makes of it."""
+        return map(self.make, self.specs(seed, epoch, first_step))
 
-    def make(self, recipe: Recipe) -> Batch:
+    def make(self, spec: BatchSpec) -> Batch:
         """Gather, cut and normalise on the device. Nothing waits for the host: a CUDA graph can do it."""
-        crops = Crops(boxes=recipe.boxes, flip=recipe.flip)
-        return Batch(images=self._transform(self._store.gather(recipe.streamed), crops), labels=recipe.labels)
+        crops = Crops(boxes=spec.boxes, flip=spec.flip)
+        return Batch(images=self._transform(self._store.gather(spec.streamed), crops), labels=spec.labels)
 
-    def recipes(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[Recipe]:
+    def specs(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[BatchSpec]:
         """One epoch's batches, still to be made.
 
         Args:
@@ -128,8 +128,8 @@ class TrainBatches:
         order, crops = order[start:end], crops.part(start, end).to(self._device)
         labels = self._labels.index_select(0, order.to(self._device))
         parts = (torch.split(values, self._batch_size) for values in (crops.boxes, crops.flip, labels))
-        for recipe in zip(self._store.stream(order, self._batch_size), *parts, strict=True):
-            yield Recipe(*recipe)
+        for spec in zip(self._store.stream(order, self._batch_size), *parts, strict=True):
+            yield BatchSpec(*spec)
 
 
 class EvalBatches:
@@ -137,7 +137,7 @@ class EvalBatches:
 
     Args:
         split: a half of a packed data set.
-        indices: the images of it that are scored; none: all.
+        indices: the images of it that are scored; None: all.
         config: the test transform.
         batch_size: N.
         device: where batches are wanted.

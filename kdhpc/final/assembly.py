@@ -1,5 +1,6 @@
 """From a config to a training that can start."""
 
+import dataclasses
 from typing import TypeAlias
 
 import numpy as np
@@ -7,124 +8,72 @@ import torch
 from numpy.typing import NDArray
 
 from kdhpc.config.paths import compile_cache_dir
-from kdhpc.config.schema import DeviceConfig, TrainConfig
+from kdhpc.config.schema import TrainConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset, PackedSplit
 from kdhpc.data.split import search_split, training_subset
-from kdhpc.final.subject import Subject
+from kdhpc.methods.method import Method
 from kdhpc.networks.build import build_network
 from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import pretrained_origin
-from kdhpc.training.auto_mode import AutoMode, has_choice
-from kdhpc.training.compile_cache import cache_key
-from kdhpc.training.device import (
-    Precision,
-    has_node_streams,
-    preferred_mode,
-    resolve_device,
-    resolve_precision,
-)
-from kdhpc.training.loop import EnsembleTraining, TrainingLoop
-from kdhpc.training.one import OneTraining
+from kdhpc.training.compiling import prepare_compiling
+from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.pretrained import check_weights, read_pretrained
-from kdhpc.training.student import StudentTraining
+from kdhpc.training.runtime import Runtime
+from kdhpc.training.setting import TrainingSetting
 
 _Halves: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64] | None, PackedSplit]
-"""Images to learn from (of the training half), images to score on (none: all), and the half that those are of."""
+"""Images to learn from (of the training half), images to score on (None: all), and the half that those are of."""
 
 
-def check(config: TrainConfig, subject: Subject, packed: PackedDataset) -> None:
+def check(config: TrainConfig, method: Method, packed: PackedDataset) -> None:
     """Find what would keep `assemble` from its end, on whatever device, without its cost.
 
     Raises:
         ConfigError: something does not fit the images.
         NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
     """
-    network, image_size = config.network, config.dataset.image_size
+    network, image_size, num_classes = config.network, config.dataset.image_size, len(packed.classes)
     check_network(network, image_size)
-    check_normalisation(network.name, image_size, config.training.batch_size, gated=subject.is_one)
+    check_normalisation(network.name, image_size, config.training.batch_size, single_value=method.single_value_norm)
     # For the CPU, images stay where they are.
     _batches(config, packed, torch.device("cpu"))
-    if subject.teacher is not None:
-        subject.teacher.check(len(packed.classes))
+    method.check(num_classes)
     pretrained = read_pretrained(config.objective)
     if pretrained is not None:
         with torch.device("meta"):
-            shapes = build_network(network, num_classes=len(packed.classes), image_size=image_size)
+            shapes = build_network(network, num_classes=num_classes, image_size=image_size)
         check_weights(shapes, pretrained, origin=pretrained_origin(config.objective))
 
 
-def check_device(config: DeviceConfig) -> Precision:
-    """The precision that networks run in on this machine.
+def assemble(config: TrainConfig, method: Method, packed: PackedDataset, runtime: Runtime) -> TrainingLoop:
+    """Networks, data and loop of a final training that has been checked.
 
-    Raises:
-        ConfigError: its devices cannot do what is asked for.
+    Args:
+        config: What to train.
+        method: What its ``run.graph`` means.
+        packed: Its images.
+        runtime: Where and how it runs; this process computes so from now on.
     """
-    device = resolve_device(config)
-    has_node_streams(config, device)
-    preferred_mode(config, device)
-    return resolve_precision(config, device)
-
-
-def assemble(config: TrainConfig, subject: Subject, packed: PackedDataset) -> TrainingLoop:
-    """Networks, data and loop of a final training that has been checked."""
-    if config.device.threads is not None:
-        torch.set_num_threads(config.device.threads)
-    device = resolve_device(config.device)
-    train, test = _batches(config, packed, device)
-    auto = _auto_mode(config, subject, len(packed.classes)) if has_choice(config.device, device) else None
-    if subject.teacher is not None:
-        return StudentTraining(
-            network=config.network,
-            teacher=subject.teacher.read(),
-            temperature=config.run.temperature,
-            training=config.training,
-            device=config.device,
-            train=train,
-            evaluation=test,
-            num_classes=len(packed.classes),
-            seed=config.run.seed,
-            auto=auto,
-        )
-    if subject.graph is None:
-        return OneTraining(
-            network=config.network,
-            num_branches=subject.num_nodes,
-            training=config.training,
-            device=config.device,
-            train=train,
-            evaluation=test,
-            num_classes=len(packed.classes),
-            seed=config.run.seed,
-            auto=auto,
-        )
-    return EnsembleTraining(
-        graph=subject.graph,
+    runtime.enforce()
+    train, test = _batches(config, packed, runtime.device)
+    setting = TrainingSetting(
         network=config.network,
         objective=config.objective,
         training=config.training,
-        device=config.device,
+        runtime=runtime,
         train=train,
         evaluation=test,
         num_classes=len(packed.classes),
-        seed=config.run.seed,
-        auto=auto,
     )
-
-
-def _auto_mode(config: TrainConfig, subject: Subject, num_classes: int) -> AutoMode:
-    kind = "" if subject.graph is not None else f"{subject.label} "
-    key = cache_key(
-        device=config.device,
-        target=resolve_device(config.device),
-        network=f"{kind}{config.network.name}",
-        num_nodes=subject.num_nodes,
-        num_classes=num_classes,
-        image_size=config.dataset.image_size,
-        batch_size=config.training.batch_size,
-        eval_batch_size=config.training.eval_batch_size,
+    runtime, _ = prepare_compiling(
+        setting,
+        name=method.compiled_name(config.network.name),
+        num_nodes=method.num_nodes,
+        folder=compile_cache_dir(),
+        is_shared=False,
     )
-    return AutoMode(key, compile_cache_dir())
+    return TrainingLoop(method, dataclasses.replace(setting, runtime=runtime), config.run.seed)
 
 
 def num_training_images(config: TrainConfig, packed: PackedDataset) -> int:

@@ -20,14 +20,12 @@ from kdhpc.final.owner import RunOwner, owned
 from kdhpc.final.result import FinalResult, SearchedWith, read_result, write_result
 from kdhpc.final.run import Run, open_run
 from kdhpc.final.settings import digest, read_settings, write_settings
-from kdhpc.final.subject import Subject, tell_about
 from kdhpc.final.weights import check_weights_files
-from kdhpc.graph.serial import write_graph
+from kdhpc.methods.method import Method
 from kdhpc.networks.build import exported_weights
 from kdhpc.networks.weights import content_digest
 from kdhpc.training.checkpoint import read_header, remove_checkpoint, remove_leftovers
 from kdhpc.training.checkpointing import Checkpointing
-from kdhpc.training.device import resolve_device, resolve_precision
 from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.loop import EpochReport, TrainingLoop
 from kdhpc.training.metrics import MetricsLog, read_metrics
@@ -41,7 +39,7 @@ def train_final(
     *,
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
-    subject: Subject | None = None,
+    method: Method | None = None,
     packed: PackedDataset | None = None,
 ) -> FinalResult | None:
     """Train, or go on with, one final training.
@@ -53,7 +51,7 @@ def train_final(
         config: What to train; a run that is done with the same settings is not repeated.
         show: Called after each epoch.
         should_stop: Asked after each step; True checkpoints and returns.
-        subject: As for :func:`kdhpc.final.run.open_run`.
+        method: As for :func:`kdhpc.final.run.open_run`.
         packed: As there.
 
     Returns:
@@ -69,12 +67,12 @@ def train_final(
         RunTakenError: another process has begun it meanwhile, on a file system where their locks do not meet.
         StorageError: the disk refuses; the same command goes on.
     """
-    run = open_run(config, subject=subject, packed=packed)
+    run = open_run(config, method=method, packed=packed)
     if (done := _read_done(run)) is not None:
         _LOG.info("%s is done already", run.paths.root)
         return done
-    tell_about(run.subject, config, run.packed.checksum)
-    training = assemble(config, run.subject, run.packed)
+    run.method.warn_about(config, run.packed.checksum)
+    training = assemble(config, run.method, run.packed, run.here)
     with owned(run.paths) as owner:
         # Another process may have come to the end since.
         if (done := _read_done(run)) is not None:
@@ -120,8 +118,7 @@ def _begin(run: Run) -> None:
     write_config(run.config, run.paths.config)
     write_settings(run.settings, run.paths.settings)
     write_model_card(ModelCard.of(run.packed.manifest), run.paths.model)
-    if run.subject.graph is not None:
-        write_graph(run.paths.graph, run.subject.graph, run.subject.provenance)
+    run.method.write_files(run.paths)
 
 
 def _train(
@@ -131,7 +128,7 @@ def _train(
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
 ) -> "_Ended | None":
-    """To the end, from the checkpoint where there is one; none if it was stopped."""
+    """To the end, from the checkpoint where there is one; None if it was stopped."""
     checkpointing = Checkpointing(
         run.paths.checkpoint,
         training,
@@ -211,15 +208,14 @@ def _write_weights(run: Run, networks: Sequence[nn.Module]) -> Iterator[str]:
 
 
 def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module], weights: tuple[str, ...]) -> FinalResult:
-    config, teacher = run.config, run.subject.teacher
-    device = resolve_device(config.device)
+    config, method, teacher, runtime = run.config, run.method, run.method.teacher, run.here
     return FinalResult(
         name=run.name,
         dataset=config.dataset.name,
         network=config.network.name,
         graph=config.run.graph,
-        graph_key=run.subject.key,
-        num_nodes=run.subject.num_nodes,
+        graph_key=method.key,
+        num_nodes=method.num_nodes,
         seed=config.run.seed,
         epochs=config.training.epochs,
         training_images=num_training_images(config, run.packed),
@@ -229,12 +225,12 @@ def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module], weight
         ensemble_accuracy=report.ensemble_accuracy,
         num_parameters=sum(p.numel() for network in networks for p in network.parameters()),
         seconds=_seconds(run, report.epoch),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        device=torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
-        precision=resolve_precision(config.device, device),
-        searched=SearchedWith.of(run.subject.provenance),
-        teacher="" if teacher is None else teacher.run.label,
-        teacher_accuracy=None if teacher is None else teacher.run.result.ensemble_accuracy,
+        precision=runtime.precision,
+        searched=SearchedWith.of(method.provenance),
+        teacher="" if teacher is None else teacher.label,
+        teacher_accuracy=None if teacher is None else teacher.ensemble_accuracy,
         versions={"kdhpc": __version__, "torch": torch.__version__},
         weights=weights,
         diverged_epoch=None if report.diverged is None else report.epoch,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdhpc.config.document import read_config
 from kdhpc.config.paths import RunPaths, packed_dir
@@ -18,7 +18,8 @@ from kdhpc.final.found import find_results, result_folders, seed_folders, unfini
 from kdhpc.final.result import FinalResult, read_result
 from kdhpc.final.settings import read_settings
 from kdhpc.final.weights import check_digest, check_weights_files, weights_files
-from kdhpc.networks.build import Network, build_network
+from kdhpc.methods.load import method_class
+from kdhpc.methods.method import Method
 from kdhpc.networks.weights import content_digest, read_content
 from kdhpc.training.device import place
 from kdhpc.training.pretrained import freeze_with, parse_weights
@@ -48,15 +49,25 @@ class FinishedRun:
         return f"{self.result.name}-seed{self.result.seed}"
 
     @property
-    def is_one(self) -> bool:
-        """Whether it is a run of ONE: one branched network in one file."""
-        return self.result.is_one
+    def method(self) -> type[Method]:
+        """What it was trained by.
+
+        Raises:
+            ConfigError: this kdhpc has no such method.
+        """
+        return method_class(self.result.method)
 
     @property
     def node_accuracies(self) -> tuple[float, ...]:
         """Top-1 of each node, in percent."""
         assert self.result.node_accuracies is not None, "a run that diverged is none of these"
         return self.result.node_accuracies
+
+    @property
+    def ensemble_accuracy(self) -> float:
+        """Top-1 of the ensemble, in percent."""
+        assert self.result.ensemble_accuracy is not None, "a run that diverged is none of these"
+        return self.result.ensemble_accuracy
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -89,8 +100,10 @@ class FinishedRun:
         """
         check_weights_files(self.paths, self.result, origin=self.origin, remedy=_AGAIN)
 
-    def network(self, node: int, num_classes: int, device: torch.device) -> Network:
-        """A node's network as it was at the end, frozen, in evaluation mode. Not of ONE, which is branched.
+    def network(self, node: int, num_classes: int, device: torch.device) -> nn.Module:
+        """A node's network as it was at the end, frozen, in evaluation mode; it gives `NetworkOutput`.
+
+        Not of a method whose nodes are no networks of their own, see `Method.no_networks`.
 
         Args:
             node: Counts from 0.
@@ -101,9 +114,8 @@ class FinishedRun:
             NetworkError: the weights are missing or damaged, another network's, or not what training has written.
             StorageError: the file system refuses.
         """
-        assert not self.is_one, "the branches of ONE are no networks of their own"
-        image_size = self.config.dataset.image_size
-        network = build_network(self.config.network, num_classes=num_classes, image_size=image_size, node=node)
+        assert self.method.no_networks is None, self.method.no_networks
+        network = self.method.node_network(self.config, num_classes, node)
         content, origin = self._content(node), self._file(node)
         freeze_with(network, parse_weights(content, origin=origin, remedy=_AGAIN), origin=origin)
         check_digest(self.result, node, content, origin=origin, remedy=_AGAIN)
@@ -136,7 +148,7 @@ def open_finished(folder: Path, *, origin: str | None = None) -> FinishedRun:
 
     Args:
         folder: ``runs/train/NAME/seed<k>``, or wherever it was moved.
-        origin: What messages call it; none: the folder.
+        origin: What messages call it; None: the folder.
 
     Raises:
         ConfigError: no finished run lies there, or one that diverged.

@@ -21,6 +21,7 @@ from kdhpc.config.names import is_folder_name
 from kdhpc.errors import DataError, DivergedError
 from kdhpc.files import parse_json, read_whole, strict_json, write_whole
 from kdhpc.graph.serial import Provenance
+from kdhpc.methods.registry import method_of
 
 _FORMAT = "kdhpc-result"
 _VERSION = 1
@@ -58,9 +59,9 @@ class FinalResult:
     network: str
     """Network of every node."""
     graph: str
-    """Preset or file name of the graph; ``one``, ``student``."""
+    """Preset or file name of the graph; or the name of another method, such as ``one``."""
     graph_key: str
-    """Key of the graph; ``one`` and B for the branched baseline; ``student``."""
+    """Key of the graph; of another method its name, and what tells its settings apart, such as ``one3``."""
     num_nodes: int
     """M, B of ONE, or 1 of a student."""
     seed: int
@@ -74,19 +75,19 @@ class FinalResult:
     settings: str
     """Digest of all settings but the seed: results of equal settings can be averaged."""
     node_accuracies: tuple[float, ...] | None
-    """Top-1 of each node on the test images, in percent; none of a training that diverged."""
+    """Top-1 of each node on the test images, in percent; None: it diverged."""
     ensemble_accuracy: float | None
-    """Top-1 of the ensemble on the test images, in percent; none of a training that diverged."""
+    """Top-1 of the ensemble on the test images, in percent; None: it diverged."""
     num_parameters: int
     """Weights of all networks together."""
     seconds: float | None
-    """Training and evaluation, interruptions left out; none: the log of its epochs has gaps."""
+    """Training and evaluation, interruptions left out; None: the log of its epochs has gaps."""
     device: str
     """Name of the processor or GPU."""
     versions: dict[str, str]
     """Of kdhpc and torch."""
     threads: int | None = None
-    """CPU threads, on whose number the last bits depend; none: from before this was written down, as what follows."""
+    """CPU threads, on whose number the last bits depend; None: from before this was written down, as what follows."""
     precision: str | None = None
     """``float32``, ``tf32``, ``bf16`` or ``fp16``: what the networks ran in."""
     searched: SearchedWith = SearchedWith()
@@ -98,7 +99,7 @@ class FinalResult:
     weights: tuple[str, ...] = ()
     """Digest of each file of weights; none of a training that diverged, or from before this was written down."""
     diverged_epoch: int | None = None
-    """At which epoch it diverged; none: it did not."""
+    """At which epoch it diverged; None: it did not."""
     diverged: str = ""
     """Why it counts as diverged."""
 
@@ -110,14 +111,17 @@ class FinalResult:
             raise ValueError(f"accuracies {accuracies} are not finite")
 
     @property
-    def is_one(self) -> bool:
-        """Whether it is one of ONE: one branched network in one file."""
-        # Of a graph it would be 12 hexadecimal digits.
-        return self.graph_key.startswith("one")
+    def method(self) -> str:
+        """Name of the method in `kdhpc.methods.registry.METHODS`.
+
+        Raises:
+            ConfigError: this kdhpc has no such method.
+        """
+        return method_of(self.graph_key)
 
     @property
     def divergence(self) -> str | None:
-        """When and why it diverged, in words; none: it did not."""
+        """When and why it diverged, in words; None: it did not."""
         return None if self.diverged_epoch is None else f"diverged at epoch {self.diverged_epoch}: {self.diverged}"
 
 

@@ -7,7 +7,8 @@ from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ConfigError, DataError, KdhpcError
-from kdhpc.final.assembly import check, check_device
+from kdhpc.final.assembly import check
+from kdhpc.final.finished import open_finished
 from kdhpc.final.found import seed_folders
 from kdhpc.final.result import read_result
 from kdhpc.final.settings import (
@@ -19,8 +20,10 @@ from kdhpc.final.settings import (
     read_settings,
     run_settings,
 )
-from kdhpc.final.subject import Subject, load_subject
+from kdhpc.methods.load import load_method
+from kdhpc.methods.method import Method
 from kdhpc.training.checkpoint import CheckpointKey
+from kdhpc.training.runtime import Runtime, resolve_runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,8 @@ class Run:
 
     config: TrainConfig
     """What to train."""
-    subject: Subject
-    """Its graph, or what it is instead of one."""
+    method: Method
+    """A graph, or what is trained instead of one."""
     packed: PackedDataset
     """Its images."""
     settings: Settings
@@ -39,13 +42,21 @@ class Run:
     """Of the training: all seeds of one name have the same settings."""
     paths: RunPaths
     """Where it writes."""
+    runtime: Runtime | None
+    """Where and how this process trains it; None: another machine does."""
+
+    @property
+    def here(self) -> Runtime:
+        """Where and how this process trains it."""
+        assert self.runtime is not None, "another machine trains it"
+        return self.runtime
 
     @property
     def identity(self) -> CheckpointKey:
         """Whose checkpoints it may go on from."""
         seed = self.config.run.seed
         return CheckpointKey(
-            study=self.name, number=seed, graph_key=self.subject.key, seed=seed, settings=digest(self.settings)
+            study=self.name, number=seed, graph_key=self.method.key, seed=seed, settings=digest(self.settings)
         )
 
 
@@ -53,7 +64,7 @@ def open_run(
     config: TrainConfig,
     *,
     elsewhere: bool = False,
-    subject: Subject | None = None,
+    method: Method | None = None,
     packed: PackedDataset | None = None,
 ) -> Run:
     """A training, checked as far as can be without beginning it.
@@ -62,8 +73,8 @@ def open_run(
         config: What to train.
         elsewhere: Another machine will train it: this one's devices have no say, and the precision that they would
             give is left out of the comparison with what was begun.
-        subject: What is trained, where it is no preset and no file; none: what ``run.graph`` names.
-        packed: Images that are in memory; none: those that ``dataset.name`` names.
+        method: What is trained, where it is made in Python; None: what ``run.graph`` names.
+        packed: Images that are in memory; None: those that ``dataset.name`` names.
 
     Raises:
         ConfigError: something cannot be meant or does not fit, the device is not there, or the run's folder holds one
@@ -73,30 +84,31 @@ def open_run(
         NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
         StorageError: the file system refuses.
     """
-    subject = subject or load_subject(config)
+    method = method or load_method(config, open_finished)
     packed = packed or PackedDataset.open(packed_dir(config.dataset.name))
-    check(config, subject, packed)
-    precision = None if elsewhere else check_device(config.device)
-    name = _name(config, subject)
+    check(config, method, packed)
+    runtime = None if elsewhere else resolve_runtime(config.device)
+    name = _name(config, method)
     run = Run(
         config=config,
-        subject=subject,
+        method=method,
         packed=packed,
         settings=run_settings(
             config,
-            graph_key=subject.key,
+            graph_key=method.key,
             dataset_checksum=packed.checksum,
-            precision=precision,
-            teacher=None if subject.teacher is None else subject.teacher.settings,
+            precision=None if runtime is None else runtime.precision,
+            method_settings=method.settings,
         ),
         name=name,
         paths=RunPaths.of(name, config.run.seed),
+        runtime=runtime,
     )
     # The mean over seeds of one name would mean nothing otherwise.
     for folder in seed_folders(run.paths.root.parent):
         _check_begun(run.settings, RunPaths(folder))
-    if subject.teacher is not None:
-        subject.teacher.run.check_weights()
+    if method.teacher is not None:
+        method.teacher.check_weights()
     return run
 
 
@@ -155,9 +167,9 @@ def describe(config: TrainConfig) -> str:
     return f"{config.run.graph} on {config.dataset.name} with {config.network.name}, seed {config.run.seed}"
 
 
-def _name(config: TrainConfig, subject: Subject) -> str:
+def _name(config: TrainConfig, method: Method) -> str:
     """Unless it is given: data set, network, graph, and what it is scored on if not tests."""
     if config.run.name is not None:
         return config.run.name
     search = "-search" if config.run.split == "search" else ""
-    return f"{config.dataset.name}-{config.network.name}-{subject.label}{search}"
+    return f"{config.dataset.name}-{config.network.name}-{method.label}{search}"

@@ -26,16 +26,16 @@ def run_settings(
     graph_key: str,
     dataset_checksum: str,
     precision: str | None,
-    teacher: Mapping[str, object] | None = None,
+    method_settings: Mapping[str, object],
 ) -> Settings:
     """The settings of a run.
 
     Args:
         config: The run's.
-        graph_key: Of its graph.
+        graph_key: Of its graph, or what names another method.
         dataset_checksum: Of the packed data.
-        precision: That the networks run in; none: known only where it is trained.
-        teacher: What the answers of a student's teacher depend on.
+        precision: That the networks run in; None: known only where it is trained.
+        method_settings: What its result depends on beside these, see `Method.settings`.
 
     Raises:
         NetworkError: the file of pretrained weights cannot be read.
@@ -50,9 +50,7 @@ def run_settings(
     found["run.split"] = json.dumps(config.run.split)
     found["graph"] = json.dumps(graph_key)
     found["dataset.checksum"] = json.dumps(dataset_checksum)
-    if teacher is not None:
-        found["run.temperature"] = json.dumps(config.run.temperature)
-        found |= {key: json.dumps(value) for key, value in teacher.items()}
+    found |= {key: json.dumps(value) for key, value in method_settings.items()}
     if precision is not None:
         found[_PRECISION] = json.dumps(precision)
     return found

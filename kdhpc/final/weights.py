@@ -5,14 +5,22 @@ from pathlib import Path
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import NetworkError
 from kdhpc.final.result import FinalResult
+from kdhpc.methods.registry import METHODS
 from kdhpc.networks.weights import check_content, content_digest, read_content
 
 
 def weights_files(paths: RunPaths, result: FinalResult) -> tuple[Path, ...]:
-    """One a node; a single one of ONE; none of a training that diverged."""
+    """One a node, or a single one where all nodes are one network; none of a training that diverged.
+
+    Raises:
+        ConfigError: this kdhpc has no such method, and the result is from before it said how many there are.
+    """
     if result.divergence is not None:
         return ()
-    return tuple(paths.weights(index) for index in range(1 if result.is_one else result.num_nodes))
+    number = len(result.weights)
+    if not number:
+        number = 1 if METHODS[result.method].is_one_network else result.num_nodes
+    return tuple(paths.weights(index) for index in range(number))
 
 
 def check_weights_files(paths: RunPaths, result: FinalResult, *, origin: str, remedy: str) -> None:

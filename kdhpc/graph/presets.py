@@ -1,6 +1,6 @@
 """Graphs with a name, for comparisons; and the one way in which commands are told a graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -37,12 +37,13 @@ PRESETS: dict[str, Callable[[int], GraphSpec]] = {
 """Presets by name; each takes the number of nodes. ``uniform:prob+`` is ``dml``."""
 
 
-def load_graph(name_or_path: str, num_nodes: int | None = None) -> GraphSpec:
+def load_graph(name_or_path: str, num_nodes: int | None = None, *, other_names: Iterable[str] = ()) -> GraphSpec:
     """A preset by name, else the graph in a file.
 
     Args:
         name_or_path: a name in ``PRESETS``, or a file's path (``./dml`` for a file that is called as a preset is).
         num_nodes: M; a preset needs it, a file must agree with it where it is given.
+        other_names: names that the caller takes beside presets, for the message.
 
     Raises:
         GraphError: neither a preset nor a file, a preset without ``num_nodes``, a file with another number of nodes or
@@ -54,14 +55,15 @@ def load_graph(name_or_path: str, num_nodes: int | None = None) -> GraphSpec:
         return PRESETS[name_or_path](num_nodes)
     path = Path(name_or_path)
     if not path.exists():
-        raise GraphError(f"graph '{name_or_path}' is neither a preset nor a file: {nearest(name_or_path, PRESETS)}")
+        names = [*PRESETS, *other_names]
+        raise GraphError(f"graph '{name_or_path}' is neither a preset nor a file: {nearest(name_or_path, names)}")
     graph = read_graph(path)
     if num_nodes is not None and graph.num_nodes != num_nodes:
         raise GraphError(f"{path} has {graph.num_nodes} nodes, asked for were {num_nodes}: leave the number out")
     return graph
 
 
-def label(preset: str, num_nodes: int) -> str:
+def preset_label(preset: str, num_nodes: int) -> str:
     """A preset's short name, for folders: ``dml2``; ``uniform3-att-`` of ``uniform:att-``."""
     kind, _, design = preset.partition(":")
     return f"{kind}{num_nodes}" + (f"-{design}" if design else "")

@@ -101,23 +101,23 @@ def check_network(config: NetworkConfig, image_size: int) -> None:
         )
 
 
-def check_normalisation(name: str, image_size: int, batch_size: int, *, gated: bool = False) -> None:
+def check_normalisation(name: str, image_size: int, batch_size: int, *, single_value: str | None = None) -> None:
     """Refuse batches of one image where batch norm, which learns from several values, would see a single one a channel.
 
     Args:
         name: The network's.
         image_size: Side of the images, in pixels.
         batch_size: Images a step.
-        gated: It is ONE, whose gate sees one value an image.
+        single_value: Where else batch norm sees one value an image, for the message; None: nowhere.
 
     Raises:
         ConfigError: the message says where.
     """
-    if name in OWN_MAP_SIDES and not gated:  # Its layers are not known; torch says what it cannot do.
+    if name in OWN_MAP_SIDES and single_value is None:  # Its layers are not known; torch says what it cannot do.
         return
     side = _reduced(image_size, architecture(name).reduction)
-    if batch_size == 1 and (gated or side == 1):
-        where = "the gate of ONE" if gated else f"the last stage of {name}, 1x1 at dataset.image_size={image_size}"
+    if batch_size == 1 and (single_value is not None or side == 1):
+        where = single_value or f"the last stage of {name}, 1x1 at dataset.image_size={image_size}"
         raise ConfigError(
             f"training.batch_size=1 is not allowed: batch norm would see a single value a channel in {where}; "
             "use 2 images or more"

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from kdhpc.final.summary import Spread, Summary
 from kdhpc.graph.presets import PRESETS
+from kdhpc.methods.registry import named_methods
 
 _LOG = logging.getLogger(__name__)
 By = Literal["nodes", "parameters"]
@@ -34,7 +35,7 @@ class Curve:
     """Trainings that differ in their number of nodes, or are single networks of growing size."""
 
     kind: str
-    """Preset, ``one``, ``student``, where a searched graph was searched, or the name of a graph's file."""
+    """Preset, another method, where a searched graph was searched, or the name of a graph's file."""
     label: str
     """The kind or a training's name, and what else tells it from other curves of the picture."""
     points: tuple[Point, ...]
@@ -124,14 +125,14 @@ def _family(summary: Summary) -> _Family:
 
 
 def _kind(summary: Summary) -> str:
-    if summary.graph in PRESETS or summary.graph in ("one", "student"):
+    if summary.graph in PRESETS or summary.graph in named_methods():
         return _ALIASES.get(summary.graph, summary.graph)
     return f"{SEARCHED} ({summary.searched.dataset})" if summary.searched.dataset else Path(summary.graph).stem
 
 
 def _rank(kind: str) -> int:
-    """Single networks and presets first, then ONE and students, then searched graphs."""
-    order = [SINGLE, "independent", "dml", *sorted(set(PRESETS) - {"independent", "dml"}), "one", "student"]
+    """Single networks and presets first, then other methods, then searched graphs."""
+    order = [SINGLE, "independent", "dml", *sorted(set(PRESETS) - {"independent", "dml"}), *named_methods()]
     return order.index(kind) if kind in order else len(order)
 
 

@@ -16,7 +16,7 @@ from kdhpc.data.transform import undo_normalisation
 from kdhpc.errors import ConfigError, UsageError
 from kdhpc.final.finished import FinishedRun
 from kdhpc.report.examples import Overall, Sight, Sights, Verdict
-from kdhpc.report.predictions import Examiner, tell_about_accuracy
+from kdhpc.report.predictions import Examiner, warn_about_accuracy
 from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.evaluation import mean_ensemble
 
@@ -29,20 +29,20 @@ def read_sights(run: FinishedRun, *, num_images: int, indices: Sequence[int] | N
     """Chosen images with each node's attention map and answer, and what all scored images say of each node.
 
     Args:
-        run: Not one of ONE.
+        run: Of a method whose nodes give attention maps.
         num_images: Without ``indices``: so many, the first of as many classes.
         indices: Images, counted from 0 among those that the run is scored on.
         progress: Counts images times networks.
 
     Raises:
-        ConfigError: it is a run of ONE.
+        ConfigError: its nodes give none.
         DataError: its images are not here.
         DeviceError: the GPU's memory is used up, or this process cannot use the GPU any more.
         NetworkError: its weights are damaged.
         UsageError: there are no such images.
     """
-    if run.is_one:
-        raise ConfigError(f"{run.origin} is a run of ONE, whose branches give no attention maps: give a run of a graph")
+    if run.method.no_maps is not None:
+        raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_maps}: give a run of a graph")
     examiner = Examiner(progress)
     classes = run.open_images().classes
     labels = examiner.batches(run).labels.tolist()
@@ -67,7 +67,7 @@ def read_sights(run: FinishedRun, *, num_images: int, indices: Sequence[int] | N
         start += len(batch.labels)
     *nodes_seen, ensemble_seen = tally.means()
     for node, overall in enumerate(nodes_seen):
-        tell_about_accuracy(run, node, overall.accuracy)
+        warn_about_accuracy(run, node, overall.accuracy)
     return Sights(
         name=run.label,
         num_images=len(labels),

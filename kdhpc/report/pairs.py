@@ -10,35 +10,35 @@ from torch import Tensor
 
 from kdhpc.data.progress import Progress
 from kdhpc.report.correlation import Pairs
-from kdhpc.report.predictions import Answers
+from kdhpc.report.predictions import Predictions
 
 _CHUNK_BYTES = 1 << 26
 
 
-def compare_pairs(answers: Answers, device: torch.device, progress: Progress) -> Pairs:
+def compare_pairs(predictions: Predictions, device: torch.device, progress: Progress) -> Pairs:
     """Every pair of networks, each once.
 
     Args:
-        answers: Of all networks.
+        predictions: Of all networks.
         device: Where it is computed.
         progress: Counts images.
     """
-    num_networks, num_images, num_classes = answers.logits_MNC.shape
+    num_networks, num_images, num_classes = predictions.logits_MNC.shape
     rows, columns = np.triu_indices(num_networks, k=1)
     cross_MM = torch.zeros(num_networks, num_networks, dtype=torch.float64, device=device)
     right_MM = torch.zeros(num_networks, num_networks, dtype=torch.int64, device=device)
     size = max(1, _CHUNK_BYTES // (8 * num_networks * num_classes))
     progress.start(f"{len(rows):,} pairs on {num_images:,} images", num_images)
     for start in range(0, num_images, size):
-        logits_MnC = answers.logits_MNC[:, start : start + size].to(device)
-        labels_n = answers.labels_N[start : start + size].to(device)
+        logits_MnC = predictions.logits_MNC[:, start : start + size].to(device)
+        labels_n = predictions.labels_N[start : start + size].to(device)
         cross_MM += _cross_entropies(logits_MnC)
         right_MM += _right_answers(logits_MnC, labels_n)
         progress.advance(len(labels_n))
     mutual_kl_MM = _mutual_kl(cross_MM / num_images).cpu().numpy()
     accuracies_MM: NDArray[np.float64] = right_MM.cpu().numpy() * (100 / num_images)
     return Pairs(
-        networks=answers.networks,
+        networks=predictions.networks,
         accuracies=np.diagonal(accuracies_MM).copy(),
         first=rows,
         second=columns,

@@ -1,4 +1,4 @@
-"""What the networks of finished runs say to the images that they are scored on."""
+"""What the networks of finished runs predict for the images that they are scored on."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,16 +15,16 @@ from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.final.assembly import scored_batches
 from kdhpc.final.finished import FinishedRun
 from kdhpc.networks.output import NetworkOutput
-from kdhpc.training.device import enforce_precision, resolve_device
 from kdhpc.training.device_errors import device_errors_in_words
+from kdhpc.training.runtime import Runtime, resolve_runtime
 
 _LOG = logging.getLogger(__name__)
 _TOLERANCE = 0.5
-"""Percentage points: another device rounds otherwise, and answers a few images otherwise."""
+"""Percentage points: another device rounds otherwise, and predicts otherwise for a few images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class Predictions:
     """The logits of all networks. Suffixes: M networks, N images, C classes."""
 
     networks: tuple[str, ...]
@@ -72,17 +72,17 @@ class Examiner:
         return self._batches
 
     def examine(self, run: FinishedRun, nodes: Sequence[int]) -> Iterator[tuple[Batch, list[NetworkOutput]]]:
-        """Each batch with what some nodes of the run (counted from 0) say to it.
+        """Each batch with what some nodes of the run (counted from 0) give for it.
 
         Raises:
             NetworkError: the weights are damaged, or give logits that are not finite.
             StorageError: the file system refuses.
         """
-        device, dtype = device_here(), autocast_of(run)
+        runtime = runtime_of(run)
         num_classes = len(run.open_images().classes)
-        networks = [run.network(node, num_classes, device) for node in nodes]
+        networks = [run.network(node, num_classes, runtime.device) for node in nodes]
         for batch in self.batches(run):
-            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+            with torch.inference_mode(), runtime.autocast():
                 outputs: list[NetworkOutput] = [network(batch.images) for network in networks]
             for node, output in zip(nodes, outputs, strict=True):
                 if not output.logits.isfinite().all():
@@ -98,14 +98,12 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
     two of them would be a pair that does not differ.
 
     Raises:
-        ConfigError: one is a run of ONE, or the runs are not scored on the same images.
+        ConfigError: the nodes of one are no networks of their own, or the runs are not scored on the same images.
         NetworkError: weights are not there.
     """
     for run in runs:
-        if run.is_one:
-            raise ConfigError(
-                f"{run.origin} is a run of ONE, whose branches are no networks of their own: leave it out"
-            )
+        if run.method.no_networks is not None:
+            raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_networks}: leave it out")
     _check_same_images(runs)
     chosen: list[Chosen] = []
     twice: list[str] = []
@@ -123,8 +121,8 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
 
 
 @device_errors_in_words()
-def read_answers(chosen: Sequence[Chosen], progress: Progress) -> Answers:
-    """What chosen networks say to all images that they are scored on.
+def read_predictions(chosen: Sequence[Chosen], progress: Progress) -> Predictions:
+    """What chosen networks predict for all images that they are scored on.
 
     Raises:
         ConfigError: the images do not fit a run's config.
@@ -145,17 +143,17 @@ def read_answers(chosen: Sequence[Chosen], progress: Progress) -> Answers:
             start += len(batch.labels)
         for node, logits_NC in zip(choice.nodes, own_mNC, strict=True):
             right = int((logits_NC.argmax(dim=1) == labels_N).sum())
-            tell_about_accuracy(choice.run, node, 100 * right / len(labels_N))
+            warn_about_accuracy(choice.run, node, 100 * right / len(labels_N))
         first += len(choice.nodes)
-    return Answers(networks=tuple(names), logits_MNC=logits_MNC, labels_N=labels_N)
+    return Predictions(networks=tuple(names), logits_MNC=logits_MNC, labels_N=labels_N)
 
 
 def device_here() -> torch.device:
     """CUDA where there is one, wherever the networks were trained."""
-    return resolve_device(DeviceConfig())
+    return resolve_runtime(DeviceConfig()).device
 
 
-def tell_about_accuracy(run: FinishedRun, node: int, accuracy: float) -> None:
+def warn_about_accuracy(run: FinishedRun, node: int, accuracy: float) -> None:
     """Warn where a node is not as accurate here as its result says.
 
     Args:
@@ -172,16 +170,18 @@ def _name(run: FinishedRun, node: int) -> str:
     return f"{run.result.name}/seed{run.result.seed}/node{node + 1}"
 
 
-def autocast_of(run: FinishedRun) -> torch.dtype | None:
-    """The half precision that the run came to; none for float32 and tf32. From here on this process computes so."""
+def runtime_of(run: FinishedRun) -> Runtime:
+    """The device here, in the precision that the run came to. From here on this process computes so."""
     precision = run.result.precision or run.config.device.precision
     device = device_here()
     config = parse_group("device", DeviceConfig, {"precision": precision})
     try:
-        return enforce_precision(config, device)
+        runtime = resolve_runtime(config, device=device)
     except ConfigError as exc:
         _LOG.warning("%s was trained in %s: its networks run in float32 here (%s)", run.origin, precision, exc)
-        return enforce_precision(replace(config, precision="float32"), device)
+        runtime = resolve_runtime(replace(config, precision="float32"), device=device)
+    runtime.enforce()
+    return runtime
 
 
 def _check_same_images(runs: Sequence[FinishedRun]) -> None:

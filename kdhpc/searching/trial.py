@@ -14,16 +14,17 @@ from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.errors import CheckpointError, DatabaseError, StudyMismatchError
 from kdhpc.graph.space import graph_key
+from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.weights import pretrained_origin, weights_digest
 from kdhpc.study.leased_trial import Claim
-from kdhpc.training.auto_mode import AutoMode
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
-from kdhpc.training.device import resolve_device, resolve_precision
-from kdhpc.training.loop import EnsembleTraining, TrainingState
+from kdhpc.training.loop import TrainingLoop, TrainingState
 from kdhpc.training.metrics import MetricsLog
-from kdhpc.training.pretrained import tell_about_unlearned
+from kdhpc.training.pretrained import warn_about_unlearned
+from kdhpc.training.runtime import Runtime
 from kdhpc.training.schedule import is_rung
+from kdhpc.training.setting import TrainingSetting
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,8 +69,21 @@ class TrialSetting:
     """The half that graphs are scored on."""
     num_classes: int
     """Classes of the data set."""
-    auto: AutoMode | None = None
-    """Chooses each trial's mode; none: ``device.mode`` says it."""
+    runtime: Runtime
+    """Where and how this worker computes."""
+
+    @property
+    def training(self) -> TrainingSetting:
+        """The same, as a training is given it."""
+        return TrainingSetting(
+            network=self.config.network,
+            objective=self.config.objective,
+            training=self.config.training,
+            runtime=self.runtime,
+            train=self.train,
+            evaluation=self.evaluation,
+            num_classes=self.num_classes,
+        )
 
     @cached_property
     def arithmetic(self) -> str:
@@ -84,10 +98,10 @@ class TrialSetting:
         document["objective"]["pretrained"] = self.pretrained_weights
         document["data"] = {"content": self.data}
         digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{digest} {resolve_precision(config.device, resolve_device(config.device))}"
+        return f"{digest} {self.runtime.precision}"
 
 
-def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTraining | None) -> EnsembleTraining:
+def prepare_training(claim: Claim, setting: TrialSetting, previous: TrainingLoop | None) -> TrainingLoop:
     """Networks and optimisers for a claimed graph.
 
     Args:
@@ -97,27 +111,16 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTrai
             are used again.
 
     Raises:
-        ConfigError: the device is not there, or the precision does not fit it.
         NetworkError: the network cannot be built.
         StudyMismatchError: the file of pretrained weights is not what it was when the study was made.
     """
     config = setting.config
-    tell_about_unlearned(claim.graph, config.objective, name=f"trial {claim.number}")
+    warn_about_unlearned(claim.graph, config.objective, name=f"trial {claim.number}")
+    method = GraphMethod(graph=claim.graph)
     if previous is not None:
-        previous.restart(claim.graph, claim.seed)
+        previous.restart(method, claim.seed)
         return previous
-    training = EnsembleTraining(
-        graph=claim.graph,
-        network=config.network,
-        objective=config.objective,
-        training=config.training,
-        device=config.device,
-        train=setting.train,
-        evaluation=setting.evaluation,
-        num_classes=setting.num_classes,
-        seed=claim.seed,
-        auto=setting.auto,
-    )
+    training = TrainingLoop(method, setting.training, claim.seed)
     # Now that the file is read: it may have been replaced since this worker began.
     if weights_digest(config.objective) != setting.pretrained_weights:
         raise StudyMismatchError(
@@ -127,7 +130,7 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: EnsembleTrai
 
 
 def run_trial(
-    claim: Claim, setting: TrialSetting, training: EnsembleTraining, should_stop: Callable[[], bool]
+    claim: Claim, setting: TrialSetting, training: TrainingLoop, should_stop: Callable[[], bool]
 ) -> Generator[Turn, None, Outcome]:
     """Train the claimed graph to its end, until it is pruned or diverges, or until asked to stop.
 
@@ -166,7 +169,7 @@ def run_trial(
 def _train(
     claim: Claim,
     setting: TrialSetting,
-    training: EnsembleTraining,
+    training: TrainingLoop,
     checkpoint: Checkpointing,
     should_stop: Callable[[], bool],
 ) -> Generator[Turn, None, Outcome | None]:
@@ -203,7 +206,7 @@ def _train(
     return None
 
 
-def _report(claim: Claim, training: EnsembleTraining, epoch: int, accuracy: float) -> Outcome | None:
+def _report(claim: Claim, training: TrainingLoop, epoch: int, accuracy: float) -> Outcome | None:
     """Tell the study, and end the trial there if this was its last epoch, or is to be."""
     try:
         prune = claim.report(epoch, accuracy)
@@ -219,7 +222,7 @@ def _report(claim: Claim, training: EnsembleTraining, epoch: int, accuracy: floa
     return None
 
 
-def _diverge(claim: Claim, training: EnsembleTraining, epoch: int, reason: str) -> None:
+def _diverge(claim: Claim, training: TrainingLoop, epoch: int, reason: str) -> None:
     """Tell the study, and end the trial there."""
     try:
         claim.diverge(epoch, reason)
@@ -229,7 +232,7 @@ def _diverge(claim: Claim, training: EnsembleTraining, epoch: int, reason: str) 
     _LOG.warning("trial %d diverged in epoch %d: %s", claim.number, epoch, reason)
 
 
-def _restore(claim: Claim, setting: TrialSetting, training: EnsembleTraining, checkpoint: Checkpointing) -> None:
+def _restore(claim: Claim, setting: TrialSetting, training: TrainingLoop, checkpoint: Checkpointing) -> None:
     def check(state: TrainingState) -> None:
         """A checkpoint may outlive its reports, where an older database was put back: they would never be made."""
         last = setting.config.training.epochs
@@ -257,7 +260,7 @@ def _save_at_the_end(claim: Claim, checkpoint: Checkpointing) -> None:
         _LOG.warning("trial %d stops without a new checkpoint: %s", claim.number, exc)
 
 
-def _checkpointing(claim: Claim, setting: TrialSetting, training: EnsembleTraining) -> Checkpointing:
+def _checkpointing(claim: Claim, setting: TrialSetting, training: TrainingLoop) -> Checkpointing:
     return Checkpointing(
         setting.paths.checkpoint(claim.number),
         training,

@@ -15,7 +15,7 @@ from kdhpc.files import is_of_storage
 from kdhpc.searching.trial import Outcome, TrialSetting, Turn, prepare_training, run_trial
 from kdhpc.study.leased_trial import Claim
 from kdhpc.training.device_errors import is_device_lost, is_out_of_memory, lost_to
-from kdhpc.training.loop import EnsembleTraining
+from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.streams import OwnStream
 
 _LOG = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Seat:
         self._may_be_crowded = may_be_crowded
         self._has_stepped = False
         self._is_empty = True
-        self._training: EnsembleTraining | None = None
+        self._training: TrainingLoop | None = None
         self._claim: Claim | None = None
         self._journey: Generator[Turn, None, Outcome] | None = None
         self._own: OwnStream | None = None

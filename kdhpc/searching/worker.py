@@ -27,15 +27,11 @@ from kdhpc.searching.trial_runner import Ended, Seat
 from kdhpc.study.definition import Split
 from kdhpc.study.leased_trial import Owner
 from kdhpc.study.study import SharedStudy
-from kdhpc.training.auto_mode import AutoMode, has_choice
-from kdhpc.training.compile_cache import CompileCache, cache_key
-from kdhpc.training.device import (
-    fixed_precision,
-    preferred_mode,
-    resolve_device,
-    resolve_precision,
-)
+from kdhpc.training.compile_cache import CompileCache
+from kdhpc.training.compiling import prepare_compiling
+from kdhpc.training.device import fixed_precision
 from kdhpc.training.device_errors import device_errors_in_words
+from kdhpc.training.runtime import Runtime, resolve_runtime
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 5.0
@@ -59,8 +55,15 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
     """
     with device_errors_in_words():
         setting = trial_setting(study, config)
-        _log_device(setting.config.device)
-        setting, cache = _compiling(setting)
+        _log_device(setting.runtime)
+        runtime, cache = prepare_compiling(
+            setting.training,
+            name=config.network.name,
+            num_nodes=config.study.num_nodes,
+            folder=compile_cache_dir(),
+            is_shared=True,
+        )
+        setting = replace(setting, runtime=runtime)
         worker = _Worker(study, setting, stop, cache)
     try:
         with device_errors_in_words():
@@ -91,7 +94,7 @@ class _Worker:
         self._owner = Owner.current(job=job_id(), restarts=slurm.num_restarts())
         _free_slots_of_the_dead(study, self._owner)
         self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s, num_begun=study.num_begun)
-        device = resolve_device(self._config.device)
+        device = setting.runtime.device
         self._seating = seating_on(self._config, device)
         self._seats = [
             Seat(setting, device, self._is_stopping, may_be_crowded=self._may_be_crowded)
@@ -227,13 +230,11 @@ class _Worker:
             seat.give_back()
 
 
-def _log_device(config: DeviceConfig) -> None:
+def _log_device(runtime: Runtime) -> None:
     """How trials are trained here; ``kdhpc status`` shows the mode that came of it."""
-    device = resolve_device(config)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    precision = resolve_precision(config, device)
-    mode = "auto" if has_choice(config, device) else preferred_mode(config, device)
-    _LOG.info("device %s, precision %s, mode %s", name, precision, mode)
+    name = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "CPU"
+    mode = "auto" if runtime.mode_is_open else runtime.mode
+    _LOG.info("device %s, precision %s, mode %s", name, runtime.precision, mode)
 
 
 def _free_slots_of_the_dead(study: SharedStudy, owner: Owner) -> None:
@@ -242,30 +243,6 @@ def _free_slots_of_the_dead(study: SharedStudy, owner: Owner) -> None:
     freed = study.expire(other for other in owners if other.is_gone or other.is_followed_by(owner))
     if freed:
         _LOG.info("freed %d slots of workers that have ended", freed)
-
-
-def _compiling(setting: TrialSetting) -> tuple[TrialSetting, CompileCache | None]:
-    """What chooses the mode, where that is left open; and the cache, in use before anything is compiled; or none."""
-    config = setting.config
-    target = resolve_device(config.device)
-    is_open = has_choice(config.device, target)
-    if preferred_mode(config.device, target) == "eager" and not is_open:
-        return setting, None
-    key = cache_key(
-        device=config.device,
-        target=target,
-        network=config.network.name,
-        num_nodes=config.study.num_nodes,
-        num_classes=setting.num_classes,
-        image_size=config.dataset.image_size,
-        batch_size=config.training.batch_size,
-        eval_batch_size=config.training.eval_batch_size,
-    )
-    cache = CompileCache(compile_cache_dir(), key)
-    if is_open:
-        return replace(setting, auto=AutoMode(key, compile_cache_dir(), cache.use)), cache
-    cache.use()
-    return setting, cache
 
 
 def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:
@@ -284,18 +261,20 @@ def _data_digest(checksum: str, split: Split) -> str:
     return digest.hexdigest()[:16]
 
 
-def _device_of_the_study(study: SharedStudy, config: SearchConfig) -> DeviceConfig:
-    """This worker's device config, with the study's precision; the study's first worker settles it."""
-    device = resolve_device(config.device)
-    precision = study.definition.precision
+def _runtime_of_the_study(study: SharedStudy, config: SearchConfig) -> tuple[DeviceConfig, Runtime]:
+    """This worker's device config and what it means here, in the study's precision; its first worker settles that."""
+    threads, precision, wanted = slurm.own_cpus(), study.definition.precision, config.device
+    # Where the study has a precision, what the config names is the same, and is refused below if it cannot be.
+    runtime = resolve_runtime(wanted if precision is None else replace(wanted, precision="auto"), threads=threads)
     if precision is None:
-        precision = study.settle_precision(resolve_precision(config.device, device))
+        precision = study.settle_precision(runtime.precision)
         check_same_study(study, config)
     try:
-        return fixed_precision(config.device, device, precision)
+        fixed = fixed_precision(wanted, runtime.device, precision)
     except ConfigError as exc:
         name = study.definition.name
         raise StudyMismatchError(f"study {name!r} is computed in {precision}, and this worker cannot: {exc}") from exc
+    return fixed, resolve_runtime(fixed, device=runtime.device, threads=threads)
 
 
 def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
@@ -306,17 +285,15 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
     """
     check_same_study(study, config)
     register_imported(config.network.name)
-    config = replace(config, device=_device_of_the_study(study, config))
-    threads = config.device.threads or slurm.own_cpus()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    device_config, runtime = _runtime_of_the_study(study, config)
+    config = replace(config, device=device_config)
+    runtime.enforce()
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     if packed.checksum != study.definition.dataset_checksum:
         raise StudyMismatchError(
             f"study {study.definition.name!r} was made with {config.dataset.name} of checksum "
             f"{study.definition.dataset_checksum}, the packed data here have {packed.checksum}: prepare the same data"
         )
-    device = resolve_device(config.device)
     return TrialSetting(
         config=config,
         study_uid=study.uid,
@@ -328,16 +305,17 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
             study.split.train,
             config.dataset,
             batch_size=config.training.batch_size,
-            device=device,
-            channels_last=config.device.channels_last,
+            device=runtime.device,
+            channels_last=runtime.channels_last,
         ),
         evaluation=EvalBatches(
             packed.train,
             study.split.validation,
             config.dataset,
             batch_size=config.training.eval_batch_size,
-            device=device,
-            channels_last=config.device.channels_last,
+            device=runtime.device,
+            channels_last=runtime.channels_last,
         ),
         num_classes=len(packed.classes),
+        runtime=runtime,
     )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdhpc.training.node import NodeState
+from kdhpc.training.node_trainer import NodeState
 
 _NOISE_FACTOR = 3.0
 """A replay may lie as many times further from the step than the step run again, which is a single draw."""

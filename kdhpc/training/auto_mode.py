@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import StorageError
 from kdhpc.files import parse_json, read_whole, strict_json, write_whole
 from kdhpc.training.compile_cache import CacheKey
@@ -131,8 +130,3 @@ class AutoMode:
             return
         words = "compiling took %.0f s; a step takes %.3g s, as it was %.3g s"
         _LOG.info(words, times.compile_s, times.compiled_s, times.eager_s)
-
-
-def has_choice(config: DeviceConfig, target: torch.device) -> bool:
-    """Whether the config leaves the mode to what is ahead."""
-    return config.mode == "auto" and target.type == "cpu"

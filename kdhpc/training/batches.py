@@ -38,15 +38,15 @@ class TrainSource(Protocol):
         """Where the images are kept."""
         ...
 
-    def recipes(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    def specs(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """What each batch is made of, from that step (0-based) on: a pure function of seed and epoch.
 
         Tensors on the device, of the same shapes in all steps.
         """
         ...
 
-    def make(self, recipe: Any, /) -> ImageBatch:
-        """The batch of a recipe. Nothing waits for the host, so that it can be part of a CUDA graph."""
+    def make(self, spec: Any, /) -> ImageBatch:
+        """The batch of a spec. Nothing waits for the host, so that it can be part of a CUDA graph."""
         ...
 
 

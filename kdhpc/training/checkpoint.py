@@ -25,7 +25,7 @@ from kdhpc.errors import CheckpointError, StorageError
 from kdhpc.files import is_of_storage, read_whole, remove, storage_error, write_whole
 from kdhpc.training.device import Mode
 from kdhpc.training.loop import TrainingState
-from kdhpc.training.node import NodeState
+from kdhpc.training.node_trainer import NodeState
 
 _LOG = logging.getLogger(__name__)
 _MAGIC = b"KDHPCCKP"

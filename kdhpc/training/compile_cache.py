@@ -9,7 +9,6 @@ Not by ``torch.compiler.save_cache_artifacts``: on a CPU that leaves out the com
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
@@ -24,7 +23,6 @@ from pathlib import Path
 
 import torch
 
-from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import StorageError
 from kdhpc.files import write_whole
 from kdhpc.training.compile_folder import FOLDERS, is_named_by_user, private_folder
@@ -83,38 +81,6 @@ def _processor() -> str:
     first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
     described = [line for line in first if line.startswith(("model name", "flags", "Features", "CPU part"))]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:8]
-
-
-def cache_key(
-    *,
-    device: DeviceConfig,
-    target: torch.device,
-    network: str,
-    num_nodes: int,
-    num_classes: int,
-    image_size: int,
-    batch_size: int,
-    eval_batch_size: int,
-) -> CacheKey:
-    """The key of what this process will compile."""
-    try:
-        triton_version = importlib.metadata.version("triton")  # Importing it takes long.
-    except importlib.metadata.PackageNotFoundError:
-        triton_version = ""
-    return CacheKey(
-        torch=torch.__version__,
-        triton=triton_version,
-        python=platform.python_version(),
-        device=device_description(target),
-        network=network,
-        num_nodes=num_nodes,
-        num_classes=num_classes,
-        image_size=image_size,
-        batch_size=batch_size,
-        eval_batch_size=eval_batch_size,
-        precision=device.precision,
-        channels_last=device.channels_last,
-    )
 
 
 class CompileCache:

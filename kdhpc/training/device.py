@@ -26,7 +26,7 @@ _SHORTCUTS = (
     *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
 )
 """Variables of the environment by which torch's libraries compute in less, or in another way, than they are told."""
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_HALF: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AMPERE = (8, 0)
 """The first compute capability that multiplies in TF32."""
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)(a?)")
@@ -114,21 +114,14 @@ def has_code_for(capability: tuple[int, int], architectures: Sequence[str]) -> b
     return False
 
 
-def enforce_precision(config: DeviceConfig, device: torch.device) -> torch.dtype | None:
+def enforce_precision(precision: Precision) -> None:
     """Let a precision mean what it says in this process, in any environment, whatever was set before.
 
     torch lets float32 convolutions on GPUs since Ampere multiply in TF32, which keeps 10 bits of the fraction: trials
     on such a GPU would not compare with trials elsewhere. Here, only ``tf32`` lets them. Matrix products are never in
     TF32: they are those of classifiers, whose logits would tie, and of losses, which are differences of nearly equal
     numbers; under autocast they are float32, too. To be called before anything is computed.
-
-    Returns:
-        As `autocast_dtype`.
-
-    Raises:
-        ConfigError: the device cannot run so.
     """
-    precision = resolve_precision(config, device)
     for name in _SHORTCUTS:
         if os.environ.pop(name, None) is not None:
             _LOG.warning("%s is ignored: device.precision alone says how networks are computed", name)
@@ -138,7 +131,6 @@ def enforce_precision(config: DeviceConfig, device: torch.device) -> torch.dtype
     torch.backends.mkldnn.conv.fp32_precision = "none"  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return _HALF.get(precision)
 
 
 def place(network: _NetworkT, device: torch.device, *, channels_last: bool) -> _NetworkT:
@@ -197,7 +189,7 @@ def fixed_precision(config: DeviceConfig, device: torch.device, precision: str) 
 
 
 def _why_not(precision: str, device: torch.device) -> str | None:
-    """Why a device cannot compute in a precision; none: it can."""
+    """Why a device cannot compute in a precision; None: it can."""
     if precision not in ("tf32", "fp16"):
         return None
     if device.type == "cpu":
@@ -212,13 +204,9 @@ def _multiplies_bf16() -> bool:
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def autocast_dtype(config: DeviceConfig, device: torch.device) -> torch.dtype | None:
-    """The half precision that networks run in; none for float32 and tf32.
-
-    Raises:
-        ConfigError: the device cannot run so.
-    """
-    return _HALF.get(resolve_precision(config, device))
+def autocast_dtype(precision: Precision) -> torch.dtype | None:
+    """The half precision that networks run in; None for float32 and tf32."""
+    return _HALF.get(precision)
 
 
 def preferred_mode(config: DeviceConfig, device: torch.device) -> Mode:

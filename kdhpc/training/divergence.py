@@ -6,7 +6,7 @@ The rule, in one place. At the end of each epoch a training has diverged
   overflows is normal, and left out; the other two rules decide;
 - if a weight, a batch-norm statistic or a momentum of a node is not finite;
 - or if, where accuracy is measured, a node or the ensemble gives a logit that is not finite, for any image: such logits
-  are no answer, though an argmax could be taken of them.
+  are no prediction, though an argmax could be taken of them.
 
 One node of several suffices: the others learn from it, and the ensemble is no ensemble without it. Nothing of this
 makes the device wait for the host within a step.
@@ -20,7 +20,7 @@ from kdhpc.training.learner import Learner
 
 
 def broken_numbers(learner: Learner, mean_losses: Sequence[float]) -> str | None:
-    """Which of a training's own numbers is not finite, in words; none: all are.
+    """Which of a training's own numbers is not finite, in words; None: all are.
 
     Args:
         learner: At the end of an epoch; the host waits for the device once.
@@ -37,7 +37,7 @@ def broken_numbers(learner: Learner, mean_losses: Sequence[float]) -> str | None
     return None
 
 
-def broken_answers(found: NotFinite) -> str:
+def broken_predictions(found: NotFinite) -> str:
     """Whose logits are not finite, in words."""
     whose = "the ensemble" if not found.nodes else f"node {found.nodes[0] + 1}"
     return f"{whose} gives logits that are not finite"

@@ -31,10 +31,10 @@ class Accuracies:
 
 @dataclass(frozen=True, kw_only=True)
 class NotFinite:
-    """There is no accuracy: some logits are not finite, which is no answer."""
+    """There is no accuracy: some logits are not finite, which is no prediction."""
 
     nodes: tuple[int, ...]
-    """0-based, those that gave them; none: their ensemble alone."""
+    """0-based, those that gave them; empty: their ensemble alone."""
 
 
 def mean_ensemble(node_logits_MNC: Tensor) -> Prediction:
@@ -45,14 +45,15 @@ def mean_ensemble(node_logits_MNC: Tensor) -> Prediction:
 
 @torch.no_grad()
 def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource) -> Accuracies | NotFinite:
-    """Count right answers, and look for logits that are none, on the device; the host waits once, at the end.
+    """Count right predictions, and look for logits that are none, on the device; the host waits once, at the end.
 
     Args:
-        predict: From images (N, 3, S, S) of one N: a smaller last batch is filled up with zeros, and its answers to
-            them dropped, so that a compiled network needs no second program. Networks are in evaluation mode.
+        predict: From images (N, 3, S, S) of one N: a smaller last batch is filled up with zeros, whose
+            predictions are dropped, so that a compiled network needs no second program. Networks are in evaluation
+            mode.
         source: Images and labels.
     """
-    counted_2_M1: Tensor | None = None  # Right answers, and images without any; the ensemble last.
+    counted_2_M1: Tensor | None = None  # Right predictions, and images without any; the ensemble last.
     num_images = 0
     template: Tensor | None = None
     for batch in source:

@@ -1,96 +1,167 @@
-"""What the training loop asks of something that learns: an ensemble under a graph, or a baseline."""
+"""What learns: the networks of a model, a batch at a time. All forwards, then all losses, then all updates."""
 
-from collections.abc import Hashable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Hashable, Iterator
+from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 
+from kdhpc.config.schema import TrainingConfig
+from kdhpc.errors import CheckpointError
 from kdhpc.training.batches import EvalSource, ImageBatch
-from kdhpc.training.evaluation import Accuracies, NotFinite
-from kdhpc.training.node import NodeState
+from kdhpc.training.counters import BatchCounters
+from kdhpc.training.evaluation import Accuracies, NotFinite, top1_accuracies
+from kdhpc.training.model import AnyModel, Trainable
+from kdhpc.training.node_trainer import NodeState, NodeTrainer
 from kdhpc.training.programs import Programs
+from kdhpc.training.schedule import ScheduleStep, learning_rate
+from kdhpc.training.varying import overwritten
 
 
-@dataclass(frozen=True, kw_only=True)
-class Moment:
-    """Where in the full schedule a step stands."""
+class Learner:
+    """Trains the M networks of a model, each with an optimiser of its own.
 
-    epoch: int
-    """1-based."""
-    step: int
-    """k, 1-based over all epochs."""
-    num_steps: int
-    """k_end: steps of the full schedule, also for a trial that will be pruned."""
+    Args:
+        model: Networks, losses, prediction.
+        training: Optimiser and schedule.
+    """
 
+    def __init__(self, model: AnyModel, training: TrainingConfig) -> None:
+        self.model = model
+        self._training = training
+        self._nodes = [
+            NodeTrainer(
+                network,
+                training,
+                groups=None if model.weight_groups is None else model.weight_groups[index],
+                scale_loss=self.scales_loss,
+                capturable=model.programs.records,
+            )
+            for index, network in enumerate(model.networks)
+        ]
+        self._counters = BatchCounters(model.networks)
+        self._counters.freeze(model.frozen)
+        self._ones_M = torch.ones(self.num_losses, device=model.runtime.device)
 
-class Learner(Protocol):
-    """Learns a batch at a time."""
+    def restart(self, method: Trainable, seed: int) -> None:
+        """Become, in the same memory, what a new learner of that method and seed would be.
+
+        Args:
+            method: Of the same kind, with networks of the same shapes.
+            seed: Initial weights follow from it.
+        """
+        for node, weights in zip(self._nodes, self.model.fresh_weights(seed), strict=True):
+            node.restart(weights)
+        self.model.become(method)
+        self._counters.freeze(self.model.frozen)
 
     @property
     def num_losses(self) -> int:
-        """Losses that a step returns."""
-        ...
+        """M."""
+        return len(self.model.networks)
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """What learns: the nodes' networks, or a baseline's single one."""
-        ...
+        """What learns."""
+        return self.model.networks
 
     @property
     def programs(self) -> Programs:
         """What computes a step."""
-        ...
+        return self.model.programs
 
     def use(self, programs: Programs) -> None:
-        """Compute steps by these from now on; none of them, or all, are recorded."""
-        ...
+        """Compute steps by these from now on; either all or none of the programs used are recorded."""
+        self.model.use(programs)
 
     @property
-    def structure(self) -> Hashable:
-        """What of a step is no value of a tensor: steps of the same structure launch the same work."""
-        ...
+    def replay_key(self) -> Hashable:
+        """Cache key: everything in a step that is not the value of a tensor."""
+        return self.model.frozen
 
-    def set_moment(self, moment: Moment) -> None:
+    def step(self, batch: ImageBatch, schedule: ScheduleStep) -> Tensor:
+        """`set_schedule` and `learn`."""
+        self.set_schedule(schedule)
+        return self.learn(batch)
+
+    def set_schedule(self, step: ScheduleStep) -> None:
         """Tell the next `learn` where it stands."""
-        ...
+        self.model.set_schedule(step)
+        for node in self._nodes:
+            node.set_learning_rate(learning_rate(self._training, step.epoch))
 
-    def varied(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def varied(self) -> Iterator[None]:
         """Within it, all that a step reads beside its batch and the state has other values: rate, ramp, graph.
 
         They are so different that a step which still uses the usual values of any of them comes to other results.
         """
-        ...
+        untaught_MG = self.model.untaught_MG.clone()
+        if self.model.weight_groups is not None:
+            for m in self._learning()[:1]:  # One group of one node: the others still move.
+                untaught_MG[m, -1] = 1 - untaught_MG[m, -1]
+        with ExitStack() as stack:
+            for node in self._nodes:
+                stack.enter_context(node.varied())
+            stack.enter_context(overwritten(*self.model.varied(), (self.model.untaught_MG, untaught_MG)))
+            yield
 
     def learn(self, batch: ImageBatch) -> Tensor:
-        """Learn the batch. Returns the losses before the update, (num_losses,), on the device, detached.
+        """Learn the batch. Returns each network's loss before the update, (M,), on the device, detached.
 
         Nothing waits for the host, and all tensors that outlast the step stay where they are.
         """
-        ...
+        loss_M = self.model.losses(batch)
+        learning = self._learning()
+        # One backward pass: a node's loss reaches no other node.
+        if learning and self.scales_loss:
+            losses = loss_M.unbind()
+            torch.autograd.backward([self._nodes[m].loss_to_differentiate(losses[m]) for m in learning])
+        elif learning:
+            torch.autograd.backward([loss_M], [self._ones_M])
+        # Weights that nothing teaches stay as they are, and all of a node whose loss is zero.
+        skip_MG = torch.maximum((loss_M.detach() == 0).float().unsqueeze(1), self.model.untaught_MG)
+        for m in learning:
+            self._nodes[m].update(skip_MG[m])
+        self._counters.count()
+        return loss_M.detach()
 
     def evaluate(self, source: EvalSource) -> Accuracies | NotFinite:
-        """Top-1 accuracies in evaluation mode, if all logits are finite."""
-        ...
+        """Top-1 accuracies of the nodes and of their ensemble in evaluation mode, if all logits are finite."""
+        for network in self.networks:
+            network.eval()
+        accuracies = top1_accuracies(self.model.predict, source)
+        for index, network in enumerate(self.networks):
+            network.train(index not in self.model.frozen)
+        return accuracies
 
     @property
     def scales_loss(self) -> bool:
         """Whether the loss is scaled (fp16), so that a step may overflow and is left out then."""
-        ...
+        return self.model.runtime.scales_loss
 
     def are_finite(self) -> Tensor:
-        """Whether all weights, statistics and momenta of each network are, (networks,), bool, on the device."""
-        ...
+        """Whether all weights, statistics and momenta of each network are, (M,), bool, on the device."""
+        return torch.stack([node.is_finite() for node in self._nodes])
 
     def state(self) -> tuple[NodeState, ...]:
         """A copy of all that moves, on the CPU."""
-        ...
+        return tuple(node.state() for node in self._nodes)
 
     def restore(self, states: tuple[NodeState, ...]) -> None:
         """Become that state.
 
         Raises:
-            CheckpointError: it is of another learner; nothing has changed.
+            CheckpointError: it is of another training; nothing has changed.
         """
-        ...
+        if len(states) != len(self._nodes):
+            ours = "a single one" if len(self._nodes) == 1 else str(len(self._nodes))
+            raise CheckpointError(f"the checkpoint holds {len(states)} networks, this training has {ours}")
+        for node, state in zip(self._nodes, states, strict=True):
+            node.check(state)
+        for node, state in zip(self._nodes, states, strict=True):
+            node.restore(state)
+
+    def _learning(self) -> list[int]:
+        """The networks that learn."""
+        return [index for index in range(len(self._nodes)) if index not in self.model.frozen]

@@ -8,19 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from kdhpc.errors import CheckpointError
-from kdhpc.graph.spec import GraphSpec
-from kdhpc.training.auto_mode import AutoMode
-from kdhpc.training.batches import EvalSource, TrainSource
-from kdhpc.training.device import Mode, resolve_device
-from kdhpc.training.divergence import broken_answers, broken_numbers
-from kdhpc.training.ensemble import EnsembleLearner
+from kdhpc.training.device import Mode
+from kdhpc.training.divergence import broken_numbers, broken_predictions
 from kdhpc.training.evaluation import Accuracies
-from kdhpc.training.learner import Learner, Moment
-from kdhpc.training.node import NodeState
-from kdhpc.training.programs import Programs, programs_for
-from kdhpc.training.schedule import is_rung
+from kdhpc.training.learner import Learner
+from kdhpc.training.model import Trainable
+from kdhpc.training.node_trainer import NodeState
+from kdhpc.training.schedule import ScheduleStep, is_rung
+from kdhpc.training.setting import TrainingSetting
 from kdhpc.training.step import TrainingStep
 
 
@@ -37,13 +33,13 @@ class EpochReport:
     train_losses: tuple[float, ...]
     """Of each node, mean over the epoch's steps; not finite where a step's was not."""
     node_accuracies: tuple[float, ...] | None
-    """Top-1 of each node in percent; none where it was not measured, or the training has diverged."""
+    """Top-1 of each node in percent; None where it was not measured, or the training has diverged."""
     ensemble_accuracy: float | None
-    """Top-1 of the ensemble in percent; none where it was not measured, or the training has diverged."""
+    """Top-1 of the ensemble in percent; None where it was not measured, or the training has diverged."""
     seconds: float
     """Time of the epoch, evaluation included."""
     diverged: str | None = None
-    """Why there are no numbers to go on with, see `kdhpc.training.divergence`; none: the training goes on."""
+    """Why there are no numbers to go on with, see `kdhpc.training.divergence`; None: the training goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,38 +66,41 @@ class TrainingState:
 
 
 class TrainingLoop:
-    """Trains a learner for the full schedule.
+    """Trains what a method says for the full schedule.
 
     Args:
-        learner: What learns.
-        training: Schedule, and when to evaluate.
-        train: Batches to learn from.
-        evaluation: Images to score on.
-        seed: Seeds data order and augmentation.
-        auto: Chooses the learner's programs before the first step; none: they are chosen.
+        method: What is trained.
+        setting: Network, schedule, data, and where it runs.
+        seed: Initial weights, data order and augmentation follow from it.
+
+    Raises:
+        NetworkError: the method's networks cannot be built, or weights that it needs are missing or another network's.
     """
 
-    def __init__(
-        self,
-        *,
-        learner: Learner,
-        training: TrainingConfig,
-        train: TrainSource,
-        evaluation: EvalSource,
-        seed: int,
-        auto: AutoMode | None = None,
-    ) -> None:
+    def __init__(self, method: Trainable, setting: TrainingSetting, seed: int) -> None:
+        train = setting.train
+        learner = Learner(method.model(setting, seed), setting.training)
         self._learner = learner
-        self._training = training
+        self._training = setting.training
         self._train = train
-        self._evaluation = evaluation
-        self._auto = auto
+        self._evaluation = setting.evaluation
+        self._auto = setting.runtime.auto
         self._loss_sums: Tensor | None = None
         self._ended: tuple[float, Tensor] | None = None
         self._diverged: str | None = None
         self._learn = TrainingStep[tuple[Tensor, ...]](
-            learner, lambda recipe: learner.learn(learner.programs.batch(train, recipe))
+            learner, lambda spec: learner.learn(learner.programs.batch(train, spec))
         )
+        self._begin(seed)
+
+    def restart(self, method: Trainable, seed: int) -> None:
+        """Become what a new training of that method and seed would be, in the same memory, with the same programs.
+
+        Args:
+            method: Of the same kind, with networks of the same shapes.
+            seed: Initial weights, data order and augmentation follow from it.
+        """
+        self._learner.restart(method, seed)
         self._begin(seed)
 
     @property
@@ -121,12 +120,12 @@ class TrainingLoop:
 
     @property
     def diverged(self) -> str | None:
-        """Why the epoch that was reported last has no numbers to go on with; none: it has."""
+        """Why the epoch that was reported last has no numbers to go on with; None: it has."""
         return self._diverged
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """The nodes' networks, or a baseline's single one, as they are now."""
+        """What learns, as it is now: a network for each node, or a single one that all nodes share."""
         return self._learner.networks
 
     @property
@@ -224,12 +223,12 @@ class TrainingLoop:
             return
         self._ended = None
         before = time.monotonic()
-        for recipe in self._train.recipes(self._seed, self._epoch + 1, self._step_in_epoch):
-            self._learner.set_moment(Moment(epoch=self._epoch + 1, step=self.step + 1, num_steps=num_steps))
+        for spec in self._train.specs(self._seed, self._epoch + 1, self._step_in_epoch):
+            self._learner.set_schedule(ScheduleStep(epoch=self._epoch + 1, step=self.step + 1, num_steps=num_steps))
             if self._auto is not None and self.step == 0:
                 self._learner.use(self._auto.of("eager"))
-                self._learner.use(self._auto.choose(num_steps, functools.partial(self._learn.seconds, recipe)))
-            losses = self._learn(recipe)
+                self._learner.use(self._auto.choose(num_steps, functools.partial(self._learn.seconds, spec)))
+            losses = self._learn(spec)
             if self._loss_sums is None:
                 self._loss_sums = torch.zeros_like(losses, dtype=torch.float64)
             self._loss_sums = self._loss_sums.to(losses.device).add_(losses)
@@ -270,68 +269,5 @@ class TrainingLoop:
         found = self._learner.evaluate(self._evaluation)
         if isinstance(found, Accuracies):
             return found
-        self._diverged = broken_answers(found)
+        self._diverged = broken_predictions(found)
         return None
-
-
-class EnsembleTraining(TrainingLoop):
-    """Trains an ensemble under a graph.
-
-    Args:
-        graph: Who teaches whom.
-        network: Of every node.
-        objective: Options of the losses.
-        training: Optimiser and schedule.
-        device: Where and how.
-        train: Batches to learn from.
-        evaluation: Images to score on.
-        num_classes: C.
-        seed: Initial weights, data order and augmentation follow from it.
-        programs: What computes a step; none: what the device config means.
-        auto: Chooses the mode before the first step; none: ``device.mode`` says it.
-
-    Raises:
-        ConfigError: the device is not there, or the precision does not fit it.
-        NetworkError: the network cannot be built, or its attention map is smaller than a crop.
-    """
-
-    def __init__(
-        self,
-        *,
-        graph: GraphSpec,
-        network: NetworkConfig,
-        objective: ObjectiveConfig,
-        training: TrainingConfig,
-        device: DeviceConfig,
-        train: TrainSource,
-        evaluation: EvalSource,
-        num_classes: int,
-        seed: int,
-        programs: Programs | None = None,
-        auto: AutoMode | None = None,
-    ) -> None:
-        target = resolve_device(device)
-        learner = EnsembleLearner(
-            graph=graph,
-            network=network,
-            objective=objective,
-            training=training,
-            device=device,
-            target=target,
-            programs=programs or programs_for(device, target),
-            num_classes=num_classes,
-            image_size=train.image_size,
-            seed=seed,
-        )
-        super().__init__(learner=learner, training=training, train=train, evaluation=evaluation, seed=seed, auto=auto)
-        self._ensemble = learner
-
-    def restart(self, graph: GraphSpec, seed: int) -> None:
-        """Become what a new training of that graph and seed would be, in the same memory, with the same programs.
-
-        Args:
-            graph: Of as many nodes.
-            seed: Initial weights, data order and augmentation follow from it.
-        """
-        self._ensemble.restart(graph, seed)
-        self._begin(seed)

@@ -15,7 +15,7 @@ from kdhpc.networks.weights import PRETRAINED_REMEDY, check_content, pretrained_
 _LOG = logging.getLogger(__name__)
 
 
-def tell_about_unlearned(graph: GraphSpec, objective: ObjectiveConfig, *, name: str) -> None:
+def warn_about_unlearned(graph: GraphSpec, objective: ObjectiveConfig, *, name: str) -> None:
     """Warn about the nodes of a graph that no edge teaches, and say what they vote with.
 
     Args:

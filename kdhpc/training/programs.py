@@ -1,4 +1,4 @@
-"""The programs of a step, as they are or compiled.
+"""The programs of a step, as they are or compiled: functions that methods name, see `Programs.of`.
 
 A program is compiled once for a shape and serves all nodes, graphs and trials: a network's weights and a graph's
 coefficients are its inputs.
@@ -6,25 +6,16 @@ coefficients are its inputs.
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, ParamSpec, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from kdhpc.config.schema import DeviceConfig
-from kdhpc.losses.coefficients import GraphCoefficients, Terms
-from kdhpc.losses.distillation import CropWindows
-from kdhpc.losses.objective import EnsembleOutput, node_losses
-from kdhpc.losses.one import one_loss
-from kdhpc.losses.student import student_loss
-from kdhpc.networks.build import Network
-from kdhpc.networks.one import OneNetwork, OneOutput
-from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import ImageBatch, TrainSource
 from kdhpc.training.compile_folder import keep_private
-from kdhpc.training.device import Mode, combines_nodes, preferred_mode
+from kdhpc.training.device import Mode
 from kdhpc.training.device_errors import first_line, is_of_device
 from kdhpc.training.recording import Record, Recorder, record_cuda_graph
 from kdhpc.training.toolchain import missing_tool
@@ -44,7 +35,7 @@ class Compiler:
     """torch.compile, until it fails.
 
     Args:
-        backend: Of torch.compile; none: do not compile.
+        backend: Of torch.compile; None: do not compile.
         combines: Launch independent work of a program together, see `combining`; where that fails, compile without.
     """
 
@@ -137,43 +128,8 @@ class Program(Generic[P, R]):
             return self._function(*args, **kwargs)
 
 
-def _run_network(network: Network, images: Tensor) -> NetworkOutput:
-    output: NetworkOutput = network(images)
-    return output
-
-
-def _run_networks(networks: tuple[Network, ...], images: Tensor) -> EnsembleOutput:
-    return stacked([network(images) for network in networks])
-
-
-def stacked(outputs: Sequence[NetworkOutput]) -> EnsembleOutput:
-    """The answers of all nodes."""
-    extra = zip(*(output.extra_hard_logits for output in outputs), strict=True)
-    return EnsembleOutput(
-        torch.stack([output.logits for output in outputs]),
-        torch.stack([output.attention_map for output in outputs]),
-        tuple(torch.stack(logits) for logits in extra),
-    )
-
-
-def _run_one(network: OneNetwork, images: Tensor) -> OneOutput:
-    output: OneOutput = network(images)
-    return output
-
-
-def _run_objective(
-    output: EnsembleOutput,
-    labels: Tensor,
-    coefficients: GraphCoefficients,
-    windows: CropWindows,
-    ramp: Tensor,
-    terms: Terms,
-) -> Tensor:
-    return node_losses(output, labels, coefficients, windows, ramp, terms=terms)
-
-
-def _make_batch(source: TrainSource, recipe: tuple[Tensor, ...]) -> ImageBatch:
-    return source.make(recipe)
+def _make_batch(source: TrainSource, spec: tuple[Tensor, ...]) -> ImageBatch:
+    return source.make(spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,19 +141,19 @@ class Programs:
     recorder: Recorder
     """What records whole steps."""
     batch: Program[[TrainSource, tuple[Tensor, ...]], ImageBatch]
-    """A batch of its recipe, with a compiler of its own: where that fails, only this is slower."""
-    network: Program[[Network, Tensor], NetworkOutput]
-    """The network of a node."""
-    networks: Program[[tuple[Network, ...], Tensor], EnsembleOutput]
-    """The networks of all nodes, if `combines`."""
-    one: Program[[OneNetwork, Tensor], OneOutput]
-    """The network of ONE."""
-    objective: Program[[EnsembleOutput, Tensor, GraphCoefficients, CropWindows, Tensor, Terms], Tensor]
-    """`node_losses`."""
-    one_loss: Program[[Tensor, Tensor, tuple[Tensor, ...], Tensor, Tensor], Tensor]
-    """`kdhpc.losses.one.one_loss`."""
-    student_loss: Program[[Tensor, tuple[Tensor, ...], Tensor, Tensor, float], Tensor]
-    """`kdhpc.losses.student.student_loss`."""
+    """Makes a batch of its spec, with a compiler of its own: where that fails, only this is slower."""
+    _made: dict[Callable[..., Any], Program[..., Any]] = field(default_factory=dict, repr=False)
+
+    def of(self, function: Callable[P, R]) -> Program[P, R]:
+        """The program of a function: the same one in every call, so that it is compiled once.
+
+        Args:
+            function: A function of a module, not one that is made anew for each training. Its arguments are tensors,
+                modules, and plain values that are the same in each step.
+        """
+        if function not in self._made:
+            self._made[function] = Program(function, self.compiler)
+        return cast("Program[P, R]", self._made[function])
 
     @property
     def mode(self) -> Mode:
@@ -228,8 +184,8 @@ def programs(
     """The process's programs: what one trial compiled, the next one finds.
 
     Args:
-        backend: Of torch.compile (``inductor``, if its files can be kept from others); none: as they are.
-        record: What records whole steps; none: nothing does.
+        backend: Of torch.compile (``inductor``, if its files can be kept from others); None: as they are.
+        record: What records whole steps; None: nothing does.
         batch_backend: The same for what makes batches.
         combines: See `Compiler`. Compiling takes longer then.
     """
@@ -243,23 +199,7 @@ def programs(
         compiler=compiler,
         recorder=Recorder(record),
         batch=Program(_make_batch, Compiler(batch_backend, combines=combines)),
-        network=Program(_run_network, compiler),
-        networks=Program(_run_networks, compiler),
-        one=Program(_run_one, compiler),
-        objective=Program(_run_objective, compiler),
-        one_loss=Program(one_loss, compiler),
-        student_loss=Program(student_loss, compiler),
     )
-
-
-def programs_for(config: DeviceConfig, device: torch.device) -> Programs:
-    """The programs that the config means on this device, and the process's choice of cuDNN's algorithms.
-
-    Raises:
-        ConfigError: the device cannot run so.
-    """
-    torch.backends.cudnn.benchmark = config.cudnn_benchmark
-    return programs_in(preferred_mode(config, device), device, combines=combines_nodes(config, device))
 
 
 def programs_in(mode: Mode, device: torch.device, *, combines: bool = False) -> Programs:

@@ -1,6 +1,23 @@
-"""The learning rate of an epoch, and the epochs at which ensembles are scored. Epochs are 1-based."""
+"""Where a step stands in the schedule, its learning rate, and the epochs at which ensembles are scored.
+
+Epochs are 1-based.
+"""
+
+from dataclasses import dataclass
 
 from kdhpc.config.schema import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleStep:
+    """Where a step stands in the full schedule."""
+
+    epoch: int
+    """1-based."""
+    step: int
+    """k, 1-based over all epochs."""
+    num_steps: int
+    """k_end: steps of the full schedule, also for a trial that will be pruned."""
 
 
 def learning_rate(config: TrainingConfig, epoch: int) -> float:

@@ -1,7 +1,7 @@
 """The steps of one learner, whose first is tried before it is trusted: compiled, and recorded where that is done.
 
 What a step reads and writes lies at fixed addresses: weights, momentum, statistics, coefficients and rates, which other
-trials overwrite in place, and the recipe of the batch, which is copied into tensors of our own.
+trials overwrite in place, and the spec of the batch, which is copied into tensors of our own.
 """
 
 import time
@@ -19,7 +19,7 @@ from kdhpc.errors import CaptureError
 from kdhpc.training.agreement import Expectation, StepRun, nudged
 from kdhpc.training.device_errors import first_line, is_of_device
 from kdhpc.training.learner import Learner
-from kdhpc.training.node import NodeState
+from kdhpc.training.node_trainer import NodeState
 from kdhpc.training.recording import Record
 from kdhpc.training.streams import OwnStream
 from kdhpc.training.varying import overwritten
@@ -31,7 +31,7 @@ _NUM_NUDGED = 2
 """Steps that show how far rounding reaches."""
 _NUM_ATTEMPTS = 3
 """With other weights each, before a difference counts: rounding may change where an attention map is highest, or
-whether an answer is right, in the replay alone."""
+whether a prediction is right, in the replay alone."""
 _OTHER_WEIGHTS = 0.2
 """By how much the weights that a recording is tried with are others than those it was made with, as a part of each."""
 
@@ -43,13 +43,13 @@ class _Recording(NamedTuple):
 
     replay: Callable[[], Tensor]
     stream: OwnStream | None
-    """What it was recorded on, and nothing else will be while it lives; none: not on CUDA."""
+    """What it was recorded on, and nothing else will be while it lives; None: not on CUDA."""
 
 
 class TrainingStep(Generic[InputsT]):
     """Learns a batch: as the learner's programs do, or by replaying what was recorded at the first step.
 
-    The first step of each structure is tried. A compiler may fail as late as in the backward pass, with any error:
+    The first step of each replay key is tried. A compiler may fail as late as in the backward pass, with any error:
     whatever fails is done again without it, from the state before. And before a recording is used, two replays must
     agree with the steps that they stand for, from other weights: one with the batch and all else that was there when it
     was recorded, and one with another batch, learning rate, ramp and graph. Otherwise, as where recording fails, the
@@ -79,16 +79,16 @@ class TrainingStep(Generic[InputsT]):
         Raises:
             CaptureError: a recording failed, and this process cannot use its GPU any more.
         """
-        structure = self._learner.structure
+        replay_key = self._learner.replay_key
         record = self._learner.programs.recorder.record
         if record is None:
             self._recordings.clear()  # Their memory: another learner's recording may have failed.
-            return self._plain(inputs, structure)
+            return self._plain(inputs, replay_key)
         own = self._own(inputs)
-        recording = self._recordings.pop(structure, None) or self._record(record, own, structure)
+        recording = self._recordings.pop(replay_key, None) or self._record(record, own, replay_key)
         if recording is None:
             return self(inputs)
-        self._recordings[structure] = recording  # The last one that was used is the last to go.
+        self._recordings[replay_key] = recording  # The last one that was used is the last to go.
         return recording.replay()
 
     def seconds(self, inputs: InputsT) -> float:
@@ -111,10 +111,10 @@ class TrainingStep(Generic[InputsT]):
             ours.copy_(given, non_blocking=True)
         return self._inputs
 
-    def _plain(self, inputs: InputsT, structure: Hashable) -> Tensor:
+    def _plain(self, inputs: InputsT, replay_key: Hashable) -> Tensor:
         """A step that is not recorded."""
         compiler = self._learner.programs.compiler
-        tried = structure, compiler.combines
+        tried = replay_key, compiler.combines
         if tried in self._tried or compiler.mode == "eager":
             return self._learn(inputs)
         before = self._learner.state()
@@ -126,26 +126,26 @@ class TrainingStep(Generic[InputsT]):
             if compiler.mode == "compile":
                 compiler.give_up(exc)
             self._learner.restore(before)
-            return self._plain(inputs, structure)
+            return self._plain(inputs, replay_key)
         self._tried.add(tried)
         return losses
 
-    def _record(self, record: Record, inputs: InputsT, structure: Hashable) -> _Recording | None:
-        """A recording that was tried, with the learner as it was before; none: the recorder has given up."""
+    def _record(self, record: Record, inputs: InputsT, replay_key: Hashable) -> _Recording | None:
+        """A recording that was tried, with the learner as it was before; None: the recorder has given up."""
         while len(self._recordings) >= MOST_RECORDINGS:
             del self._recordings[next(iter(self._recordings))]
         stream = OwnStream(inputs[0].device) if inputs[0].is_cuda else None
         before = self._learner.state()
         with nullcontext() if stream is None else stream.in_line():
-            replay = self._tried_replay(record, inputs, structure)
+            replay = self._tried_replay(record, inputs, replay_key)
             self._learner.restore(before)
         return None if replay is None else _Recording(replay, stream)
 
-    def _tried_replay(self, record: Record, inputs: InputsT, structure: Hashable) -> Callable[[], Tensor] | None:
-        """A recording that agrees with steps; none: the recorder has given up."""
+    def _tried_replay(self, record: Record, inputs: InputsT, replay_key: Hashable) -> Callable[[], Tensor] | None:
+        """A recording that agrees with steps; None: the recorder has given up."""
         learn = partial(self._learn, inputs)
         # Plain steps also compile, and choose cuDNN's algorithms, which cannot be done while recording.
-        self._plain(inputs, structure)
+        self._plain(inputs, replay_key)
         after = self._learner.state()
         replay: Callable[[], Tensor] | None = None
         seeds = count()  # Other weights each time: those of the recording may be baked in, too.

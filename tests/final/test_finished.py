@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import ConfigError, DataError, NetworkError, StorageError
 from kdhpc.final.finished import find_finished, open_finished
+from kdhpc.methods.graph import GraphMethod
 from tests.final.test_final import StopAfter, train
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ def pair(place):
 
 def test_open_finished_gives_the_networks_as_they_were(pair):
     run = open_finished(pair / "seed1")
-    assert (run.label, run.origin, run.is_one) == ("pair-seed1", "runs/train/pair/seed1", False)
+    assert (run.label, run.origin, run.method) == ("pair-seed1", "runs/train/pair/seed1", GraphMethod)
     assert run.open_images().checksum == run.dataset_checksum
     for node in (0, 1):
         network = run.network(node, 2, CPU)

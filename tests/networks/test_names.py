@@ -74,5 +74,5 @@ def test_check_normalisation_refuses_what_batch_norm_cannot_learn_from(name, siz
 
 def test_check_normalisation_of_one_needs_two_images():
     with pytest.raises(ConfigError, match="in the gate of ONE"):
-        check_normalisation("resnet20", 32, 1, gated=True)
-    check_normalisation("resnet20", 32, 2, gated=True)
+        check_normalisation("resnet20", 32, 1, single_value="the gate of ONE")
+    check_normalisation("resnet20", 32, 2, single_value="the gate of ONE")

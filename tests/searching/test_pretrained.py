@@ -17,6 +17,7 @@ from kdhpc.searching.trial import TrialSetting, Turn
 from kdhpc.searching.trial_runner import Seat
 from kdhpc.searching.worker import trial_setting
 from kdhpc.study.status import read_status
+from kdhpc.training.runtime import resolve_runtime
 from tests.study.made import SPLIT, make, scalar, take
 from tests.training.memory_source import IMAGE_SIZE, NUM_CLASSES, MemoryEval, MemoryTrain
 
@@ -91,6 +92,7 @@ def test_weights_that_are_replaced_while_a_worker_runs_are_not_trained_with(stor
         train=MemoryTrain(),
         evaluation=MemoryEval(),
         num_classes=NUM_CLASSES,
+        runtime=resolve_runtime(config.device),
     )
     study = make(storage, target=2)
     first = Seat(setting, torch.device("cpu"), lambda: False)

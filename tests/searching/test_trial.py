@@ -18,6 +18,7 @@ from kdhpc.searching.trial import Outcome, TrialSetting, prepare_training, run_t
 from kdhpc.server.control import ServerOptions, start, stop
 from kdhpc.study.leased_trial import Claim
 from kdhpc.training.metrics import read_metrics
+from kdhpc.training.runtime import resolve_runtime
 from tests.study.made import HERE, make, optuna_trials, take
 from tests.training.memory_source import IMAGE_SIZE, NUM_CLASSES, MemoryEval, MemoryTrain
 from tests.users import ordinary_user
@@ -76,6 +77,7 @@ def setting_of(root, *overrides, **changes):
         "train": MemoryTrain(),
         "evaluation": MemoryEval(),
         "num_classes": NUM_CLASSES,
+        "runtime": resolve_runtime(config.device),
     }
     return TrialSetting(**{**fields, **changes})
 

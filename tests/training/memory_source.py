@@ -1,12 +1,14 @@
 """Small images in memory, as pure a function of seed and epoch as the packed data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kdhpc.config.schema import DeviceConfig, NetworkConfig, ObjectiveConfig, TrainingConfig
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+from kdhpc.training.runtime import resolve_runtime
+from kdhpc.training.setting import TrainingSetting
 
 NUM_CLASSES = 4
 IMAGE_SIZE = 12
@@ -45,12 +47,12 @@ class MemoryTrain:
     placement = "resident"
 
     def epoch(self, seed, epoch, first_step=0):
-        return map(self.make, self.recipes(seed, epoch, first_step))
+        return map(self.make, self.specs(seed, epoch, first_step))
 
-    def make(self, recipe):
-        return MemoryBatch(*recipe)
+    def make(self, spec):
+        return MemoryBatch(*spec)
 
-    def recipes(self, seed, epoch, first_step=0):
+    def specs(self, seed, epoch, first_step=0):
         generator = torch.Generator().manual_seed((1000 * seed + epoch) % 2**63)
         order = torch.randperm(len(self.labels), generator=generator)
         for step in range(first_step, self.steps_per_epoch):
@@ -70,6 +72,26 @@ class MemoryEval:
 
 def training_config(**changes):
     return TrainingConfig(**{"epochs": 3, "batch_size": 4, "learning_rate": 0.05, "milestones": (3,)} | changes)
+
+
+def runtime_of(device=CPU, *, target=None, programs=None, auto=None):
+    """What a device config means, or the programs that a test is about."""
+    runtime = resolve_runtime(device, device=None if target is None else torch.device(target))
+    return replace(runtime, given_programs=programs, auto=auto)
+
+
+def setting_of(*, network=NETWORK, training=None, runtime=None, **changes):
+    """What a training of images in memory is given."""
+    fields = {
+        "network": network,
+        "objective": OBJECTIVE,
+        "training": training or training_config(),
+        "runtime": runtime or runtime_of(),
+        "train": MemoryTrain(),
+        "evaluation": MemoryEval(),
+        "num_classes": NUM_CLASSES,
+    }
+    return TrainingSetting(**{**fields, **changes})
 
 
 def graph_of(gates, *, labels, design=Design.BOTH_CLOSER):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kdhpc.training.agreement import Expectation, StepRun, nudged
-from kdhpc.training.node import NodeState
+from kdhpc.training.node_trainer import NodeState
 
 NETWORK = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
 WEIGHTS = [name for name, _ in NETWORK.named_parameters()]

@@ -1,16 +1,17 @@
 """``device.mode=auto`` on a CPU."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from kdhpc.training import auto_mode
-from kdhpc.training.auto_mode import UNKNOWN, AutoMode, CompileTimes, has_choice
+from kdhpc.training.auto_mode import UNKNOWN, AutoMode, CompileTimes
 from kdhpc.training.checkpoint import load_checkpoint, save_checkpoint
-from kdhpc.training.compile_cache import cache_key
+from kdhpc.training.compiling import cache_key
 from kdhpc.training.programs import programs
-from tests.training.memory_source import CPU, IMAGE_SIZE, NUM_CLASSES
+from tests.training.memory_source import CPU, runtime_of, setting_of
 from tests.training.test_loop import StopAfter, assert_same_state, never
 from tests.training.test_packed_resume import KEY, training_of
 
@@ -31,17 +32,7 @@ def quick_compiler(monkeypatch):
 
 
 def auto(folder, *, before=lambda: None):
-    key = cache_key(
-        device=CPU,
-        target=torch.device("cpu"),
-        network="resnet8",
-        num_nodes=2,
-        num_classes=NUM_CLASSES,
-        image_size=IMAGE_SIZE,
-        batch_size=4,
-        eval_batch_size=8,
-    )
-    return AutoMode(key, folder, before)
+    return AutoMode(cache_key(setting_of(), name="resnet8", num_nodes=2), folder, before)
 
 
 def put_on_record(folder, times):
@@ -73,8 +64,9 @@ def test_step_that_compiling_makes_slower_is_never_compiled():
 
 
 def test_choice_is_left_open_on_a_cpu_under_auto_alone():
-    assert has_choice(CPU, torch.device("cpu"))
-    assert not has_choice(CPU, torch.device("cuda"))
+    assert runtime_of(CPU).mode_is_open
+    assert not runtime_of(CPU, target="cuda").mode_is_open
+    assert not runtime_of(replace(CPU, mode="eager")).mode_is_open
 
 
 def test_short_training_has_the_bits_of_an_eager_one_and_leaves_no_record(tmp_path):

@@ -22,7 +22,7 @@ from kdhpc.training.checkpoint import (
     save_checkpoint,
 )
 from kdhpc.training.loop import TrainingState
-from kdhpc.training.node import NodeState
+from kdhpc.training.node_trainer import NodeState
 from tests.workspace import until
 
 KEY = CheckpointKey(study="dogs2", number=7, graph_key="0123456789ab", seed=5, settings="fedcba9876543210")

@@ -8,22 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from kdhpc.config.schema import DeviceConfig
-from kdhpc.training.compile_cache import CompileCache, cache_key
+from kdhpc.training.compile_cache import CompileCache
+from kdhpc.training.compiling import cache_key
+from tests.training.memory_source import setting_of
 
 ROOT = Path(__file__).parents[2]
-KEY = cache_key(
-    device=DeviceConfig(device="cpu"),
-    target=torch.device("cpu"),
-    network="resnet8",
-    num_nodes=2,
-    num_classes=4,
-    image_size=12,
-    batch_size=4,
-    eval_batch_size=4,
-)
+KEY = cache_key(setting_of(), name="resnet8", num_nodes=2)
 # Counts what was compiled, and what was found.
 WORKER = """
 import logging, os, sys

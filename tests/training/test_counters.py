@@ -7,9 +7,11 @@ from safetensors.torch import load, save, save_file
 from torch import nn
 
 from kdhpc.graph.spec import Gate
+from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.build import build_network
 from kdhpc.networks.one import build_one
 from kdhpc.training.counters import BatchCounters
+from tests.methods.test_graph import learner_of, train
 from tests.training.memory_source import (
     ATTENTION_BRANCH,
     IMAGE_SIZE,
@@ -19,7 +21,6 @@ from tests.training.memory_source import (
     MemoryTrain,
     mutual,
 )
-from tests.training.test_ensemble import learner_of, train
 
 
 def counters_of(tensors):
@@ -112,6 +113,6 @@ def test_a_learners_state_holds_the_batches_that_each_node_has_seen(tmp_path, fr
     train(learner, num_steps=3)
     expected = 0 if frozen else 3
     assert [set(counters_of(node.tensors).values()) for node in learner.state()] == [{expected}, {expected}]
-    learner.restart(mutual(), seed=1)
+    learner.restart(GraphMethod(graph=mutual()), seed=1)
     train(learner, num_steps=1)
     assert [set(counters_of(node.tensors).values()) for node in learner.state()] == [{1}, {1}]

@@ -119,7 +119,7 @@ def test_resolve_device_gpu_that_torch_was_built_for_or_does_not_say(monkeypatch
     ],
 )
 def test_autocast_dtype_of_each_precision(precision, device, expected):
-    assert autocast_dtype(DeviceConfig(precision=precision), device) is expected
+    assert autocast_dtype(resolve_precision(DeviceConfig(precision=precision), device)) is expected
 
 
 def test_resolve_precision_settles_auto():
@@ -137,9 +137,8 @@ def test_resolve_precision_auto_on_a_gpu_without_bf16_is_float32(monkeypatch):
 @pytest.mark.parametrize("precision", ["tf32", "fp16"])
 def test_precision_that_needs_cuda_is_refused_on_the_cpu(precision):
     said = rf"{precision} needs CUDA, the device is cpu: "
-    for resolve in (resolve_precision, autocast_dtype):
-        with pytest.raises(ConfigError, match=rf"device\.precision={said}use float32 or bf16"):
-            resolve(DeviceConfig(precision=precision), CPU)
+    with pytest.raises(ConfigError, match=rf"device\.precision={said}use float32 or bf16"):
+        resolve_precision(DeviceConfig(precision=precision), CPU)
     with pytest.raises(ConfigError, match=said):
         fixed_precision(DeviceConfig(), CPU, precision)
     with pytest.raises(ConfigError, match=said):
@@ -191,7 +190,7 @@ def test_has_node_streams_on_the_cpu_is_refused():
 def as_before():
     """What a process computes in is not left to the tests that follow."""
     yield
-    enforce_precision(DeviceConfig(precision="float32"), CPU)
+    enforce_precision("float32")
 
 
 def tf32_of():
@@ -220,10 +219,7 @@ def contradictions():
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16", "fp16"])
 def test_enforce_precision_says_what_it_is_whatever_was_set_before(as_before, before, precision):
     before()
-    device = CUDA if precision in ("tf32", "fp16") else CPU
-    assert enforce_precision(DeviceConfig(precision=precision), device) is autocast_dtype(
-        DeviceConfig(precision=precision), device
-    )
+    enforce_precision(precision)
     is_tf32 = precision == "tf32"
     assert tf32_of() == (is_tf32, is_tf32, False, False)
     assert torch.get_float32_matmul_precision() == "highest"
@@ -234,10 +230,10 @@ def test_enforce_precision_says_what_it_is_whatever_was_set_before(as_before, be
 def test_enforce_precision_takes_no_shortcuts_from_the_environment(monkeypatch, caplog, as_before):
     for name in ("NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"):
         monkeypatch.setenv(name, "1")
-    enforce_precision(DeviceConfig(), CPU)
+    enforce_precision("float32")
     assert not {"NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE"} & os.environ.keys()
     assert "NVIDIA_TF32_OVERRIDE is ignored: device.precision alone says" in caplog.text
-    enforce_precision(DeviceConfig(), CPU)
+    enforce_precision("float32")
     assert caplog.text.count("is ignored") == 2, "each once"
 
 

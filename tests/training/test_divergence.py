@@ -7,18 +7,20 @@ import pytest
 import torch
 
 from kdhpc.graph.spec import Gate
+from kdhpc.methods.graph import GraphMethod
+from kdhpc.methods.one import OneMethod
+from kdhpc.methods.student import TeacherWeights
 from kdhpc.training.evaluation import NotFinite, Prediction, mean_ensemble, top1_accuracies
-from kdhpc.training.one import OneTraining
-from kdhpc.training.student import StudentTraining, TeacherWeights
+from kdhpc.training.loop import TrainingLoop
+from tests.methods.test_student import Taught
 from tests.training.memory_source import (
-    CPU,
     IMAGE_SIZE,
     NETWORK,
     NUM_CLASSES,
     MemoryBatch,
     MemoryEval,
-    MemoryTrain,
     graph_of,
+    setting_of,
     training_config,
 )
 from tests.training.test_loop import StopAfter, never, training_of
@@ -65,7 +67,7 @@ def test_training_that_diverges_takes_that_back_when_it_begins_anew_or_elsewhere
     expected = [dataclasses.replace(report, seconds=0.0) for report in whole.epochs(never)]
     training = training_of(APART, epochs=4)
     healthy = training.state()
-    for again in (lambda: training.restart(APART, 3), lambda: training.restore(healthy)):
+    for again in (lambda: training.restart(GraphMethod(graph=APART), 3), lambda: training.restore(healthy)):
         again()
         with torch.no_grad():
             training.networks[1].head.fc.weight.fill_(math.nan)
@@ -160,20 +162,12 @@ def test_weights_count_and_losses_do_not_where_the_loss_is_scaled():
     assert reports[1].diverged == "the weights of node 1 are not finite"
 
 
-def common(**changes):
-    return {
-        "network": NETWORK,
-        "training": training_config(epochs=4, **{**WILD, **changes}),
-        "device": CPU,
-        "train": MemoryTrain(),
-        "evaluation": MostlyOneClass(),
-        "num_classes": NUM_CLASSES,
-        "seed": 1,
-    }
+def wild():
+    return setting_of(training=training_config(epochs=4, **WILD), evaluation=MostlyOneClass())
 
 
 def test_one_training_diverges_too():
-    training = OneTraining(num_branches=2, **common())
+    training = TrainingLoop(OneMethod(num_branches=2), wild(), seed=1)
     reports = list(training.epochs(never))
     assert_diverged(training, reports)
     assert training.diverged == "the loss is not finite"
@@ -186,7 +180,7 @@ def test_student_training_diverges_too():
         nodes=(training_of(APART).networks[0].state_dict(),),
         origin="a teacher",
     )
-    training = StudentTraining(teacher=teacher, temperature=1.0, **common())
+    training = TrainingLoop(Taught(teacher, 1.0), wild(), seed=1)
     reports = list(training.epochs(never))
     assert_diverged(training, reports)
     assert training.diverged == "the loss is not finite"

@@ -4,18 +4,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from kdhpc.errors import CheckpointError, ConfigError
+from kdhpc.errors import CheckpointError
 from kdhpc.graph.spec import Design, Gate
-from kdhpc.training.loop import EnsembleTraining
+from kdhpc.methods.graph import GraphMethod
+from kdhpc.training.loop import TrainingLoop
 from tests.training.memory_source import (
-    CPU,
-    NETWORK,
-    NUM_CLASSES,
-    OBJECTIVE,
-    MemoryEval,
     MemoryTrain,
     graph_of,
     mutual,
+    setting_of,
     training_config,
 )
 
@@ -27,17 +24,8 @@ GRAPH = graph_of(
 
 
 def training_of(graph=GRAPH, *, seed=3, train=None, **changes):
-    return EnsembleTraining(
-        graph=graph,
-        network=NETWORK,
-        objective=OBJECTIVE,
-        training=training_config(**changes),
-        device=CPU,
-        train=train or MemoryTrain(),
-        evaluation=MemoryEval(),
-        num_classes=NUM_CLASSES,
-        seed=seed,
-    )
+    setting = setting_of(training=training_config(**changes), train=train or MemoryTrain())
+    return TrainingLoop(GraphMethod(graph=graph), setting, seed)
 
 
 def never():
@@ -229,21 +217,6 @@ def test_ensemble_training_single_node_without_edges_learns():
     reports = list(training_of(mutual(num_nodes=1), epochs=8).epochs(never))
     assert reports[-1].train_losses[0] < reports[0].train_losses[0]
     assert reports[-1].node_accuracies == (reports[-1].ensemble_accuracy,)
-
-
-def test_ensemble_training_fp16_on_the_cpu_is_refused():
-    with pytest.raises(ConfigError, match="fp16 needs CUDA"):
-        EnsembleTraining(
-            graph=GRAPH,
-            network=NETWORK,
-            objective=OBJECTIVE,
-            training=training_config(),
-            device=dataclasses.replace(CPU, precision="fp16"),
-            train=MemoryTrain(),
-            evaluation=MemoryEval(),
-            num_classes=NUM_CLASSES,
-            seed=0,
-        )
 
 
 @pytest.mark.parametrize("change", [{"step": 7}, {"loss_sums": torch.zeros(3, dtype=torch.float64)}])

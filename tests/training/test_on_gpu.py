@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from kdhpc.data.store import StreamedImages
+from kdhpc.methods.graph import GraphMethod
+from kdhpc.methods.student import TeacherWeights
+from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.programs import programs
 from kdhpc.training.streams import OwnStream
-from kdhpc.training.student import StudentTraining, TeacherWeights
-from tests.training.memory_source import CPU, IMAGE_SIZE, NETWORK, NUM_CLASSES, training_config
+from tests.methods.test_student import Taught
+from tests.training.memory_source import CPU, IMAGE_SIZE, NETWORK, runtime_of, setting_of, training_config
 from tests.training.test_loop import never
 from tests.training.test_packed_resume import GRAPH, training_of
 
@@ -73,17 +76,14 @@ def test_replays_are_the_compiled_steps(augmentation, node_streams):
 def student_on_gpu(mode):
     teacher = on_gpu(mode="eager", precision="float32")
     weights = tuple(network.state_dict() for network in teacher.networks)
-    return StudentTraining(
-        network=NETWORK,
-        teacher=TeacherWeights(network=NETWORK, image_size=IMAGE_SIZE, nodes=weights, origin="the teacher"),
-        temperature=2.0,
+    setting = setting_of(
         training=training_config(epochs=8),
-        device=replace(CPU, device="cuda", channels_last=True, precision="float32", mode=mode),
+        runtime=runtime_of(replace(CPU, device="cuda", channels_last=True, precision="float32", mode=mode)),
         train=teacher._train,
         evaluation=teacher._evaluation,
-        num_classes=NUM_CLASSES,
-        seed=3,
     )
+    taught = TeacherWeights(network=NETWORK, image_size=IMAGE_SIZE, nodes=weights, origin="the teacher")
+    return TrainingLoop(Taught(taught, 2.0), setting, seed=3)
 
 
 def test_replays_of_a_student_are_the_compiled_steps():
@@ -96,7 +96,7 @@ def test_replays_of_a_student_are_the_compiled_steps():
 def test_replays_after_a_restart_are_those_of_a_new_training():
     training = on_gpu(mode="cudagraph", precision="float32")
     trained(training)
-    training.restart(GRAPH, 11)
+    training.restart(GraphMethod(graph=GRAPH), 11)
     assert_same(trained(training), trained(on_gpu(mode="cudagraph", precision="float32", seed=11)))
     assert training.mode == "cudagraph", "it fell back"
 

@@ -8,10 +8,18 @@ import pytest
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedSplit
+from kdhpc.methods.graph import GraphMethod
 from kdhpc.training.checkpoint import CheckpointKey, load_checkpoint, save_checkpoint
-from kdhpc.training.device import resolve_device
-from kdhpc.training.loop import EnsembleTraining
-from tests.training.memory_source import ATTENTION_BRANCH, CPU, NETWORK, NUM_CLASSES, OBJECTIVE, training_config
+from kdhpc.training.loop import TrainingLoop
+from tests.training.memory_source import (
+    ATTENTION_BRANCH,
+    CPU,
+    NETWORK,
+    NUM_CLASSES,
+    runtime_of,
+    setting_of,
+    training_config,
+)
 from tests.training.test_loop import GRAPH, StopAfter, assert_same_state, never, without_time
 
 KEY = CheckpointKey(study="s", number=0, graph_key="0" * 12, seed=3, settings="0" * 16)
@@ -31,21 +39,16 @@ def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2, ne
         name="noise", image_size=12, augmentation=augmentation, validation_fraction=0.5, pad=2, resize=14
     )
     split = packed_split(side=12 if augmentation == "pad_crop" else 16)
-    target = resolve_device(device)
-    options = {"device": target, "channels_last": device.channels_last}
-    return EnsembleTraining(
-        graph=GRAPH,
+    runtime = runtime_of(device, programs=programs, auto=auto)
+    options = {"device": runtime.device, "channels_last": runtime.channels_last}
+    setting = setting_of(
         network=network,
-        objective=OBJECTIVE,
         training=training_config(epochs=epochs),
-        device=device,
+        runtime=runtime,
         train=TrainBatches(split, None, config, batch_size=4, **options),
         evaluation=EvalBatches(split, None, config, batch_size=8, **options),
-        num_classes=NUM_CLASSES,
-        seed=seed,
-        programs=programs,
-        auto=auto,
     )
+    return TrainingLoop(GraphMethod(graph=GRAPH), setting, seed)
 
 
 @pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])

@@ -9,11 +9,14 @@ from torch._dynamo.utils import counters
 
 from kdhpc.config.schema import DeviceConfig, NetworkConfig
 from kdhpc.graph.spec import Gate
+from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.build import build_network
 from kdhpc.training.device import combines_nodes
-from kdhpc.training.learner import Moment
-from kdhpc.training.programs import Compiler, Program, combining, programs, programs_for
+from kdhpc.training.programs import Compiler, Program, combining, programs
+from kdhpc.training.runtime import resolve_runtime
+from kdhpc.training.schedule import ScheduleStep
 from tests.losses.paper_reference import random_graph
+from tests.methods.test_graph import learner_of
 from tests.training.memory_source import (
     CPU,
     IMAGE_SIZE,
@@ -25,7 +28,6 @@ from tests.training.memory_source import (
     graph_of,
     mutual,
 )
-from tests.training.test_ensemble import learner_of
 from tests.training.test_loop import never
 from tests.training.test_packed_resume import training_of as packed_training
 
@@ -41,7 +43,7 @@ def run_once(learner, *, num_steps=2):
     losses = []
     for step, batch in enumerate(MemoryTrain().epoch(seed=0, epoch=1)):
         if step < num_steps:
-            losses.append(learner.step(batch, Moment(epoch=1, step=step + 1, num_steps=8)))
+            losses.append(learner.step(batch, ScheduleStep(epoch=1, step=step + 1, num_steps=8)))
     return torch.stack(losses), learner.evaluate(MemoryEval())
 
 
@@ -83,7 +85,7 @@ def test_programs_one_program_of_all_networks_serves_every_graph_seed_and_resume
         if seed % 4 == 0:
             learner.restore(first.state())
         run_once(learner, num_steps=1)
-    first.restart(random_graph(rng, 3), seed=1)
+    first.restart(GraphMethod(graph=random_graph(rng, 3)), seed=1)
     run_once(first)
     assert num_compiled() == after_first
     assert not counters["recompiles"]
@@ -118,7 +120,7 @@ def test_programs_with_frozen_nodes_are_those_of_each_network(tmp_path):
     learner = learner_of(frozen, objective=objective, backend=backend, combines=True)
     run_once(learner, num_steps=1)
     one_network = max(called)
-    learner.restart(graph, seed=0)
+    learner.restart(GraphMethod(graph=graph), seed=0)
     run_once(learner, num_steps=1)
     assert max(called) > 1.8 * one_network  # Now both are a program.
 
@@ -162,7 +164,7 @@ def test_nodes_are_combined_where_launches_cost(device, changes, combines):
 def test_cudnn_tries_its_algorithms_only_where_it_is_told_to(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     for told in (True, False):
-        programs_for(DeviceConfig(device="cpu", cudnn_benchmark=told), torch.device("cpu"))
+        resolve_runtime(DeviceConfig(device="cpu", cudnn_benchmark=told)).enforce()
         assert torch.backends.cudnn.benchmark is told
 
 
@@ -188,7 +190,7 @@ def test_programs_compiled_backward_passes_are_outside_of_autocast_as_eager_ones
     )
     batch = next(iter(MemoryTrain().epoch(seed=0, epoch=1)))
     for learner in (eager, fast):
-        learner.step(batch, Moment(epoch=1, step=1, num_steps=8))
+        learner.step(batch, ScheduleStep(epoch=1, step=1, num_steps=8))
     for ours, theirs in zip(fast.state(), eager.state(), strict=True):
         for key, momentum in ours.momentum.items():
             assert torch.equal(momentum, theirs.momentum[key]), key
@@ -242,11 +244,11 @@ def test_program_error_of_the_function_itself_is_not_taken_for_the_compilers():
 @pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
 def test_batches_compiled_and_as_written_agree(compiled, augmentation):
     plain, fast = packed_training(augmentation), packed_training(augmentation, programs(None, batch_backend=compiled))
-    recipes = list(plain._train.recipes(seed=0, epoch=1))
+    specs = list(plain._train.specs(seed=0, epoch=1))
     before = num_compiled()
-    for recipe in recipes:
-        expected = plain._train.make(recipe)
-        found = fast._learner.programs.batch(fast._train, recipe)
+    for spec in specs:
+        expected = plain._train.make(spec)
+        found = fast._learner.programs.batch(fast._train, spec)
         torch.testing.assert_close(found.images, expected.images, rtol=1e-5, atol=1e-6)
         assert found.images.stride() == expected.images.stride()
         assert torch.equal(found.labels, expected.labels)

@@ -8,11 +8,13 @@ import torch
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.graph.spec import Design, Gate
 from kdhpc.losses.coefficients import Knowledge, knowledge_taught
+from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.build import build_network
-from kdhpc.training.learner import Moment
 from kdhpc.training.programs import programs
 from kdhpc.training.reach import weight_groups
+from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep
+from tests.methods.test_graph import is_statistic, learner_of
 from tests.training.memory_source import (
     ATTENTION_BRANCH,
     IMAGE_SIZE,
@@ -23,7 +25,6 @@ from tests.training.memory_source import (
     mutual,
     training_config,
 )
-from tests.training.test_ensemble import is_statistic, learner_of
 from tests.training.test_recording import Recordings
 from tools.benchmarks.peers_published import PerSampleLosses, PublishedLoop
 
@@ -50,10 +51,10 @@ def taught_by(design, gate=THROUGH, label=CUTOFF):
 def steps(learner, num_steps=5):
     """As the training loop makes them: tried, compiled or recorded."""
     train = MemoryTrain(num_images=4 * num_steps)
-    step = TrainingStep(learner, lambda recipe: learner.learn(train.make(recipe)))
-    for number, recipe in enumerate(train.recipes(seed=0, epoch=1), start=1):
-        learner.set_moment(Moment(epoch=1, step=number, num_steps=2 * num_steps))
-        step(recipe)
+    step = TrainingStep(learner, lambda spec: learner.learn(train.make(spec)))
+    for number, spec in enumerate(train.specs(seed=0, epoch=1), start=1):
+        learner.set_schedule(ScheduleStep(epoch=1, step=number, num_steps=2 * num_steps))
+        step(spec)
 
 
 def moved(before, after):
@@ -129,16 +130,16 @@ def test_another_graph_needs_no_other_program(network, recorded):
     backend = None if recorded else "aot_eager"
     learner = learner_of(mutual(), network=NETWORKS[network], backend=backend, record=recordings)
     train = MemoryTrain(num_images=12)
-    step = TrainingStep(learner, lambda recipe: learner.learn(train.make(recipe)))
+    step = TrainingStep(learner, lambda spec: learner.learn(train.make(spec)))
     designs = [design for other, design in STAYING if other == network]
     graphs = [(taught_by(design), STAYING[network, design]) for design in designs]
     compiled = []
     for graph, staying in [(mutual(), ()), *graphs, (taught_by(Design.PROB_CLOSER, CUTOFF), EVERYTHING)]:
-        learner.restart(graph, seed=3)
+        learner.restart(GraphMethod(graph=graph), seed=3)
         before = learner.state()
-        for number, recipe in enumerate(train.recipes(seed=0, epoch=1), start=1):
-            learner.set_moment(Moment(epoch=1, step=number, num_steps=6))
-            step(recipe)
+        for number, spec in enumerate(train.specs(seed=0, epoch=1), start=1):
+            learner.set_schedule(ScheduleStep(epoch=1, step=number, num_steps=6))
+            step(spec)
         assert_only_these_stay(before[1], learner.state()[1], staying)
         compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert learner.programs.mode == ("eager cudagraph" if recorded else "compile")
@@ -154,7 +155,7 @@ def test_a_resumed_node_keeps_its_bits(network):
 
     def learn(learner, numbers):
         for number in numbers:
-            learner.step(batches[number], Moment(epoch=1, step=number + 1, num_steps=6))
+            learner.step(batches[number], ScheduleStep(epoch=1, step=number + 1, num_steps=6))
 
     learn(whole, range(6))
     learn(first, range(3))
@@ -170,7 +171,7 @@ def test_weights_move_as_in_the_published_style(network):
     learner = learner_of(graph, network=NETWORKS[network], training=config)
     published = PublishedLoop(learner.networks, graph, config, PerSampleLosses(NETWORKS[network].crops))
     for number, batch in enumerate(MemoryTrain().epoch(seed=0, epoch=1), start=1):
-        learner.step(batch, Moment(epoch=1, step=number, num_steps=8))
+        learner.step(batch, ScheduleStep(epoch=1, step=number, num_steps=8))
         published.step(batch, number / 8, config.learning_rate)
     for ours, theirs in zip(learner.networks, published.networks, strict=True):
         for name, tensor in ours.state_dict().items():

@@ -10,32 +10,34 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from kdhpc.config.schema import DeviceConfig, NetworkConfig
-from kdhpc.data.batches import Recipe
+from kdhpc.data.batches import BatchSpec
 from kdhpc.data.store import StreamedImages
 from kdhpc.errors import CaptureError
 from kdhpc.graph.spec import Gate
 from kdhpc.losses.coefficients import GraphCoefficients
+from kdhpc.methods.graph import GraphMethod
+from kdhpc.methods.one import OneMethod
 from kdhpc.training.device_errors import is_out_of_memory
-from kdhpc.training.learner import Moment
-from kdhpc.training.loop import EnsembleTraining
-from kdhpc.training.one import OneLearner
+from kdhpc.training.learner import Learner
+from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.programs import programs
+from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep
 from tests.losses.paper_reference import random_graph
+from tests.methods.test_graph import learner_of
 from tests.training.memory_source import (
     ATTENTION_BRANCH,
     CPU,
     IMAGE_SIZE,
     NETWORK,
-    NUM_CLASSES,
-    OBJECTIVE,
     MemoryBatch,
     MemoryEval,
     MemoryTrain,
     mutual,
+    runtime_of,
+    setting_of,
     training_config,
 )
-from tests.training.test_ensemble import learner_of
 from tests.training.test_loop import never, without_time
 from tests.training.test_packed_resume import training_of as packed_training
 
@@ -63,19 +65,11 @@ class Recordings:
 
 
 def training_of(graph, *, record=None, seed=0, device=CPU):
-    training = EnsembleTraining(
-        graph=graph,
-        network=NETWORK,
-        objective=OBJECTIVE,
+    setting = setting_of(
         training=training_config(epochs=EPOCHS, milestones=(4,)),
-        device=device,
-        train=MemoryTrain(),
-        evaluation=MemoryEval(),
-        num_classes=NUM_CLASSES,
-        seed=seed,
-        programs=programs(None, record),
+        runtime=runtime_of(device, programs=programs(None, record)),
     )
-    return training
+    return TrainingLoop(GraphMethod(graph=graph), setting, seed)
 
 
 def assert_close_state(one, other):
@@ -103,7 +97,7 @@ def test_one_recording_serves_the_trials_that_follow():
     for seed in range(1, 5):
         list(training.epochs(never))
         graph = random_graph(rng, 3)
-        training.restart(graph, seed)
+        training.restart(GraphMethod(graph=graph), seed)
         fresh = training_of(graph, seed=seed)
         for ours, theirs in zip(training.steps(), fresh.steps(), strict=True):
             assert (ours is None) == (theirs is None)
@@ -116,7 +110,7 @@ def test_restart_eager_gives_the_bits_of_a_new_training():
     training = training_of(random_graph(rng, 2))
     graph = random_graph(rng, 2)
     list(training.epochs(lambda: training.step >= 6))
-    training.restart(graph, 7)
+    training.restart(GraphMethod(graph=graph), 7)
     assert (training.epoch, training.step) == (0, 0)
     assert without_time(training.epochs(never)) == without_time(training_of(graph, seed=7).epochs(never))
 
@@ -128,17 +122,20 @@ def test_tensors_that_a_recording_uses_never_move():
         networks = [tensor for network in learner.networks for tensor in network.state_dict().values()]
         momenta = [tensor for node in learner._nodes for tensor in node._momentum().values()]
         rates = [group["lr"] for node in learner._nodes for group in node._optimizer.param_groups]
-        return [tensor.data_ptr() for tensor in [*networks, *momenta, *rates, *learner._coefficients, learner._ramp]]
+        return [
+            tensor.data_ptr()
+            for tensor in [*networks, *momenta, *rates, *learner.model._coefficients, learner.model._ramp]
+        ]
 
     before = addresses()
     batches = list(MemoryTrain().epoch(seed=0, epoch=1))
-    learner.step(batches[0], Moment(epoch=1, step=1, num_steps=8))
+    learner.step(batches[0], ScheduleStep(epoch=1, step=1, num_steps=8))
     state = learner.state()
-    learner.step(batches[1], Moment(epoch=2, step=2, num_steps=8))
+    learner.step(batches[1], ScheduleStep(epoch=2, step=2, num_steps=8))
     learner.restore(state)
     learner.evaluate(MemoryEval())
-    learner.restart(mutual(gate=Gate.LINEAR, num_nodes=3), 5)
-    learner.step(batches[2], Moment(epoch=1, step=1, num_steps=8))
+    learner.restart(GraphMethod(graph=mutual(gate=Gate.LINEAR, num_nodes=3)), 5)
+    learner.step(batches[2], ScheduleStep(epoch=1, step=1, num_steps=8))
     assert addresses() == before
 
 
@@ -157,7 +154,7 @@ def test_fp16_recorded_steps_scale_as_steps_that_are_not_and_one_recording_serve
     list(recorded.epochs(never))
     for seed in (1, 2):
         graph = random_graph(rng, 3)
-        recorded.restart(graph, seed)
+        recorded.restart(GraphMethod(graph=graph), seed)
         plain = training_of(graph, seed=seed, device=fp16)
         assert recorded.state().nodes[0].loss_scale == plain.state().nodes[0].loss_scale, "from the beginning"
         for node in (*recorded._ensemble._nodes, *plain._ensemble._nodes):
@@ -182,7 +179,7 @@ def test_fp16_tensors_of_the_loss_scale_never_move(fp16):
         return [tensor.data_ptr() for node in nodes for tensor in (node._scaler._scale, node._scaler._growth_tracker)]
 
     before, state = addresses(), training.state()
-    training.restart(mutual(gate=Gate.LINEAR, num_nodes=2), 5)
+    training.restart(GraphMethod(graph=mutual(gate=Gate.LINEAR, num_nodes=2)), 5)
     next(training.steps())
     training.restore(state)
     next(training.steps())
@@ -271,10 +268,10 @@ class Bakes:
 def mode_after_first_step(learner, record, find):
     """How a learner's steps run after the first of them. ``find`` gives the tensor that is baked in."""
     source = MemoryTrain(num_images=32, batch_size=16)
-    step = TrainingStep(learner, lambda recipe: learner.learn(source.make(recipe)))
+    step = TrainingStep(learner, lambda spec: learner.learn(source.make(spec)))
     record.find = lambda: find(learner, step)
-    learner.set_moment(Moment(epoch=1, step=1, num_steps=1000))
-    step(next(source.recipes(seed=0, epoch=1)))
+    learner.set_schedule(ScheduleStep(epoch=1, step=1, num_steps=1000))
+    step(next(source.specs(seed=0, epoch=1)))
     return learner.programs.mode
 
 
@@ -287,12 +284,12 @@ READ_BY_A_STEP = {
     "labels": lambda learner, step: step._inputs[1],
     "rate of the first node": lambda learner, step: rate_of(learner._nodes[0]),
     "rate of the last node": lambda learner, step: rate_of(learner._nodes[-1]),
-    "ramp": lambda learner, step: learner._ramp,
-    "untaught groups": lambda learner, step: learner._untaught_MG,
+    "ramp": lambda learner, step: learner.model._ramp,
+    "untaught groups": lambda learner, step: learner.model.untaught_MG,
     "first weight": lambda learner, step: learner.networks[0].lower.conv1.weight,
     "last weight": lambda learner, step: list(learner.networks[-1].parameters())[-2],
     **{
-        field: lambda learner, step, field=field: getattr(learner._coefficients, field)
+        field: lambda learner, step, field=field: getattr(learner.model._coefficients, field)
         for field in GraphCoefficients._fields
     },
 }
@@ -319,26 +316,18 @@ def test_recording_with_one_input_baked_in_is_rejected(name, precision, network,
 @pytest.mark.parametrize("name", ["rate", "ramp"])
 def test_recording_of_one_with_an_input_baked_in_is_rejected(name):
     programs.cache_clear()
-    learner = OneLearner(
-        network=NETWORK,
-        num_branches=3,
-        training=training_config(),
-        device=CPU,
-        target=torch.device("cpu"),
-        programs=programs(None, record := Bakes()),
-        num_classes=NUM_CLASSES,
-        seed=0,
-    )
-    find = {"rate": lambda learner, step: rate_of(learner._node), "ramp": lambda learner, step: learner._ramp}[name]
+    setting = setting_of(runtime=runtime_of(programs=programs(None, record := Bakes())))
+    learner = Learner(OneMethod(num_branches=3).model(setting, seed=0), setting.training)
+    find = {"rate": lambda learner, step: rate_of(learner._nodes[0]), "ramp": READ_BY_A_STEP["ramp"]}[name]
     assert mode_after_first_step(learner, record, find) == "eager"
 
 
-@pytest.mark.parametrize("part", Recipe._fields)
+@pytest.mark.parametrize("part", BatchSpec._fields)
 @pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
-def test_recording_with_a_part_of_the_recipe_baked_in_is_rejected(augmentation, part):
+def test_recording_with_a_part_of_the_spec_baked_in_is_rejected(augmentation, part):
     programs.cache_clear()
     training = packed_training(augmentation, programs(None, record := Bakes()))
-    record.find = lambda: training._learn._inputs[Recipe._fields.index(part)]
+    record.find = lambda: training._learn._inputs[BatchSpec._fields.index(part)]
     next(training.steps())
     assert training.mode == "eager"
 
@@ -379,8 +368,8 @@ def test_recording_that_differs_by_rounding_is_accepted(network, precision):
 
 def test_varied_values_are_all_others_and_gone_afterwards():
     learner = learner_of(mutual(gate=Gate.LINEAR, num_nodes=3), record=Recordings())
-    learner.set_moment(Moment(epoch=1, step=1, num_steps=8))
-    tensors = [*learner._coefficients, learner._ramp, *map(rate_of, learner._nodes)]
+    learner.set_schedule(ScheduleStep(epoch=1, step=1, num_steps=8))
+    tensors = [*learner.model._coefficients, learner.model._ramp, *map(rate_of, learner._nodes)]
     before = [tensor.clone() for tensor in tensors]
     with learner.varied():
         for tensor, value in zip(tensors, before, strict=True):
@@ -388,20 +377,20 @@ def test_varied_values_are_all_others_and_gone_afterwards():
             if tensor.dim() > 1:  # No edge leads from a node to itself.
                 differs = differs | torch.eye(3, dtype=torch.bool)
             assert differs.all()
-        assert int((learner._untaught_MG != 0).sum()) == 1
+        assert int((learner.model.untaught_MG != 0).sum()) == 1
     for tensor, value in zip(tensors, before, strict=True):
         assert torch.equal(tensor, value)
-    assert not learner._untaught_MG.any()
+    assert not learner.model.untaught_MG.any()
 
 
 def test_a_learner_keeps_its_last_recordings_alone():
     learner = learner_of(mutual(num_nodes=2), record=(recordings := Recordings()))
     source = MemoryTrain()
-    step = TrainingStep(learner, lambda recipe: learner.learn(source.make(recipe)))
-    learner.set_moment(Moment(epoch=1, step=1, num_steps=8))
+    step = TrainingStep(learner, lambda spec: learner.learn(source.make(spec)))
+    learner.set_schedule(ScheduleStep(epoch=1, step=1, num_steps=8))
     for frozen in ((), (0,), (), (1,), ()):
-        learner._frozen = frozen
-        step(next(source.recipes(seed=0, epoch=1)))
+        learner.model.frozen = frozen
+        step(next(source.specs(seed=0, epoch=1)))
     assert recordings.made == 3  # That of (0,) has made room.
     assert list(step._recordings) == [(1,), ()]
 
@@ -476,7 +465,7 @@ def test_step_never_waits_for_the_host(precision):
         patch.setattr(nn.Module, "to", lambda module, *args, **kwargs: module)  # Fake weights cannot be moved.
         patch.setattr("kdhpc.training.device._why_not", lambda precision, device: None)
         learner, batch = fake_step("cpu", precision=precision)
-        losses = learner.step(batch, Moment(epoch=1, step=1, num_steps=8))
+        losses = learner.step(batch, ScheduleStep(epoch=1, step=1, num_steps=8))
         assert losses.shape == (3,)
         with pytest.raises(DataDependentOutputException):  # What a wait would have done.
             losses.sum().item()
@@ -488,6 +477,6 @@ def test_forward_and_losses_on_cuda_take_nothing_from_the_cpu():
         patch.setattr(nn.Module, "to", lambda module, *args, **kwargs: module)
         learner, batch = fake_step("cuda:0", precision="float32")
         patch.setattr(torch.autograd, "backward", lambda losses, gradients: None)
-        patch.setattr("kdhpc.training.node.Node.update", lambda node, skip: None)
-        losses = learner.step(batch, Moment(epoch=1, step=1, num_steps=8))
+        patch.setattr("kdhpc.training.node_trainer.NodeTrainer.update", lambda node, skip: None)
+        losses = learner.step(batch, ScheduleStep(epoch=1, step=1, num_steps=8))
         assert losses.device == torch.device("cuda", 0)

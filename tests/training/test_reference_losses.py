@@ -11,11 +11,11 @@ import torch
 
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
-from kdhpc.training.learner import Moment
 from kdhpc.training.programs import programs
+from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep
+from tests.methods.test_graph import learner_of
 from tests.training.memory_source import MemoryTrain
-from tests.training.test_ensemble import learner_of
 from tests.training.test_recording import Recordings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -61,11 +61,11 @@ def losses_of(network, *, backend=None, record=None):
     """(steps, M)."""
     learner = learner_of(GRAPH, network=NETWORKS[network], seed=7, backend=backend, record=record)
     train = MemoryTrain(num_images=24)
-    step = TrainingStep(learner, lambda recipe: learner.learn(train.make(recipe)))
+    step = TrainingStep(learner, lambda spec: learner.learn(train.make(spec)))
     losses = []
-    for number, recipe in enumerate(train.recipes(seed=0, epoch=1), start=1):
-        learner.set_moment(Moment(epoch=1, step=number, num_steps=12))
-        losses.append(step(recipe).clone())
+    for number, spec in enumerate(train.specs(seed=0, epoch=1), start=1):
+        learner.set_schedule(ScheduleStep(epoch=1, step=number, num_steps=12))
+        losses.append(step(spec).clone())
     return torch.stack(losses).numpy()
 
 

@@ -7,12 +7,13 @@ import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
+from kdhpc.losses.one import one_loss
 from kdhpc.training.device_errors import is_out_of_memory
-from kdhpc.training.learner import Moment
 from kdhpc.training.programs import programs
+from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep
+from tests.methods.test_graph import learner_of
 from tests.training.memory_source import MemoryTrain, mutual
-from tests.training.test_ensemble import learner_of
 from tests.training.test_recording import Recordings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -36,11 +37,11 @@ def fails_late():
 
 
 def losses_of(learner):
-    step = TrainingStep(learner, lambda recipe: learner.learn(MemoryTrain().make(recipe)))
+    step = TrainingStep(learner, lambda spec: learner.learn(MemoryTrain().make(spec)))
     losses = []
-    for number, recipe in enumerate(MemoryTrain().recipes(seed=0, epoch=1)):
-        learner.set_moment(Moment(epoch=1, step=number + 1, num_steps=8))
-        losses.append(step(recipe).clone())
+    for number, spec in enumerate(MemoryTrain().specs(seed=0, epoch=1)):
+        learner.set_schedule(ScheduleStep(epoch=1, step=number + 1, num_steps=8))
+        losses.append(step(spec).clone())
     return torch.stack(losses)
 
 
@@ -96,7 +97,7 @@ def failing(error):
 def test_step_memory_that_ends_is_not_taken_for_the_compilers_failure(fails_late, error):
     learner = learner_of(mutual(num_nodes=2), backend="aot_eager")
     with pytest.raises(RuntimeError) as raised:
-        TrainingStep(learner, failing(error))(next(MemoryTrain().recipes(seed=0, epoch=1)))
+        TrainingStep(learner, failing(error))(next(MemoryTrain().specs(seed=0, epoch=1)))
     assert raised.value is error
     assert learner.programs.mode == "compile"
 
@@ -107,7 +108,7 @@ def test_step_device_that_is_lost_is_not_taken_for_the_compilers_failure(fails_l
     monkeypatch.setattr(torch.cuda, "synchronize", failing(lost))
     learner = learner_of(mutual(num_nodes=2), backend="aot_eager")
     with pytest.raises(torch.AcceleratorError):
-        TrainingStep(learner, failing(lost))(next(MemoryTrain().recipes(seed=0, epoch=1)))
+        TrainingStep(learner, failing(lost))(next(MemoryTrain().specs(seed=0, epoch=1)))
     assert learner.programs.mode == "compile"
 
 
@@ -123,7 +124,7 @@ def test_program_memory_that_ends_while_it_is_compiled_is_not_taken_for_the_comp
 
 
 def test_step_is_compiled_again_for_many_more_variants_than_torch_allows(fails_late):
-    compiled = programs("aot_eager").one_loss
+    compiled = programs("aot_eager").of(one_loss)
     for num_samples in range(2, 22):
         logits = torch.zeros(2, num_samples, 3)
         compiled(logits, logits[0], (), torch.zeros(num_samples, dtype=torch.int64), torch.zeros(()))

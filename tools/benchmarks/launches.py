@@ -7,19 +7,23 @@ pass, the updates, and what the loop keeps of the losses. Copies between host an
 import argparse
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kdhpc.config.schema import DeviceConfig, NetworkConfig, SearchConfig, TrainingConfig
+from kdhpc.config.schema import NetworkConfig, SearchConfig, TrainingConfig
 from kdhpc.data.batches import Batch, EvalBatches, TrainBatches
 from kdhpc.data.store import ResidentImages
 from kdhpc.data.transform import Transform
+from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.build import build_network
 from kdhpc.training.device import Precision, autocast_dtype
-from kdhpc.training.loop import EnsembleTraining
+from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.programs import Programs, combining, programs
+from kdhpc.training.runtime import resolve_runtime
+from kdhpc.training.setting import TrainingSetting
 from tools.benchmarks.lowering import CARDS, Card, CountedOperations, Launched, Lowering
 from tools.benchmarks.noise import Size, config_of, noise_batches
 from tools.benchmarks.peers_published import PerEdgeLosses, PublishedLoop
@@ -95,7 +99,7 @@ def published_step(network: str, size: Size, precision: Precision, card: Card) -
     """What the published style of loop launches."""
     side = size.pixels(network)
     config = NetworkConfig(name=network, crops=crops_of(network, side))
-    autocast = autocast_dtype(DeviceConfig(device="cpu", precision=precision), torch.device("cpu"))
+    autocast = autocast_dtype(precision)
     # SGD works on lists of tensors where all are on a GPU.
     lists = mock.patch("torch.optim.sgd._default_to_fused_or_foreach", return_value=(False, True))
     # Networks without values can be neither copied nor moved, and these need not be: they are new.
@@ -138,19 +142,17 @@ def _row(network: str, size: Size, ours: Launched, peer: Launched) -> dict[str, 
 
 def _training_of(
     config: SearchConfig, train: TrainBatches, evaluation: EvalBatches, compiled: Programs
-) -> EnsembleTraining:
-    return EnsembleTraining(
-        graph=full_graph(config.study.num_nodes),
+) -> TrainingLoop:
+    setting = TrainingSetting(
         network=config.network,
         objective=config.objective,
         training=config.training,
-        device=config.device,
+        runtime=replace(resolve_runtime(config.device), given_programs=compiled),
         train=train,
         evaluation=evaluation,
         num_classes=_CLASSES,
-        seed=0,
-        programs=compiled,
     )
+    return TrainingLoop(GraphMethod(graph=full_graph(config.study.num_nodes)), setting, seed=0)
 
 
 def _resident(config: SearchConfig) -> tuple[TrainBatches, EvalBatches]:

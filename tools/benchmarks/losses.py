@@ -10,6 +10,7 @@ from kdhpc.config.schema import TrainingConfig
 from kdhpc.losses.coefficients import all_terms, graph_coefficients, needed_terms
 from kdhpc.losses.distillation import crop_windows
 from kdhpc.losses.objective import EnsembleOutput
+from kdhpc.methods.graph import graph_losses
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.programs import programs
 from tools.benchmarks.paired import paired
@@ -74,7 +75,7 @@ class LossCase:
         self._loop = PublishedLoop([], graph, TrainingConfig(), edge_losses)
         # Compiled, a program serves all graphs, as it does in training; as it is, it leaves out what this one has not.
         self._terms = all_terms(arguments.nodes) if compiled else needed_terms(graph)
-        self._losses = programs("inductor" if compiled else None).objective
+        self._losses = programs("inductor" if compiled else None).of(graph_losses)
         self._coefficients = graph_coefficients(graph, device="cpu", dtype=torch.float32)
         self._windows = crop_windows(
             _CROPS, height=side, width=side, reduction="mean", device="cpu", dtype=torch.float32

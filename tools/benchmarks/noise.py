@@ -19,7 +19,7 @@ from kdhpc.config.schema import (
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedSplit
 from kdhpc.networks.names import architecture
-from kdhpc.training.device import resolve_device
+from kdhpc.training.runtime import resolve_runtime
 from tools.benchmarks.step import crops_of
 
 _CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -75,7 +75,7 @@ def noise_batches(config: SearchConfig, num_steps: int) -> tuple[TrainBatches, E
     batch_size = config.training.batch_size
     split = _noise(batch_size * num_steps, side)
     scored = np.arange(min(batch_size + 1, len(split.labels)))
-    device, channels_last = resolve_device(config.device), config.device.channels_last
+    device, channels_last = resolve_runtime(config.device).device, config.device.channels_last
     return (
         TrainBatches(split, None, config.dataset, batch_size=batch_size, device=device, channels_last=channels_last),
         EvalBatches(

@@ -34,8 +34,7 @@ from kdhpc.server.control import ServerOptions
 from kdhpc.study.owner import Owner
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from kdhpc.training.device import autocast_dtype, resolve_device
-from kdhpc.training.loop import EnsembleTraining
+from kdhpc.training.loop import TrainingLoop
 from tools.benchmarks.peers_published import PerSampleLosses, PublishedLoop
 from tools.benchmarks.report import Cell, Report
 
@@ -108,7 +107,7 @@ def _server() -> Iterator[Storage]:
 
 def _search(study: SharedStudy, setting: TrialSetting) -> list[_Trial]:
     trials: list[_Trial] = []
-    training: EnsembleTraining | None = None
+    training: TrainingLoop | None = None
     while True:
         begin = time.perf_counter()
         claim = study.claim(Owner.current(), lease_s=300, renew_s=30)
@@ -135,7 +134,7 @@ def _search(study: SharedStudy, setting: TrialSetting) -> list[_Trial]:
 
 
 def _wait_for_device(setting: TrialSetting) -> None:
-    if resolve_device(setting.config.device).type == "cuda":
+    if setting.runtime.device.type == "cuda":
         torch.cuda.synchronize()
 
 
@@ -161,7 +160,7 @@ class _AugmentedImages(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 def _published_search(study: SharedStudy, setting: TrialSetting, config: SearchConfig) -> float:
     """Seconds that plain Optuna and a published-style loop take for the same graphs."""
-    device = resolve_device(config.device)
+    device = setting.runtime.device
     begin = time.perf_counter()
     sampler = optuna.samplers.RandomSampler(seed=0)
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, min_early_stopping_rate=0)
@@ -185,7 +184,7 @@ def _published_search(study: SharedStudy, setting: TrialSetting, config: SearchC
             for _ in range(graph.num_nodes)
         ]
         losses = PerSampleLosses(config.network.crops)
-        autocast = autocast_dtype(config.device, device)
+        autocast = setting.runtime.autocast_dtype
         loop = PublishedLoop(networks, graph, config.training, losses, autocast=autocast)
         for step, (images, labels) in enumerate(loader, start=1):
             loop.step(

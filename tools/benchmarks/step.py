@@ -16,11 +16,13 @@ from kdhpc.errors import NetworkError
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
 from kdhpc.losses.coefficients import graph_coefficients
 from kdhpc.losses.distillation import crop_windows
+from kdhpc.methods.graph import GraphModel
 from kdhpc.networks.names import architecture, map_side
-from kdhpc.training.device import Mode, Precision, autocast_dtype, resolve_device, resolve_precision
-from kdhpc.training.ensemble import EnsembleLearner
-from kdhpc.training.learner import Moment
-from kdhpc.training.programs import programs_for
+from kdhpc.training.device import Mode, Precision, autocast_dtype
+from kdhpc.training.learner import Learner
+from kdhpc.training.runtime import resolve_runtime
+from kdhpc.training.schedule import ScheduleStep
+from kdhpc.training.setting import TrainingSetting
 from kdhpc.training.step import TrainingStep
 from tools.benchmarks.paired import Paired, paired
 from tools.benchmarks.peers_published import PerEdgeLosses, PerSampleLosses, PublishedLoop
@@ -101,7 +103,7 @@ def run(arguments: argparse.Namespace) -> Report:
                 eager_ms.setdefault(cell, ours_ms)
             elif plain in eager_ms:
                 won_back.setdefault(_won_back(cell, first_s - warm_s, saved_ms=eager_ms[plain] - ours_ms))
-    device = resolve_device(DeviceConfig())
+    device = resolve_runtime(DeviceConfig()).device
     return Report(
         title=f"A training step on {torch.cuda.get_device_name() if device.type == 'cuda' else 'the CPU'}",
         settings={
@@ -130,6 +132,28 @@ def _won_back(cell: StepCell, compile_s: float, *, saved_ms: float) -> str:
     )
 
 
+class NoBatches:
+    """Stands for the images where a learner is given its batches.
+
+    Args:
+        image_size: S, in pixels.
+    """
+
+    steps_per_epoch = 1
+    placement = "resident"
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def specs(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[tuple[torch.Tensor, ...]]:
+        """None."""
+        return iter(())
+
+    def make(self, spec: tuple[torch.Tensor, torch.Tensor]) -> Batch:
+        """It is there."""
+        return Batch(images=spec[0], labels=spec[1])
+
+
 class OurLoop:
     """Our step in the shape of the others.
 
@@ -140,20 +164,19 @@ class OurLoop:
 
     def __init__(self, cell: StepCell, seed: int = 0) -> None:
         self.config = TrainingConfig(batch_size=cell.batch_size)
-        self.target = resolve_device(cell.device)
+        self.runtime = resolve_runtime(cell.device)
+        self.target = self.runtime.device
         self.graph = full_graph(cell.num_nodes)
-        self.learner = EnsembleLearner(
-            graph=self.graph,
+        setting = TrainingSetting(
             network=_network(cell),
             objective=ObjectiveConfig(),
             training=self.config,
-            device=cell.device,
-            target=self.target,
-            programs=programs_for(cell.device, self.target),
+            runtime=self.runtime,
+            train=NoBatches(cell.image_size),
+            evaluation=(),
             num_classes=_CLASSES,
-            image_size=cell.image_size,
-            seed=seed,
         )
+        self.learner = Learner(GraphModel(self.graph, setting, seed), self.config)
 
         self._learn = TrainingStep(self.learner, self._learn_batch)
 
@@ -165,7 +188,7 @@ class OurLoop:
     def step(self, batch: Batch, ramp: float, learning_rate: float) -> torch.Tensor:
         """Learn a batch; the learning rate is that of the config's first epoch."""
         assert learning_rate == self.config.learning_rate
-        self.learner.set_moment(Moment(epoch=1, step=round(1000 * ramp), num_steps=1000))
+        self.learner.set_schedule(ScheduleStep(epoch=1, step=round(1000 * ramp), num_steps=1000))
         return self._learn((batch.images, batch.labels))
 
     def _learn_batch(self, inputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -188,7 +211,7 @@ def _first_step(cell: StepCell, seed: int = 0) -> tuple[OurLoop, float]:
 
 def _peers(cell: StepCell, names: Sequence[str]) -> Iterator[tuple[str, Precision]]:
     """The other sides in our precision, and the published loop in float32, as its authors run it."""
-    ours = resolve_precision(cell.device, resolve_device(cell.device))
+    ours = resolve_runtime(cell.device).precision
     for name in names:
         yield name, ours
         if name == "published" and ours != "float32":
@@ -202,7 +225,7 @@ def peer_loop(name: str, ours: OurLoop, cell: StepCell, precision: Precision = "
         NetworkError: it cannot train this network.
     """
     networks, graph, crops = ours.learner.networks, ours.graph, _network(cell).crops
-    autocast = autocast_dtype(replace(cell.device, precision=precision), ours.target)
+    autocast = autocast_dtype(precision)
     if name not in ("vmap", "grouped"):
         losses = PerSampleLosses(crops) if name == "per_sample" else PerEdgeLosses(crops)
         return PublishedLoop(
@@ -234,7 +257,7 @@ def full_graph(num_nodes: int) -> GraphSpec:
 
 def batch_of(cell: StepCell, seed: int = 0) -> Batch:
     """Noise, in the memory format of our side."""
-    device = resolve_device(cell.device)
+    device = resolve_runtime(cell.device).device
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(cell.batch_size, 3, cell.image_size, cell.image_size, generator=generator)
     labels = torch.randint(_CLASSES, (cell.batch_size,), generator=generator)
@@ -339,7 +362,7 @@ def _row(cell: StepCell, ours: OurLoop, peer: str, precision: Precision, measure
         "M": cell.num_nodes,
         "batch": cell.batch_size,
         "mode": ours.mode,
-        "precision": resolve_precision(cell.device, ours.target),
+        "precision": ours.runtime.precision,
         "peer": peer,
         "peer precision": precision,
         "ours_ms": 1e3 * ours_s,

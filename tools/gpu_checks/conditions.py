@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from kdhpc.data.batches import Batch
+from kdhpc.methods.graph import GraphMethod, GraphModel
 from kdhpc.training.device_errors import is_out_of_memory
-from kdhpc.training.ensemble import EnsembleLearner
-from kdhpc.training.learner import Moment
-from kdhpc.training.loop import EnsembleTraining
+from kdhpc.training.learner import Learner
+from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.programs import Programs, programs
+from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep
 from tools.benchmarks.noise import noise_batches
-from tools.benchmarks.step import StepCell, batch_of
+from tools.benchmarks.step import NoBatches, StepCell, batch_of
 from tools.gpu_checks.check import NOTE, CannotRunError, Check, DiffersError, Numbers, Scale
 from tools.gpu_checks.setting import (
-    NUM_CLASSES,
     advance,
     config_of,
     deterministic_cudnn,
@@ -26,6 +26,7 @@ from tools.gpu_checks.setting import (
     programs_of,
     random_graph,
     recorder_of,
+    setting_of,
     short_training,
     training_of,
     wait,
@@ -88,7 +89,7 @@ def graphs_check(scale: Scale, network: str) -> Numbers:
     before = counters["stats"]["unique_graphs"]
     recorded_before = _memory()
     for number in range(1, scale.num_graphs):
-        training.restart(random_graph(scale.num_nodes, number), number)
+        training.restart(GraphMethod(graph=random_graph(scale.num_nodes, number)), number)
         advance(training, 1)
     wait(device_of(scale))
     num_new = counters["stats"]["unique_graphs"] - before
@@ -118,7 +119,7 @@ def fp16_check(scale: Scale, network: str) -> Numbers:
     return {"losses off by": off}
 
 
-def _check_overflow(training: EnsembleTraining) -> None:
+def _check_overflow(training: TrainingLoop) -> None:
     state = training.state()
     state.nodes[0].loss_scale["scale"] = _HUGE_SCALE
     training.restore(state)
@@ -194,24 +195,12 @@ def _fails_to_record(scale: Scale, network: str, fails: _Fails, computing: Progr
     raise DiffersError("it was not noticed")
 
 
-def _steps(
-    scale: Scale, network: str, fails: _Fails, computing: Programs
-) -> tuple[EnsembleLearner, Callable[[], Tensor]]:
+def _steps(scale: Scale, network: str, fails: _Fails, computing: Programs) -> tuple[Learner, Callable[[], Tensor]]:
     """A learner, and its next step."""
     config = config_of(scale, network, training=short_training(scale))
     device = device_of(scale)
-    learner = EnsembleLearner(
-        graph=random_graph(scale.num_nodes, 0),
-        network=config.network,
-        objective=config.objective,
-        training=config.training,
-        device=config.device,
-        target=device,
-        programs=computing,
-        num_classes=NUM_CLASSES,
-        image_size=config.dataset.image_size,
-        seed=0,
-    )
+    setting = setting_of(config, NoBatches(config.dataset.image_size), (), programs=computing)
+    learner = Learner(GraphModel(random_graph(scale.num_nodes, 0), setting, seed=0), config.training)
     cell = StepCell(
         network=network,
         num_nodes=scale.num_nodes,
@@ -232,7 +221,7 @@ def _steps(
     def next_step() -> Tensor:
         nonlocal number
         number += 1
-        learner.set_moment(Moment(epoch=1, step=number, num_steps=8))
+        learner.set_schedule(ScheduleStep(epoch=1, step=number, num_steps=8))
         losses = step((batch.images, batch.labels)).clone()
         wait(device)
         return losses

@@ -70,10 +70,10 @@ def main() -> None:
 
     from kdhpc.config.paths import compile_cache_dir
     from kdhpc.config.schema import DeviceConfig
-    from kdhpc.training.compile_cache import CompileCache, cache_key
+    from kdhpc.training.compiling import prepare_compiling
     from tools.benchmarks.noise import noise_batches
     from tools.benchmarks.step import full_graph
-    from tools.gpu_checks.setting import NUM_CLASSES, advance, compute_in, config_of, device_of, training_of, wait
+    from tools.gpu_checks.setting import advance, compute_in, config_of, device_of, setting_of, training_of, wait
 
     work = json.loads(sys.argv[1])
     scale = scale_of(work["scale"])
@@ -82,21 +82,17 @@ def main() -> None:
     compute_in("float32")
     device = DeviceConfig(device="cpu", mode="compile") if scale.cpu else DeviceConfig(device="cuda")
     config, target = config_of(scale, work["network"], device=device), device_of(scale)
-    key = cache_key(
-        device=config.device,
-        target=target,
-        network=config.network.name,
-        num_nodes=config.study.num_nodes,
-        num_classes=NUM_CLASSES,
-        image_size=config.dataset.image_size,
-        batch_size=config.training.batch_size,
-        eval_batch_size=config.training.batch_size,
-    )
-    cache = CompileCache(compile_cache_dir(), key)
-    cache.use()
     import_s = time.time() - work["began"]
     begin = time.perf_counter()
     train, evaluation = noise_batches(config, 2)
+    _, cache = prepare_compiling(
+        setting_of(config, train, evaluation),
+        name=config.network.name,
+        num_nodes=config.study.num_nodes,
+        folder=compile_cache_dir(),
+        is_shared=True,
+    )
+    assert cache is not None, "something is compiled"
     training = training_of(config, full_graph(config.study.num_nodes), train, evaluation)
     advance(training, 1)
     wait(target)

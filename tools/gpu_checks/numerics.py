@@ -6,7 +6,6 @@ worse, as it adds in another order, and no more: TF32, which keeps 10 bits of a 
 Dimension suffixes: M nodes, N samples, C classes, H, W rows and columns of an attention map.
 """
 
-import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -18,15 +17,25 @@ from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
 from kdhpc.losses.coefficients import all_terms, graph_coefficients
 from kdhpc.losses.distillation import crop_windows
 from kdhpc.losses.objective import EnsembleOutput, node_losses
+from kdhpc.methods.graph import GraphModel, graph_losses
 from kdhpc.networks.build import Network
 from kdhpc.networks.names import architecture, map_side
-from kdhpc.training.ensemble import EnsembleLearner
-from kdhpc.training.learner import Moment
+from kdhpc.training.learner import Learner
 from kdhpc.training.programs import Programs, programs
+from kdhpc.training.schedule import ScheduleStep
+from tools.benchmarks.step import NoBatches, batch_of, crops_of
 from tools.benchmarks.step import StepCell as Cell
-from tools.benchmarks.step import batch_of, crops_of
 from tools.gpu_checks.check import Check, DiffersError, Numbers, Scale
-from tools.gpu_checks.setting import NUM_CLASSES, config_of, device_of, pixels_of, programs_of, random_graph
+from tools.gpu_checks.setting import (
+    NUM_CLASSES,
+    config_of,
+    device_of,
+    pixels_of,
+    programs_of,
+    random_graph,
+    setting_of,
+    with_device,
+)
 
 _WORSE = 10
 """Times the CPU's own rounding that the device may be off."""
@@ -122,7 +131,7 @@ def _losses(
     )
     pixels = pixels_of(scale, network)
     side = map_side(network, pixels)
-    losses = computing.objective(
+    losses = computing.of(graph_losses)(
         output,
         labels.to(device),
         graph_coefficients(graph, device=device, dtype=dtype),
@@ -195,26 +204,17 @@ def _kind(name: str) -> str:
     return name.partition(" ")[0]
 
 
-def _learner(config: SearchConfig, graph: GraphSpec, device: torch.device) -> EnsembleLearner:
-    return EnsembleLearner(
-        graph=graph,
-        network=config.network,
-        objective=config.objective,
-        training=config.training,
-        device=dataclasses.replace(config.device, device=device.type, precision="float32", mode="eager"),  # type: ignore[arg-type]
-        target=device,
-        programs=programs(None),
-        num_classes=NUM_CLASSES,
-        image_size=config.dataset.image_size,
-        seed=0,
-    )
+def _learner(config: SearchConfig, graph: GraphSpec, device: torch.device) -> Learner:
+    config = with_device(config, device=device.type, precision="float32", mode="eager")
+    setting = setting_of(config, NoBatches(config.dataset.image_size), (), programs=programs(None))
+    return Learner(GraphModel(graph, setting, seed=0), config.training)
 
 
 def _step(config: SearchConfig, graph: GraphSpec, batch: Batch, device: torch.device) -> dict[str, Tensor]:
     """What our step leaves, in float64 on the CPU."""
     learner = _learner(config, graph, device)
     there = Batch(images=batch.images.to(device), labels=batch.labels.to(device))
-    losses = learner.step(there, Moment(epoch=1, step=3, num_steps=8))
+    losses = learner.step(there, ScheduleStep(epoch=1, step=3, num_steps=8))
     found = {"losses": losses.to("cpu", torch.float64)}
     for index, state in enumerate(learner.state(), start=1):
         for name, tensor in state.tensors.items():

@@ -8,6 +8,7 @@ import numpy as np
 from kdhpc.config.schema import DeviceConfig, TrainingConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedSplit
+from kdhpc.methods.graph import GraphMethod
 from tools.benchmarks.step import full_graph
 from tools.gpu_checks.check import Numbers, Scale
 from tools.gpu_checks.images import made_up
@@ -44,7 +45,7 @@ def parity_check(scale: Scale, network: str, precision: str) -> Numbers:
     training = training_of(config, full_graph(2), train, evaluation, num_classes=_NUM_CLASSES)
     last = []
     for seed in _SEEDS[: 1 if scale.cpu else None]:
-        training.restart(full_graph(2), seed)
+        training.restart(GraphMethod(graph=full_graph(2)), seed)
         last.append(list(training.epochs(lambda: False))[-1])
     losses = [statistics.fmean(report.train_losses) for report in last]
     accuracies = [report.ensemble_accuracy or 0.0 for report in last]

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from kdhpc.config.schema import DeviceConfig, ObjectiveConfig, SearchConfig
 from kdhpc.graph.spec import Gate, GraphSpec
-from kdhpc.training.device import Precision, preferred_mode, resolve_precision
+from kdhpc.methods.graph import GraphMethod
+from kdhpc.training.device import Precision
 from kdhpc.training.programs import Programs
+from kdhpc.training.runtime import resolve_runtime
 from tools.benchmarks.noise import noise_batches
 from tools.gpu_checks.check import NOTE, Check, DiffersError, Numbers, Scale
 from tools.gpu_checks.setting import (
     advance,
     config_of,
     deterministic_cudnn,
-    device_of,
     programs_of,
     random_graph,
     recorder_of,
@@ -48,8 +49,8 @@ def more_checks(scale: Scale, scratch: Path) -> Iterator[Check]:
     precisions: tuple[Precision, ...] = ("float32", "bf16", "fp16")
     for precision in () if scale.cpu else precisions:
         device = DeviceConfig(device="cuda", precision=precision)
-        is_usual = precision == resolve_precision(DeviceConfig(device="cuda"), device_of(scale))
-        if not is_usual and preferred_mode(device, device_of(scale)) == "cudagraph":
+        is_usual = precision == resolve_runtime(DeviceConfig(device="cuda")).precision
+        if not is_usual and resolve_runtime(device).mode == "cudagraph":
             yield Check(
                 name=f"recorded against plain, {first}, {precision}",
                 run=functools.partial(recorded_check, scale, first, num_nodes=_FEW_NODES, precision=precision),
@@ -109,7 +110,7 @@ def _compare(
     numbers: Numbers = {
         "tensors": len(plain),
         "mode": mode,
-        "precision": resolve_precision(config.device, device_of(scale)),
+        "precision": resolve_runtime(config.device).precision,
     }
     noise, _ = _farthest(again, plain)
     off, name = _farthest(recorded, plain)
@@ -137,10 +138,10 @@ def _journey(
     note("at the checkpoint", advance(training, _STEPS_PER_EPOCH + 2))
     kept = training.state()
     _check_frozen(training.state().nodes[0].tensors if frozen else {}, frozen or {})
-    training.restart(graphs[1], 2)
+    training.restart(GraphMethod(graph=graphs[1]), 2)
     note("of another graph and seed", advance(training, _STEPS_PER_EPOCH + 1))
     _check_frozen(training.state().nodes[1].tensors if frozen else {}, frozen or {})
-    training.restart(graphs[0], 1)
+    training.restart(GraphMethod(graph=graphs[0]), 1)
     training.restore(kept)
     note("after the checkpoint", advance(training, _STEPS_PER_EPOCH))
     for name, tensor in found.items():

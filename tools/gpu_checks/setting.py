@@ -13,12 +13,15 @@ from kdhpc.config.schema import DeviceConfig, ObjectiveConfig, SearchConfig, Tra
 from kdhpc.data.batches import Batch, TrainBatches
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.names import architecture
 from kdhpc.training.batches import EvalSource, TrainSource
-from kdhpc.training.device import Precision, enforce_precision, resolve_device
-from kdhpc.training.loop import EnsembleTraining
+from kdhpc.training.device import Precision
+from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.programs import Programs, programs
 from kdhpc.training.recording import Record, Recorder, record_cuda_graph
+from kdhpc.training.runtime import resolve_runtime
+from kdhpc.training.setting import TrainingSetting
 from tools.benchmarks import noise
 from tools.gpu_checks.check import Scale
 
@@ -114,14 +117,14 @@ class ReadyBatches:
         self.image_size = train.image_size
         self.placement = train.placement
 
-    def recipes(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    def specs(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """The same one in every step."""
         for _ in range(first_step, self.steps_per_epoch):
             yield self._batch.images, self._batch.labels
 
-    def make(self, recipe: tuple[Tensor, Tensor]) -> Batch:
+    def make(self, spec: tuple[Tensor, Tensor]) -> Batch:
         """It is there."""
-        return Batch(images=recipe[0], labels=recipe[1])
+        return Batch(images=spec[0], labels=spec[1])
 
 
 def training_of(
@@ -133,23 +136,36 @@ def training_of(
     seed: int = 0,
     num_classes: int = NUM_CLASSES,
     programs: Programs | None = None,
-) -> EnsembleTraining:
+) -> TrainingLoop:
     """A training under a config."""
-    return EnsembleTraining(
-        graph=graph,
-        network=config.network,
-        objective=config.objective,
-        training=config.training,
-        device=config.device,
-        train=train,
-        evaluation=evaluation,
-        num_classes=num_classes,
-        seed=seed,
-        programs=programs,
+    return TrainingLoop(
+        GraphMethod(graph=graph),
+        setting_of(config, train, evaluation, num_classes=num_classes, programs=programs),
+        seed,
     )
 
 
-def advance(training: EnsembleTraining, num_steps: int) -> list[float]:
+def setting_of(
+    config: SearchConfig,
+    train: TrainSource,
+    evaluation: EvalSource,
+    *,
+    num_classes: int = NUM_CLASSES,
+    programs: Programs | None = None,
+) -> TrainingSetting:
+    """What trainings under a config are given."""
+    return TrainingSetting(
+        network=config.network,
+        objective=config.objective,
+        training=config.training,
+        runtime=dataclasses.replace(resolve_runtime(config.device), given_programs=programs),
+        train=train,
+        evaluation=evaluation,
+        num_classes=num_classes,
+    )
+
+
+def advance(training: TrainingLoop, num_steps: int) -> list[float]:
     """So many steps, and what epochs that end among them report: losses, then accuracies."""
     found: list[float] = []
     for report in training.steps():
@@ -162,7 +178,7 @@ def advance(training: EnsembleTraining, num_steps: int) -> list[float]:
     return found
 
 
-def tensors_of(training: EnsembleTraining) -> dict[str, Tensor]:
+def tensors_of(training: TrainingLoop) -> dict[str, Tensor]:
     """All that moves, on the CPU, with names for people."""
     found: dict[str, Tensor] = {}
     for index, node in enumerate(training.state().nodes, start=1):
@@ -179,8 +195,7 @@ def wait(device: torch.device) -> None:
 
 def compute_in(precision: Precision) -> None:
     """Let this process compute in a precision, also where no learner sees to it."""
-    device = resolve_device(DeviceConfig())
-    enforce_precision(DeviceConfig(device=device.type, precision=precision), device)  # type: ignore[arg-type]
+    resolve_runtime(DeviceConfig(precision=precision)).enforce()
 
 
 @contextmanager
@@ -200,7 +215,7 @@ def with_device(config: SearchConfig, **changes: object) -> SearchConfig:
     return dataclasses.replace(config, device=dataclasses.replace(config.device, **changes))  # type: ignore[arg-type]
 
 
-def write_weights(training: EnsembleTraining, path: Path) -> dict[str, Tensor]:
+def write_weights(training: TrainingLoop, path: Path) -> dict[str, Tensor]:
     """The weights of its first network, as a file that ``objective.pretrained`` may name."""
     from safetensors.torch import save_file
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.training.runtime import resolve_runtime
 from tools.benchmarks.noise import noise_batches
 from tools.gpu_checks.check import Check, DiffersError, Numbers, Scale
 from tools.gpu_checks.setting import (
@@ -126,6 +127,7 @@ def _run(
         train=train,
         evaluation=evaluation,
         num_classes=NUM_CLASSES,
+        runtime=resolve_runtime(config.device),
     )
     seats = [Seat(setting, device_of(scale), lambda: False) for _ in range(num_seats)]
     trials = [LeasedTrial(number, random_graph(config.study.num_nodes, number)) for number in range(num_trials)]

@@ -1,13 +1,13 @@
 import torch
 from torch import nn
 
-from kdhpc.training.node import Node
+from kdhpc.training.node_trainer import NodeTrainer
 from tests.training.memory_source import training_config
 
 
 def node_of(*, scale_loss, seed=0):
     torch.manual_seed(seed)
-    return Node(nn.Linear(3, 2), training_config(learning_rate=0.1), scale_loss=scale_loss)
+    return NodeTrainer(nn.Linear(3, 2), training_config(learning_rate=0.1), scale_loss=scale_loss)
 
 
 def learn(node, inputs, factor=1.0):

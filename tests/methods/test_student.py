@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -6,18 +8,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kdhpc.config.schema import DeviceConfig, NetworkConfig
 from kdhpc.errors import CheckpointError, NetworkError
 from kdhpc.losses.student import student_loss
+from kdhpc.methods.student import StudentModel, TeacherWeights
 from kdhpc.networks.build import build_network
-from kdhpc.training.learner import Moment
+from kdhpc.training.learner import Learner
+from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.programs import programs
-from kdhpc.training.student import StudentLearner, StudentTraining, TeacherWeights
+from kdhpc.training.schedule import ScheduleStep
 from tests.training.memory_source import (
     CPU,
     IMAGE_SIZE,
     NETWORK,
     NUM_CLASSES,
     MemoryBatch,
-    MemoryEval,
     MemoryTrain,
+    runtime_of,
+    setting_of,
     training_config,
 )
 from tests.training.test_loop import StopAfter, assert_same_state, never, training_of, without_time
@@ -37,38 +42,30 @@ def teacher_of(num_nodes=2, network=NETWORK):
     return TeacherWeights(network=network, image_size=IMAGE_SIZE, nodes=tuple(nodes), origin="the teacher")
 
 
+@dataclass
+class Taught:
+    """A student of weights in memory."""
+
+    teacher: TeacherWeights
+    temperature: float
+
+    def model(self, setting, seed):
+        return StudentModel(self.teacher, self.temperature, setting, seed)
+
+
 def student_training(network=NETWORK, *, teacher=None, temperature=2.0, device=CPU, under=None, **changes):
-    return StudentTraining(
-        network=network,
-        teacher=teacher or teacher_of(),
-        temperature=temperature,
-        training=training_config(**changes),
-        device=device,
-        train=MemoryTrain(),
-        evaluation=MemoryEval(),
-        num_classes=NUM_CLASSES,
-        seed=1,
-        programs=under,
-    )
+    runtime = runtime_of(device, programs=under)
+    setting = setting_of(network=network, training=training_config(**changes), runtime=runtime)
+    return TrainingLoop(Taught(teacher or teacher_of(), temperature), setting, seed=1)
 
 
 def learner_of(network=NETWORK, *, teacher, device=CPU, target="cpu", under=None):
-    return StudentLearner(
-        network=network,
-        teacher=teacher,
-        temperature=2.0,
-        training=training_config(),
-        device=device,
-        target=torch.device(target),
-        programs=under or programs(None),
-        num_classes=NUM_CLASSES,
-        image_size=IMAGE_SIZE,
-        seed=1,
-    )
+    setting = setting_of(network=network, runtime=runtime_of(device, target=target, programs=under))
+    return Learner(StudentModel(teacher, 2.0, setting, seed=1), setting.training)
 
 
 def start(learner):
-    learner.set_moment(Moment(epoch=1, step=1, num_steps=8))
+    learner.set_schedule(ScheduleStep(epoch=1, step=1, num_steps=8))
 
 
 @pytest.mark.parametrize("num_nodes", [1, 3])
@@ -98,7 +95,7 @@ def test_learner_teacher_never_moves_and_gets_no_gradient():
     learner = training._learner
     student = {name: tensor.clone() for name, tensor in learner.networks[0].state_dict().items()}
     list(training.epochs(never))
-    for network, weights in zip(learner.teachers, before, strict=True):
+    for network, weights in zip(learner.model.teachers, before, strict=True):
         assert not network.training
         assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
         found = network.state_dict()
@@ -199,6 +196,6 @@ def test_learner_forward_and_loss_on_cuda_take_nothing_from_the_cpu():
     """Without a GPU, this is as far as CUDA tensors without values go: their backward pass needs a driver."""
     with FakeTensorMode(), torch.device("cuda", 0), pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Module, "to", lambda module, *args, **kwargs: module)
-        patch.setattr(torch.autograd, "backward", lambda losses: None)
-        patch.setattr("kdhpc.training.node.Node.update", lambda node, skip: None)
+        patch.setattr(torch.autograd, "backward", lambda losses, gradients: None)
+        patch.setattr("kdhpc.training.node_trainer.NodeTrainer.update", lambda node, skip: None)
         assert fake_step("cuda:0", precision="float32").device == torch.device("cuda", 0)

@@ -4,30 +4,23 @@ import pytest
 import torch
 
 from kdhpc.errors import CheckpointError
-from kdhpc.training.one import OneTraining
+from kdhpc.methods.one import OneMethod
+from kdhpc.training.loop import TrainingLoop
 from tests.training.memory_source import (
     ATTENTION_BRANCH,
     CPU,
     NETWORK,
     NUM_CLASSES,
-    MemoryEval,
-    MemoryTrain,
+    runtime_of,
+    setting_of,
     training_config,
 )
 from tests.training.test_loop import StopAfter, assert_same_state, never, training_of, without_time
 
 
 def one_training(network=NETWORK, device=CPU, **changes):
-    return OneTraining(
-        network=network,
-        num_branches=3,
-        training=training_config(**changes),
-        device=device,
-        train=MemoryTrain(),
-        evaluation=MemoryEval(),
-        num_classes=NUM_CLASSES,
-        seed=1,
-    )
+    setting = setting_of(network=network, training=training_config(**changes), runtime=runtime_of(device))
+    return TrainingLoop(OneMethod(num_branches=3), setting, seed=1)
 
 
 def test_one_training_reports_its_branches_and_its_gate():

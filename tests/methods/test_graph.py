@@ -8,14 +8,14 @@ import torch
 from kdhpc.config.schema import DeviceConfig, NetworkConfig
 from kdhpc.errors import CheckpointError, NetworkError
 from kdhpc.graph.spec import Design, Gate
-from kdhpc.training.ensemble import EnsembleLearner, node_seed
-from kdhpc.training.learner import Moment
+from kdhpc.methods.graph import GraphModel
+from kdhpc.training.learner import Learner
+from kdhpc.training.model import node_seed
 from kdhpc.training.programs import programs
-from kdhpc.training.schedule import learning_rate
+from kdhpc.training.schedule import ScheduleStep, learning_rate
 from tests.losses.paper_reference import random_graph
 from tests.training.memory_source import (
     CPU,
-    IMAGE_SIZE,
     NETWORK,
     NUM_CLASSES,
     OBJECTIVE,
@@ -23,6 +23,8 @@ from tests.training.memory_source import (
     MemoryTrain,
     graph_of,
     mutual,
+    runtime_of,
+    setting_of,
     training_config,
 )
 from tools.benchmarks.peers_published import PerSampleLosses, PublishedLoop
@@ -43,18 +45,10 @@ def learner_of(
     target="cpu",
     combines=False,
 ):
-    return EnsembleLearner(
-        graph=graph,
-        network=network,
-        objective=objective,
-        training=training or training_config(),
-        device=device,
-        target=torch.device(target),
-        programs=programs(backend, record, combines=True) if combines else programs(backend, record),
-        num_classes=NUM_CLASSES,
-        image_size=IMAGE_SIZE,
-        seed=seed,
-    )
+    computing = programs(backend, record, combines=True) if combines else programs(backend, record)
+    runtime = runtime_of(device, target=target, programs=computing)
+    setting = setting_of(network=network, objective=objective, training=training, runtime=runtime)
+    return Learner(GraphModel(graph, setting, seed), setting.training)
 
 
 def train(learner, *, num_steps=4, first_step=0):
@@ -62,7 +56,7 @@ def train(learner, *, num_steps=4, first_step=0):
     for step, batch in enumerate(MemoryTrain().epoch(seed=0, epoch=1, first_step=first_step)):
         if step == num_steps:
             break
-        losses.append(learner.step(batch, Moment(epoch=1, step=first_step + step + 1, num_steps=8)))
+        losses.append(learner.step(batch, ScheduleStep(epoch=1, step=first_step + step + 1, num_steps=8)))
     return torch.stack(losses)
 
 
@@ -89,7 +83,7 @@ def test_step_random_graphs_move_the_weights_as_the_published_style_does(name, c
     learner = learner_of(graph, network=NetworkConfig(name=name, crops=crops), device=device)
     published = PublishedLoop(learner.networks, graph, training_config(), PerSampleLosses(crops))
     for step, batch in enumerate(MemoryTrain().epoch(seed=0, epoch=1)):
-        losses = learner.step(batch, Moment(epoch=1, step=step + 1, num_steps=8))
+        losses = learner.step(batch, ScheduleStep(epoch=1, step=step + 1, num_steps=8))
         expected = published.step(batch, (step + 1) / 8, learning_rate(training_config(), 1))
         np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(learner.networks, published.networks, strict=True):
@@ -152,7 +146,7 @@ def test_step_zero_loss_takes_no_step_although_momentum_is_running():
         head.fc.weight.zero_()
         head.fc.bias.copy_(50.0 * torch.nn.functional.one_hot(batch.labels[0], NUM_CLASSES))
     start = snapshot(learner.networks[1])
-    losses = learner.step(batch, Moment(epoch=1, step=1, num_steps=8))
+    losses = learner.step(batch, ScheduleStep(epoch=1, step=1, num_steps=8))
     assert losses[1] > 0
     moved = snapshot(learner.networks[1])
     assert {name for name in differing(start, moved) if not is_statistic(name)}
@@ -164,7 +158,7 @@ def test_step_zero_loss_takes_no_step_although_momentum_is_running():
     with torch.no_grad():
         head.fc.weight.zero_()
         head.fc.bias.copy_(50.0 * torch.nn.functional.one_hot(batch.labels[0], NUM_CLASSES))
-    assert learner.step(wrong, Moment(epoch=1, step=2, num_steps=8))[1] == 0
+    assert learner.step(wrong, ScheduleStep(epoch=1, step=2, num_steps=8))[1] == 0
     assert all(is_statistic(name) for name in differing(moved, snapshot(learner.networks[1])))
     assert not differing(momentum, learner.state()[1].momentum)
 
@@ -260,7 +254,7 @@ def test_learner_crops_larger_than_the_map_are_refused():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: learner_of(mutual(num_nodes=3)), "holds 3 nodes, this graph has 2"),
+        (lambda: learner_of(mutual(num_nodes=3)), "holds 3 networks, this training has 2"),
         (lambda: learner_of(mutual(), network=NetworkConfig(name="resnet14", crops=(1,))), "has .* for network tensor"),
         (lambda: learner_of(mutual(), training=training_config(momentum=0.0)), "has nothing for momentum tensor"),
     ],

@@ -29,13 +29,13 @@ class NodeState:
     """The fp16 loss scaler; empty where there is none."""
 
 
-class Node(Generic[NetworkT]):
-    """One learning network: its optimiser, and in fp16 its own loss scaler, so that no node's overflow reaches another.
+class NodeTrainer(Generic[NetworkT]):
+    """Trains one network: its optimiser, and in fp16 its own loss scaler, so that no node's overflow reaches another.
 
     Args:
         network: Already where it will run.
         config: Of the optimiser.
-        groups: All of its weights by name, in the groups that an update can leave out; none: a single group.
+        groups: All of its weights by name, in the groups that an update can leave out; None: a single group.
         scale_loss: fp16: gradients are computed of a scaled loss, and overflows skip a step. The scale, and the number
             of steps since it changed, are tensors on the device that never move: a recorded step can use them.
         capturable: Steps may be recorded.
@@ -122,7 +122,7 @@ class Node(Generic[NetworkT]):
             )
 
     def restart(self, weights: Mapping[str, Tensor]) -> None:
-        """Begin anew in the same memory, as a new node of a network with these weights and statistics would.
+        """Begin anew in the same memory, as a new trainer of a network with these weights and statistics would.
 
         Args:
             weights: By the network's names, on any device.

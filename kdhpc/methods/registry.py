@@ -1,0 +1,56 @@
+"""The methods by name: what ``kdhpc train --graph NAME`` trains. Free of torch.
+
+A method is one file of this room, and one line in `METHODS`. Its class is imported when something is trained or
+predicted; what commands need without torch stands here.
+"""
+
+import re
+from dataclasses import dataclass
+
+from kdhpc.errors import ConfigError, nearest
+
+GRAPH = "graph"
+"""The method of every name that is no method's: a preset, or a graph's file."""
+_GRAPH_KEY = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodEntry:
+    """A method, without its code."""
+
+    code: str
+    """Its subclass of `kdhpc.methods.method.Method`, as ``module:name``."""
+    options: tuple[str, ...] = ()
+    """Keys of ``run`` that it has and most methods have not."""
+    is_one_network: bool = False
+    """All nodes are one network, in a single file of weights; else each node has a file of its own."""
+
+
+METHODS: dict[str, MethodEntry] = {
+    GRAPH: MethodEntry(code="kdhpc.methods.graph:GraphMethod"),
+    "one": MethodEntry(code="kdhpc.methods.one:OneMethod", is_one_network=True),
+    "student": MethodEntry(code="kdhpc.methods.student:StudentMethod", options=("teacher", "temperature")),
+}
+"""In the order in which tables and pictures have them."""
+
+
+def named_methods() -> tuple[str, ...]:
+    """The methods that are given by name, as ``run.graph=NAME``."""
+    return tuple(name for name in METHODS if name != GRAPH)
+
+
+def method_of(key: str) -> str:
+    """The name of the method that a result's ``graph_key`` is of: the key of a method begins with its name.
+
+    Args:
+        key: 12 hexadecimal digits for a graph; else the method's name, and what tells its settings apart.
+
+    Raises:
+        ConfigError: no method of this kdhpc has such a key.
+    """
+    if _GRAPH_KEY.fullmatch(key):
+        return GRAPH
+    names = [name for name in named_methods() if key.startswith(name)]
+    if not names:
+        raise ConfigError(f"no method is known for the key {key!r}: {nearest(key, named_methods())}")
+    return max(names, key=len)
