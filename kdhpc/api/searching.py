@@ -190,13 +190,14 @@ def search(
         KdhpcError: as ``kdhpc search``.
         KeyboardInterrupt: it was stopped; the same call goes on.
 
-    >>> import kdhpc, torch
-    >>> images, labels = torch.zeros(40, 3, 16, 16, dtype=torch.uint8), torch.arange(40) % 2
+    With ``images``, uint8 (N, 3, H, W), and their ``labels``:
+
+    >>> import kdhpc
     >>> study = kdhpc.search(
-    ...     "tried", dataset=(images, labels), network="resnet8", crops=[3], nodes=2, trials=1, epochs=1, batch_size=8
+    ...     "mine", dataset=(images, labels), network="resnet8", crops=[3], nodes=2, trials=2, epochs=1, batch_size=16
     ... )
     >>> study, len(study.trials), study.best.num_nodes
-    (<Study 'tried': 1 of 1 trials done>, 1, 2)
+    (<Study 'mine': 2 of 2 trials done>, 2, 2)
     """
     check_study_name(name)
     chosen = None if network is None else _importable(choose_importable(network))
