@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdhpc.errors import StorageError
-from kdhpc.files import is_of_storage, patiently, storage_error
+from kdhpc.files.storage_errors import is_of_storage, patiently, storage_error
 
 _LOG = logging.getLogger(__name__)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH

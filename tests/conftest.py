@@ -56,6 +56,15 @@ def logging_as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def environment_as_before() -> Iterator[None]:
+    """What a command or a worker sets in the tests' own process, as a GPU of its own, no other test shall see."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of an embedded server, as ``$KDHPC_RUNS/db``; a test may restart it and must leave it running."""

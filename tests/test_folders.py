@@ -14,7 +14,8 @@ from kdhpc import folders
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import FileLock, create_alone, replacing, write_whole
+from kdhpc.files.locking import FileLock
+from kdhpc.files.writing import create_alone, replacing, write_whole
 from kdhpc.folders import append_to, own_folder, private_folder, refuse_planted, refuse_strangers
 from kdhpc.searching.manifest import freeze_launch
 from kdhpc.server.control import ServerOptions, running, start, stop
@@ -189,7 +190,7 @@ def test_what_vanishes_while_it_is_looked_at_was_nobodys(tmp_path: Path) -> None
 
 
 def test_temporary_names_are_new_and_follow_no_link(umask: int, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("kdhpc.files.secrets.token_hex", lambda count: "0" * 2 * count)
+    monkeypatch.setattr("kdhpc.files.writing.secrets.token_hex", lambda count: "0" * 2 * count)
     (tmp_path / f".a.{'0' * 16}.tmp").symlink_to(tmp_path / "target")
     with pytest.raises(StorageError, match="a cannot be written: File exists"):
         write_whole(tmp_path / "a", "x")

@@ -41,12 +41,12 @@ Data: TypeAlias = str | tuple[Array, Array | Sequence[int]] | ImageDataset
 def open_data(
     dataset: Data, test: Data | None, classes: Sequence[str] | None, *, needs_test: bool = True
 ) -> PackedDataset | None:
-    """A data set that is in memory; none: one that is named, with test images of its own.
+    """A data set that is in memory; None: one that is named, with test images of its own.
 
     Args:
         dataset: Images to learn from.
-        test: Images to score on; none: those of a data set that is named, or else a fifth of the images by class.
-        classes: Names of the classes; none: those that a data set says, or else ``0``, ``1``, ...
+        test: Images to score on; None: those of a data set that is named, or else a fifth of the images by class.
+        classes: Names of the classes; None: those that a data set says, or else ``0``, ``1``, ...
         needs_test: Say where the test images come from.
 
     Raises:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kdhpc.api.data import Array, as_pixels, is_tensor
 from kdhpc.api.networks import name_again
 from kdhpc.config.paths import RunPaths
+from kdhpc.config.networks import NETWORKS
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.decode import Decoded, PillowImage, Target, decode, decode_image, fit_pixels, is_image
 from kdhpc.data.transform import Transform
@@ -23,7 +24,6 @@ from kdhpc.final.finished import FinishedRun, open_finished
 from kdhpc.final.found import seed_folders
 from kdhpc.final.model import ModelCard, read_model_card
 from kdhpc.networks.build import OWN_BUILDERS, exported_weights
-from kdhpc.networks.names import NETWORKS
 from kdhpc.networks.one import OneNetwork, build_one
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.own import OwnNetwork
@@ -119,7 +119,9 @@ class Ensemble(nn.Module):
             DataError: an image that cannot be read, or a tensor of a wrong type, shape or range.
             StorageError: the file system refuses.
         """
-        return torch.cat([self(batch).softmax(dim=1).cpu() for batch in self._batches(images, batch_size)])
+        batches = self._batches(images, batch_size)
+        with torch.no_grad(), self._autocast():
+            return torch.cat([self(batch).softmax(dim=1).cpu() for batch in batches])
 
     def attention(self, images: Images, *, batch_size: int = 256) -> Tensor:
         """The attention maps of all nodes.
@@ -143,12 +145,9 @@ class Ensemble(nn.Module):
         ]
         if without:
             raise NetworkError(f"{self.run.origin}: node {without[0]} makes no attention map: nothing can be shown")
-        found = []
-        for batch in self._batches(images, batch_size):
-            maps = [output.attention_map.float() for output in self._outputs(batch)]
-            largest = max((tuple(one.shape[1:]) for one in maps), key=lambda size: size[0] * size[1])
-            found.append(torch.stack([_resized(one, largest) for one in maps], dim=1).cpu())
-        return torch.cat(found)
+        batches = self._batches(images, batch_size)
+        with torch.no_grad(), self._autocast():
+            return torch.cat([_side_by_side(self._outputs(batch)).cpu() for batch in batches])
 
     def node_weights(self, node: int) -> dict[str, Tensor]:
         """Weights of a node, from 0, under the names of its file: torchvision's, where the network is torchvision's."""
@@ -160,15 +159,16 @@ class Ensemble(nn.Module):
     def _batches(self, images: Images, batch_size: int) -> Iterator[Tensor]:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} is not allowed: 1 or more images")
-        device = next(self.parameters()).device
-        for batch in self.preprocessing(images, batch_size=batch_size, device=device):
-            with torch.inference_mode(), self._autocast(device):
-                yield batch
+        return self.preprocessing(images, batch_size=batch_size, device=self._device)
 
-    def _autocast(self, device: torch.device) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         """As when the run was scored, as far as the device can."""
         dtype = runtime_of(self.run).autocast_dtype
-        return torch.autocast(device.type, dtype, enabled=dtype is not None)
+        return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
 
 
 def load(run: "Run | str | Path", *, network: object = None, device: str | torch.device | None = None) -> Ensemble:
@@ -178,7 +178,7 @@ def load(run: "Run | str | Path", *, network: object = None, device: str | torch
         run: What :func:`kdhpc.train` returned, or the folder of a run: ``runs/train/NAME/seed<k>``.
         network: Of a run with modules of your own that another process trained: what you gave to ``train``. A file's
             name of code is never imported.
-        device: Where it computes; none: CUDA where there is one.
+        device: Where it computes; None: CUDA where there is one.
 
     Returns:
         A module in evaluation mode, which needs neither the data set nor the folder any more.
@@ -262,6 +262,13 @@ def _one(run: FinishedRun, num_classes: int, device: torch.device) -> OneNetwork
     network = build_one(run.config.network, num_branches=run.result.num_nodes, num_classes=num_classes)
     freeze_with(network, run.read_weights(0), origin=run.origin)
     return network.to(device)
+
+
+def _side_by_side(outputs: Sequence[NetworkOutput]) -> Tensor:
+    """The maps of all nodes, (n, M, h, w), in the size of the largest."""
+    maps = [output.attention_map.float() for output in outputs]
+    largest = max((tuple(one.shape[1:]) for one in maps), key=lambda size: size[0] * size[1])
+    return torch.stack([_resized(one, largest) for one in maps], dim=1)
 
 
 def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:

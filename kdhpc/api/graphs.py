@@ -25,7 +25,7 @@ class Graph:
     name: str
     """Short name, for folders."""
     source: str | None = None
-    """The file or the preset that it comes from, as ``kdhpc train --graph`` takes it; none: made in Python."""
+    """The file or the preset that it comes from, as ``kdhpc train --graph`` takes it; None: made in Python."""
     provenance: Provenance | None = None
     """What its file says about the search that found it."""
 

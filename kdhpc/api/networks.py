@@ -22,10 +22,10 @@ class ChosenNetwork:
     name: str
     """As configs have it."""
     own: OwnNetworks | None = None
-    """The user's own; none: one of kdhpc's."""
+    """The user's own; None: one of kdhpc's."""
 
     def group(self, image_size: int) -> dict[str, object] | None:
-        """The config's group ``network``, unless the user says otherwise; none: a file of configs has it."""
+        """The config's group ``network``, unless the user says otherwise; None: a file of configs has it."""
         if self.own is None:
             return None
         side = self.own.map_side(image_size)

@@ -112,7 +112,7 @@ class Study:
 
         Args:
             top: How many.
-            folder: Where to; none: ``runs/<study>/export``.
+            folder: Where to; None: ``runs/<study>/export``.
             draw: Draw them, too.
 
         Returns:
@@ -167,8 +167,8 @@ def search(
         dataset: As for :func:`kdhpc.train`; a part of its training images is kept to score graphs.
         network: The name of a network, or a callable that worker processes can import, also as ``"my_module:MyNet"``.
         nodes: M, the networks of the ensemble.
-        trials: The budget; none: an existing study keeps its own.
-        workers: Processes at once; none: 1.
+        trials: The budget; None: an existing study keeps its own.
+        workers: Processes at once; None: 1.
         test: Images that the search never sees, kept with ``dataset`` in memory for a final training.
         classes: As for :func:`kdhpc.train`.
         on_status: Called with the study's status about once a second.

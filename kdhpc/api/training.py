@@ -84,8 +84,8 @@ def train(
             of such pairs. Images are uint8, (N, 1 or 3, H, W); labels are whole numbers from 0.
         network: The name of a network, a callable that makes a new module, or a list of M modules, which are copied.
             A module takes images, float32 (N, 3, S, S), and gives logits, (N, C). ``"my_module:MyNet"`` is imported.
-        test: Images to score on, as ``dataset``; none: the data set's own, or of images in memory a fifth by class.
-        classes: Names of the classes of images in memory; none: those that a Dataset says, else numbers.
+        test: Images to score on, as ``dataset``; None: the data set's own, or of images in memory a fifth by class.
+        classes: Names of the classes of images in memory; None: those that a Dataset says, else numbers.
         on_epoch: Called with a report after each epoch.
         overrides: Any key of the config, as ``"objective.unlearned=reject"``.
         config_dir: Your own configs, searched before the shipped ones.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdhpc.config.paths import data_root, packed_dir
 from kdhpc.errors import DataError, StorageError
-from kdhpc.files import strict_json
+from kdhpc.files.json_text import strict_json
 
 # Spelt out, because importing the readers would slow down every command; a test compares.
 READER_NAMES = ("cifar10", "cifar100", "cub200", "fashion_mnist", "folder", "stanford_cars", "stanford_dogs")

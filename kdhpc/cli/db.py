@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.config.paths import StudyPaths, server_dir
@@ -13,12 +14,14 @@ from kdhpc.errors import DatabaseAwayError, DatabaseError, UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from kdhpc.study.upgrading import Plan
+
 
 def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``db`` and its commands."""
     parser = subparsers.add_parser(
         "db",
-        help="the embedded PostgreSQL: start, stop, status, url; delete-study",
+        help="the embedded PostgreSQL: start, stop, status, url; delete-study, upgrade",
         description="The embedded PostgreSQL, in $KDHPC_RUNS/db. $KDHPC_STORAGE, if set, is used instead.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -39,6 +42,14 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
     delete.add_argument("study", metavar="NAME", help="the study")
     delete.add_argument("--yes", action="store_true", help="also if trials of it were trained, which are lost then")
     delete.set_defaults(func=_delete_study)
+    upgrade = commands.add_parser(
+        "upgrade",
+        help="move the tables of an older kdhpc up to those of this one",
+        description="Says what moves the tables of the database in use up to the version that this kdhpc needs; with "
+        "--yes, does it, in one transaction. No worker may run. A dump of the embedded server is written first.",
+    )
+    upgrade.add_argument("--yes", action="store_true", help="do it")
+    upgrade.set_defaults(func=_upgrade)
 
 
 def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -151,6 +162,44 @@ def _delete_study(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _upgrade(arguments: argparse.Namespace) -> int:
+    from kdhpc.study.optuna_tables import check_tables
+    from kdhpc.study.slots import TABLES_VERSION
+    from kdhpc.study.storage import Storage
+    from kdhpc.study.upgrading import check_idle, plan, upgrade
+
+    storage = Storage.connect()
+    storage.read(check_tables)
+    found = storage.read(plan)
+    if found is None or not found.steps:
+        print("the database has no studies" if found is None else f"the tables are {TABLES_VERSION}: nothing to do")
+        return 0
+    dump = None if os.environ.get("KDHPC_STORAGE") else server_dir() / f"kdhpc-tables{found.version}.dump"
+    if not arguments.yes:
+        _show(found, dump)
+        return 0
+    check_idle(found)
+    if dump is not None:
+        from kdhpc.server.control import write_dump
+
+        write_dump(server_dir(), dump)
+        print(f"dump: {dump}", file=sys.stderr)
+    storage.exclusively(lambda: storage.write(upgrade))
+    print(f"the tables are {TABLES_VERSION} now", file=sys.stderr)
+    return 0
+
+
+def _show(found: "Plan", dump: Path | None) -> None:
+    """Say what an upgrade would do."""
+    print(f"studies: {', '.join(found.studies) or 'none'}")
+    for version, step in found.steps:
+        print(f"tables {version} to {version + 1}: {step.says}")
+    before = 'make a dump first (pg_dump "$KDHPC_STORAGE")' if dump is None else f"a dump is written first ({dump})"
+    print(f"Nothing was changed. `kdhpc db upgrade --yes` does this in one transaction; {before}.", file=sys.stderr)
+    if found.num_held:
+        print(f"Workers hold {found.num_held} trials: stop them before that.", file=sys.stderr)
+
+
 def _end_jobs(name: str) -> list[str]:
     """Cancel jobs of a study that have not started: they must not join a later one of its name. What is to be told."""
     from kdhpc.cluster import slurm
@@ -178,7 +227,7 @@ def _remove_useless(paths: StudyPaths) -> tuple[str, str]:
     Returns:
         What was removed, and the files that could not be; both in words.
     """
-    from kdhpc.files import remove
+    from kdhpc.files.removing import remove
 
     checkpoint, launch, config = paths.checkpoint(0), paths.launch("*"), paths.config("*")
     trials = checkpoint.parent.parent

@@ -106,32 +106,32 @@ def _launch(
 ) -> int:
     from kdhpc.searching.launch import Launch
     from kdhpc.searching.plan import StudyPlan, plan_study
-    from kdhpc.searching.server_host import Hosting
+    from kdhpc.searching.server_host import ServerHost
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
 
     name, config = wanted.name, wanted.config
     begun = before or plan_study(name, config)
-    with Hosting(config.cluster, stop) as hosting:
-        storage = hosting.attend(
+    with ServerHost(config.cluster, stop) as server_host:
+        storage = server_host.attend(
             lambda: Storage.connect(first_contact_s=60, patience_s=20, should_stop=lambda: stop.requested)
         )
         if isinstance(begun, StudyPlan):
-            plan, stays = begun, stays or hosting.is_bound
-            launch = hosting.attend(lambda: Launch.begin(storage, plan, trials=wanted.trials))
-            count = hosting.attend(launch.top_up_or_later if stays else lambda: launch.top_up_and_leave(stop))
+            plan, stays = begun, stays or server_host.is_bound
+            launch = server_host.attend(lambda: Launch.begin(storage, plan, trials=wanted.trials))
+            count = server_host.attend(launch.top_up_or_later if stays else lambda: launch.top_up_and_leave(stop))
             _tell(f"study {name}: {count} workers submitted, up to {config.cluster.workers} at once")
             if not stays:
                 _tell(f"`kdhpc status --study {name}` tells how far it is")
                 return 0
         else:
             manifest, config = begun
-            launch = Launch(storage, hosting.attend(lambda: SharedStudy.open(storage, name)), manifest, config)
-        if not launch.watch(hosting, stop, Progress()):
+            launch = Launch(storage, server_host.attend(lambda: SharedStudy.open(storage, name)), manifest, config)
+        if not launch.watch(server_host, stop, Progress()):
             _tell(f"stopped before the budget was done; `{again}` goes on")
             return 130 if stop.requested else 0
         # Another launcher, which is done too, may have hosted the database until now.
-        return hosting.attend(lambda: _finish(storage, name))
+        return server_host.attend(lambda: _finish(storage, name))
 
 
 def _again(words: list[str]) -> str:

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from kdhpc.config.paths import report_dir
     from kdhpc.data.progress import Progress
-    from kdhpc.files import write_whole
+    from kdhpc.files.writing import write_whole
     from kdhpc.final.finished import find_finished
     from kdhpc.log import log_to_stderr
     from kdhpc.report.correlation import fit_line, pairs_table

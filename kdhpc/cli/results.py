@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.table import aligned
-from kdhpc.files import strict_json
+from kdhpc.files.json_text import strict_json
 
 if TYPE_CHECKING:
     from kdhpc.final.summary import Spread, Summary

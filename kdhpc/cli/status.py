@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         DatabaseError: the database is away; the message says whether the job that hosts it waits in the queue.
     """
     from kdhpc.errors import DatabaseError
-    from kdhpc.files import strict_json
+    from kdhpc.files.json_text import strict_json
     from kdhpc.searching.jobs import mark_lost
     from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage
@@ -147,6 +147,6 @@ def _latest(status: "StudyStatus", head: tuple[str, ...], rows: Sequence[tuple[s
 
 
 def _trials(status: "StudyStatus", job: "QueuedJob") -> str:
-    """Those that a job trains, one in each of its seats."""
+    """Those that a job trains, one in each of its trial runners."""
     numbers = [str(worker.trial) for worker in status.workers if worker.job == job.job and not worker.lost]
     return ",".join(numbers) or "-"

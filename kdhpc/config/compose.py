@@ -20,7 +20,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kdhpc.config.document import defaults, parse_config, unreadable
 from kdhpc.config.folders import config_dirs, config_names
+from kdhpc.config.networks import NETWORKS
 from kdhpc.config.overrides import check_single, takes, unknown_key
+from kdhpc.config.renamed import renamed_overrides, with_old_keys
 from kdhpc.config.schema import ObjectiveConfig, SearchConfig, TrainConfig
 from kdhpc.errors import ConfigError, nearest
 
@@ -50,6 +52,7 @@ def compose_config(
         ConfigError: an override that cannot be read, a key or config that does not exist (with the nearest that does),
             a value that is not allowed, a file that cannot be read.
     """
+    overrides = renamed_overrides(overrides)
     check_single(kind, overrides, config_dir)
     _refuse_choices(overrides, given or {})
     folders = config_dirs(config_dir)
@@ -138,7 +141,9 @@ def _with_found_weights(objective: ObjectiveConfig) -> ObjectiveConfig:
 
 
 def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups) -> None:
-    """Give Hydra what is not a file: the defaults, and the root config, which it looks for in the first folder only.
+    """Give Hydra what is not a file: the defaults, a config for each network, and the root config.
+
+    Hydra looks for the root config in the first folder only.
 
     Args:
         kind: The dataclass that the config is of.
@@ -152,8 +157,14 @@ def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups)
         raise ConfigError(f"config file {path} has no list of defaults: take the shipped {root}.yaml as it is")
     node.defaults = [entry for entry in node.defaults if not (isinstance(entry, DictConfig) and entry.keys() & given)]
     OmegaConf.update(node, "hydra.searchpath", [f"file://{folder}" for folder in folders[1:]])
-    ConfigStore.instance().store(name="schema", node=defaults(kind))
+    ConfigStore.instance().store(name="schema", node=with_old_keys(defaults(kind)))
     ConfigStore.instance().store(name="root", node=OmegaConf.merge(node, given))
+    # A file of that name goes before; Hydra would take what is stored for its schema.
+    files = {path.name for folder in folders for path in (folder / "network").glob("*.yaml")}
+    ConfigStore.instance().repo.pop("network", None)
+    for name, network in NETWORKS.items():
+        if f"{name}.yaml" not in files:
+            ConfigStore.instance().store(group="network", name=name, node={"name": name, "crops": list(network.crops)})
 
 
 def _unreadable(exc: yaml.YAMLError | UnicodeDecodeError | OSError, folders: Sequence[Path]) -> str:

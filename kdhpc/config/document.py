@@ -13,8 +13,11 @@ from typing import TypeVar
 import dacite
 import yaml
 
+from kdhpc.config.compatibility import readable
+from kdhpc.config.renamed import renamed_document
 from kdhpc.errors import ConfigError, nearest
-from kdhpc.files import read_whole, write_whole
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 
 Group = TypeVar("Group")
 Config = TypeVar("Config")
@@ -47,7 +50,7 @@ def parse_config(kind: type[Config], document: object) -> Config:
         ConfigError: a group or key is missing or unknown, or a value is not allowed; the message names it.
     """
     groups = typing.get_type_hints(kind)
-    given = _mapping("the config", document)
+    given = renamed_document(_mapping("the config", document))
     _check_names("config group", given, groups)
     return kind(**{name: parse_group(name, group, given[name]) for name, group in groups.items()})
 
@@ -90,17 +93,23 @@ def write_config(config: object, path: Path) -> None:
 
 
 def read_config(kind: type[Config], path: Path) -> Config:
-    """The config that :func:`write_config` froze.
+    """The config that :func:`write_config` froze, of this version or an earlier one.
 
     Raises:
-        ConfigError: the file is missing or not a whole config.
+        ConfigError: the file is missing, not a whole config, or a newer version's.
         StorageError: the file system refuses to read it.
     """
     try:
         document = yaml.safe_load(read_whole(path).decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise ConfigError(unreadable(exc, path)) from exc
-    return parse_config(kind, document)
+    given = _mapping("the config", document)
+    try:
+        groups = readable({name: _mapping(f"config group {name!r}", group) for name, group in given.items()})
+    except ValueError as exc:
+        raise ConfigError(f"config file {path} {exc}") from exc
+    # A group that an earlier version did not have is all defaults.
+    return parse_config(kind, {name: {} for name in typing.get_type_hints(kind)} | groups)
 
 
 def unreadable(exc: OSError | UnicodeDecodeError | yaml.YAMLError, path: Path) -> str:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from kdhpc.config.networks import NETWORKS
 from kdhpc.errors import ConfigError
 
 
@@ -28,6 +29,7 @@ def config_dirs(config_dir: Path | None = None) -> tuple[Path, ...]:
 
 
 def config_names(group: str, config_dir: Path | None = None) -> tuple[str, ...]:
-    """Names of the configs in a group, of all searched folders."""
-    names = {path.stem for folder in config_dirs(config_dir) for path in (folder / group).glob("*.yaml")}
+    """Names of the configs in a group: files of all searched folders, and for networks those that there are."""
+    names = set(NETWORKS) if group == "network" else set()
+    names |= {path.stem for folder in config_dirs(config_dir) for path in (folder / group).glob("*.yaml")}
     return tuple(sorted(names))

@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 
 from kdhpc.config.document import allowed, defaults
 from kdhpc.config.folders import config_names
+from kdhpc.config.renamed import renamed_overrides
 from kdhpc.errors import ConfigError, nearest
 
 
@@ -25,7 +26,7 @@ def read_overrides(kind: type, overrides: Sequence[str], config_dir: Path | None
     """
     parser = OverridesParser.create()
     found: list[Override] = []
-    for text in overrides:
+    for text in renamed_overrides(overrides):
         key, equals, _ = text.lstrip("+~").partition("=")
         if text.startswith("~"):
             raise ConfigError(f"override {text!r} is not allowed, nothing can be left out: give {key}=VALUE")

@@ -143,8 +143,9 @@ class TrainingConfig:
     """1-based epochs that start with the learning rate multiplied by ``gamma``."""
     gamma: float = 0.1
     """Factor at each milestone."""
-    evaluate: Literal["rungs", "every_epoch"] = "rungs"
-    """When accuracy is measured: at epochs 1, 2, 4, ... and the last, or after each."""
+    evaluate: Literal["rungs", "every_epoch", "last"] = "rungs"
+    """When accuracy is measured: at epochs 1, 2, 4, ... and the last, after each, or after the last one only, which is
+    for final trainings: a search prunes by the rungs."""
 
     def __post_init__(self) -> None:
         _finite("training", self)
@@ -245,7 +246,7 @@ class WorkerConfig:
     """How often the lease is renewed."""
     checkpoint_every_s: float = 300.0
     """Longest time between two checkpoints (one is also written at every rung)."""
-    seats: int | Literal["auto"] = "auto"
+    concurrent_trials: int | Literal["auto"] = "auto"
     """Trials that a worker trains at once, for small networks on a large GPU. ``auto``: 1 on a CPU; on CUDA as many,
     up to 8, as make more steps a second together, which a worker finds out in its first minutes."""
     max_failures: int = 3
@@ -259,7 +260,7 @@ class WorkerConfig:
             renew_s=self.renew_s,
             checkpoint_every_s=self.checkpoint_every_s,
             max_failures=self.max_failures,
-            seats=1 if self.seats == "auto" else self.seats,
+            concurrent_trials=1 if self.concurrent_trials == "auto" else self.concurrent_trials,
         )
         _require(self.renew_s * 2 <= self.lease_s, "worker.renew_s", self.renew_s, "at most half of worker.lease_s")
 
@@ -349,6 +350,10 @@ class SearchConfig:
     study: StudyConfig
     worker: WorkerConfig
     cluster: ClusterConfig
+
+    def __post_init__(self) -> None:
+        evaluate = self.training.evaluate
+        _require(evaluate != "last", "training.evaluate", evaluate, "rungs or every_epoch, a search prunes by them")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from kdhpc.config.compose import register_root
 from kdhpc.config.document import parse_config
 from kdhpc.config.folders import config_dirs
 from kdhpc.config.overrides import read_overrides
+from kdhpc.config.renamed import renamed_overrides
 from kdhpc.config.schema import TrainConfig
 
 SweepTask = Callable[[TrainConfig, int], str | None]
@@ -68,7 +69,7 @@ def launch_sweep(
         batches = GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]  # it has just been initialised
             config_name="root",
             task_function=_Job(task),
-            overrides=[*settings, *overrides],
+            overrides=[*settings, *renamed_overrides(overrides)],
             with_log_configuration=False,
         )
     return tuple(_outcome(job) for batch in batches for job in batch)

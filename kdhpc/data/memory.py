@@ -31,7 +31,7 @@ from kdhpc.data.split import search_split
 from kdhpc.data.staging import publish, staged
 from kdhpc.data.writing import array_record
 from kdhpc.errors import ConfigError, DataError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 
 READER = "memory"
 """What manifests call data sets that were arrays in Python."""

@@ -25,7 +25,7 @@ from kdhpc.data.progress import Progress
 from kdhpc.data.reading import look_at, names_in, open_file, read_file
 from kdhpc.data.stored import Images, StoredImages, read_array_header
 from kdhpc.errors import ConfigError, DataError, StorageError, nearest
-from kdhpc.files import parse_json, strict_json
+from kdhpc.files.json_text import parse_json, strict_json
 
 FORMAT = "kdhpc-packed"
 VERSION = 1

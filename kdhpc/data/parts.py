@@ -32,7 +32,8 @@ from kdhpc.data.packed import Half
 from kdhpc.data.readers.source import FileSplit, first_few
 from kdhpc.data.reading import look_at, open_file
 from kdhpc.errors import DataError
-from kdhpc.files import remove, write_whole
+from kdhpc.files.removing import remove
+from kdhpc.files.writing import write_whole
 
 IMAGES_PER_PART = 128
 _PART_VERSION = 1
@@ -186,8 +187,7 @@ def decode_part(part: Part) -> int:
             sizes[index] = decoded.height, decoded.width
     content = io.BytesIO()
     np.savez(content, images=images, sizes=sizes, reasons=np.array(reasons, dtype=np.str_))
-    with content.getbuffer() as whole:
-        write_whole(part.file, whole)
+    write_whole(part.file, content.getvalue())
     return len(part)
 
 

@@ -12,7 +12,9 @@ from kdhpc.data.readers.source import ArraySource, Reader, Source, check_source
 from kdhpc.data.reading import look_at
 from kdhpc.data.staging import Stage, publish, staged, tidy
 from kdhpc.errors import DataError, StorageError, UsageError
-from kdhpc.files import is_of_storage, remove_tree, write_whole
+from kdhpc.files.removing import remove_tree
+from kdhpc.files.storage_errors import is_of_storage
+from kdhpc.files.writing import write_whole
 
 _CHOICE = "--force replaces it, another --name keeps both"
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from kdhpc.files import UnfitFileError, is_of_storage, open_regular, patiently, storage_error
+from kdhpc.files.reading import UnfitFileError, open_regular
+from kdhpc.files.storage_errors import is_of_storage, patiently, storage_error
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -16,7 +16,9 @@ from kdhpc.data.packed import MANIFEST, check_files, hidden_folder, read_manifes
 from kdhpc.data.progress import Progress
 from kdhpc.data.reading import look_at, names_in
 from kdhpc.errors import DataError, StorageError
-from kdhpc.files import FileLock, move, remove, remove_tree
+from kdhpc.files.locking import FileLock
+from kdhpc.files.removing import remove, remove_tree
+from kdhpc.files.writing import move
 
 _PACKED, _REPLACED = "packed", "replaced"
 

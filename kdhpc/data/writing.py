@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdhpc.data.packed import FileRecord, Half, file_sha256
-from kdhpc.files import replacing
+from kdhpc.files.writing import replacing
 
 
 def write_array(

@@ -13,7 +13,7 @@ from kdhpc.config.document import write_config
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import CheckpointError, ConfigError, DataError, NetworkError, StorageError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.final.assembly import assemble, num_training_images
 from kdhpc.final.model import ModelCard, write_model_card
 from kdhpc.final.owner import RunOwner, owned
@@ -55,7 +55,7 @@ def train_final(
         packed: As there.
 
     Returns:
-        The result, also of a training that diverged; none if it was stopped.
+        The result, also of a training that diverged; None if it was stopped.
 
     Raises:
         KdhpcError: as :func:`kdhpc.final.run.open_run`.

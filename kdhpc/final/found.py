@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import DataError, StorageError
-from kdhpc.files import read_whole
+from kdhpc.files.reading import read_whole
 from kdhpc.final.result import FinalResult, read_result
 
 _LOG = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdhpc.errors import ConfigError
-from kdhpc.files import FileLock
+from kdhpc.files.locking import FileLock
 
 _LOG = logging.getLogger(__name__)
 

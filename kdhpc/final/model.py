@@ -8,7 +8,9 @@ import dacite
 
 from kdhpc.data.packed import Manifest
 from kdhpc.errors import DataError
-from kdhpc.files import parse_json, read_whole, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 
 _FORMAT = "kdhpc-model"
 _VERSION = 1

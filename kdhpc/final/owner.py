@@ -21,7 +21,10 @@ import dacite
 
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import RunTakenError, StorageError
-from kdhpc.files import parse_json, read_whole, remove, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.removing import remove
+from kdhpc.files.writing import write_whole
 from kdhpc.final.lock import held
 from kdhpc.processes import has_ended, process_space, process_start
 
@@ -141,7 +144,7 @@ def owned(paths: RunPaths) -> Iterator[RunOwner]:
 
 
 def _read(path: Path) -> OwnerRecord | None:
-    """The record in a file; none where there is none, or one that a power cut has damaged."""
+    """The record in a file; None where there is none, or one that a power cut has damaged."""
     try:
         document = parse_json(read_whole(path))
         return dacite.from_dict(OwnerRecord, document) if isinstance(document, dict) else None

@@ -19,7 +19,9 @@ import dacite
 
 from kdhpc.config.names import is_folder_name
 from kdhpc.errors import DataError, DivergedError
-from kdhpc.files import parse_json, read_whole, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.graph.serial import Provenance
 from kdhpc.methods.registry import method_of
 

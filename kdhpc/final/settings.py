@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from kdhpc.config import compatibility
 from kdhpc.config.document import to_document
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError
-from kdhpc.files import parse_json, read_whole, write_whole
+from kdhpc.files.json_text import parse_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.networks.weights import weights_digest
 
 Settings: TypeAlias = Mapping[str, str]
@@ -42,7 +45,7 @@ def run_settings(
     """
     found: dict[str, str] = {}
     for group in ("dataset", "network", "objective", "training"):
-        for key, value in to_document(getattr(config, group)).items():
+        for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
             found[f"{group}.{key}"] = json.dumps(value)
     found["objective.pretrained"] = json.dumps(weights_digest(config.objective))
     # When accuracy is measured changes no weight.
@@ -71,7 +74,7 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 
 def read_settings(path: Path) -> Settings | None:
-    """Those in a file; none where there is none, or where it cannot be understood, as after a power cut.
+    """Those in a file; None where there is none, or where it cannot be understood, as after a power cut.
 
     Raises:
         StorageError: the file system refuses.
@@ -94,6 +97,8 @@ def check_same_settings(settings: Settings, begun: Settings, folder: Path) -> No
     Raises:
         ConfigError: the message names each that differs.
     """
+    if unknown := compatibility.newer_keys(begun.keys() - settings.keys()):
+        raise ConfigError(compatibility.newer(str(folder), unknown))
     different = differences(begun, settings)
     if different:
         raise ConfigError(
@@ -109,11 +114,13 @@ def knows_precision(settings: Settings) -> bool:
 
 def differences(begun: Settings, settings: Settings) -> list[str]:
     """The settings that differ, each with both values, in words; a precision that is not known differs from none."""
-    keys = begun.keys() | settings.keys()
-    if _PRECISION not in begun.keys() & settings.keys():
-        keys -= {_PRECISION}
-    return [
-        f"{key} was {begun.get(key, 'not there')}, is {settings.get(key, 'not there')}"
-        for key in sorted(keys)
-        if begun.get(key) != settings.get(key)
-    ]
+    was, now = ({key: json.loads(value) for key, value in one.items()} for one in (begun, settings))
+    if not (knows_precision(begun) and knows_precision(settings)):
+        was.pop(_PRECISION, None)
+        now.pop(_PRECISION, None)
+    different = compatibility.differences(was, now)
+    return [f"{key} was {_shown(then)}, is {_shown(today)}" for key, (then, today) in different.items()]
+
+
+def _shown(value: object) -> str:
+    return compatibility.NOT_THERE if value is compatibility.NOT_THERE else json.dumps(value)

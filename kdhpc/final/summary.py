@@ -17,7 +17,7 @@ class Spread:
     mean: float
     """Arithmetic mean, in percent."""
     std: float | None
-    """Standard deviation, in percent; none for a single value under ddof 1."""
+    """Standard deviation, in percent; None for a single value under ddof 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ class Summary:
     diverged_seeds: tuple[int, ...]
     """Those that diverged, which have no accuracy."""
     node: Spread | None
-    """Of the nodes' mean accuracy in each run; none: all diverged."""
+    """Of the nodes' mean accuracy in each run; None: all diverged."""
     ensemble: Spread | None
-    """Of the ensemble's accuracy in each run; none: all diverged."""
+    """Of the ensemble's accuracy in each run; None: all diverged."""
     num_parameters: int
     """Of all networks together."""
     precision: str | None
-    """What the networks ran in; none where it is not known."""
+    """What the networks ran in; None where it is not known."""
     searched: SearchedWith
     """What the graph was searched with."""
     teacher: str

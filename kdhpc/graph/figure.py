@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from kdhpc.errors import ConfigError
-from kdhpc.files import replacing
+from kdhpc.files.writing import replacing
 
 
 def _import_matplotlib() -> None:

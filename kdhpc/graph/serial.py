@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import TypeAlias, TypedDict
 
 from kdhpc.errors import GraphError
-from kdhpc.files import read_whole, write_whole
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.graph.document import Value, parse
 from kdhpc.graph.node_space import Teaching
 from kdhpc.graph.space import edge_of

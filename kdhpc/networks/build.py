@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kdhpc.config.networks import Architecture
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import NetworkError
 from kdhpc.networks.backbone import Backbone, initialise
 from kdhpc.networks.cifar import cifar_backbone
 from kdhpc.networks.heads import AttentionBranchHead, PlainHead
 from kdhpc.networks.imagenet import imagenet_backbone
-from kdhpc.networks.names import Architecture, architecture, check_network
+from kdhpc.networks.names import architecture, check_network
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.torchvision_names import from_torchvision, to_torchvision
 

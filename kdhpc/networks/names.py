@@ -1,59 +1,10 @@
-"""The networks that a node can be, by name, and the size of the attention map that each makes. Free of torch."""
+"""What is known of a network by its name, as the size of the attention map that it makes. Free of torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
 
+from kdhpc.config.networks import NETWORKS, Architecture
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import ConfigError, NetworkError, nearest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """What a name stands for."""
-
-    family: Literal["cifar", "imagenet"]
-    """``cifar``: He et al.'s three stages for small images. ``imagenet``: torchvision's four stages."""
-    depth: int
-    """Weighted layers on the longest path, as in the name."""
-    attention_branch: bool = False
-    """Attention branch network: an attention map weights the features that enter the last stage."""
-
-    @property
-    def reduction(self) -> int:
-        """Image pixels that one pixel of the last stage's features spans."""
-        return 4 if self.family == "cifar" else 32
-
-    @property
-    def map_reduction(self) -> int:
-        """Image pixels that one pixel of the attention map spans.
-
-        A plain network's map comes from its last stage, an attention branch network's from one stage before.
-        """
-        return self.reduction // 2 if self.attention_branch else self.reduction
-
-
-_PLAIN: dict[str, Architecture] = {
-    "resnet8": Architecture(family="cifar", depth=8),
-    "resnet14": Architecture(family="cifar", depth=14),
-    "resnet20": Architecture(family="cifar", depth=20),
-    "resnet26": Architecture(family="cifar", depth=26),
-    "resnet32": Architecture(family="cifar", depth=32),
-    "resnet44": Architecture(family="cifar", depth=44),
-    "resnet56": Architecture(family="cifar", depth=56),
-    "resnet110": Architecture(family="cifar", depth=110),
-    "resnet18": Architecture(family="imagenet", depth=18),
-    "resnet34": Architecture(family="imagenet", depth=34),
-    "resnet50": Architecture(family="imagenet", depth=50),
-    "resnet101": Architecture(family="imagenet", depth=101),
-    "resnet152": Architecture(family="imagenet", depth=152),
-}
-
-NETWORKS: dict[str, Architecture] = {
-    **_PLAIN,
-    **{f"abn_{name}": replace(plain, attention_branch=True) for name, plain in _PLAIN.items()},
-}
-
 
 OWN_MAP_SIDES: dict[str, Callable[[int], int]] = {}
 """Of networks of users' own, by name, in this process: the side of the attention map for a side of the images."""

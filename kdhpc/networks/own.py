@@ -34,7 +34,7 @@ class Probe:
     num_logits: int
     """Classes that the network tells apart."""
     layer: str | None
-    """Name of the layer whose features make the attention map; none: there is none."""
+    """Name of the layer whose features make the attention map; None: there is none."""
     side: int
     """Of that map, in pixels; 1 where there is none."""
 

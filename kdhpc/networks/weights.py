@@ -10,7 +10,7 @@ from safetensors import SafetensorError, deserialize
 
 from kdhpc.config.schema import ObjectiveConfig
 from kdhpc.errors import NetworkError
-from kdhpc.files import read_whole
+from kdhpc.files.reading import read_whole
 
 PRETRAINED_REMEDY = "give a node1.safetensors of `kdhpc train --graph independent --nodes 1`"
 """What messages about ``objective.pretrained`` ask for."""

@@ -21,28 +21,28 @@ _WORTHWHILE = 1.15
 _SPARE_MEMORY = 1.2
 
 
-class Seating:
-    """The number of seats that a worker fills.
+class Concurrency:
+    """The number of trials that a worker trains at once.
 
-    ``auto`` begins with one. Each time that all seats have had their turns for a while, their number is doubled; if all
+    ``auto`` begins with one. Each time that all trials have done steps for a while, their number is doubled; if all
     together then do not make at least 15 % more steps a second, or do not fit into memory, the last doubling is taken
     back, and that is it.
 
     Only rounds of steps and nothing else are timed, in windows so short that they fit between the ends of the epochs of
-    eight seats.
+    eight trials.
 
     Args:
-        seats: ``worker.seats``.
+        concurrent_trials: ``worker.concurrent_trials``.
         device: ``auto`` on a CPU is 1: a single trial keeps it busy.
-        most: Seats that ``auto`` may come to.
-        has_room: Whether as many seats again fit into memory.
+        most: Trials at once that ``auto`` may come to.
+        has_room: Whether as many trials again fit into memory.
         wait: Until the device has done all that it was given.
         clock: Seconds.
     """
 
     def __init__(
         self,
-        seats: int | Literal["auto"],
+        concurrent_trials: int | Literal["auto"],
         device: torch.device,
         *,
         most: int = _MOST,
@@ -50,11 +50,11 @@ class Seating:
         wait: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._explores = self._is_found_out = seats == "auto" and device.type == "cuda"
-        self.most = seats if seats != "auto" else most if self._explores else 1
-        """Seats that a worker must have ready."""
-        self.num_filled = 1 if self._explores else self.most
-        """Seats that are to be filled now."""
+        self._explores = self._is_found_out = concurrent_trials == "auto" and device.type == "cuda"
+        self.most = concurrent_trials if concurrent_trials != "auto" else most if self._explores else 1
+        """Trial runners that a worker must have ready."""
+        self.num_trials = 1 if self._explores else self.most
+        """Trials that are to run at once now."""
         self._has_room = has_room
         self._wait = wait
         self._clock = clock
@@ -73,20 +73,20 @@ class Seating:
         Args:
             num_left: Trials that are left beside the one for which there was no memory.
         """
-        if self.num_filled > max(1, num_left):
-            self.num_filled //= 2
+        if self.num_trials > max(1, num_left):
+            self.num_trials //= 2
             self._settle("twice as many do not fit into the GPU's memory")
 
     def note_round(self, num_busy: int, *, only_steps: bool) -> None:
-        """Every seat that has a trial had its turn.
+        """Every trial did a step, and perhaps more.
 
         Args:
-            num_busy: Seats that have a trial.
+            num_busy: Trials that ran.
             only_steps: Each of them did a step and nothing else.
         """
         if not self._explores:
             return
-        if not only_steps or num_busy != self.num_filled:  # A seat waits for a trial, or one too many is still taken.
+        if not only_steps or num_busy != self.num_trials:  # A runner waits for a trial, or one too many still runs.
             self._rounds = 0
             return
         self._rounds += 1
@@ -103,42 +103,43 @@ class Seating:
 
     def _decide(self, rate: float) -> None:
         if self._rate is not None and rate < _WORTHWHILE * self._rate:
-            self.num_filled //= 2
+            self.num_trials //= 2
             self._settle(f"{rate:.1f} steps a second with twice as many, {self._rate:.1f} with these")
-        elif 2 * self.num_filled > self.most:
+        elif 2 * self.num_trials > self.most:
             self._settle("the most there are")
         elif not self._has_room():
             self._settle("more do not fit into the GPU's memory")
         else:
             self._rate = rate
-            self.num_filled *= 2
+            self.num_trials *= 2
 
     def _settle(self, reason: str) -> None:
         self._explores = False
-        _LOG.info("worker.seats=auto: %d (%s)", self.num_filled, reason)
+        _LOG.info("worker.concurrent_trials=auto: %d (%s)", self.num_trials, reason)
 
 
-def most_seats(config: SearchConfig) -> int:
-    """Seats whose streams are all different: its own, those of its recordings, and with ``device.node_streams`` its
-    nodes'."""
+def most_concurrent_trials(config: SearchConfig) -> int:
+    """Trials at once whose streams are all different: a trial's own, those of its recordings, and with
+    ``device.node_streams`` those of its nodes."""
     num_streams = 1 + MOST_RECORDINGS + (config.study.num_nodes if config.device.node_streams else 0)
     return NUM_STREAMS // num_streams
 
 
-def seating_on(config: SearchConfig, device: torch.device) -> Seating:
-    """The seating of a worker whose data are in place on the device already.
+def concurrency_on(config: SearchConfig, device: torch.device) -> Concurrency:
+    """The concurrency of a worker whose data are in place on the device already.
 
     Raises:
-        ConfigError: more seats than there are streams for.
+        ConfigError: more trials at once than there are streams for.
     """
-    seats = config.worker.seats
+    asked = config.worker.concurrent_trials
     if device.type != "cuda":
-        return Seating(seats, device, has_room=lambda: True, wait=lambda: None)
-    most = most_seats(config)
-    if seats != "auto" and seats > most:
+        return Concurrency(asked, device, has_room=lambda: True, wait=lambda: None)
+    most = most_concurrent_trials(config)
+    if asked != "auto" and asked > most:
         raise ConfigError(
-            f"worker.seats={seats} is not allowed: at most {most}, with node_streams={config.device.node_streams}"
-            f" and {config.study.num_nodes} nodes, so that each has streams of its own"
+            f"worker.concurrent_trials={asked} is not allowed: at most {most}, with "
+            f"node_streams={config.device.node_streams} and {config.study.num_nodes} nodes, so that each "
+            "has streams of its own"
         )
     before = torch.cuda.memory_reserved(device)
 
@@ -146,4 +147,6 @@ def seating_on(config: SearchConfig, device: torch.device) -> Seating:
         free, _ = torch.cuda.mem_get_info(device)
         return free > _SPARE_MEMORY * (torch.cuda.memory_reserved(device) - before) > 0
 
-    return Seating(seats, device, most=min(_MOST, most), has_room=has_room, wait=lambda: torch.cuda.synchronize(device))
+    return Concurrency(
+        asked, device, most=min(_MOST, most), has_room=has_room, wait=lambda: torch.cuda.synchronize(device)
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from kdhpc import __version__
 from kdhpc.config.document import flatten
 from kdhpc.errors import GraphError, StorageError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.graph.serial import read_stored, write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.study.definition import StudyDefinition
@@ -28,7 +28,7 @@ class ExportedGraph:
     graph: Path
     """JSON that ``kdhpc`` reads back."""
     svg: Path | None
-    """Drawing; none: it was not asked for."""
+    """Drawing; None: it was not asked for."""
     png: Path | None
     """The same drawing."""
 
@@ -47,7 +47,7 @@ def export_trials(
         definition: The study that they are from.
         trials: Complete trials, best first, at least one.
         folder: Where to; made if needed.
-        study_uid: Names this study and no other, not even one of its name that was made after it was deleted; none:
+        study_uid: Names this study and no other, not even one of its name that was made after it was deleted; None:
             not known.
         draw: Whether to draw the graphs, too.
 
@@ -96,7 +96,7 @@ def _tell_about_others(name: str, folder: Path, study_uid: str) -> None:
 
 
 def _study_uid(path: Path) -> str | None:
-    """Of the study that a graph comes from; none: its file does not say."""
+    """Of the study that a graph comes from; None: its file does not say."""
     try:
         uid = read_stored(path).provenance.get("study_uid")
     except (GraphError, StorageError):

@@ -25,7 +25,7 @@ def work(study: str, config_path: str) -> int | None:
     """Run one worker on a frozen config, in a job of its own. Takes and returns primitives only: submitit pickles them.
 
     Returns:
-        Trials that this worker finished; none if it was stopped while the database was away.
+        Trials that this worker finished; None if it was stopped while the database was away.
     """
     write_in_any_encoding()
     log_to_stderr()
@@ -49,7 +49,7 @@ def work(study: str, config_path: str) -> int | None:
 
 
 def unless_stopped(stop: StopSignals, run: Callable[[], int]) -> int | None:
-    """Run; none if the database was away and was not waited for any longer because a signal came: that is no failure.
+    """Run; None if the database was away and was not waited for any longer because a signal came: that is no failure.
 
     Raises:
         DatabaseError: the database stayed away, without any signal.

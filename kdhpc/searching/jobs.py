@@ -8,7 +8,7 @@ from kdhpc.cluster import slurm
 from kdhpc.cluster.slurm import QueuedJob
 from kdhpc.config.paths import StudyPaths
 from kdhpc.searching.manifest import read_manifests
-from kdhpc.study.slots import Holding
+from kdhpc.study.slots import ActiveLease
 from kdhpc.study.status import StudyStatus
 
 
@@ -85,21 +85,21 @@ def mark_lost(status: StudyStatus, jobs: Iterable[QueuedJob]) -> StudyStatus:
     )
 
 
-def vanished(study: str, holdings: Iterable[Holding], jobs: Iterable[QueuedJob]) -> tuple[Holding, ...]:
+def vanished(study: str, leases: Iterable[ActiveLease], jobs: Iterable[QueuedJob]) -> tuple[ActiveLease, ...]:
     """Slots whose worker was launched for the study, and whose job is not in the queue any more.
 
     A job that was requeued is: its old process may still be writing its checkpoint.
 
     Args:
         study: Its name.
-        holdings: Who holds its slots. Read before the queue, as for :func:`mark_lost`.
+        leases: Who holds its slots. Read before the queue, as for :func:`mark_lost`.
         jobs: The queue.
     """
     arrays, queued = _Launched(study).arrays, {job.job for job in jobs}
     return tuple(
-        holding
-        for holding in holdings
-        if holding.owner.job is not None and _is_gone(slurm.here(holding.owner.job), arrays, queued)
+        lease
+        for lease in leases
+        if lease.owner.job is not None and _is_gone(slurm.here(lease.owner.job), arrays, queued)
     )
 
 

@@ -15,7 +15,7 @@ from kdhpc.errors import ClusterBusyError, ClusterError, DatabaseError, StorageE
 from kdhpc.searching.jobs import cancel_waiting, vanished, worker_jobs
 from kdhpc.searching.manifest import Manifest, continued_manifest
 from kdhpc.searching.plan import StudyPlan
-from kdhpc.searching.server_host import Hosting
+from kdhpc.searching.server_host import ServerHost
 from kdhpc.searching.submission import submit_workers
 from kdhpc.study.status import StudyStatus, TrialCounts, read_status
 from kdhpc.study.storage import Storage
@@ -30,7 +30,7 @@ _FAREWELL_S = 90.0
 
 
 def continued_launch(study: str) -> tuple[Manifest, SearchConfig] | None:
-    """What this command launched before its job was requeued; none if it was not, or did not come so far.
+    """What this command launched before its job was requeued; None if it was not, or did not come so far.
 
     Raises:
         ClusterError, StorageError: as :func:`kdhpc.searching.manifest.continued_manifest`.
@@ -108,11 +108,11 @@ class Launch:
             time.sleep(_POLL_S)
         return self._storage.exclusively(lambda: self._top_up(is_last=True))
 
-    def watch(self, hosting: Hosting, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
+    def watch(self, server_host: ServerHost, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
         """Stay until the budget is done: keep the server up, replace workers that are lost; in the end, send them home.
 
         Args:
-            hosting: The server.
+            server_host: The server.
             stop: Ends the watch.
             show: Called with the status every few seconds.
 
@@ -122,16 +122,16 @@ class Launch:
         Raises:
             ClusterError: workers keep being lost without any trial ending well.
         """
-        is_done = self._watch(hosting, stop, show)
-        if hosting.ends_server and not stop.requested:
+        is_done = self._watch(server_host, stop, show)
+        if server_host.ends_server and not stop.requested:
             self._send_home(stop)
         return is_done
 
-    def _watch(self, hosting: Hosting, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
+    def _watch(self, server_host: ServerHost, stop: StopSignals, show: Callable[[StudyStatus], None]) -> bool:
         name = self._study.definition.name
         while not stop.requested:
             try:
-                hosting.keep_up()
+                server_host.keep_up()
                 status = read_status(self._storage, name, uid=self._study.uid)
                 show(status)
                 if status.trials.waiting + status.trials.running == 0:
@@ -165,12 +165,12 @@ class Launch:
 
     def _top_up(self, *, is_last: bool) -> int:
         name, cluster = self._study.definition.name, self._config.cluster
-        holdings = self._study.holdings()
+        leases = self._study.active_leases()
         jobs = worker_jobs(name)
-        gone = vanished(name, holdings, jobs)
+        gone = vanished(name, leases, jobs)
         if gone:
-            self._study.expire(holding.owner for holding in gone)
-            _LOG.warning("freed the trials of lost workers: %s", ", ".join(str(holding.number) for holding in gone))
+            self._study.expire(lease.owner for lease in gone)
+            _LOG.warning("freed the trials of lost workers: %s", ", ".join(str(lease.number) for lease in gone))
         status = read_status(self._storage, name, uid=self._study.uid)
         # A job that ends may be one that comes back, and then replacing it would be one too many: that is seen later.
         present = [job for job in jobs if job.state != "COMPLETING"] if is_last else jobs
@@ -202,7 +202,7 @@ class Launch:
             )
 
     def _unsettled(self) -> list[str]:
-        """Workers' jobs that run, and may be about to take a trial or to end; none where there is nothing to take."""
+        """Workers' jobs that run, and may be about to take a trial or to end; None where there is nothing to take."""
         status = read_status(self._storage, self._study.definition.name, uid=self._study.uid)
         if status.trials.waiting == 0:
             return []

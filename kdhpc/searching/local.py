@@ -292,7 +292,7 @@ def _work(study: str, config_path: str, gpu: str) -> Failure | None:
 
 
 def _failure(job: "submitit.Job[Failure | None]") -> Failure | None:
-    """How a worker that has ended failed; none: it did not."""
+    """How a worker that has ended failed; None: it did not."""
     if not job.paths.result_pickle.exists():
         return Failure(reason="it was killed, or died before it could say why", hopeless=False)
     if job.exception() is None:

@@ -21,7 +21,10 @@ from kdhpc.config.document import write_config
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import ClusterConfig, SearchConfig
 from kdhpc.errors import ClusterError, StorageError
-from kdhpc.files import parse_json, patiently, read_whole, storage_error, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.storage_errors import patiently, storage_error
+from kdhpc.files.writing import write_whole
 from kdhpc.folders import own_folder, private_folder
 
 _LOG = logging.getLogger(__name__)
@@ -44,13 +47,13 @@ class Manifest:
     kdhpc: str
     """Version."""
     job: str | None
-    """The Slurm job that launches, with its cluster; none: it was launched from a shell."""
+    """The Slurm job that launches, with its cluster; None: it was launched from a shell."""
     arrays: tuple[str, ...]
     """The job arrays (or single jobs) of workers, with their cluster, in the order of submission."""
     executor: Literal["local", "slurm"] = "slurm"
     """``local``: the workers are processes, and there is nothing to ask Slurm for."""
     cluster: str | None = None
-    """The Slurm cluster that workers are submitted to; none: that of this machine's configuration."""
+    """The Slurm cluster that workers are submitted to; None: that of this machine's configuration."""
     restarts: int = 0
     """How often its launching job had been requeued when this launch was begun, or last went on."""
 
@@ -87,7 +90,7 @@ class Manifest:
 
 
 def wanted_cluster(cluster: ClusterConfig) -> str | None:
-    """Where the workers of a launch go; none: to the cluster of this machine's configuration.
+    """Where the workers of a launch go; None: to the cluster of this machine's configuration.
 
     Raises:
         UsageError: several clusters are named.
@@ -131,7 +134,7 @@ def freeze_launch(study: str, config: SearchConfig) -> Manifest:
 
 
 def continued_manifest(study: str) -> Manifest | None:
-    """That of the launch which this process made before its job was requeued; none: it made none.
+    """That of the launch which this process made before its job was requeued; None: it made none.
 
     It is known by its command. Of several with the same one, each goes on once, in their order.
 
@@ -169,7 +172,7 @@ def _user() -> str:
 
 
 def read_manifest(study: str, launch: str) -> Manifest | None:
-    """A launch's manifest; none where it has not been launched, or where the file is damaged, which is told once.
+    """A launch's manifest; None where it has not been launched, or where the file is damaged, which is told once.
 
     Raises:
         StorageError: the file system refuses to read it.

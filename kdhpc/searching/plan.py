@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import dataclass
 
+from kdhpc.config.compatibility import readable, written
 from kdhpc.config.document import to_document
 from kdhpc.config.paths import packed_dir
 from kdhpc.config.schema import SearchConfig, check_study_name
@@ -11,7 +12,7 @@ from kdhpc.data.fitting import check_batch_size, check_image_size, check_resolut
 from kdhpc.data.packed import PackedDataset
 from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
-from kdhpc.files import remove
+from kdhpc.files.removing import remove
 from kdhpc.graph.space import SearchSpace
 from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import check_weights_file, weights_digest
@@ -39,7 +40,7 @@ class StudyPlan:
 
         Args:
             storage: The database.
-            trials: The budget; none: the config's for a new study, an existing one keeps its own.
+            trials: The budget; None: the config's for a new study, an existing one keeps its own.
 
         Raises:
             StudyMismatchError: the study exists and was made with something else; the message says with what.
@@ -106,7 +107,10 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
 
 def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> StudyDefinition:
     """What a study with that config is made with."""
-    settings = {part: to_document(getattr(config, part)) for part in ("dataset", "network", "objective", "training")}
+    settings = {
+        part: written(part, to_document(getattr(config, part)))
+        for part in ("dataset", "network", "objective", "training")
+    }
     return StudyDefinition(
         name=name,
         space=search_space(config),
@@ -164,11 +168,19 @@ def search_space(config: SearchConfig) -> SearchSpace:
 
 
 def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
-    """The groups of the config that a study was made with: not how it is run (device, worker, cluster)."""
+    """The groups of the config that a study was made with: not how it is run (device, worker, cluster).
+
+    Raises:
+        StudyMismatchError: a newer version of kdhpc made it.
+    """
     made_with = study.definition
     space = made_with.space
+    try:
+        settings = readable(json.loads(made_with.settings))
+    except ValueError as exc:
+        raise StudyMismatchError(f"study {made_with.name!r} {exc}") from exc
     return {
-        **json.loads(made_with.settings),
+        **settings,
         "study": {
             "num_nodes": space.num_nodes,
             "trials": study.progress().target,

@@ -25,17 +25,17 @@ from kdhpc.server.control import (
 )
 from kdhpc.server.endpoint import Endpoint, is_loopback, read_endpoint
 from kdhpc.server.ownership import NotCertainError
-from kdhpc.server.take_over import Caution, refuse_beside_take_over, take_over
+from kdhpc.server.take_over import TakeoverTimeouts, refuse_beside_take_over, take_over
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE_S = 300.0
 _POLL_S = 2.0
-_CAUTION = Caution()
+_TIMEOUTS = TakeoverTimeouts()
 
 
-class Hosting:
+class ServerHost:
     """Keeps the embedded server up while entered, if nobody else does.
 
     Several launching jobs may share one server. The first hosts it; when it goes, one of the others does. Who hosts it
@@ -44,13 +44,13 @@ class Hosting:
     Args:
         cluster: Whom the server listens to, and how many workers it serves.
         stop: Whether this process is to stop.
-        caution: How long a take-over from another machine waits.
+        timeouts: How long a take-over from another machine waits.
     """
 
-    def __init__(self, cluster: ClusterConfig, stop: StopSignals, caution: Caution = _CAUTION) -> None:
+    def __init__(self, cluster: ClusterConfig, stop: StopSignals, timeouts: TakeoverTimeouts = _TIMEOUTS) -> None:
         self._folder = server_dir().resolve()
         self._signals = stop
-        self._caution = caution
+        self._timeouts = timeouts
         self._job = slurm.own_job()
         self._options = ServerOptions(
             listen=cluster.listen, allow=cluster.networks, workers=max(100, 2 * cluster.workers), job=self._job
@@ -72,7 +72,7 @@ class Hosting:
         endpoint = None if self._is_given or self._job is None else running_here(self._folder)
         return endpoint is not None and endpoint.job == self._job
 
-    def __enter__(self) -> "Hosting":
+    def __enter__(self) -> "ServerHost":
         # A job may find that another one is just starting it, or that Slurm does not know yet that its node is dead.
         self.attend(lambda: None, patience_s=_PATIENCE_S if self._job else 0.0)
         return self
@@ -164,7 +164,7 @@ class Hosting:
         except NotCertainError:
             if before is None or not self._has_ended(before.job):
                 raise
-        return take_over(self._folder, self._options, before, self._caution, lambda: self._signals.requested)
+        return take_over(self._folder, self._options, before, self._timeouts, lambda: self._signals.requested)
 
     def _is_orphan(self, endpoint: Endpoint) -> bool:
         """Whether the server runs on this machine, and was another job's, which has ended."""

@@ -98,5 +98,5 @@ def _option(text: str) -> tuple[str, str | bool]:
 
 
 def _megabytes(gigabytes: float | None) -> str | None:
-    """As Slurm reads memory; none stays none, and sbatch is told nothing."""
+    """As Slurm reads memory; None stays none, and sbatch is told nothing."""
     return None if gigabytes is None else f"{math.ceil(1024 * gigabytes)}M"

@@ -7,16 +7,19 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import Protocol
 
+from kdhpc.config.compatibility import written
 from kdhpc.config.document import to_document
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.errors import CheckpointError, DatabaseError, StudyMismatchError
 from kdhpc.graph.space import graph_key
+from kdhpc.graph.spec import GraphSpec
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.weights import pretrained_origin, weights_digest
-from kdhpc.study.leased_trial import Claim
+from kdhpc.study.outcome import Outcome
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.loop import TrainingLoop, TrainingState
@@ -29,17 +32,8 @@ from kdhpc.training.setting import TrainingSetting
 _LOG = logging.getLogger(__name__)
 
 
-class Outcome(str, Enum):
-    """How a worker's time with a trial ended."""
-
-    COMPLETE = "complete"
-    PRUNED = "pruned"
-    DIVERGED = "diverged"
-    INTERRUPTED = "interrupted"
-
-
-class Turn(str, Enum):
-    """What a trial did in its turn."""
+class StepKind(str, Enum):
+    """What a trial did between two yields."""
 
     STEP = "step"
     """A step, and nothing else."""
@@ -47,6 +41,46 @@ class Turn(str, Enum):
     """Its first step here, or more than a step: a checkpoint, the end of an epoch."""
     SCORED = "scored"
     """As MORE, and its ensemble was scored: it has run all programs that there are."""
+
+
+class StudyTrial(Protocol):
+    """A trial as the code that trains it sees it: what to train, and whom to tell how that goes.
+
+    ``kdhpc.study.leased_trial.LeasedTrial`` is one. Its methods raise `DatabaseError` where the study stays out of
+    reach, and `LeaseLostError` where another worker has taken the trial over.
+    """
+
+    @property
+    def number(self) -> int:
+        """In the study."""
+
+    @property
+    def graph(self) -> GraphSpec:
+        """What to train."""
+
+    @property
+    def seed(self) -> int:
+        """Seeds weights and data order."""
+
+    @property
+    def reported(self) -> tuple[int, ...]:
+        """Epochs that were reported before this worker took the trial, rising."""
+
+    @property
+    def lost(self) -> bool:
+        """Another worker has taken the trial over: stop, write nothing."""
+
+    def describe(self, *, mode: str, data: str) -> None:
+        """Say how the trial runs, once its first step is done."""
+
+    def advance(self, step: int) -> None:
+        """Say that a checkpoint of this optimiser step is on the disk; returns at once."""
+
+    def report_rung(self, epoch: int, accuracy: float) -> Outcome | None:
+        """Report the accuracy at an epoch. Gives how the trial has ended by that; None: it goes on."""
+
+    def diverge(self, epoch: int, reason: str) -> None:
+        """End the trial, whose numbers are not finite since this epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +96,7 @@ class TrialSetting:
     data: str
     """Names the images, and which of them train and which score."""
     pretrained_weights: str | None
-    """Digest of the file of weights that the study was made with; none: it has none."""
+    """Digest of the file of weights that the study was made with; None: it has none."""
     train: TrainBatches
     """The training half of the search split."""
     evaluation: EvalBatches
@@ -86,14 +120,15 @@ class TrialSetting:
         )
 
     @cached_property
-    def arithmetic(self) -> str:
-        """Digest of what a trial's numbers depend on beside its graph and seed: its checkpoints hold for nothing else.
+    def fingerprint(self) -> str:
+        """Fingerprint of the settings that affect a trial's numbers. A checkpoint with another one is rejected.
 
-        The precision is in words, for log lines.
+        The graph and the seed are not in it. The precision is in words, for log lines.
         """
         config = self.config
         document = {
-            name: to_document(getattr(config, name)) for name in ("dataset", "network", "objective", "training")
+            name: written(name, to_document(getattr(config, name)))
+            for name in ("dataset", "network", "objective", "training")
         }
         document["objective"]["pretrained"] = self.pretrained_weights
         document["data"] = {"content": self.data}
@@ -101,11 +136,11 @@ class TrialSetting:
         return f"{digest} {self.runtime.precision}"
 
 
-def prepare_training(claim: Claim, setting: TrialSetting, previous: TrainingLoop | None) -> TrainingLoop:
-    """Networks and optimisers for a claimed graph.
+def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: TrainingLoop | None) -> TrainingLoop:
+    """Networks and optimisers for the graph of a trial.
 
     Args:
-        claim: The leased slot.
+        trial: What to train.
         setting: Data and config.
         previous: A training of this setting that has ended: its memory, and all that was compiled and recorded for it,
             are used again.
@@ -115,12 +150,12 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: TrainingLoop
         StudyMismatchError: the file of pretrained weights is not what it was when the study was made.
     """
     config = setting.config
-    warn_about_unlearned(claim.graph, config.objective, name=f"trial {claim.number}")
-    method = GraphMethod(graph=claim.graph)
+    warn_about_unlearned(trial.graph, config.objective, name=f"trial {trial.number}")
+    method = GraphMethod(graph=trial.graph)
     if previous is not None:
-        previous.restart(method, claim.seed)
+        previous.restart(method, trial.seed)
         return previous
-    training = TrainingLoop(method, setting.training, claim.seed)
+    training = TrainingLoop(method, setting.training, trial.seed)
     # Now that the file is read: it may have been replaced since this worker began.
     if weights_digest(config.objective) != setting.pretrained_weights:
         raise StudyMismatchError(
@@ -130,18 +165,18 @@ def prepare_training(claim: Claim, setting: TrialSetting, previous: TrainingLoop
 
 
 def run_trial(
-    claim: Claim, setting: TrialSetting, training: TrainingLoop, should_stop: Callable[[], bool]
-) -> Generator[Turn, None, Outcome]:
-    """Train the claimed graph to its end, until it is pruned or diverges, or until asked to stop.
+    trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, should_stop: Callable[[], bool]
+) -> Generator[StepKind, None, Outcome]:
+    """Train a graph to its end, until it is pruned or diverges, or until asked to stop.
 
     Args:
-        claim: The leased slot; its trial is continued from its checkpoint where there is one.
+        trial: What to train; it is continued from its checkpoint where there is one.
         setting: Data and config.
         training: At its beginning, see `prepare_training`.
-        should_stop: Asked after each step; True checkpoints the trial and gives the slot back.
+        should_stop: Asked after each step; True checkpoints the trial and interrupts it.
 
     Yields:
-        Between two steps, what it did since the one before: other trials of this process may take theirs.
+        Between two steps, what it did since the one before: other trials of this process may do theirs.
 
     Returns:
         How it ended.
@@ -151,128 +186,120 @@ def run_trial(
         DatabaseError: the database stayed away; the trial is checkpointed, and what was not reported is due again.
         StorageError: its checkpoint may be sound, but cannot be read; the trial has not begun.
     """
-    with _checkpointing(claim, setting, training) as checkpoint:
-        _restore(claim, setting, training, checkpoint)
+    with _checkpointing(trial, setting, training) as checkpoint:
+        _restore(trial, setting, training, checkpoint)
         try:
-            outcome = yield from _train(claim, setting, training, checkpoint, should_stop)
+            outcome = yield from _train(trial, setting, training, checkpoint, should_stop)
         except DatabaseError:
-            _save_at_the_end(claim, checkpoint)
+            _save_at_the_end(trial, checkpoint)
             raise
         if outcome is not None:
             checkpoint.delete()
             return outcome
-        _save_at_the_end(claim, checkpoint)
-    claim.release()
+        _save_at_the_end(trial, checkpoint)
     return Outcome.INTERRUPTED
 
 
 def _train(
-    claim: Claim,
+    trial: StudyTrial,
     setting: TrialSetting,
     training: TrainingLoop,
     checkpoint: Checkpointing,
     should_stop: Callable[[], bool],
-) -> Generator[Turn, None, Outcome | None]:
-    """From where it stands; returns how the trial ended, none if it was interrupted."""
-    metrics = MetricsLog(setting.paths.metrics(claim.number), epoch=training.epoch)
-    turn, first_step = Turn.MORE, True
+) -> Generator[StepKind, None, Outcome | None]:
+    """From where it stands; returns how the trial ended, None if it was interrupted."""
+    metrics = MetricsLog(setting.paths.metrics(trial.number), epoch=training.epoch)
+    kind, first_step = StepKind.MORE, True
     for report in training.steps():
         if report is None:
             if first_step:
-                claim.describe(mode=training.mode, data=setting.train.placement)
+                trial.describe(mode=training.mode, data=setting.train.placement)
             first_step = False
-            if checkpoint.save_if_due() and turn is Turn.STEP:
-                turn = Turn.MORE
-            if claim.lost or should_stop():
+            if checkpoint.save_if_due() and kind is StepKind.STEP:
+                kind = StepKind.MORE
+            if trial.lost or should_stop():
                 return None
-            yield turn
-            turn = Turn.STEP
+            yield kind
+            kind = StepKind.STEP
             continue
-        turn = Turn.MORE if report.ensemble_accuracy is None else Turn.SCORED
-        if claim.lost:
+        kind = StepKind.MORE if report.ensemble_accuracy is None else StepKind.SCORED
+        if trial.lost:
             return None
         metrics.append(report)
         if report.diverged is not None:
-            _diverge(claim, training, report.epoch, report.diverged)
+            _diverge(trial, training, report.epoch, report.diverged)
             return Outcome.DIVERGED
         if not report.rung or report.ensemble_accuracy is None:
             continue
         # Reported before it is checkpointed: a crash in between repeats a report, which the study ignores.
-        outcome = _report(claim, training, report.epoch, report.ensemble_accuracy)
+        outcome = _report(trial, training, report.epoch, report.ensemble_accuracy)
         if outcome is not None:
             return outcome
-        claim.advance(report.step)
+        trial.advance(report.step)
         checkpoint.save()
     return None
 
 
-def _report(claim: Claim, training: TrainingLoop, epoch: int, accuracy: float) -> Outcome | None:
-    """Tell the study, and end the trial there if this was its last epoch, or is to be."""
+def _report(trial: StudyTrial, training: TrainingLoop, epoch: int, accuracy: float) -> Outcome | None:
+    """Tell the study; gives how the trial has ended by that."""
     try:
-        prune = claim.report(epoch, accuracy)
-        if training.finished:
-            claim.complete(accuracy)
-            return Outcome.COMPLETE
-        if prune:
-            claim.prune()
-            return Outcome.PRUNED
+        return trial.report_rung(epoch, accuracy)
     except DatabaseError:
         training.reopen_epoch()
         raise
-    return None
 
 
-def _diverge(claim: Claim, training: TrainingLoop, epoch: int, reason: str) -> None:
+def _diverge(trial: StudyTrial, training: TrainingLoop, epoch: int, reason: str) -> None:
     """Tell the study, and end the trial there."""
     try:
-        claim.diverge(epoch, reason)
+        trial.diverge(epoch, reason)
     except DatabaseError:
         training.reopen_epoch()
         raise
-    _LOG.warning("trial %d diverged in epoch %d: %s", claim.number, epoch, reason)
+    _LOG.warning("trial %d diverged in epoch %d: %s", trial.number, epoch, reason)
 
 
-def _restore(claim: Claim, setting: TrialSetting, training: TrainingLoop, checkpoint: Checkpointing) -> None:
+def _restore(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, checkpoint: Checkpointing) -> None:
     def check(state: TrainingState) -> None:
         """A checkpoint may outlive its reports, where an older database was put back: they would never be made."""
         last = setting.config.training.epochs
         for epoch in range(1, state.epoch + 1):
-            if is_rung(epoch, last) and epoch not in claim.reported:
+            if is_rung(epoch, last) and epoch not in trial.reported:
                 raise CheckpointError(f"its checkpoint is ahead of the study (epoch {epoch} is not reported)")
 
     if checkpoint.restore(check):
-        claim.advance(training.step)
-    elif claim.reported:
+        trial.advance(training.step)
+    elif trial.reported:
         _LOG.warning(
             "trial %d starts from its beginning, though its epoch %d is reported: no checkpoint is in %s; all workers "
             "of a study need the same KDHPC_RUNS",
-            claim.number,
-            claim.reported[-1],
-            setting.paths.checkpoint(claim.number).parent,
+            trial.number,
+            trial.reported[-1],
+            setting.paths.checkpoint(trial.number).parent,
         )
 
 
-def _save_at_the_end(claim: Claim, checkpoint: Checkpointing) -> None:
+def _save_at_the_end(trial: StudyTrial, checkpoint: Checkpointing) -> None:
     try:
         if checkpoint.save_now():
-            _LOG.info("trial %d is checkpointed", claim.number)
+            _LOG.info("trial %d is checkpointed", trial.number)
     except CheckpointError as exc:  # What is lost is the time since the last one.
-        _LOG.warning("trial %d stops without a new checkpoint: %s", claim.number, exc)
+        _LOG.warning("trial %d stops without a new checkpoint: %s", trial.number, exc)
 
 
-def _checkpointing(claim: Claim, setting: TrialSetting, training: TrainingLoop) -> Checkpointing:
+def _checkpointing(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop) -> Checkpointing:
     return Checkpointing(
-        setting.paths.checkpoint(claim.number),
+        setting.paths.checkpoint(trial.number),
         training,
         CheckpointKey(
             study=setting.study_uid,
-            number=claim.number,
-            graph_key=graph_key(claim.graph),
-            seed=claim.seed,
-            settings=setting.arithmetic,
+            number=trial.number,
+            graph_key=graph_key(trial.graph),
+            seed=trial.seed,
+            settings=setting.fingerprint,
         ),
         every_s=setting.config.worker.checkpoint_every_s,
-        name=f"trial {claim.number}",
-        may_write=lambda: not claim.lost,
-        on_written=claim.advance,
+        name=f"trial {trial.number}",
+        may_write=lambda: not trial.lost,
+        on_written=trial.advance,
     )

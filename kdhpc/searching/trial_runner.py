@@ -1,4 +1,4 @@
-"""A seat of a worker: one trial after the other, a step at a time, in the same memory."""
+"""Runs one trial after the other, a step at a time, in the same memory."""
 
 import contextlib
 import gc
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from kdhpc.errors import CaptureError, DatabaseError, LeaseLostError, StorageError, StudyMismatchError
-from kdhpc.files import is_of_storage
-from kdhpc.searching.trial import Outcome, TrialSetting, Turn, prepare_training, run_trial
-from kdhpc.study.leased_trial import Claim
+from kdhpc.files.storage_errors import is_of_storage
+from kdhpc.searching.trial import StepKind, TrialSetting, prepare_training, run_trial
+from kdhpc.study.leased_trial import LeasedTrial
+from kdhpc.study.outcome import Outcome
 from kdhpc.training.device_errors import is_device_lost, is_out_of_memory, lost_to
 from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.streams import OwnStream
@@ -24,7 +25,7 @@ _REASON_LENGTH = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A trial's time in a seat is over."""
+    """A trial's time in a runner is over."""
 
     number: int
     """Of the trial."""
@@ -33,14 +34,14 @@ class Ended:
     crashed: bool
     """An error ended the attempt."""
     crowded: bool
-    """There was no memory for it beside the other seats' trials: it was given back, without counting an attempt."""
+    """There was no memory for it beside the other runners' trials: it was given back, without counting an attempt."""
 
 
-class Seat:
+class TrialRunner:
     """Trains the trials that it is given, one at a time.
 
-    Several seats take turns, step by step. On CUDA each has a stream of its own: what one launches runs beside what
-    the others have launched, and none waits for another.
+    The runners of a worker take turns, step by step. On CUDA each has a stream of its own: what one launches runs
+    beside what the others have launched, and none waits for another.
 
     Args:
         setting: What all trials have in common.
@@ -63,8 +64,8 @@ class Seat:
         self._has_stepped = False
         self._is_empty = True
         self._training: TrainingLoop | None = None
-        self._claim: Claim | None = None
-        self._journey: Generator[Turn, None, Outcome] | None = None
+        self._trial: LeasedTrial | None = None
+        self._journey: Generator[StepKind, None, Outcome] | None = None
         self._own: OwnStream | None = None
         if device.type == "cuda":
             self._own = OwnStream(device)
@@ -72,38 +73,38 @@ class Seat:
 
     @property
     def busy(self) -> bool:
-        """Whether a trial is in it."""
-        return self._claim is not None
+        """Whether it has a trial."""
+        return self._trial is not None
 
     @property
     def has_stepped(self) -> bool:
-        """Whether the trial in it has done a step here."""
+        """Whether its trial has done a step here."""
         return self.busy and self._has_stepped
 
-    def take(self, claim: Claim) -> None:
-        """Begin a trial; its first step is the next turn's."""
+    def take(self, trial: LeasedTrial) -> None:
+        """Begin a trial; its first step is the next :meth:`step`'s."""
         assert not self.busy
         if self._training is None:
-            self.vacate()  # What a trial that failed has left.
-        _LOG.info("trial %d, slot %d, attempt %d: starts", claim.number, claim.slot, claim.attempt)
-        self._claim = claim
-        self._journey = self._train(claim)
+            self.free_memory()  # What a trial that failed has left.
+        _LOG.info("trial %d, slot %d, attempt %d: starts", trial.number, trial.slot, trial.attempt)
+        self._trial = trial
+        self._journey = self._train(trial)
         self._has_stepped = self._is_empty = False
 
     def give_back(self) -> None:
         """Give the trial back as its last checkpoint has it, or unbegun, without counting an attempt."""
-        assert self._claim is not None
+        assert self._trial is not None
         assert self._journey is not None
-        claim = self._claim
+        trial = self._trial
         began = "after its last checkpoint" if self._has_stepped else "before it began"
-        _LOG.info("trial %d, slot %d: is given back %s", claim.number, claim.slot, began)
+        _LOG.info("trial %d, slot %d: is given back %s", trial.number, trial.slot, began)
         self._journey.close()
         if self._has_stepped:
             self._training = None
-        self._leave(claim)
-        _release(claim)
+        self._leave(trial)
+        _release(trial)
 
-    def vacate(self) -> None:
+    def free_memory(self) -> None:
         """Give the memory back that the last trial has left for the next one."""
         assert not self.busy
         if self._is_empty:
@@ -114,7 +115,7 @@ class Seat:
         if self._own is not None:
             torch.cuda.empty_cache()
 
-    def turn(self) -> Turn | Ended:
+    def step(self) -> StepKind | Ended:
         """One step of its trial and what comes with it; how the trial ended if it did.
 
         Raises:
@@ -126,89 +127,94 @@ class Seat:
             StorageError: a disk refuses what the trial needs, and the worker was not asked to stop. That is no fault of
                 the trial: it was given back, without counting an attempt.
             DeviceLostError: no trial can go on in this process; this one counts the attempt, as the error came in its
-                turn. On a GPU that may be late, when another one has caused it: this cannot be told apart.
+                step. On a GPU that may be late, when another one has caused it: this cannot be told apart.
         """
-        assert self._claim is not None
+        assert self._trial is not None
         assert self._journey is not None
-        claim = self._claim
+        trial = self._trial
         try:
             with self._on_stream():
-                turn = next(self._journey)
+                kind = next(self._journey)
             self._has_stepped = True
-            return turn
+            return kind
         except StopIteration as stop:
             outcome: Outcome = stop.value
-            _LOG.info("trial %d: %s", claim.number, outcome.value)
-            return self._leave(claim, finished=outcome is not Outcome.INTERRUPTED)
+            _LOG.info("trial %d: %s", trial.number, outcome.value)
+            return self._leave(trial, finished=outcome is not Outcome.INTERRUPTED)
         except LeaseLostError as exc:
-            _LOG.warning("trial %d: %s", claim.number, exc)
-            return self._leave(claim)
+            _LOG.warning("trial %d: %s", trial.number, exc)
+            return self._leave(trial)
         except DatabaseError as exc:
-            ended = self._leave(claim)
+            ended = self._leave(trial)
             if not self._stopping():
                 raise
-            _LOG.warning("trial %d was not given back, its lease will expire: %s", claim.number, exc)
+            _LOG.warning("trial %d was not given back, its lease will expire: %s", trial.number, exc)
             return ended
         # No trial of the study, or none at all, can be trained here; that is no fault of this one.
         except (StudyMismatchError, CaptureError):
             self._training = None
-            self._leave(claim)
-            _release(claim)
+            self._leave(trial)
+            _release(trial)
             raise
         except Exception as exc:
             if is_of_storage(exc):
-                return self._give_back_for(claim, exc)
+                return self._give_back_for(trial, exc)
             if is_device_lost():
-                self._crash(claim, exc)
+                self._crash(trial, exc)
                 raise lost_to(exc) from exc
             if is_out_of_memory(exc) and self._may_be_crowded():
-                return self._make_room(claim)
+                return self._make_room(trial)
             # A worker outlives a trial that crashes: the study counts the attempt.
-            return self._crash(claim, exc)
+            return self._crash(trial, exc)
 
-    def _train(self, claim: Claim) -> Generator[Turn, None, Outcome]:
-        self._training = prepare_training(claim, self._setting, self._training)
-        return (yield from run_trial(claim, self._setting, self._training, lambda: self._stopping() or claim.draining))
+    def _train(self, trial: LeasedTrial) -> Generator[StepKind, None, Outcome]:
+        self._training = prepare_training(trial, self._setting, self._training)
+        outcome = yield from run_trial(trial, self._setting, self._training, lambda: self._stopping() or trial.draining)
+        if outcome is Outcome.INTERRUPTED:
+            trial.release()
+        return outcome
 
-    def _crash(self, claim: Claim, exc: Exception) -> Ended:
+    def _crash(self, trial: LeasedTrial, exc: Exception) -> Ended:
         """Give a crashed trial back. While this process is being ended, what it needs may be, too: no attempt then."""
-        _LOG.error("trial %d crashed", claim.number, exc_info=exc)
+        _LOG.error("trial %d crashed", trial.number, exc_info=exc)
         self._training = None  # Whatever state it is in.
-        ended = self._leave(claim, crashed=not self._stopping())
+        ended = self._leave(trial, crashed=not self._stopping())
         if ended.crashed:
             words = f"{type(exc).__name__}: {' '.join(str(exc).split())}"
-            claim.crash(f"{words[:_REASON_LENGTH]} (on {socket.gethostname()})")
+            trial.crash(f"{words[:_REASON_LENGTH]} (on {socket.gethostname()})")
         else:
-            _release(claim)
+            _release(trial)
         return ended
 
-    def _give_back_for(self, claim: Claim, exc: Exception) -> Ended:
+    def _give_back_for(self, trial: LeasedTrial, exc: Exception) -> Ended:
         """Give back a trial that a disk is in the way of; another one would fare no better here."""
         self._training = None
-        ended = self._leave(claim)
-        _release(claim)
-        words = f"trial {claim.number} is given back, {exc}; once that is mended, another worker goes on with it"
+        ended = self._leave(trial)
+        _release(trial)
+        words = f"trial {trial.number} is given back, {exc}; once that is mended, another worker goes on with it"
         if not self._stopping():
             raise StorageError(words) from exc
         _LOG.warning("%s", words)
         return ended
 
-    def _make_room(self, claim: Claim) -> Ended:
+    def _make_room(self, trial: LeasedTrial) -> Ended:
         """Give back a trial for which there is no memory."""
-        _LOG.info("trial %d, slot %d: no memory for it beside the others, it is given back", claim.number, claim.slot)
+        _LOG.info("trial %d, slot %d: no memory for it beside the others, it is given back", trial.number, trial.slot)
         self._training = None
-        ended = self._leave(claim, crowded=True)
-        _release(claim)
+        ended = self._leave(trial, crowded=True)
+        _release(trial)
         return ended
 
-    def _leave(self, claim: Claim, *, finished: bool = False, crashed: bool = False, crowded: bool = False) -> Ended:
-        self._claim = self._journey = None
-        return Ended(number=claim.number, finished=finished, crashed=crashed, crowded=crowded)
+    def _leave(
+        self, trial: LeasedTrial, *, finished: bool = False, crashed: bool = False, crowded: bool = False
+    ) -> Ended:
+        self._trial = self._journey = None
+        return Ended(number=trial.number, finished=finished, crashed=crashed, crowded=crowded)
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return contextlib.nullcontext() if self._own is None else torch.cuda.stream(self._own.stream)
 
 
-def _release(claim: Claim) -> None:
+def _release(trial: LeasedTrial) -> None:
     with contextlib.suppress(DatabaseError):  # Its lease will expire.
-        claim.release()
+        trial.release()

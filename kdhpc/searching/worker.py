@@ -1,4 +1,4 @@
-"""A worker: claims slots of a study and trains their graphs until nothing is left to claim."""
+"""A worker: leases slots of a study and trains their graphs until nothing is left to train."""
 
 import hashlib
 import logging
@@ -19,11 +19,11 @@ from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, ConfigError, DeviceLostError, KdhpcError, StudyMismatchError
 from kdhpc.networks.own import register_imported
-from kdhpc.searching.concurrency import seating_on
+from kdhpc.searching.concurrency import concurrency_on
 from kdhpc.searching.deadline import Deadline
 from kdhpc.searching.plan import check_same_study
-from kdhpc.searching.trial import TrialSetting, Turn
-from kdhpc.searching.trial_runner import Ended, Seat
+from kdhpc.searching.trial import StepKind, TrialSetting
+from kdhpc.searching.trial_runner import Ended, TrialRunner
 from kdhpc.study.definition import Split
 from kdhpc.study.leased_trial import Owner
 from kdhpc.study.study import SharedStudy
@@ -38,7 +38,7 @@ _POLL_S = 5.0
 
 
 def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> int:
-    """Claim and train, slot after slot, until nothing is left to claim, the study is drained or a signal came.
+    """Lease and train, slot after slot, until nothing is left to train, the study is drained or a signal came.
 
     Returns:
         Trials that this worker finished.
@@ -78,7 +78,7 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
 
 
 class _Worker:
-    """Keeps its seats taken."""
+    """Keeps its trial runners busy."""
 
     def __init__(
         self, study: SharedStudy, setting: TrialSetting, stop: StopSignals, cache: CompileCache | None
@@ -95,76 +95,76 @@ class _Worker:
         _free_slots_of_the_dead(study, self._owner)
         self._deadline = Deadline(setting.paths, self._config.cluster.signal_delay_s, num_begun=study.num_begun)
         device = setting.runtime.device
-        self._seating = seating_on(self._config, device)
-        self._seats = [
-            Seat(setting, device, self._is_stopping, may_be_crowded=self._may_be_crowded)
-            for _ in range(self._seating.most)
+        self._concurrency = concurrency_on(self._config, device)
+        self._runners = [
+            TrialRunner(setting, device, self._is_stopping, may_be_crowded=self._may_be_crowded)
+            for _ in range(self._concurrency.most)
         ]
 
     def work(self) -> None:
         """Until nothing is left to do here."""
         while True:
             if not self._is_stopping():
-                self._fill_seats()
-            busy = self._busy_seats()
+                self._fill_runners()
+            busy = self._busy_runners()
             if not busy and (self._is_stopping() or not self._is_waiting_for_others()):
                 return
             only_steps = True
-            for seat in busy:
-                if not seat.busy:  # Its trial was given back in another's turn.
+            for runner in busy:
+                if not runner.busy:  # Its trial was given back in another's step.
                     continue
-                turn = seat.turn()
-                only_steps = only_steps and turn is Turn.STEP
-                self._note(turn)
-            self._seating.note_round(len(busy), only_steps=only_steps)
+                kind = runner.step()
+                only_steps = only_steps and kind is StepKind.STEP
+                self._note(kind)
+            self._concurrency.note_round(len(busy), only_steps=only_steps)
 
     def interrupt(self) -> None:
-        """Checkpoint the trials in the seats and give them back, as far as that can be done."""
+        """Checkpoint the trials that run and give them back, as far as that can be done."""
         self._ending = True
-        for seat in self._seats:
-            while seat.busy:
+        for runner in self._runners:
+            while runner.busy:
                 try:
-                    seat.turn()
+                    runner.step()
                 except KdhpcError as exc:
                     _LOG.warning("a trial was not given back, its lease will expire: %s", exc)
                     break
 
     def abandon(self) -> None:
-        """Give the trials in the seats back as they are on the disk: there is no device to go on with."""
-        for seat in self._busy_seats():
-            seat.give_back()
+        """Give the trials that run back as they are on the disk: there is no device to go on with."""
+        for runner in self._busy_runners():
+            runner.give_back()
 
     def _is_stopping(self) -> bool:
         return self._ending or self._stop.requested
 
-    def _busy_seats(self) -> list[Seat]:
-        return [seat for seat in self._seats if seat.busy]
+    def _busy_runners(self) -> list[TrialRunner]:
+        return [runner for runner in self._runners if runner.busy]
 
     def _may_be_crowded(self) -> bool:
-        return self._seating.may_be_too_many(len(self._busy_seats()))
+        return self._concurrency.may_be_too_many(len(self._busy_runners()))
 
-    def _fill_seats(self) -> None:
-        """Give trials to free seats, while there are trials and time for them; no seat too many keeps its memory."""
-        num_missing = self._seating.num_filled - len(self._busy_seats())
-        for seat in self._seats:
-            if seat.busy:
+    def _fill_runners(self) -> None:
+        """Give trials to free runners, while there are trials and time; no runner too many keeps its memory."""
+        num_missing = self._concurrency.num_trials - len(self._busy_runners())
+        for runner in self._runners:
+            if runner.busy:
                 continue
             if num_missing <= 0:
-                seat.vacate()
+                runner.free_memory()
                 continue
             if time.monotonic() < self._ask_again:
                 return
             short_s = self._deadline.seconds_short()
-            if short_s and not self._busy_seats():
+            if short_s and not self._busy_runners():
                 self._run_out_of_time(short_s)
-            claim = None
+            trial = None
             if not short_s:
                 worker = self._config.worker
-                claim = self._study.claim(self._owner, lease_s=worker.lease_s, renew_s=worker.renew_s)
-            if claim is None:
+                trial = self._study.lease(self._owner, lease_s=worker.lease_s, renew_s=worker.renew_s)
+            if trial is None:
                 self._ask_again = time.monotonic() + _POLL_S
                 return
-            seat.take(claim)
+            runner.take(trial)
             num_missing -= 1
 
     def _run_out_of_time(self, short_s: float) -> None:
@@ -181,7 +181,7 @@ class _Worker:
             signal.raise_signal(signal.SIGUSR2)
 
     def _is_waiting_for_others(self) -> bool:
-        """All seats are free: whether a trial may soon be free for this worker; waits a while."""
+        """Nothing runs here: whether a trial may soon be free for this worker; waits a while."""
         if _is_more_to_come(self._study, self._config.worker.renew_s):
             time.sleep(_POLL_S)
             self._ask_again = 0.0
@@ -192,14 +192,14 @@ class _Worker:
                 "study %s is stopped: `kdhpc search` or `kdhpc launch`, with --study %s, goes on with it", name, name
             )
         else:
-            _LOG.info("nothing to claim in study %s", name)
+            _LOG.info("nothing is left to train in study %s", name)
         return False
 
-    def _note(self, turn: Turn | Ended) -> None:
-        if turn is Turn.SCORED or (isinstance(turn, Ended) and turn.finished):
+    def _note(self, kind: StepKind | Ended) -> None:
+        if kind is StepKind.SCORED or (isinstance(kind, Ended) and kind.finished):
             self._publish()
-        if isinstance(turn, Ended):
-            self._note_end(turn)
+        if isinstance(kind, Ended):
+            self._note_end(kind)
 
     def _publish(self) -> None:
         """Let other workers begin with what was compiled here, once, beside the training."""
@@ -221,13 +221,13 @@ class _Worker:
             )
 
     def _make_room(self) -> None:
-        """There was no memory for one more: fill fewer seats, and let none that is too many begin."""
-        busy = self._busy_seats()
-        self._seating.retreat(num_left=len(busy))
-        num_surplus = max(0, len(busy) - self._seating.num_filled)
-        waiting = [seat for seat in reversed(busy) if not seat.has_stepped]
-        for seat in waiting[:num_surplus]:
-            seat.give_back()
+        """There was no memory for one more: train fewer at once, and let none that is too many begin."""
+        busy = self._busy_runners()
+        self._concurrency.retreat(num_left=len(busy))
+        num_surplus = max(0, len(busy) - self._concurrency.num_trials)
+        waiting = [runner for runner in reversed(busy) if not runner.has_stepped]
+        for runner in waiting[:num_surplus]:
+            runner.give_back()
 
 
 def _log_device(runtime: Runtime) -> None:
@@ -239,7 +239,7 @@ def _log_device(runtime: Runtime) -> None:
 
 def _free_slots_of_the_dead(study: SharedStudy, owner: Owner) -> None:
     """What this job held before it was killed and requeued, and processes of this machine that are gone."""
-    owners = [holding.owner for holding in study.holdings()]
+    owners = [lease.owner for lease in study.active_leases()]
     freed = study.expire(other for other in owners if other.is_gone or other.is_followed_by(owner))
     if freed:
         _LOG.info("freed %d slots of workers that have ended", freed)
@@ -249,7 +249,7 @@ def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:
     """Whether a trial waits that this worker may not have yet, or some worker has not renewed its lease in time."""
     if study.is_draining():
         return False
-    return study.progress().waiting > 0 or any(holding.lease_age_s > 2 * renew_s for holding in study.holdings())
+    return study.progress().waiting > 0 or any(lease.lease_age_s > 2 * renew_s for lease in study.active_leases())
 
 
 def _data_digest(checksum: str, split: Split) -> str:

@@ -106,7 +106,7 @@ Address = GivenAddress | EmbeddedAddress
 
 
 def find_address(url: str | None) -> Address:
-    """The server of a URL; none: of ``$KDHPC_STORAGE``, else the embedded one.
+    """The server of a URL; None: of ``$KDHPC_STORAGE``, else the embedded one.
 
     Raises:
         DatabaseError: the URL is not one, or not PostgreSQL's. It is not repeated: it may hold a password.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kdhpc.config.paths import server_dir
 from kdhpc.errors import DatabaseError, StorageError, UsageError
-from kdhpc.files import FileLock
+from kdhpc.files.locking import FileLock
 from kdhpc.server.data_folder import DATABASE, ProgramError, dump, initialise, write_access_rules, write_password
 from kdhpc.server.database_errors import AUTHENTICATION_S
 from kdhpc.server.endpoint import Endpoint, read_endpoint, write_endpoint
@@ -56,13 +56,13 @@ class ServerOptions:
     listen: str = "127.0.0.1"
     """Name or address of this machine that the workers use; ``all``: every interface, under the machine's name."""
     allow: tuple[str, ...] = ()
-    """Networks (``10.0.0.0/8``) that may connect when not only this machine may; none: those of its own interfaces."""
+    """Networks (``10.0.0.0/8``) that may connect when not only this machine may; None: those of its own interfaces."""
     port: int | None = None
-    """TCP port; none: the last one if it is free, else any free one."""
+    """TCP port; None: the last one if it is free, else any free one."""
     workers: int = 100
     """Workers that may be connected at once."""
     job: str | None = None
-    """The batch job that starts the server, and that it will not outlive; none: outside of one."""
+    """The batch job that starts the server, and that it will not outlive; None: outside of one."""
 
     def __post_init__(self) -> None:
         for network in self.allow:
@@ -229,6 +229,22 @@ def ensure_server() -> None:
 def dump_path(folder: Path) -> Path:
     """The dump that the last stop wrote, for ``pg_restore``."""
     return folder / f"{DATABASE}.dump"
+
+
+def write_dump(folder: Path, target: Path) -> None:
+    """Write a dump of the running server's database to a file, for ``pg_restore``.
+
+    Raises:
+        DatabaseError: no server of the folder runs on this machine, or PostgreSQL's own words.
+        StorageError: the file system refuses.
+    """
+    endpoint = running_here(folder)
+    if endpoint is None:
+        raise DatabaseError(f"no dump of {folder} can be written here: its server does not run on this machine")
+    try:
+        dump(folder, installed_programs(_data_version(folder)), endpoint.port, target)
+    except subprocess.TimeoutExpired as exc:
+        raise DatabaseError(f"no dump of {folder} was written: {exc}") from exc
 
 
 def _is_in_use(folder: Path, port: int) -> bool:

@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import FileLock, remove_tree, replacing, storage_error, write_whole
+from kdhpc.files.locking import FileLock
+from kdhpc.files.removing import remove_tree
+from kdhpc.files.storage_errors import storage_error
+from kdhpc.files.writing import move, replacing, write_whole
 from kdhpc.folders import append_to
 from kdhpc.server.database_errors import CROWDED_S, is_crowded
 from kdhpc.server.libpq import connection_string
@@ -69,10 +72,7 @@ def initialise(folder: Path, account: Account, lock: FileLock | None) -> str:
         _run(folder, account.command("initdb", "-D", str(staging), *arguments), lock=lock)
         role = f"CREATE ROLE {ROLE} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD '{password}';\n"
         _single_user(account, folder, staging, f"{role}CREATE DATABASE {DATABASE} OWNER {ROLE};\n", lock)
-        try:
-            staging.rename(data)
-        except OSError as exc:
-            raise storage_error(exc, data, "made") from exc
+        move(staging, data)
     return password
 
 

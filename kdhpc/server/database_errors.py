@@ -26,7 +26,7 @@ _REMEDIES = {
 
 
 def database_failure(exc: BaseException) -> Failure | None:
-    """The database's error in what was raised (Optuna wraps it); none if it is something else."""
+    """The database's error in what was raised (Optuna wraps it); None if it is something else."""
     if isinstance(exc, KdhpcError):
         return exc if isinstance(exc, DatabaseAwayError) else None
     for candidate in (exc, exc.__cause__):

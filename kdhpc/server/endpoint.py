@@ -11,7 +11,9 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import parse_json, read_whole, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.server import libpq
 
 _FORMAT = "kdhpc-endpoint"
@@ -35,11 +37,11 @@ class Endpoint:
     node: str
     """Host name of the machine that runs the server."""
     pid: int | None
-    """Process id of the server there; none after a clean stop."""
+    """Process id of the server there; None after a clean stop."""
     started: str
     """When, ISO 8601 in UTC."""
     job: str | None = None
-    """The batch job that the server is part of; none: it is not part of one."""
+    """The batch job that the server is part of; None: it is not part of one."""
     token: str = ""
     """Of the start that it is the endpoint of; empty: of an older kdhpc."""
 
@@ -74,7 +76,7 @@ def not_for_this_user(path: Path) -> str:
 
 
 def read_endpoint(folder: Path) -> Endpoint | None:
-    """The endpoint of a server's folder; none where no server was ever started.
+    """The endpoint of a server's folder; None where no server was ever started.
 
     Raises:
         DatabaseError: the file is there, and cannot be understood or is not for this user.

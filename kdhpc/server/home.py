@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdhpc.errors import DatabaseAwayError, DatabaseError, StorageError
-from kdhpc.files import FileLock
+from kdhpc.files.locking import FileLock
 from kdhpc.folders import private_folder, refuse_planted, refuse_strangers, user_name
 from kdhpc.processes import lock_holder, process_owner
 from kdhpc.server.endpoint import not_for_this_user

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import remove, write_whole
+from kdhpc.files.removing import remove
+from kdhpc.files.writing import write_whole
 
 _LIMIT_BYTES = 20_000_000
 _PREFIX = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \S+ \[\d+\] ")

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import FileLock, remove
+from kdhpc.files.locking import FileLock
+from kdhpc.files.removing import remove
 from kdhpc.processes import has_ended, process_start
 from kdhpc.server.pid_file import serving_pid
 from kdhpc.server.proof import Doubt, answer_of, doubt, is_ours, last_server
@@ -44,7 +45,7 @@ class TakeOver:
     """The user, or Slurm, says that the machine of the last server is down."""
 
     token: str | None = None
-    """Of that server's start: a later one is not passed over; none: whichever is the last one now."""
+    """Of that server's start: a later one is not passed over; None: whichever is the last one now."""
 
 
 class Claim:
@@ -56,7 +57,7 @@ class Claim:
         self.record = record
         """Of the start."""
         self.lock = lock
-        """To be held by the server, too; none: it was taken over from one that may still hold it."""
+        """To be held by the server, too; None: it was taken over from one that may still hold it."""
         self.last_port = last_port
         """Of the server before."""
 

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from kdhpc.files import read_whole, remove
+from kdhpc.files.reading import read_whole
+from kdhpc.files.removing import remove
 from kdhpc.processes import process_start
 
 NOBODYS_PID = 2**30
@@ -25,7 +26,7 @@ def pid_path(folder: Path) -> Path:
 
 
 def written_pid(folder: Path) -> WrittenPid | None:
-    """What the file says; none: there is no such file.
+    """What the file says; None: there is no such file.
 
     Raises:
         StorageError: the file system does not give it back.

@@ -29,8 +29,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from kdhpc.errors import DatabaseError
-from kdhpc.files import storage_error
+from kdhpc.errors import DatabaseError, StorageError
+from kdhpc.files.storage_errors import storage_error
+from kdhpc.files.writing import move
 from kdhpc.server.log import cannot_start, reason_in
 
 _PUBLIC = Path("/var/tmp")
@@ -42,7 +43,7 @@ def installed_programs(version: str | None = None) -> Path:
     """The folder with ``initdb``, ``postgres`` and ``pg_dump``.
 
     Args:
-        version: PostgreSQL's major version, which must be that of the data; none: the newest.
+        version: PostgreSQL's major version, which must be that of the data; None: the newest.
 
     Raises:
         DatabaseError: the package is not installed, or does not have that version.
@@ -124,7 +125,7 @@ def _root_candidates(programs: Path) -> Iterator[Account]:
     setpriv = ("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups")
     yield Account(prefix=(*setpriv, "--"), uid=uid, gid=gid, programs=programs)
     yield _renamed(programs)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StorageError):
         public = _public_copy(programs)
         for power in (None, "dac_read_search", "dac_override"):
             powers = (f"--inh-caps=-all,+{power}", f"--ambient-caps=-all,+{power}") if power else ()
@@ -211,7 +212,7 @@ def _public_copy(programs: Path) -> Path:
                     shutil.copytree(packages / rest, staging / rest, copy_function=_copy)
             for path in (staging, *staging.rglob("*")):
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o111 else 0o644)
-            staging.rename(target)
+            move(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     found = target.lstat()

@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg2
 
 from kdhpc.errors import DatabaseError
-from kdhpc.files import FileLock, storage_error
+from kdhpc.files.locking import FileLock
+from kdhpc.files.storage_errors import storage_error
 from kdhpc.folders import append_to
 from kdhpc.processes import has_ended, process_space, process_start
 from kdhpc.server.data_folder import DATABASE, PASSFILE, ROLE
@@ -48,9 +49,9 @@ class Answer:
     reached: bool
     """Something takes connections there."""
     token: str | None = None
-    """Of its start; empty: it was not started by this kdhpc; none: no database of ours answers."""
+    """Of its start; empty: it was not started by this kdhpc; None: no database of ours answers."""
     works_here: bool | None = None
-    """What it writes comes to be in this folder; none: it was not asked, or that cannot be told."""
+    """What it writes comes to be in this folder; None: it was not asked, or that cannot be told."""
     problem: str = ""
     """Why no database of ours answers, in the client library's words."""
 
@@ -75,7 +76,7 @@ def launch(
         folder: The server's folder, with its data.
         account: Who runs it.
         settings: PostgreSQL's, by name; on the command line they hold whatever the folder's files say.
-        lock: Held by the process and all its children as long as they live; none: nothing is.
+        lock: Held by the process and all its children as long as they live; None: nothing is.
         begin: Is given its process id before PostgreSQL begins, to write it down. If that fails, or this process ends
             meanwhile, PostgreSQL does not begin.
         deadline: On ``time.monotonic``.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdhpc.errors import DatabaseAwayError, DatabaseError
-from kdhpc.files import FileLock
+from kdhpc.files.locking import FileLock
 from kdhpc.folders import user_name
 from kdhpc.processes import has_ended, lock_holder, process_owner, process_start
 from kdhpc.server.endpoint import Endpoint, is_loopback, read_endpoint
@@ -57,7 +57,7 @@ class Doubt:
 
 
 def last_server(folder: Path, *, at_least: int = 0) -> ServerRecord | None:
-    """The record of the last server; of one that no record explains, one that is ``stray``; none: there was none.
+    """The record of the last server; of one that no record explains, one that is ``stray``; None: there was none.
 
     Args:
         folder: The server's folder, resolved.
@@ -147,12 +147,12 @@ def refuse_copy(folder: Path) -> None:
 
 
 def doubt(folder: Path, server: ServerRecord | None, lock: FileLock | None) -> Doubt | None:
-    """Why a server that does not answer may still live; none: it has ended for certain.
+    """Why a server that does not answer may still live; None: it has ended for certain.
 
     Args:
         folder: The server's folder, resolved.
-        server: Its record; none: there was none.
-        lock: Of ``server.lock``; none: another process has it.
+        server: Its record; None: there was none.
+        lock: Of ``server.lock``; None: another process has it.
     """
     if server is not None and _is_seen(server) and not server.is_in_copy(folder):
         return _running_here(folder, server)

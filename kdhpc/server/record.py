@@ -14,17 +14,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import (
-    FileLock,
-    create_alone,
-    parse_json,
-    patiently,
-    read_whole,
-    remove,
-    storage_error,
-    strict_json,
-    write_whole,
-)
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.locking import FileLock
+from kdhpc.files.reading import read_whole
+from kdhpc.files.removing import remove
+from kdhpc.files.storage_errors import patiently, storage_error
+from kdhpc.files.writing import create_alone, write_whole
 from kdhpc.processes import process_space, process_start
 from kdhpc.server.data_folder import DATABASE, PASSFILE, ROLE
 from kdhpc.server.endpoint import Endpoint, not_for_this_user
@@ -103,7 +98,7 @@ class ServerRecord:
     started: str
     """When, ISO 8601 in UTC."""
     job: str | None
-    """The batch job that it ends with; none: it is not part of one."""
+    """The batch job that it ends with; None: it is not part of one."""
     folder: FolderIdentity
     """The folder, as the start saw it."""
     problem: str = ""
@@ -211,7 +206,7 @@ def update(folder: Path, record: ServerRecord) -> None:
 
 
 def newest_record(folder: Path, *, at_least: int = 0) -> ServerRecord | None:
-    """The last start's record, unreadable or not; none: there was no start.
+    """The last start's record, unreadable or not; None: there was no start.
 
     Args:
         folder: The server's folder, resolved.

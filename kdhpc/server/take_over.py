@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdhpc.errors import DatabaseError
-from kdhpc.files import FileLock, storage_error
+from kdhpc.files.locking import FileLock
+from kdhpc.files.storage_errors import storage_error
 from kdhpc.server.control import ServerOptions, Started, running, start, unstopped
 from kdhpc.server.ownership import TakeOver
 from kdhpc.server.pid_file import pid_path
@@ -24,7 +25,7 @@ _POLL_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caution:
+class TakeoverTimeouts:
     """How long a take-over waits."""
 
     probe_s: float = 30.0
@@ -35,7 +36,11 @@ class Caution:
 
 
 def take_over(
-    folder: Path, options: ServerOptions, gone: ServerRecord, caution: Caution, should_stop: Callable[[], bool]
+    folder: Path,
+    options: ServerOptions,
+    gone: ServerRecord,
+    timeouts: TakeoverTimeouts,
+    should_stop: Callable[[], bool],
 ) -> Started:
     """Start a server here after another machine's, whose job has ended, has surely ended, too.
 
@@ -43,7 +48,7 @@ def take_over(
         folder: The server's folder.
         options: As for :func:`kdhpc.server.control.start`.
         gone: The server that does not answer.
-        caution: How long to wait.
+        timeouts: How long to wait.
         should_stop: Asked while waiting.
 
     Raises:
@@ -55,17 +60,17 @@ def take_over(
         _LOG.warning(
             "PostgreSQL on %s does not answer, and job %s, which ran it, has ended: asking it for another %.0f s "
             "before it is taken over, as %s may only be cut off",
-            *(gone.node, gone.job, caution.probe_s, gone.node),
+            *(gone.node, gone.job, timeouts.probe_s, gone.node),
         )
-        for _ in _moments(caution.probe_s, should_stop):
+        for _ in _moments(timeouts.probe_s, should_stop):
             _see_that_it_is_gone(folder, gone)
         _remove_pid_file(folder)
         _LOG.warning(
             "removed PostgreSQL's lock file; waiting %.0f s: if it still runs on %s, it notices and ends before two "
             "servers write the same data",
-            *(caution.lock_file_s, gone.node),
+            *(timeouts.lock_file_s, gone.node),
         )
-        for _ in _moments(caution.lock_file_s, should_stop):
+        for _ in _moments(timeouts.lock_file_s, should_stop):
             pass
         _see_that_it_is_gone(folder, gone)
         # Should another launcher begin just now, that one's is a later start, which is not passed over.

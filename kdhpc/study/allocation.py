@@ -1,41 +1,57 @@
-"""Claiming a slot and making its trial, in one transaction: no trial is ever without a slot."""
+"""Leasing a slot and making its trial, in one transaction: no trial is ever without a slot."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row, TextClause, text
 
 from kdhpc.graph.space import SearchSpace, graph_key
 from kdhpc.graph.spec import GraphSpec
-from kdhpc.study import median_rule as reporting
-from kdhpc.study import slots, trial_rows
+from kdhpc.study import median_rule, slots, trial_rows
+from kdhpc.study import owner as owners
 from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.owner import Owner
-from kdhpc.study.slots import HeldSlot, Lease
+from kdhpc.study.slots import EXPIRED, Lease
 from kdhpc.study.trial_rows import TrialState
 
 _OWNERS_KEPT = 20
 
-
-@dataclass(frozen=True, kw_only=True)
-class HeldTrial:
-    """A claimed slot with its trial."""
-
-    lease: Lease
-    """The claim."""
-    trial_id: int
-    """Optuna's id of the trial."""
-    number: int
-    """Its number in the study: that of the slot."""
-    attempt: int
-    """This one, from 1."""
-    parameters: dict[str, str]
-    """The graph; empty where it is still to be chosen."""
-    reported: tuple[int, ...]
-    """Epochs that are in the database already."""
+_CRASHED_HERE = "(state = 'free' AND reason IS NOT NULL AND CAST(owner AS jsonb) ->> 'host' = :host)"
+# Whoever comes from elsewhere, or at least is another process, may have it at once; others wait longer each time.
+_IS_LEFT_TO_OTHERS = f"""(
+    now() < renewed + attempts * :lease_s * interval '1 second' AND NOT {slots.IS_OF_THE_FUTURE} AND EXISTS (
+        SELECT 1 FROM kdhpc_slots AS busy
+        WHERE busy.study_id = :study_id AND busy.state = 'held' AND NOT {EXPIRED}
+            AND CASE WHEN slots.owner_token = :owner_token THEN busy.owner_token <> :owner_token
+                ELSE CAST(busy.owner AS jsonb) ->> 'host' <> :host END))
+"""
 
 
-def claim_trial(
+def _allocate(condition: str) -> TextClause:
+    return text(f"""
+        UPDATE kdhpc_slots SET state = 'held', lease = :lease, owner = :owner, owner_token = :owner_token,
+            attempts = attempts + 1,
+            worked_s = worked_s + CASE WHEN state = 'held' THEN {slots.worked("renewed")} ELSE 0 END,
+            claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second'
+        WHERE (study_id, slot) = (
+            SELECT study_id, slot FROM kdhpc_slots AS slots
+            WHERE study_id = :study_id AND state IN ('free', 'held') AND (state = 'free' OR :takes_over AND {EXPIRED})
+                AND NOT (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
+                AND {condition}
+            ORDER BY trial_id IS NULL, slot LIMIT 1 FOR UPDATE SKIP LOCKED)
+        RETURNING slot, trial_id, attempts, reason
+    """)
+
+
+_ALLOCATE = _allocate(f"NOT {_CRASHED_HERE}")
+_ALLOCATE_CRASHED_HERE = _allocate(f"{_CRASHED_HERE} AND NOT {_IS_LEFT_TO_OTHERS}")
+_OWN = text("""
+    SELECT slot, trial_id, attempts, reason FROM kdhpc_slots
+    WHERE study_id = :study_id AND lease = :lease AND state = 'held'
+""")
+
+
+def allocate(
     connection: Connection,
     study_id: int,
     definition: StudyDefinition,
@@ -44,18 +60,54 @@ def claim_trial(
     token: str,
     lease_s: float,
     takes_over: bool,
-) -> HeldTrial | None:
-    """Hold a slot and the trial in it, made now if this is the slot's first claim; none if there is nothing to claim.
+) -> Lease | None:
+    """Lease a slot that nobody works on and the trial in it, which is made now if this is the slot's first lease.
 
-    Slots whose attempts are used up (their workers vanished without a word) are failed on the way.
+    A slot with a trial comes first. A slot that this token holds already is given again. One that crashed on the
+    owner's machine is given last; and for a while not at all, if others work on the study, who will ask for it when
+    they are done. Slots whose attempts are used up (their workers vanished without a word) are failed on the way.
+
+    Args:
+        connection: in a transaction.
+        study_id: Optuna's id of the study.
+        definition: what the study was made with.
+        owner: who asks.
+        token: of this lease.
+        lease_s: how long the slot is held without being renewed.
+        takes_over: a slot whose lease has expired may be given.
+
+    Returns:
+        None: there is no such slot.
     """
-    while held := slots.claim(connection, study_id, owner, token=token, lease_s=lease_s, takes_over=takes_over):
-        described = {"host": owner.host, "pid": owner.pid, "job": owner.job, "attempt": held.attempt}
-        if held.trial_id is None:
-            return _begin(connection, definition, held, described)
-        if held.attempt <= definition.max_attempts:
-            return _resume(connection, held, held.trial_id, described)
-        _give_up(connection, held, held.trial_id)
+    values = {
+        "study_id": study_id,
+        "lease": token,
+        "lease_s": lease_s,
+        "owner": owners.to_json(owner),
+        "owner_token": owner.token,
+        "host": owner.host,
+        "takes_over": takes_over,
+    }
+    while (row := _hold(connection, study_id, values)) is not None:
+        described = {"host": owner.host, "pid": owner.pid, "job": owner.job, "attempt": row.attempts}
+        trial_id = row.trial_id
+        parameters: dict[str, str] = {}
+        if trial_id is None:
+            trial_id, parameters = _begin(connection, study_id, definition, row.slot, described)
+        lease = Lease(
+            study_id=study_id,
+            slot=row.slot,
+            token=token,
+            duration_s=lease_s,
+            trial_id=trial_id,
+            attempt=row.attempts,
+            parameters=parameters,
+        )
+        if row.trial_id is None:
+            return lease
+        if row.attempts <= definition.max_attempts:
+            return _resume(connection, lease, described)
+        _give_up(connection, lease, row.reason)
     return None
 
 
@@ -69,54 +121,56 @@ def write_graph(
     return parameters
 
 
-def fail(connection: Connection, lease: Lease, trial_id: int, reason: str, *, forgive: bool = False) -> bool:
+def fail(connection: Connection, lease: Lease, reason: str, *, forgive: bool = False) -> bool:
     """Fail a held slot and its trial; False if the lease is lost."""
     if not slots.leave(connection, lease, "failed", reason=reason, forgive=forgive):
         return False
-    trial_rows.finish(connection, trial_id, TrialState.FAILED)
-    reporting.forget(connection, trial_id)
-    trial_rows.note(connection, trial_id, {"reason": reason})
+    trial_rows.finish(connection, lease.trial_id, TrialState.FAILED)
+    median_rule.forget(connection, lease.trial_id)
+    trial_rows.note(connection, lease.trial_id, {"reason": reason})
     return True
 
 
+def _hold(
+    connection: Connection, study_id: int, values: Mapping[str, object]
+) -> Row[tuple[int, int | None, int, str | None]] | None:
+    """The row of a slot that is held now; None: no slot is to be had."""
+    for query in (_OWN, _ALLOCATE, _ALLOCATE_CRASHED_HERE):
+        row = connection.execute(query, values).one_or_none()
+        if row is not None:
+            return row
+    slots.bring_back(connection, study_id)
+    return None
+
+
 def _begin(
-    connection: Connection, definition: StudyDefinition, held: HeldSlot, described: Mapping[str, object]
-) -> HeldTrial:
-    note: dict[str, object] = {"slot": held.lease.slot, "owners": [described]}
+    connection: Connection, study_id: int, definition: StudyDefinition, slot: int, described: Mapping[str, object]
+) -> tuple[int, dict[str, str]]:
+    """Make the trial of a slot: Optuna's id of it, and its parameters, which are empty where TPE chooses them later."""
+    note: dict[str, object] = {"slot": slot, "owners": [described]}
     parameters: dict[str, str] = {}
     if definition.sampler == "random":
-        graph = definition.space.graph(definition.seed, held.lease.slot)
+        graph = definition.space.graph(definition.seed, slot)
         parameters = definition.space.to_parameters(graph)
         note["graph"] = graph_key(graph)
-    trial_id = trial_rows.register(
-        connection, held.lease.study_id, held.lease.slot, space=definition.space, parameters=parameters, note=note
-    )
-    return HeldTrial(
-        lease=held.lease,
-        trial_id=trial_id,
-        number=held.lease.slot,
-        attempt=held.attempt,
-        parameters=parameters,
-        reported=(),
-    )
+    trial_id = trial_rows.register(connection, study_id, slot, space=definition.space, parameters=parameters, note=note)
+    return trial_id, parameters
 
 
-def _resume(connection: Connection, held: HeldSlot, trial_id: int, described: Mapping[str, object]) -> HeldTrial:
-    owners = trial_rows.read_note(connection, trial_id).get("owners", [])
-    if described not in owners:
-        trial_rows.note(connection, trial_id, {"owners": [*owners, described][-_OWNERS_KEPT:]})
-    return HeldTrial(
-        lease=held.lease,
-        trial_id=trial_id,
-        number=held.lease.slot,
-        attempt=held.attempt,
-        parameters=trial_rows.read_parameters(connection, trial_id),
-        reported=trial_rows.reported_epochs(connection, trial_id),
+def _resume(connection: Connection, lease: Lease, described: Mapping[str, object]) -> Lease:
+    """The lease with what its trial has done before."""
+    before = trial_rows.read_note(connection, lease.trial_id).get("owners", [])
+    if described not in before:
+        trial_rows.note(connection, lease.trial_id, {"owners": [*before, described][-_OWNERS_KEPT:]})
+    return replace(
+        lease,
+        parameters=trial_rows.read_parameters(connection, lease.trial_id),
+        reported=trial_rows.reported_epochs(connection, lease.trial_id),
     )
 
 
-def _give_up(connection: Connection, held: HeldSlot, trial_id: int) -> None:
-    before = f"; an attempt before: {held.reason}" if held.reason else ""
-    reason = f"given up after {held.attempt - 1} attempts, the last worker vanished without a word{before}"
-    # The claim that finds this out is none of the attempts.
-    fail(connection, held.lease, trial_id, reason, forgive=True)
+def _give_up(connection: Connection, lease: Lease, crash: str | None) -> None:
+    before = f"; an attempt before: {crash}" if crash else ""
+    reason = f"given up after {lease.attempt - 1} attempts, the last worker vanished without a word{before}"
+    # The lease that finds this out is none of the attempts.
+    fail(connection, lease, reason, forgive=True)

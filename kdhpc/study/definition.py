@@ -4,13 +4,15 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdhpc.errors import StudyError
+from kdhpc.config import compatibility
+from kdhpc.config.renamed import renamed_document
+from kdhpc.errors import StudyError, StudyMismatchError
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import Design, Gate
 
@@ -68,9 +70,9 @@ class StudyDefinition:
     settings: str
     """Everything else that a trial's result depends on, as JSON text of the config's groups."""
     pretrained_weights: str | None = None
-    """Digest of the file that ``objective.pretrained`` names; none where it names none."""
+    """Digest of the file that ``objective.pretrained`` names; None where it names none."""
     precision: str | None = None
-    """What networks are computed in, as ``DeviceConfig.precision`` names it; none: not settled, or any. It is
+    """What networks are computed in, as ``DeviceConfig.precision`` names it; None: not settled, or any. It is
     stored beside the definition, since it may be the first worker that settles it."""
 
 
@@ -90,6 +92,9 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
         if (document["format"], document["version"]) != (_FORMAT, _VERSION):
             raise ValueError(f"it is of format {document['format']}, version {document['version']}")
         space = document["space"]
+        unknown = {*document} - _KNOWN | {f"space.{key}" for key in {*space} - _KNOWN_OF_SPACE}
+        if unknown:
+            raise ValueError(compatibility.newer("it", sorted(unknown)))
         return StudyDefinition(
             space=SearchSpace(
                 num_nodes=space["num_nodes"],
@@ -98,9 +103,9 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
                 designs=tuple(Design(design) for design in space["designs"]),
                 reject_unlearned=space["reject_unlearned"],
             ),
-            settings=json.dumps(document["settings"], sort_keys=True),
+            settings=json.dumps(renamed_document(document["settings"]), sort_keys=True),
             pretrained_weights=document.get("pretrained_weights"),
-            **{key: document[key] for key in _PLAIN},
+            **{key: document[key] for key in _PLAIN if key in document or key not in _OPTIONAL},
         )
     except (ValueError, KeyError, TypeError) as exc:
         raise StudyError(
@@ -113,17 +118,19 @@ def differences(stored: StudyDefinition, given: StudyDefinition) -> list[str]:
     """The fields in which two definitions differ, each with both values, in words.
 
     Pretrained weights count by their content, not by where they lie; the precision only where both have one.
+
+    Raises:
+        StudyMismatchError: a newer version of kdhpc made the stored one.
     """
     before, now = dict(_flat("", _document(stored))), dict(_flat("", _document(given)))
+    if unknown := compatibility.newer_keys(before.keys() - now.keys()):
+        raise StudyMismatchError(compatibility.newer(f"study '{stored.name}'", unknown))
     for flat in (before, now):
         flat.pop("objective.pretrained", None)
     if stored.precision and given.precision:
         before["device.precision"], now["device.precision"] = stored.precision, given.precision
-    return [
-        f"{key} was {_shown(before.get(key))}, is {_shown(now.get(key))}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    different = compatibility.differences(before, now)
+    return [f"{key} was {_shown(was)}, is {_shown(is_now)}" for key, (was, is_now) in different.items()]
 
 
 def split_differences(stored: Split, given: Split) -> list[str]:
@@ -163,6 +170,10 @@ _PLAIN = (
     "dataset",
     "dataset_checksum",
 )
+_KNOWN = frozenset({"format", "version", "space", "settings", "pretrained_weights", *_PLAIN})
+_KNOWN_OF_SPACE = frozenset({"num_nodes", "label_gates", "gates", "designs", "reject_unlearned"})
+_OPTIONAL = frozenset(field.name for field in fields(StudyDefinition) if field.default is not MISSING)
+"""A field that an earlier version did not have needs a default, which means what was done then."""
 
 
 def _document(definition: StudyDefinition) -> dict[str, object]:
@@ -191,6 +202,8 @@ def _flat(prefix: str, document: Mapping[str, object]) -> Iterator[tuple[str, ob
 
 
 def _shown(value: object) -> str:
+    if value is compatibility.NOT_THERE:
+        return compatibility.NOT_THERE
     text = json.dumps(value)
     return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 3]}..."
 

@@ -69,7 +69,7 @@ class _Refusal:
     """Another launcher holds the lock."""
 
     holder: Owner | None
-    """Who; none if it has just released it."""
+    """Who; None if it has just released it."""
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def _wait_for_it(storage: Transactions, own: Owner, should_stop: Callable[[], bo
 
 
 def _take(connection: Connection, *, own: Owner, gone: Owner | None) -> _Refusal | None:
-    """Take the lock if it is free; none: it is ours now."""
+    """Take the lock if it is free; None: it is ours now."""
     if connection.execute(text("SELECT to_regclass('kdhpc_locks')")).scalar_one() is None:
         # Two that make the same table at the same time get in each other's way.
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_TABLE_KEY})"))

@@ -1,4 +1,4 @@
-"""A claim: one leased slot and its trial, as the code that trains the trial sees it."""
+"""One leased slot and its trial, as the code that trains the trial sees it."""
 
 import logging
 import math
@@ -12,35 +12,15 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import slots, trial_rows
 from kdhpc.study.allocation import fail
 from kdhpc.study.median_rule import decides, report
+from kdhpc.study.outcome import Outcome
 from kdhpc.study.owner import Owner
 from kdhpc.study.slots import Lease
 from kdhpc.study.storage import Storage
 from kdhpc.study.trial_rows import TrialState
 
-__all__ = ["Claim", "ClaimedTrial", "Owner", "Rule"]
+__all__ = ["LeasedTrial", "Owner", "PruningPolicy"]
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClaimedTrial:
-    """What a claim is about."""
-
-    study: str
-    """Name of the study."""
-    trial_id: int
-    """Optuna's id of the trial."""
-    number: int
-    """Its number in the study."""
-    attempt: int
-    """How often the slot was claimed since its trial came further than before, this time included, orderly
-    interruptions left out."""
-    graph: GraphSpec
-    """What to train."""
-    seed: int
-    """Seeds weights and data order."""
-    reported: tuple[int, ...]
-    """Epochs that are in the database already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +34,7 @@ class Divergence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class PruningPolicy:
     """When a study gives up on trials."""
 
     pruner: str
@@ -65,23 +45,46 @@ class Rule:
     """A trial that crashes so often, and comes no further meanwhile, is failed."""
 
     def at(self, epoch: int) -> str | None:
-        """The rule that decides at an epoch; none: no trial is pruned at it."""
+        """The rule that decides at an epoch; None: no trial is pruned at it."""
         return self.pruner if decides(self.pruner, epoch, last_epoch=self.last_epoch) else None
 
 
-class Claim:
-    """One leased slot.
+class LeasedTrial:
+    """The trial of a leased slot.
 
-    A thread of its own renews the lease until the claim ends by ``complete``, ``prune``, ``diverge``, ``release`` or
+    A thread of its own renews the lease until the trial ends by ``complete``, ``prune``, ``diverge``, ``release`` or
     ``crash``. Whatever it writes is written only while the lease stands: a worker that was away for too long finds out
     and harms nothing. All calls wait for a database that is away; only then can they take long.
+
+    Args:
+        storage: The server.
+        lease: What was allocated.
+        study: Name of the study.
+        graph: What to train.
+        seed: Seeds weights and data order: a pure function of the study's seed and the slot.
+        policy: When the study gives up on trials.
+        renew_s: How often the lease is renewed.
     """
 
-    def __init__(self, storage: Storage, lease: Lease, trial: ClaimedTrial, rule: Rule, *, renew_s: float) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        lease: Lease,
+        *,
+        study: str,
+        graph: GraphSpec,
+        seed: int,
+        policy: PruningPolicy,
+        renew_s: float,
+    ) -> None:
+        self.graph = graph
+        """What to train."""
+        self.seed = seed
+        """Seeds weights and data order: a pure function of the study's seed and the slot."""
         self._storage = storage
         self._lease = lease
-        self._trial = trial
-        self._rule = rule
+        self._study = study
+        self._policy = policy
         self._renew_s = renew_s
         self._lost = threading.Event()
         self._draining = threading.Event()
@@ -98,30 +101,20 @@ class Claim:
     @property
     def number(self) -> int:
         """The trial's number in the study."""
-        return self._trial.number
+        return self._lease.number
 
     @property
     def attempt(self) -> int:
         """How often this trial was taken up since it came further than before, orderly interruptions left out; from 1.
 
-        As of the claim.
+        As of the time when it was leased.
         """
-        return self._trial.attempt
-
-    @property
-    def graph(self) -> GraphSpec:
-        """What to train."""
-        return self._trial.graph
-
-    @property
-    def seed(self) -> int:
-        """Seeds weights and data order: a pure function of the study's seed and the slot."""
-        return self._trial.seed
+        return self._lease.attempt
 
     @property
     def reported(self) -> tuple[int, ...]:
-        """Epochs that were in the database when the slot was claimed, rising."""
-        return self._trial.reported
+        """Epochs that were in the database when the slot was leased, rising."""
+        return self._lease.reported
 
     @property
     def lost(self) -> bool:
@@ -161,15 +154,36 @@ class Claim:
             LeaseLostError: another worker holds the slot now; nothing was written.
             DatabaseError: the database stayed away.
         """
-        value, rule = _finite(epoch, value), self._rule.at(epoch)
+        value, rule = _finite(epoch, value), self._policy.at(epoch)
         prunes = self._storage.write(
-            lambda connection: report(
-                connection, self._lease, self._trial.trial_id, epoch, value, rule=rule, step=self._step
-            )
+            lambda connection: report(connection, self._lease, epoch, value, rule=rule, step=self._step)
         )
         if prunes is None:
             raise self._lease_lost()
         return prunes
+
+    def report_rung(self, epoch: int, accuracy: float) -> Outcome | None:
+        """Report an accuracy, and end the trial if this was its last epoch, or if the study prunes it.
+
+        Args:
+            epoch: 1-based.
+            accuracy: ensemble top-1 accuracy, in percent.
+
+        Returns:
+            How the trial has ended; None: it goes on.
+
+        Raises:
+            LeaseLostError: another worker holds the slot now; nothing was written.
+            DatabaseError: the database stayed away.
+        """
+        prunes = self.report(epoch, accuracy)
+        if epoch >= self._policy.last_epoch:
+            self.complete(accuracy)
+            return Outcome.COMPLETE
+        if prunes:
+            self.prune()
+            return Outcome.PRUNED
+        return None
 
     def describe(self, *, mode: str, data: str) -> None:
         """Write down how the trial runs, for `kdhpc status` and for the trial's record.
@@ -186,7 +200,7 @@ class Claim:
         def write(connection: Connection) -> bool:
             if slots.renew(connection, self._lease, step=self._step) is None:
                 return False
-            trial_rows.note(connection, self._trial.trial_id, {"run": {"mode": mode, "data": data}})
+            trial_rows.note(connection, self._lease.trial_id, {"run": {"mode": mode, "data": data}})
             return True
 
         if not self._storage.write(write):
@@ -202,7 +216,7 @@ class Claim:
             LeaseLostError: another worker holds the slot now; nothing was written.
             DatabaseError: the database stayed away.
         """
-        self._end(TrialState.COMPLETE, _finite(self._rule.last_epoch, value))
+        self._end(TrialState.COMPLETE, _finite(self._policy.last_epoch, value))
 
     def prune(self) -> None:
         """End the trial early.
@@ -227,7 +241,7 @@ class Claim:
         self._end(TrialState.PRUNED, diverged=Divergence(epoch=epoch, reason=reason))
 
     def release(self) -> None:
-        """Give the slot back after an orderly interruption, without counting an attempt: another claim goes on with it.
+        """Give the slot back after an orderly interruption, without counting an attempt: another lease goes on with it.
 
         Raises:
             DatabaseError: the database stayed away; the lease will expire.
@@ -254,12 +268,13 @@ class Claim:
         self._stop_renewing()
 
         def leave(connection: Connection) -> None:
-            # By what stands in the row: it has come further since the claim, or not.
-            renewal = slots.renew(connection, self._lease, step=self._step)
-            if renewal is None:
+            # By what stands in the row: it has come further since it was leased, or not.
+            renewed = slots.renew(connection, self._lease, step=self._step)
+            if renewed is None:
                 return
-            if renewal.attempts >= self._rule.max_attempts:
-                fail(connection, self._lease, self._trial.trial_id, reason)
+            attempts, _ = renewed
+            if attempts >= self._policy.max_attempts:
+                fail(connection, self._lease, reason)
             else:
                 slots.leave(connection, self._lease, "free", reason=reason)
 
@@ -272,16 +287,16 @@ class Claim:
         def end(connection: Connection) -> bool:
             if not slots.leave(connection, self._lease, "done", step=self._step, reason=reason, diverged_at=epoch):
                 return False
-            trial_rows.finish(connection, self._trial.trial_id, state, value)
+            trial_rows.finish(connection, self._lease.trial_id, state, value)
             if diverged is not None:
-                trial_rows.note(connection, self._trial.trial_id, {"diverged": asdict(diverged)})
+                trial_rows.note(connection, self._lease.trial_id, {"diverged": asdict(diverged)})
             return True
 
         if not self._storage.write(end):
             raise self._lease_lost()
 
     def _renew(self) -> None:
-        """Body of the renewing thread: survives a database that is away, ends with the claim."""
+        """Body of the renewing thread: survives a database that is away, ends with the trial."""
         while True:
             self._wake.wait(self._renew_s)
             self._wake.clear()
@@ -296,10 +311,13 @@ class Claim:
                 _logger.warning("trial %d: the lease could not be renewed: %s", self.number, exc)
 
     def _renew_once(self, connection: Connection) -> bool:
-        renewal = slots.renew(connection, self._lease, step=self._step)
-        if renewal is not None and renewal.draining:
+        renewed = slots.renew(connection, self._lease, step=self._step)
+        if renewed is None:
+            return False
+        _, draining = renewed
+        if draining:
             self._draining.set()
-        return renewal is not None
+        return True
 
     def _stop_renewing(self) -> None:
         self._ended.set()
@@ -311,7 +329,7 @@ class Claim:
         now = self._storage.write(lambda connection: slots.holder(connection, self._lease))
         other = f"process {now.pid} on {now.host} holds it now" if now else "it was given to another worker"
         return LeaseLostError(
-            f"the lease of slot {self.slot} (trial {self.number} of study '{self._trial.study}') is lost, {other}: "
+            f"the lease of slot {self.slot} (trial {self.number} of study '{self._study}') is lost, {other}: "
             "stop this trial"
         )
 

@@ -105,27 +105,26 @@ def decides(pruner: str, epoch: int, *, last_epoch: int) -> bool:
 
 
 def report(
-    connection: Connection, lease: Lease, trial_id: int, epoch: int, value: float, *, rule: str | None, step: int
+    connection: Connection, lease: Lease, epoch: int, value: float, *, rule: str | None, step: int
 ) -> bool | None:
     """Write a value and renew the lease.
 
     Args:
         connection: in a transaction.
         lease: of the trial's slot.
-        trial_id: Optuna's id of the trial.
         epoch: 1-based.
         value: of the trial, in percent.
-        rule: that decides at this epoch, for all trials: ``median`` or ``asha``; none: no trial is pruned at it.
+        rule: that decides at this epoch, for all trials: ``median`` or ``asha``; None: no trial is pruned at it.
         step: optimiser step that the trial has reached.
 
     Returns:
         Whether the trial is to be pruned, False if no other has reached this epoch; the answer that was given before,
-        if this epoch is reported again; none if the lease is lost. Source: paper section 4.2.
+        if this epoch is reported again; None if the lease is lost. Source: paper section 4.2.
     """
     values = {
         **lease.key,
         "lease_s": lease.duration_s,
-        "trial_id": trial_id,
+        "trial_id": lease.trial_id,
         "epoch": epoch,
         "value": value,
         "step": step,

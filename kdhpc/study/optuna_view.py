@@ -49,7 +49,7 @@ def ensure_study(storage: Storage, name: str) -> int:
         rdb.engine.dispose()
 
 
-class OrdinaryStudy:
+class OptunaView:
     """The study as Optuna sees it, opened when first needed; finished trials are read once and kept.
 
     Safe to use from one thread.

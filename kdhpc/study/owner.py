@@ -22,7 +22,7 @@ class Owner:
     process_start: int
     """When the process began, in clock ticks since boot: its id may have gone to another process since."""
     job: str | None
-    """The batch job that it is part of; none outside one."""
+    """The batch job that it is part of; None outside one."""
     token: str
     """Its own, 32 hexadecimal digits."""
     restarts: int = 0

@@ -1,12 +1,11 @@
-"""Another chance for trials that failed: their slots can be claimed again, and they go on where they stood."""
+"""Another chance for trials that failed: their slots can be leased again, and they go on where they stood."""
 
 from collections.abc import Collection
 
 from sqlalchemy import Connection, text
 
 from kdhpc.errors import StudyError
-from kdhpc.study import median_rule as reporting
-from kdhpc.study import trial_rows
+from kdhpc.study import median_rule, trial_rows
 from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.slots import EXPIRED
 
@@ -37,7 +36,7 @@ def retry(
         connection: in a transaction.
         study_id: Optuna's id of the study.
         definition: what it was made with.
-        numbers: of the trials; none: all that failed.
+        numbers: of the trials; None: all that failed.
         token: of this call; a call that is repeated with it changes nothing.
 
     Returns:
@@ -62,7 +61,7 @@ def retry(
     freed_now = connection.execute(_FREE, {**values, "numbers": chosen}).all()
     trial_ids = [row.trial_id for row in freed_now]
     trial_rows.reopen(connection, trial_ids)
-    reporting.list_again(connection, trial_ids, definition.pruner, last_epoch=definition.last_epoch)
+    median_rule.list_again(connection, trial_ids, definition.pruner, last_epoch=definition.last_epoch)
     return tuple(sorted(row.slot for row in freed_now))
 
 

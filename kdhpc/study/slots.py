@@ -7,20 +7,21 @@ A study of N trials has exactly N rows, so N trials are run, whatever happens to
      |--------'        |       released, crashed, or its worker is known to be dead
      '-----------------'       given another chance by people (`kdhpc retry`)
 
-A held slot whose lease has expired can be claimed like a free one, and the same trial goes on. Each claim has a lease
+A held slot whose lease has expired can be leased again like a free one, and the same trial goes on. Each lease has a
 token of its own, and whatever a worker writes is written only while its token stands in the row. Time is the
 database's, and stands still for leases while the server is down. Where the clock of its machine is set back, a lease
 that was renewed before holds for its length from then on.
 
 A trial that crashed goes on elsewhere, if it can: its machine may be broken, and would use up its attempts in a moment.
 
-Functions here run inside a transaction of the caller's, and may run again if the end of that transaction was not seen.
+``allocation`` gives slots out. Functions here run inside a transaction of the caller's, and may run again if the end of
+that transaction was not seen.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 
 from kdhpc.study import owner as owners
 from kdhpc.study.owner import Owner
@@ -91,20 +92,11 @@ RENEWED = """renewed = now(), expires = now() + :lease_s * interval '1 second',
     progress = greatest(progress, :step)"""
 """SQL: what is set where a lease is renewed; ``attempts`` as well, by :func:`attempts_after`."""
 
-_IS_OF_THE_FUTURE = f"renewed > now() + {_CLOCK_TOLERANCE}"
-
-_CRASHED_HERE = "(state = 'free' AND reason IS NOT NULL AND CAST(owner AS jsonb) ->> 'host' = :host)"
-# Whoever comes from elsewhere, or at least is another process, may have it at once; others wait longer each time.
-_IS_LEFT_TO_OTHERS = f"""(
-    now() < renewed + attempts * :lease_s * interval '1 second' AND NOT {_IS_OF_THE_FUTURE} AND EXISTS (
-        SELECT 1 FROM kdhpc_slots AS busy
-        WHERE busy.study_id = :study_id AND busy.state = 'held' AND NOT {EXPIRED}
-            AND CASE WHEN slots.owner_token = :owner_token THEN busy.owner_token <> :owner_token
-                ELSE CAST(busy.owner AS jsonb) ->> 'host' <> :host END))
-"""
+IS_OF_THE_FUTURE = f"renewed > now() + {_CLOCK_TOLERANCE}"
+"""SQL: whether a lease was renewed in the future, by a clock that was set back since."""
 
 
-def _worked(until: str) -> str:
+def worked(until: str) -> str:
     """SQL: how long a slot was held; the clock may have been set back meanwhile."""
     return f"greatest(0, extract(epoch FROM {until} - claimed))"
 
@@ -117,32 +109,10 @@ def attempts_after(progress: str) -> str:
 _ATTEMPTS = attempts_after(":step > progress")
 
 
-def _claim(condition: str) -> TextClause:
-    return text(f"""
-        UPDATE kdhpc_slots SET state = 'held', lease = :lease, owner = :owner, owner_token = :owner_token,
-            attempts = attempts + 1,
-            worked_s = worked_s + CASE WHEN state = 'held' THEN {_worked("renewed")} ELSE 0 END,
-            claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second'
-        WHERE (study_id, slot) = (
-            SELECT study_id, slot FROM kdhpc_slots AS slots
-            WHERE study_id = :study_id AND state IN ('free', 'held') AND (state = 'free' OR :takes_over AND {EXPIRED})
-                AND NOT (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
-                AND {condition}
-            ORDER BY trial_id IS NULL, slot LIMIT 1 FOR UPDATE SKIP LOCKED)
-        RETURNING slot, trial_id, attempts, reason
-    """)
-
-
-_CLAIM = _claim(f"NOT {_CRASHED_HERE}")
-_CLAIM_CRASHED_HERE = _claim(f"{_CRASHED_HERE} AND NOT {_IS_LEFT_TO_OTHERS}")
-_OWN = text("""
-    SELECT slot, trial_id, attempts, reason FROM kdhpc_slots
-    WHERE study_id = :study_id AND lease = :lease AND state = 'held'
-""")
 # Nobody can have renewed a lease in the future: the clock was set back since. Its worker, if it lives, soon does so.
 _BRING_BACK = text(f"""
     UPDATE kdhpc_slots SET claimed = least(claimed, now()), renewed = now(), expires = now() + (expires - renewed)
-    WHERE study_id = :study_id AND state = 'held' AND {_IS_OF_THE_FUTURE}
+    WHERE study_id = :study_id AND state = 'held' AND {IS_OF_THE_FUTURE}
 """)
 _RENEW = text(f"""
     UPDATE kdhpc_slots SET {RENEWED}, attempts = {_ATTEMPTS}
@@ -151,7 +121,7 @@ _RENEW = text(f"""
 """)
 _LEAVE = text(f"""
     UPDATE kdhpc_slots SET state = :state, attempts = {_ATTEMPTS} - :forgiven, progress = greatest(progress, :step),
-        reason = :reason, diverged_at = :diverged_at, worked_s = worked_s + {_worked("now()")}, renewed = now(),
+        reason = :reason, diverged_at = :diverged_at, worked_s = worked_s + {worked("now()")}, renewed = now(),
         lease = CASE WHEN CAST(:state AS text) = 'free' THEN NULL ELSE lease END, expires = NULL
     WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
 """)
@@ -162,16 +132,30 @@ _WAS_LEFT = text("""
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """One claim on one slot."""
+    """What was allocated: a slot, for a time, with the trial in it."""
 
     study_id: int
     """Optuna's id of the study."""
     slot: int
     """The slot, from 0."""
     token: str
-    """Of this claim alone."""
+    """Of this lease alone."""
     duration_s: float
     """How long it holds without being renewed."""
+    trial_id: int
+    """Optuna's id of the trial."""
+    attempt: int
+    """How often the slot was leased since its trial came further than before, this time included, orderly
+    interruptions left out; from 1."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """The graph; empty where it is still to be chosen."""
+    reported: tuple[int, ...] = ()
+    """Epochs that were in the database when the slot was leased, rising."""
+
+    @property
+    def number(self) -> int:
+        """The trial's number in the study: that of the slot."""
+        return self.slot
 
     @property
     def key(self) -> dict[str, int | str]:
@@ -180,32 +164,8 @@ class Lease:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldSlot:
-    """A slot that was just claimed."""
-
-    lease: Lease
-    """The claim."""
-    trial_id: int | None
-    """Optuna's id of its trial; none before the first claim."""
-    attempt: int
-    """This one, from 1."""
-    reason: str | None
-    """Why the attempt before crashed, if it did."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Renewal:
-    """A lease that was just renewed."""
-
-    attempts: int
-    """Since the trial last came further than before, this one included."""
-    draining: bool
-    """The study's workers are asked to give their slots back."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holding:
-    """A held slot and its owner."""
+class ActiveLease:
+    """A lease of whichever worker, as the database lists it: who holds a slot, and since when nothing was heard."""
 
     slot: int
     """The slot, from 0."""
@@ -218,43 +178,9 @@ class Holding:
     lost: bool
     """The lease has expired."""
     mode: str | None
-    """How its steps run; none before the first."""
+    """How its steps run; None before the first."""
     data: str | None
-    """Where its images are; none before its first step."""
-
-
-def claim(
-    connection: Connection, study_id: int, owner: Owner, *, token: str, lease_s: float, takes_over: bool
-) -> HeldSlot | None:
-    """Hold a slot that nobody works on, one with a trial first; none if there is none.
-
-    A slot that this token holds already is given again. One that crashed on the owner's machine is given last; and for
-    a while not at all, if others work on the study, who will ask for it when they are done.
-
-    Args:
-        connection: in a transaction.
-        study_id: Optuna's id of the study.
-        owner: who asks.
-        token: of this claim.
-        lease_s: how long the slot is held without being renewed.
-        takes_over: a slot whose lease has expired may be given.
-    """
-    values = {
-        "study_id": study_id,
-        "lease": token,
-        "lease_s": lease_s,
-        "owner": owners.to_json(owner),
-        "owner_token": owner.token,
-        "host": owner.host,
-        "takes_over": takes_over,
-    }
-    rows = (connection.execute(query, values).one_or_none() for query in (_OWN, _CLAIM, _CLAIM_CRASHED_HERE))
-    row = next((row for row in rows if row is not None), None)
-    if row is None:
-        bring_back(connection, study_id)
-        return None
-    lease = Lease(study_id=study_id, slot=row.slot, token=token, duration_s=lease_s)
-    return HeldSlot(lease=lease, trial_id=row.trial_id, attempt=row.attempts, reason=row.reason)
+    """Where its images are; None before its first step."""
 
 
 def bring_back(connection: Connection, study_id: int) -> None:
@@ -262,11 +188,16 @@ def bring_back(connection: Connection, study_id: int) -> None:
     connection.execute(_BRING_BACK, {"study_id": study_id})
 
 
-def renew(connection: Connection, lease: Lease, *, step: int = 0) -> Renewal | None:
-    """Renew a lease, and write down the optimiser step that its trial has reached; none if the lease is lost."""
+def renew(connection: Connection, lease: Lease, *, step: int = 0) -> tuple[int, bool] | None:
+    """Renew a lease, and write down the optimiser step that its trial has reached.
+
+    Returns:
+        The attempts since the trial last came further than before, this one included; and whether the study's workers
+        are asked to give their slots back. None: the lease is lost.
+    """
     values = {**lease.key, "lease_s": lease.duration_s, "step": step}
     row = connection.execute(_RENEW, values).one_or_none()
-    return None if row is None else Renewal(attempts=row.attempts, draining=row.draining)
+    return None if row is None else (row.attempts, row.draining)
 
 
 def leave(
@@ -304,15 +235,15 @@ def leave(
 
 
 def holder(connection: Connection, lease: Lease) -> Owner | None:
-    """Who holds the slot of a lost lease now; none if nobody does."""
+    """Who holds the slot of a lost lease now; None: nobody does."""
     found = connection.execute(
         text("SELECT owner FROM kdhpc_slots WHERE study_id = :study_id AND slot = :slot AND state = 'held'"), lease.key
     ).scalar_one_or_none()
     return owners.from_json(found) if found else None
 
 
-def holdings(connection: Connection, study_id: int) -> tuple[Holding, ...]:
-    """All held slots of a study, by slot."""
+def active_leases(connection: Connection, study_id: int) -> tuple[ActiveLease, ...]:
+    """The leases of all held slots of a study, by slot."""
     rows = connection.execute(
         text(f"""
             SELECT slot, number, owner, extract(epoch FROM now() - renewed) AS age, {EXPIRED} AS lost,
@@ -325,7 +256,7 @@ def holdings(connection: Connection, study_id: int) -> tuple[Holding, ...]:
         {"study_id": study_id, "key": ATTRIBUTE},
     )
     return tuple(
-        Holding(
+        ActiveLease(
             slot=row.slot,
             number=row.number,
             owner=owners.from_json(row.owner),
@@ -343,7 +274,7 @@ def free_slots_of(connection: Connection, study_id: int, dead: Iterable[Owner]) 
     freed = connection.execute(
         text(f"""
             UPDATE kdhpc_slots SET state = 'free', lease = NULL, expires = NULL,
-                worked_s = worked_s + {_worked("renewed")}
+                worked_s = worked_s + {worked("renewed")}
             WHERE study_id = :study_id AND state = 'held' AND owner_token = ANY(:tokens)
         """),
         {"study_id": study_id, "tokens": [owner.token for owner in dead]},

@@ -25,7 +25,7 @@ class TrialCounts:
     running: int
     """A worker holds the slot, and its lease stands."""
     waiting: int
-    """To be claimed: never started, interrupted, or held by a worker whose lease has expired."""
+    """To be leased: never started, interrupted, or held by a worker whose lease has expired."""
     failed: int
     """Crashed too often."""
 
@@ -91,9 +91,9 @@ class WorkerStatus:
     lost: bool
     """Its lease has expired."""
     mode: str | None
-    """How its steps run (see ``device.mode``); none before the first."""
+    """How its steps run (see ``device.mode``); None before the first."""
     data: str | None
-    """Where its images are: ``disk``, ``resident``, ``streamed``; none before the first step."""
+    """Where its images are: ``disk``, ``resident``, ``streamed``; None before the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class StudyStatus:
     draining: bool
     """Its workers were asked to checkpoint and exit."""
     precision: str | None
-    """What its networks are computed in; none before its first worker has settled it."""
+    """What its networks are computed in; None before its first worker has settled it."""
     trials: TrialCounts
     """The budget by state."""
     best: BestTrial | None
@@ -149,9 +149,9 @@ class StudyStatus:
     foreign_trials: int = 0
     """Trials that another program has put into the study: they are in none of these numbers."""
     trials_per_hour: float | None
-    """What the workers of this moment do, going by the last 50 trials; none before the first."""
+    """What the workers of this moment do, going by the last 50 trials; None before the first."""
     seconds_to_go: float | None
-    """At that speed; none if nobody works or the speed is not known."""
+    """At that speed; None if nobody works or the speed is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
     Args:
         storage: the server.
         name: of the study.
-        uid: that it must have, for whoever has watched it for a while; none: any study of that name.
+        uid: that it must have, for whoever has watched it for a while; None: any study of that name.
 
     Raises:
         UnknownStudyError: it does not exist, or was deleted and another one made.
@@ -188,7 +188,7 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
     def read(connection: Connection) -> StudyStatus:
         study_id = study_rows.find_id(connection, name, uid=uid)
         counts = read_counts(connection, study_id)
-        holdings = slots.holdings(connection, study_id)
+        leases = slots.active_leases(connection, study_id)
         trial_s = _mean_worked_s(connection, study_id)
         return StudyStatus(
             study=name,
@@ -198,7 +198,7 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
             trials=counts,
             best=_read_best(connection, study_id),
             rungs=_read_rungs(connection, study_id),
-            workers=tuple(_worker(holding) for holding in holdings),
+            workers=tuple(_worker(lease) for lease in leases),
             crashes=_read_crashes(connection, study_id),
             diverged=_read_diverged(connection, study_id),
             foreign_trials=foreign.count(connection, study_id),
@@ -330,15 +330,15 @@ def _seconds_to_go(counts: TrialCounts, trial_s: float | None) -> float | None:
     return left * trial_s / counts.running if trial_s and counts.running else None
 
 
-def _worker(holding: slots.Holding) -> WorkerStatus:
-    owner = holding.owner
+def _worker(lease: slots.ActiveLease) -> WorkerStatus:
+    owner = lease.owner
     return WorkerStatus(
         host=owner.host,
         pid=owner.pid,
         job=owner.job,
-        trial=holding.number,
-        lease_age_s=holding.lease_age_s,
-        lost=holding.lost,
-        mode=holding.mode,
-        data=holding.data,
+        trial=lease.number,
+        lease_age_s=lease.lease_age_s,
+        lost=lease.lost,
+        mode=lease.mode,
+        data=lease.data,
     )

@@ -61,7 +61,7 @@ class Storage:
         """Reach the server that the user means.
 
         Args:
-            url: ``postgresql://...``; none: ``$KDHPC_STORAGE``, else the embedded server, whose address is looked up
+            url: ``postgresql://...``; None: ``$KDHPC_STORAGE``, else the embedded server, whose address is looked up
                 again for each new connection.
             patience_s: how long later calls wait for a server that is away.
             first_contact_s: how long this call waits. A command should fail at once where nothing listens; a worker

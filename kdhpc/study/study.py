@@ -11,18 +11,19 @@ from sqlalchemy import Connection
 from kdhpc.graph.space import canonical
 from kdhpc.study import definition as definitions
 from kdhpc.study import slots, study_rows, trial_rows
-from kdhpc.study.allocation import HeldTrial, claim_trial, write_graph
+from kdhpc.study.allocation import allocate, write_graph
 from kdhpc.study.definition import Split, StudyDefinition
-from kdhpc.study.leased_trial import Claim, ClaimedTrial, Rule
+from kdhpc.study.leased_trial import LeasedTrial, PruningPolicy
 from kdhpc.study.owner import Owner
 from kdhpc.study.retrying import retry
-from kdhpc.study.slots import Holding
+from kdhpc.study.slots import ActiveLease, Lease
 from kdhpc.study.status import TrialCounts, read_counts
 from kdhpc.study.storage import Storage
 from kdhpc.study.study_rows import StudyRow
+from kdhpc.study.upgrading import has_tables
 
 if TYPE_CHECKING:
-    from kdhpc.study.optuna_view import OrdinaryStudy
+    from kdhpc.study.optuna_view import OptunaView
 
 
 class SharedStudy:
@@ -38,7 +39,7 @@ class SharedStudy:
         """Its own, 32 hexadecimal digits: a study that is deleted and made again, by the same name, has another."""
         self._storage = storage
         self._study_id = row.study_id
-        self._rule = Rule(
+        self._policy = PruningPolicy(
             pruner=row.definition.pruner, last_epoch=row.definition.last_epoch, max_attempts=row.definition.max_attempts
         )
 
@@ -59,7 +60,7 @@ class SharedStudy:
             definition: what the study is made with.
             split: the images that graphs are trained and scored on.
             target: the number of trials of a study that is made now; one that exists keeps its own, see `resize`.
-            precision: of a study that is made now, if its definition asks for none; none: its first worker settles it.
+            precision: of a study that is made now, if its definition asks for none; None: its first worker settles it.
 
         Raises:
             StudyMismatchError: it was made with something else; the message names each difference.
@@ -80,7 +81,7 @@ class SharedStudy:
 
         # Before anything is written to a database that may be another program's.
         storage.read(check_tables)
-        storage.read(study_rows.has_tables)
+        storage.read(has_tables)
         return storage.exclusively(create)
 
     @classmethod
@@ -110,7 +111,7 @@ class SharedStudy:
         Raises:
             StudyError: workers hold slots of it.
         """
-        self.holdings()  # No lease of the future is to be waited for.
+        self.active_leases()  # No lease of the future is to be waited for.
         self._storage.write(lambda connection: study_rows.delete(connection, self._study_id, self.definition.name))
 
     def settle_precision(self, precision: str) -> str:
@@ -128,8 +129,8 @@ class SharedStudy:
         self.definition = replace(self.definition, precision=settled)
         return settled
 
-    def claim(self, owner: Owner, *, lease_s: float, renew_s: float) -> Claim | None:
-        """Hold a slot: one whose trial was begun and left, else a new one; none if others hold all that is left.
+    def lease(self, owner: Owner, *, lease_s: float, renew_s: float) -> LeasedTrial | None:
+        """Lease a slot: one whose trial was begun and left, else a new one; None if others hold all that is left.
 
         A trial that crashed on the owner's machine comes last, and is left to others for a while if there are any.
         After an outage that this process has seen, workers that are still there have time to renew their leases before
@@ -138,12 +139,12 @@ class SharedStudy:
         Args:
             owner: who asks.
             lease_s: how long the slot is held without a sign of life.
-            renew_s: how often a thread of the claim gives one.
+            renew_s: how often a thread of the leased trial gives one.
         """
         token = uuid.uuid4().hex
         takes_over = self._storage.answering_for_s > 2 * renew_s
-        held = self._storage.write(
-            lambda connection: claim_trial(
+        lease = self._storage.write(
+            lambda connection: allocate(
                 connection,
                 self._study_id,
                 self.definition,
@@ -153,30 +154,29 @@ class SharedStudy:
                 takes_over=takes_over,
             )
         )
-        if held is None:
+        if lease is None:
             return None
-        parameters = held.parameters or self._choose(held)
+        parameters = lease.parameters or self._choose(lease)
         if parameters is None:
-            return self.claim(owner, lease_s=lease_s, renew_s=renew_s)
-        trial = ClaimedTrial(
+            return self.lease(owner, lease_s=lease_s, renew_s=renew_s)
+        return LeasedTrial(
+            self._storage,
+            lease,
             study=self.definition.name,
-            trial_id=held.trial_id,
-            number=held.number,
-            attempt=held.attempt,
             graph=canonical(self.definition.space.from_parameters(parameters)),
-            seed=definitions.trial_seed(self.definition.seed, held.lease.slot),
-            reported=held.reported,
+            seed=definitions.trial_seed(self.definition.seed, lease.slot),
+            policy=self._policy,
+            renew_s=renew_s,
         )
-        return Claim(self._storage, held.lease, trial, self._rule, renew_s=renew_s)
 
     def progress(self) -> TrialCounts:
         """Trials by state."""
         return self._storage.read(lambda connection: read_counts(connection, self._study_id))
 
-    def holdings(self) -> tuple[Holding, ...]:
+    def active_leases(self) -> tuple[ActiveLease, ...]:
         """Who holds which slot; leases that a clock has left in the future end one length from now."""
-        found = self._storage.read(lambda connection: slots.holdings(connection, self._study_id))
-        if any(holding.lease_age_s < -slots.CLOCK_TOLERANCE_S for holding in found):
+        found = self._storage.read(lambda connection: slots.active_leases(connection, self._study_id))
+        if any(lease.lease_age_s < -slots.CLOCK_TOLERANCE_S for lease in found):
             self._storage.write(lambda connection: slots.bring_back(connection, self._study_id))
         return found
 
@@ -193,13 +193,13 @@ class SharedStudy:
 
     def expire_dead(self) -> int:
         """Free the slots of workers of this machine whose process is gone; returns how many."""
-        return self.expire(holding.owner for holding in self.holdings() if holding.owner.is_gone)
+        return self.expire(lease.owner for lease in self.active_leases() if lease.owner.is_gone)
 
     def retry(self, numbers: Collection[int] | None = None) -> tuple[int, ...]:
         """Give failed trials another chance: they go on where they stood, and no earlier attempt counts.
 
         Args:
-            numbers: of the trials; none: all that failed.
+            numbers: of the trials; None: all that failed.
 
         Returns:
             Numbers of the trials, rising.
@@ -214,34 +214,34 @@ class SharedStudy:
 
     def drain(self) -> None:
         """Ask every worker to checkpoint its trial and to give its slot back; nobody gets another until `resume`."""
-        self.holdings()  # No lease of the future is to be waited for.
+        self.active_leases()  # No lease of the future is to be waited for.
         self._storage.write(lambda connection: study_rows.set_draining(connection, self._study_id, True))
 
     def resume(self) -> None:
-        """Let slots be claimed again after `drain`."""
+        """Let slots be leased again after `drain`."""
         self._storage.write(lambda connection: study_rows.set_draining(connection, self._study_id, False))
 
     def is_draining(self) -> bool:
         """Whether `drain` was called, and not `resume` since."""
         return self._storage.read(lambda connection: study_rows.is_draining(connection, self._study_id))
 
-    def _choose(self, held: HeldTrial) -> dict[str, str] | None:
-        """Let TPE choose the graph of a new trial, and write it down; none if the lease was lost meanwhile."""
+    def _choose(self, lease: Lease) -> dict[str, str] | None:
+        """Let TPE choose the graph of a new trial, and write it down; None if the lease was lost meanwhile."""
         space = self.definition.space
-        seed = definitions.trial_seed(self.definition.seed, held.lease.slot) % 2**32
+        seed = definitions.trial_seed(self.definition.seed, lease.slot) % 2**32
         own = self._storage.read(lambda connection: study_rows.trial_ids(connection, self._study_id))
-        graph = self._ordinary.tpe_graph(space, seed, own)
+        graph = self._optuna.tpe_graph(space, seed, own)
 
         def write(connection: Connection) -> dict[str, str] | None:
-            if slots.renew(connection, held.lease) is None:
+            if slots.renew(connection, lease) is None:
                 return None
-            write_graph(connection, held.trial_id, space, graph, {})
-            return trial_rows.read_parameters(connection, held.trial_id)
+            write_graph(connection, lease.trial_id, space, graph, {})
+            return trial_rows.read_parameters(connection, lease.trial_id)
 
         return self._storage.write(write)
 
     @cached_property
-    def _ordinary(self) -> "OrdinaryStudy":
-        from kdhpc.study.optuna_view import OrdinaryStudy
+    def _optuna(self) -> "OptunaView":
+        from kdhpc.study.optuna_view import OptunaView
 
-        return OrdinaryStudy(self._storage, self.definition.name)
+        return OptunaView(self._storage, self.definition.name)

@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, text
 
-from kdhpc.errors import DatabaseError, StudyError, StudyMismatchError, UnknownStudyError, nearest
-from kdhpc.study import foreign, trial_rows
-from kdhpc.study import median_rule as reporting
+from kdhpc.errors import StudyError, StudyMismatchError, UnknownStudyError, nearest
+from kdhpc.study import foreign, median_rule, trial_rows
 from kdhpc.study.definition import (
     Split,
     StoredSplit,
@@ -19,7 +18,8 @@ from kdhpc.study.definition import (
     to_json,
     unpack_indices,
 )
-from kdhpc.study.slots import EXPIRED, TABLES, TABLES_VERSION
+from kdhpc.study.slots import EXPIRED, TABLES
+from kdhpc.study.upgrading import has_tables
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +54,7 @@ def create(
         StudyError: the name is that of another program's study.
     """
     if not has_tables(connection):
-        for statement in (*TABLES, *reporting.TABLES, *foreign.GUARD):
+        for statement in (*TABLES, *median_rule.TABLES, *foreign.GUARD):
             connection.execute(text(statement))
     _refuse_foreign(connection, study_id, definition.name)
     written = connection.execute(
@@ -120,7 +120,7 @@ def delete(connection: Connection, study_id: int, name: str) -> None:
     Raises:
         StudyError: workers hold slots of it.
     """
-    # Nobody claims a slot whose row is locked.
+    # Nobody leases a slot whose row is locked.
     query = f"SELECT state = 'held' AND NOT {EXPIRED} FROM kdhpc_slots WHERE study_id = :study_id FOR UPDATE"
     held = sum(connection.execute(text(query), {"study_id": study_id}).scalars())
     if held:
@@ -158,7 +158,7 @@ def find_id(connection: Connection, name: str, *, uid: str | None = None) -> int
     Args:
         connection: in a transaction.
         name: of the study.
-        uid: that it must have; none: any.
+        uid: that it must have; None: any.
 
     Raises:
         UnknownStudyError: it does not exist, and the message lists those that do; or it has another uid.
@@ -182,7 +182,7 @@ def names(connection: Connection) -> tuple[str, ...]:
 
 
 def set_draining(connection: Connection, study_id: int, draining: bool) -> None:
-    """Ask all workers of a study to give their slots back, or let them be claimed again."""
+    """Ask all workers of a study to give their slots back, or let them be leased again."""
     connection.execute(
         text("UPDATE kdhpc_studies SET draining = :draining WHERE study_id = :study_id AND draining <> :draining"),
         {"study_id": study_id, "draining": draining},
@@ -219,28 +219,10 @@ def settle_precision(connection: Connection, study_id: int, precision: str) -> s
 
 
 def read_precision(connection: Connection, study_id: int) -> str | None:
-    """What a study's trials are computed in; none before it is settled."""
+    """What a study's trials are computed in; None before it is settled."""
     query = text("SELECT precision FROM kdhpc_studies WHERE study_id = :study_id")
     precision: str | None = connection.execute(query, {"study_id": study_id}).scalar_one_or_none()
     return precision
-
-
-def has_tables(connection: Connection) -> bool:
-    """Whether any study was ever made in this database.
-
-    Raises:
-        DatabaseError: another version of kdhpc made it.
-    """
-    query = (
-        "SELECT to_regclass('kdhpc_slots') AS slots, obj_description(to_regclass('kdhpc_slots'), 'pg_class') AS version"
-    )
-    found = connection.execute(text(query)).one()
-    if found.slots is not None and found.version != TABLES_VERSION:
-        raise DatabaseError(
-            f"another version of kdhpc made the studies in this database ({found.version or 'tables of no version'}, "
-            f"this one needs {TABLES_VERSION}): use that version, or another database (KDHPC_RUNS or KDHPC_STORAGE)"
-        )
-    return found.slots is not None
 
 
 # Numbers of the budget: the first ones that no trial of another program has.

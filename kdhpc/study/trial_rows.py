@@ -1,7 +1,8 @@
 """Trials in Optuna's own tables, written by SQL, so that a trial and its slot change in one transaction.
 
 Optuna's calls are a transaction each: a worker killed between two of them leaves a running trial that is nobody's. All
-that kdhpc knows of Optuna's tables is here, in ``reporting`` and in ``summary``; ``optuna_study`` checks their version.
+that kdhpc knows of Optuna's tables is here, in ``median_rule`` and in ``status``; ``optuna_tables`` checks their
+version.
 """
 
 import json
@@ -50,8 +51,8 @@ _NOTE = text("""
     ON CONFLICT (trial_id, key) DO UPDATE
     SET value_json = CAST(CAST(old.value_json AS jsonb) || CAST(excluded.value_json AS jsonb) AS text)
 """)
-# A trial has its slot's number: a counter's row would make claims wait for each other. Optuna finds trials by number,
-# and needs no number before the next one to be there: a slot that a claim has passed over is begun later.
+# A trial has its slot's number: a counter's row would make workers wait for each other. Optuna finds trials by number,
+# and needs no number before the next one to be there: a slot that an allocation has passed over is begun later.
 _REGISTER = text("""
     WITH trial AS (
         INSERT INTO trials (number, study_id, state, datetime_start)
@@ -117,11 +118,11 @@ def register(
     """Make a running trial with a slot's number; gives its id.
 
     Args:
-        connection: in the transaction that claims the slot.
+        connection: in the transaction that leases the slot.
         study_id: Optuna's id of the study.
-        slot: the claimed one.
+        slot: the leased one.
         space: what the parameters are of.
-        parameters: of the graph; none: it is still to be chosen.
+        parameters: of the graph; None: it is still to be chosen.
         note: fields of its attribute.
     """
     registered = connection.execute(

@@ -100,7 +100,7 @@ class Expectation:
             self._noise[name] = max(distance, self._noise.get(name, 0.0))
 
     def problem(self, found: StepRun) -> str | None:
-        """What a replay from the same state did that the step did not; none: they agree."""
+        """What a replay from the same state did that the step did not; None: they agree."""
         for name, kind, distance in self._distances(found):
             allowed = _NOISE_FACTOR * self._noise.get(name, 0.0) + _FLOORS[kind[1]] * self._whole.get(kind, 0.0)
             if not distance <= allowed:

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 
 from kdhpc.errors import StorageError
-from kdhpc.files import parse_json, read_whole, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.training.compile_cache import CacheKey
 from kdhpc.training.device import Mode
 from kdhpc.training.programs import Programs, programs_in

@@ -22,7 +22,10 @@ import torch
 from torch import Tensor
 
 from kdhpc.errors import CheckpointError, StorageError
-from kdhpc.files import is_of_storage, read_whole, remove, storage_error, write_whole
+from kdhpc.files.reading import read_whole
+from kdhpc.files.removing import remove
+from kdhpc.files.storage_errors import is_of_storage, storage_error
+from kdhpc.files.writing import write_whole
 from kdhpc.training.device import Mode
 from kdhpc.training.loop import TrainingState
 from kdhpc.training.node_trainer import NodeState
@@ -108,12 +111,12 @@ def save_checkpoint(
         answers.append(may_write() and (not is_further or there == rejected))
         return answers[-1]
 
-    with buffer.getbuffer() as payload:
-        head = _FORMAT.pack(_MAGIC, _VERSION) + _FIELDS.pack(key.digest, state.step, len(payload))
-        try:
-            write_whole(path, head, _checksum(head, payload), payload, may_replace=may_replace)
-        except StorageError as exc:
-            raise CheckpointError(f"{exc}; make room, or allow writing there") from exc
+    payload = buffer.getvalue()  # Not a view: one that an error keeps alive would be in the way of the buffer's end.
+    head = _FORMAT.pack(_MAGIC, _VERSION) + _FIELDS.pack(key.digest, state.step, len(payload))
+    try:
+        write_whole(path, head, _checksum(head, payload), payload, may_replace=may_replace)
+    except StorageError as exc:
+        raise CheckpointError(f"{exc}; make room, or allow writing there") from exc
     return answers[-1]
 
 
@@ -168,7 +171,7 @@ def load_checkpoint(path: Path, key: CheckpointKey) -> TrainingState:
 
 
 def read_header(path: Path) -> CheckpointHeader | None:
-    """What the file says of itself, without reading all of it; none: there is no checkpoint of this format.
+    """What the file says of itself, without reading all of it; None: there is no checkpoint of this format.
 
     Raises:
         StorageError: the file system refuses to read it.

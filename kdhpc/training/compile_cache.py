@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import platform
-import secrets
 import stat
 import struct
 import tarfile
@@ -24,7 +23,7 @@ from pathlib import Path
 import torch
 
 from kdhpc.errors import StorageError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.training.compile_folder import FOLDERS, is_named_by_user, private_folder
 
 _LOG = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ class CompileCache:
             self._load(folder, self._read())
         except FileNotFoundError:
             return  # Nobody has published yet.
-        except (OSError, ValueError, EOFError, tarfile.TarError) as exc:
+        except (OSError, StorageError, ValueError, EOFError, tarfile.TarError) as exc:
             _LOG.warning("compile cache %s is ignored: %s", self._path, exc)
 
     def publish(self) -> bool:
@@ -135,13 +134,13 @@ class CompileCache:
         try:
             with tarfile.open(fileobj=content, mode="w:gz", compresslevel=1) as archive:
                 archive.add(self._folder, arcname=".", filter=lambda entry: entry if _is_kept(entry) else None)
-            with content.getbuffer() as artifacts:
-                header = _HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest())
-                write_whole(self._path, header, artifacts, mode=0o600)
+            artifacts = content.getvalue()
+            header = _HEADER.pack(_MAGIC, _VERSION, len(artifacts), hashlib.sha256(artifacts).digest())
+            write_whole(self._path, header, artifacts, mode=0o600)
         except (OSError, StorageError) as exc:
             _LOG.warning("compile cache %s is not published: %s", self._path, exc)
             return False
-        _LOG.info("published the compile cache %s, %.1f MB", self._path, len(content.getvalue()) / 1e6)
+        _LOG.info("published the compile cache %s, %.1f MB", self._path, len(artifacts) / 1e6)
         return True
 
     @staticmethod
@@ -156,13 +155,9 @@ class CompileCache:
                 place = folder / name
                 if not entry.isreg() or name.is_absolute() or ".." in name.parts or place.exists():
                     continue
-                place.parent.mkdir(parents=True, exist_ok=True)
                 file = archive.extractfile(entry)
                 assert file is not None
-                partial = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
-                partial.write_bytes(file.read())
-                partial.chmod(entry.mode & 0o700)
-                partial.replace(place)
+                write_whole(place, file.read(), mode=entry.mode & 0o700, durable=False)
 
     def _is_usable(self) -> bool:
         try:

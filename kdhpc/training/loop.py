@@ -15,7 +15,7 @@ from kdhpc.training.evaluation import Accuracies
 from kdhpc.training.learner import Learner
 from kdhpc.training.model import Trainable
 from kdhpc.training.node_trainer import NodeState
-from kdhpc.training.schedule import ScheduleStep, is_rung
+from kdhpc.training.schedule import ScheduleStep, is_rung, is_scored
 from kdhpc.training.setting import TrainingSetting
 from kdhpc.training.step import TrainingStep
 
@@ -244,12 +244,11 @@ class TrainingLoop:
         before = time.monotonic()
         epoch, step = self._epoch + 1, self.step
         rung = is_rung(epoch, self._training.epochs)
-        measured = rung or self._training.evaluate == "every_epoch"
         assert self._loss_sums is not None
         mean_losses = tuple((self._loss_sums / self._train.steps_per_epoch).tolist())
         accuracies = None
         self._diverged = broken_numbers(self._learner, mean_losses)
-        if measured and self._diverged is None:
+        if is_scored(self._training, epoch) and self._diverged is None:
             accuracies = self._score()
         report = EpochReport(
             epoch=epoch,

@@ -13,7 +13,10 @@ from pathlib import Path
 import dacite
 
 from kdhpc.errors import StorageError
-from kdhpc.files import parse_json, read_whole, storage_error, strict_json, write_whole
+from kdhpc.files.json_text import parse_json, strict_json
+from kdhpc.files.reading import read_whole
+from kdhpc.files.storage_errors import storage_error
+from kdhpc.files.writing import write_whole
 from kdhpc.training.loop import EpochReport
 
 _LOG = logging.getLogger(__name__)
@@ -115,7 +118,7 @@ def _latest_lines(content: bytes) -> tuple[dict[int, tuple[bytes, EpochReport]],
 
 
 def _report(line: bytes) -> EpochReport | None:
-    """What a line says; none: it is half a line, NUL bytes, no JSON, or no report."""
+    """What a line says; None: it is half a line, NUL bytes, no JSON, or no report."""
     rules = dacite.Config(cast=[tuple], type_hooks={float: _number})
     try:
         document = parse_json(line)

@@ -37,7 +37,7 @@ class ZeroLossSGD(torch.optim.SGD):
         Args:
             network: Whose weights.
             config: Learning rate, momentum, weight decay.
-            groups: All of its weights by name, in the groups that ``skip`` tells apart; none: a single group.
+            groups: All of its weights by name, in the groups that ``skip`` tells apart; None: a single group.
             capturable: Keep the learning rate in a tensor, where a recorded step reads it. On CUDA it always is one:
                 the fused kernel takes a float32 from a tensor and a float64 as a number, and all modes must agree.
         """

@@ -141,7 +141,7 @@ class Recorder:
     """Recording, until it fails.
 
     Args:
-        record: `record_cuda_graph`; none: nothing is recorded.
+        record: `record_cuda_graph`; None: nothing is recorded.
     """
 
     def __init__(self, record: Record | None) -> None:

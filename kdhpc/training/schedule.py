@@ -26,6 +26,13 @@ def learning_rate(config: TrainingConfig, epoch: int) -> float:
     return config.learning_rate * config.gamma**reached
 
 
+def is_scored(config: TrainingConfig, epoch: int) -> bool:
+    """Whether accuracy is measured after an epoch."""
+    if config.evaluate == "last":
+        return epoch == config.epochs
+    return config.evaluate == "every_epoch" or is_rung(epoch, config.epochs)
+
+
 def is_rung(epoch: int, last_epoch: int) -> bool:
     """Whether it is one of 1, 2, 4, 8, ..., or the last. Source: paper section 4.2."""
     return epoch & (epoch - 1) == 0 or epoch == last_epoch

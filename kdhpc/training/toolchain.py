@@ -15,7 +15,7 @@ import torch
 
 
 def missing_tool() -> str | None:
-    """What compiling needs and this machine does not have, and what to do; none: nothing is missing."""
+    """What compiling needs and this machine does not have, and what to do; None: nothing is missing."""
     has_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     language, variable, usual = ("C", "CC", "gcc clang") if has_gpu else ("C++", "CXX", "g++")
     named = os.environ.get(variable, "").partition(" ")[0]

@@ -13,12 +13,13 @@ from kdhpc.cli.main import build_parser, main
 
 
 def run(*argv: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """The command, on a machine without GPUs wherever it runs."""
     return subprocess.run(
         [sys.executable, "-m", "kdhpc.cli.main", *argv],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
         check=False,
     )
 
@@ -59,6 +60,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc db status": ["--format"],
         "kdhpc db url": [],
         "kdhpc db delete-study": ["study", "--yes"],
+        "kdhpc db upgrade": ["--yes"],
         "kdhpc data": [],
         "kdhpc data prepare": [
             "reader",

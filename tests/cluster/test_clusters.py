@@ -67,8 +67,8 @@ def test_workers_are_lost_by_the_queue_of_their_own_cluster(clusters, storage: S
     study = make(storage)
     for job in ("7_0@gpu", "7_2@gpu", "8_0@here", "8_1@here"):
         take(study, Owner.current(job=job))
-    holdings = study.holdings()
-    lost = [holding.owner.job for holding in vanished("tiny", holdings, worker_jobs("tiny"))]
+    leases = study.active_leases()
+    lost = [lease.owner.job for lease in vanished("tiny", leases, worker_jobs("tiny"))]
     assert lost == ["7_2@gpu", "8_1@here"]
     shown = mark_lost(read_status(storage, "tiny"), study_jobs("tiny")).workers
     assert {worker.job: worker.lost for worker in shown} == {

@@ -10,13 +10,14 @@ import pytest
 from kdhpc.config.compose import compose_search, compose_train
 from kdhpc.config.document import defaults, parse_config, read_config, to_document, write_config
 from kdhpc.config.folders import config_dirs, config_names
+from kdhpc.config.networks import NETWORKS
 from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.config.schema import SearchConfig, TrainConfig, TrainingConfig, WorkerConfig, check_study_name
 from kdhpc.config.sweep import combinations
 from kdhpc.errors import ConfigError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.graph.spec import Design, Gate
-from kdhpc.networks.names import NETWORKS, check_network
+from kdhpc.networks.names import check_network
 
 
 @pytest.mark.parametrize("study", config_names("study"))
@@ -64,6 +65,7 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "+training.foo=1"], "unknown config key 'training.foo'"),
         (["study=dogs4", "training.epochs=many"], "training.epochs='many' is not allowed: a whole number"),
         (["study=dogs4", "training.epochs=true"], "training.epochs=true is not allowed: a whole number"),
+        (["study=dogs4", "training.evaluate=last"], "training.evaluate=last is not allowed: rungs or every_epoch"),
         (["study=dogs4", "training.epochs=0"], "training.epochs=0 is not allowed: a number above 0"),
         (["study=dogs4", "study.gates=[open]"], "through, cutoff, linear, correct"),
         (["study=dogs4", "study.pruner=hyperband"], "study.pruner='hyperband' is not allowed: median, asha, none"),
@@ -285,13 +287,19 @@ def test_parse_config_missing_group_is_named(missing: str) -> None:
 def test_defaults_names_every_group_of_configs() -> None:
     folders = {path.name for path in config_dirs()[-1].iterdir() if path.is_dir()}
     # The launchers of sweeps are Hydra's own group.
-    assert folders - {"hydra"} == set(defaults(SearchConfig)) | set(defaults(TrainConfig))
+    # Those of networks are no files, see kdhpc/config/networks.py.
+    assert folders - {"hydra"} | {"network"} == set(defaults(SearchConfig)) | set(defaults(TrainConfig))
 
 
-def test_every_network_has_a_config_of_its_name() -> None:
+def test_every_network_is_a_choice_and_a_file_of_the_users_goes_before(tmp_path: Path) -> None:
     assert set(config_names("network")) == set(NETWORKS)
-    for name in NETWORKS:
-        assert compose_search(["study=cifar10_2", f"network={name}"]).network.name == name
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "resnet20.yaml").write_text("name: resnet20\ncrops: [3]\n")
+    (tmp_path / "network" / "mine.yaml").write_text("name: resnet8\ncrops: [5]\n")
+    expected = {"resnet20": ("resnet20", (3,)), "mine": ("resnet8", (5,)), "resnet8": ("resnet8", (3, 5, 7))}
+    for choice, name_and_crops in expected.items():
+        network = compose_search(["study=cifar10_2", f"network={choice}"], config_dir=tmp_path).network
+        assert (network.name, network.crops) == name_and_crops
 
 
 def test_compose_train_is_whole_and_scores_every_epoch() -> None:

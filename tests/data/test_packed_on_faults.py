@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdhpc import files
 from kdhpc.data.packed import PackedDataset, check_content, prepared_names
 from kdhpc.errors import DataError, StorageError
+from kdhpc.files import storage_errors
 from tests.data.made import pack
 from tests.data.trees import silent, write_folder
 from tests.faults import FaultyDisk, faulty_disk
@@ -45,7 +45,7 @@ def test_open_tries_again_what_may_pass(disk: FaultyDisk, pets: Path, error: str
 def test_open_that_fails_for_long_says_what_the_disk_says(
     disk: FaultyDisk, pets: Path, monkeypatch: pytest.MonkeyPatch, error: str, name: str
 ) -> None:
-    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(storage_errors, "_PAUSES_S", (0.01, 0.01))
     disk.rules("open * direct=1", f"read {name} err={error}")
 
     with pytest.raises(StorageError, match=rf"{pets / name} cannot be read: {_said(error)}$"):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdhpc import files
 from kdhpc.data.store import DiskImages, ResidentImages, StreamedImages
 from kdhpc.data.stored import StoredImages
 from kdhpc.errors import DataError, StorageError
+from kdhpc.files import storage_errors
 from tests.data.trees import noise
 from tests.faults import FaultyDisk
 
@@ -66,7 +66,7 @@ def test_stored_images_need_no_mapping(disk: FaultyDisk, rule: str) -> None:
 def test_stored_images_are_read_again_when_the_disk_fails_for_a_moment(
     disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
-    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(storage_errors, "_PAUSES_S", (0.01, 0.01))
     path = _saved(disk.path / "pets")
     disk.rules("open * direct=1")
     stored, rows = StoredImages(path), np.array([3, 30, 31], dtype=np.int64)

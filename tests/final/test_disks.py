@@ -7,7 +7,7 @@ import pytest
 
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import ConfigError, DataError, KdhpcError, StorageError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.final.result import read_result
 from kdhpc.training.metrics import read_metrics
 from tests.final.conftest import TINY

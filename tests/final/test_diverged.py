@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from kdhpc.cli.main import main
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import NetworkError, StorageError
-from kdhpc.files import parse_json
+from kdhpc.files.json_text import parse_json
 from kdhpc.final.result import read_result
 from tests.final.conftest import TINY
 from tests.final.test_final import StopAfter, train

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from kdhpc.cli.main import main
-from kdhpc.files import parse_json
+from kdhpc.files.json_text import parse_json
 from kdhpc.final.found import find_results, seed_folders
 from kdhpc.final.result import read_result, write_result
 from tests.final.test_results import ENSEMBLE, result_of

@@ -14,7 +14,7 @@ import pytest
 
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import RunTakenError
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 from kdhpc.final.owner import owned
 from kdhpc.processes import process_space
 from tests.faults import faulty_disk

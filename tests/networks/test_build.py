@@ -5,11 +5,12 @@ import torchvision
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from kdhpc.config.networks import NETWORKS
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import NetworkError
 from kdhpc.networks.backbone import SubsampleAndPad
 from kdhpc.networks.build import build_network
-from kdhpc.networks.names import NETWORKS, map_side
+from kdhpc.networks.names import map_side
 
 
 def built(name, *, num_classes=10, image_size=32, residual_attention=None):

@@ -4,10 +4,11 @@ import sys
 import pytest
 import torch
 
+from kdhpc.config.networks import NETWORKS
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.networks.build import build_network
-from kdhpc.networks.names import NETWORKS, check_network, check_normalisation, map_side
+from kdhpc.networks.names import check_network, check_normalisation, map_side
 
 
 def test_names_without_torch_are_importable():

@@ -10,7 +10,7 @@ import torch
 
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.searching import trial_runner as room
-from kdhpc.searching.trial_runner import Ended, Seat
+from kdhpc.searching.trial_runner import Ended, TrialRunner
 from kdhpc.searching.worker import _is_more_to_come
 from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
@@ -21,18 +21,18 @@ ELSEWHERE = replace(HERE, host="elsewhere", token="e" * 32)
 
 
 def crash(storage: Storage, monkeypatch: pytest.MonkeyPatch, stop: StopSignals) -> Ended:
-    """A trial that takes a signal and crashes over it, in a seat."""
+    """A trial that takes a signal and crashes over it, in a trial runner."""
 
     def interrupted(*_: object) -> None:
         signal.raise_signal(signal.SIGTERM)
         raise RuntimeError("DataLoader worker\nexited unexpectedly")
 
     monkeypatch.setattr(room, "prepare_training", interrupted)
-    seat = Seat(SimpleNamespace(), torch.device("cpu"), lambda: stop.requested)
-    seat.take(take(make(storage, target=1)))
-    ended = seat.turn()
+    runner = TrialRunner(SimpleNamespace(), torch.device("cpu"), lambda: stop.requested)
+    runner.take(take(make(storage, target=1)))
+    ended = runner.step()
     assert ended is not None
-    assert not seat.busy
+    assert not runner.busy
     return ended
 
 
@@ -57,7 +57,7 @@ def test_worker_waits_for_a_trial_that_is_left_to_others(storage: Storage) -> No
     crashing, busy = take(study), take(study, ELSEWHERE)
     assert not _is_more_to_come(study, renew_s=20)
     crashing.crash("CUDA error")
-    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert study.lease(HERE, lease_s=60, renew_s=20) is None
     assert _is_more_to_come(study, renew_s=20), "it may have it later"
     study.drain()
     assert not _is_more_to_come(study, renew_s=20)
@@ -65,18 +65,18 @@ def test_worker_waits_for_a_trial_that_is_left_to_others(storage: Storage) -> No
 
 
 _BUG = """
-from kdhpc.study.leased_trial import Claim
+from kdhpc.study.leased_trial import LeasedTrial
 
-describe = Claim.describe
+describe = LeasedTrial.describe
 
 
-def crash(claim, **how):
-    if claim.number == 0:
+def crash(trial, **how):
+    if trial.number == 0:
         raise RuntimeError("a bug\\nin the middle of a trial")
-    describe(claim, **how)
+    describe(trial, **how)
 
 
-Claim.describe = crash
+LeasedTrial.describe = crash
 """
 
 

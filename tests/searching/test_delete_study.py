@@ -76,8 +76,8 @@ def test_deleted_study_without_an_answer_of_slurm_says_so(
 def test_study_that_is_worked_on_keeps_all_of_its_files(
     storage: Storage, paths: StudyPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    claim = take(make(storage, name="doomed"))
+    leased = take(make(storage, name="doomed"))
     assert main(["db", "delete-study", "doomed", "--yes"]) == 1
     assert "workers hold 1 of its trials" in capsys.readouterr().err
     assert all((paths.root / name).exists() for name in (*KEPT, *REMOVED))
-    claim.release()
+    leased.release()

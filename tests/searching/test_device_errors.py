@@ -12,10 +12,10 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.errors import DeviceError, DeviceLostError
 from kdhpc.searching import trial_runner as room
 from kdhpc.searching import worker as worker_room
-from kdhpc.searching.concurrency import Seating
+from kdhpc.searching.concurrency import Concurrency
 from kdhpc.searching.local import _work
-from kdhpc.searching.trial import Turn
-from kdhpc.searching.trial_runner import Seat
+from kdhpc.searching.trial import StepKind
+from kdhpc.searching.trial_runner import TrialRunner
 from kdhpc.searching.worker import run_worker
 from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
@@ -34,11 +34,11 @@ ILLEGAL = "CUDA error: an illegal memory access was encountered\nSearch for `cud
 
 
 @pytest.mark.parametrize("crowded", [True, False])
-def test_seat_memory_in_disguise_is_memory(storage: Storage, monkeypatch, crowded) -> None:
+def test_runner_memory_in_disguise_is_memory(storage: Storage, monkeypatch, crowded) -> None:
     monkeypatch.setattr(room, "prepare_training", failing(NO_MEMORY))
-    seat = Seat(SimpleNamespace(), torch.device("cpu"), lambda: False, may_be_crowded=lambda: crowded)
-    seat.take(take(make(storage, target=1)))
-    ended = seat.turn()
+    runner = TrialRunner(SimpleNamespace(), torch.device("cpu"), lambda: False, may_be_crowded=lambda: crowded)
+    runner.take(take(make(storage, target=1)))
+    ended = runner.step()
     assert (ended.crowded, ended.crashed) == (crowded, not crowded)
     assert scalar(storage, "SELECT attempts FROM kdhpc_slots WHERE slot = 0") == (0 if crowded else 1)
 
@@ -57,26 +57,28 @@ class Gpu:
             self.asked += 1
             raise torch.AcceleratorError(ILLEGAL)
 
-    def train(self, claim, setting, training, should_stop):
+    def train(self, leased, setting, training, should_stop):
         for step in range(1, 9):
-            self.lost = self.lost or (claim.number == 1 and step == 3)
+            self.lost = self.lost or (leased.number == 1 and step == 3)
             self.use()
-            yield Turn.STEP
+            yield StepKind.STEP
         raise AssertionError("never so far")
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    monkeypatch.setattr(room, "prepare_training", lambda claim, *_: claim)
+    monkeypatch.setattr(room, "prepare_training", lambda leased, *_: leased)
     gpu = Gpu(monkeypatch)
     monkeypatch.setattr(room, "run_trial", gpu.train)
     return gpu
 
 
 def working(storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str):
-    """What a worker of three seats does, and its study."""
+    """What a worker of three trials at once does, and its study."""
     study = make(storage, target=6)
-    config = compose_search(["study=quickstart", "device=cpu", "worker.seats=3", "worker.max_failures=3", *options])
+    config = compose_search(
+        ["study=quickstart", "device=cpu", "worker.concurrent_trials=3", "worker.max_failures=3", *options]
+    )
     setting = SimpleNamespace(config=config, paths=StudyPaths(tmp_path))
     monkeypatch.setattr(worker_room, "trial_setting", lambda *_: setting)
     monkeypatch.setattr(worker_room, "_compiling", lambda setting: (setting, None))
@@ -114,9 +116,9 @@ def test_worker_whose_gpu_is_lost_between_two_turns_counts_no_attempt(
         gpu.lost = True
         gpu.use()
 
-    seating = Seating(3, torch.device("cpu"), has_room=lambda: True, wait=wait)
-    monkeypatch.setattr(seating, "note_round", lambda *_, **__: wait())
-    monkeypatch.setattr(worker_room, "seating_on", lambda *_: seating)
+    concurrency = Concurrency(3, torch.device("cpu"), has_room=lambda: True, wait=wait)
+    monkeypatch.setattr(concurrency, "note_round", lambda *_, **__: wait())
+    monkeypatch.setattr(worker_room, "concurrency_on", lambda *_: concurrency)
     with pytest.raises(DeviceLostError):
         working(storage, monkeypatch, tmp_path)()
     assert scalar(storage, "SELECT count(*) FROM kdhpc_slots WHERE state <> 'free' OR attempts > 0") == 0

@@ -130,24 +130,24 @@ def test_workers_that_nobody_wrote_down_are_known_by_their_script(storage, fake_
     folder.rmdir()
 
 
-def ended(hosting: object, launch: Launch) -> None:
+def ended(server_host: object, launch: Launch) -> None:
     with StopSignals() as stop:
-        assert launch.watch(hosting, stop, lambda status: None)
+        assert launch.watch(server_host, stop, lambda status: None)
 
 
 def test_watch_ends_the_workers_whose_database_ends_with_it(storage, fake_slurm, submitted, caplog) -> None:
     launch = begun(storage, trials=1)
     take(make(storage, target=1)).complete(50.0)
-    hosting = SimpleNamespace(keep_up=lambda: None, ends_server=True)
+    server_host = SimpleNamespace(keep_up=lambda: None, ends_server=True)
     fake_slurm.answer("scancel", "exit 0")
     fake_slurm.answer(
         "squeue",
         "[ $N -lt 4 ] && echo '7_0|7|RUNNING|1:00|n|None|x'; [ $N = 1 ] && echo '7_1|7|PENDING|1:00|n|None|x'; true",
     )
-    ended(hosting, launch)
+    ended(server_host, launch)
     assert fake_slurm.calls("scancel") == ["--quiet 7_1"]
-    hosting.ends_server = False
-    ended(hosting, launch)
+    server_host.ends_server = False
+    ended(server_host, launch)
     assert len(fake_slurm.calls("squeue")) == 4, "a database that stays is no reason"
 
 

@@ -40,7 +40,7 @@ def test_worker_frees_what_processes_of_its_machine_held_that_are_gone(storage: 
     take(study, replace(OTHER, pid=ended.pid))
     take(study, replace(OTHER, pid=ended.pid, process_space="another machine", token="f" * 32))
     _free_slots_of_the_dead(study, HERE)
-    assert [holding.owner.process_space for holding in study.holdings()] == ["another machine"]
+    assert [lease.owner.process_space for lease in study.active_leases()] == ["another machine"]
 
 
 def test_workers_of_one_job_leave_each_other_their_trials(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_workers_of_one_job_leave_each_other_their_trials(workspace, monkeypatch
     (held,) = workspace.catch("nodeful", job="77")
     second = workspace.start(*command)
     study = SharedStudy.open(storage, "nodeful")
-    owners = until(lambda: len(found := {h.number: h.owner for h in study.holdings()}) == 2 and found)
+    owners = until(lambda: len(found := {h.number: h.owner for h in study.active_leases()}) == 2 and found)
     assert owners[held.trial].pid == held.pid
     assert {owner.job for owner in owners.values()} == {"77"}
     held.let_go()

@@ -53,7 +53,7 @@ def test_worker_that_joins_takes_its_config_with_the_precision_of_the_study(here
     study = made(here, "joined-in-half", HALF)
     setting = trial_setting(study, joining(study))
     assert setting.config.device.precision == "bf16"
-    assert setting.arithmetic.endswith(" bf16")
+    assert setting.fingerprint.endswith(" bf16")
 
 
 def test_study_reopened_in_another_precision_is_refused_and_without_one_keeps_its_own(here):

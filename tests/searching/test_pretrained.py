@@ -13,8 +13,8 @@ from kdhpc.errors import StudyMismatchError
 from kdhpc.networks.build import build_network
 from kdhpc.networks.weights import weights_digest
 from kdhpc.searching.plan import study_definition
-from kdhpc.searching.trial import TrialSetting, Turn
-from kdhpc.searching.trial_runner import Seat
+from kdhpc.searching.trial import StepKind, TrialSetting
+from kdhpc.searching.trial_runner import TrialRunner
 from kdhpc.searching.worker import trial_setting
 from kdhpc.study.status import read_status
 from kdhpc.training.runtime import resolve_runtime
@@ -95,13 +95,13 @@ def test_weights_that_are_replaced_while_a_worker_runs_are_not_trained_with(stor
         runtime=resolve_runtime(config.device),
     )
     study = make(storage, target=2)
-    first = Seat(setting, torch.device("cpu"), lambda: False)
+    first = TrialRunner(setting, torch.device("cpu"), lambda: False)
     first.take(take(study))
-    assert isinstance(first.turn(), Turn)
+    assert isinstance(first.step(), StepKind)
     write_weights()
-    second = Seat(setting, torch.device("cpu"), lambda: False)
+    second = TrialRunner(setting, torch.device("cpu"), lambda: False)
     second.take(take(study))
     with pytest.raises(StudyMismatchError, match=r"w\.safetensors is another file now than when the study was made"):
-        second.turn()
+        second.step()
     assert scalar(storage, "SELECT attempts FROM kdhpc_slots WHERE slot = 1") == 0
     assert read_status(storage, "tiny").crashes == ()

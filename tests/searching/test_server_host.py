@@ -11,16 +11,16 @@ from sqlalchemy import text
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError, DatabaseError, StorageError
-from kdhpc.files import FileLock
+from kdhpc.files.locking import FileLock
 from kdhpc.searching import server_host as room
-from kdhpc.searching.server_host import Hosting
+from kdhpc.searching.server_host import ServerHost
 from kdhpc.server import take_over as taking
 from kdhpc.server.control import ServerOptions, dump_path, running, start, stop
 from kdhpc.server.endpoint import read_endpoint
 from kdhpc.server.ownership import TakeOver
 from kdhpc.server.proof import last_server
 from kdhpc.server.record import claim, record_path, update
-from kdhpc.server.take_over import Caution
+from kdhpc.server.take_over import TakeoverTimeouts
 from kdhpc.study.storage import Storage
 from tests.server.servers import postgres_processes, pretend_elsewhere
 
@@ -45,14 +45,14 @@ def folder(runs: Path, fake_slurm, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch):
-    """Gives the hosting of a launching job; none: of a shell."""
+    """Gives the server host of a launching job; None: of a shell."""
 
-    def of(number: int | None, signals: StopSignals | None = None) -> Hosting:
+    def of(number: int | None, signals: StopSignals | None = None) -> ServerHost:
         if number is None:
             monkeypatch.delenv("SLURM_JOB_ID", raising=False)
         else:
             monkeypatch.setenv("SLURM_JOB_ID", str(number))
-        return Hosting(ClusterConfig(), signals or StopSignals(), Caution(probe_s=0.2, lock_file_s=0.2))
+        return ServerHost(ClusterConfig(), signals or StopSignals(), TakeoverTimeouts(probe_s=0.2, lock_file_s=0.2))
 
     return of
 
@@ -287,5 +287,5 @@ def test_hosting_where_only_this_machine_could_reach_it_is_refused(folder: Path,
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     for listen in ("127.0.0.1", "localhost", "::1"):
         with pytest.raises(ClusterError, match=r"set cluster\.listen to `all`"):
-            Hosting(ClusterConfig(listen=listen), StopSignals()).__enter__()
+            ServerHost(ClusterConfig(listen=listen), StopSignals()).__enter__()
     assert running(folder) is None

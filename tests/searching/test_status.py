@@ -6,7 +6,7 @@ import time
 from kdhpc.cli.main import main
 from kdhpc.cli.progress import progress_line
 from kdhpc.config.paths import StudyPaths
-from kdhpc.files import parse_json
+from kdhpc.files.json_text import parse_json
 from kdhpc.searching.manifest import Manifest
 from kdhpc.server.control import ServerOptions, start, stop
 from kdhpc.study.status import read_status

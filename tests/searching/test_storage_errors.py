@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kdhpc import files
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.errors import StorageError, StudyMismatchError
+from kdhpc.files import storage_errors
 from kdhpc.searching import trial_runner as room
 from kdhpc.searching import worker as worker_room
 from kdhpc.searching.trial import TrialSetting
-from kdhpc.searching.trial_runner import Seat
+from kdhpc.searching.trial_runner import TrialRunner
 from kdhpc.searching.worker import run_worker
 from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
@@ -25,7 +25,7 @@ from tests.study.made import make, optuna_trials, scalar, take
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(storage_errors, "_PAUSES_S", (0.01, 0.01, 0.01))
 
 
 @pytest.fixture(autouse=True)
@@ -52,17 +52,17 @@ def failing(error: Exception):
         PermissionError(errno.EACCES, "Permission denied", "/runs/x"),
     ],
 )
-def test_seat_gives_a_trial_back_that_a_disk_is_in_the_way_of(storage: Storage, monkeypatch, error, caplog) -> None:
+def test_runner_gives_a_trial_back_that_a_disk_is_in_the_way_of(storage: Storage, monkeypatch, error, caplog) -> None:
     monkeypatch.setattr(room, "prepare_training", failing(error))
     study, is_stopping = make(storage, target=1), []
-    seat = Seat(SimpleNamespace(), torch.device("cpu"), lambda: bool(is_stopping))
-    seat.take(take(study))
+    runner = TrialRunner(SimpleNamespace(), torch.device("cpu"), lambda: bool(is_stopping))
+    runner.take(take(study))
     with pytest.raises(StorageError, match=r"^trial 0 is given back, .*/runs/x"):
-        seat.turn()
-    assert not seat.busy
+        runner.step()
+    assert not runner.busy
     is_stopping.append(True)
-    seat.take(take(study))
-    ended = seat.turn()
+    runner.take(take(study))
+    ended = runner.step()
     assert (ended.finished, ended.crashed) == (False, False)
     assert "trial 0 is given back, " in caplog.text
     assert scalar(storage, "SELECT attempts FROM kdhpc_slots WHERE slot = 0") == 0
@@ -77,17 +77,17 @@ def test_seat_gives_a_trial_back_that_a_disk_is_in_the_way_of(storage: Storage, 
         RuntimeError("CUDA error: an illegal memory access was encountered"),
     ],
 )
-def test_seat_counts_an_attempt_for_what_is_no_disk(storage: Storage, monkeypatch, error) -> None:
+def test_runner_counts_an_attempt_for_what_is_no_disk(storage: Storage, monkeypatch, error) -> None:
     monkeypatch.setattr(room, "prepare_training", failing(error))
-    seat = Seat(SimpleNamespace(), torch.device("cpu"), lambda: False)
-    seat.take(take(make(storage, target=1)))
-    assert seat.turn().crashed
+    runner = TrialRunner(SimpleNamespace(), torch.device("cpu"), lambda: False)
+    runner.take(take(make(storage, target=1)))
+    assert runner.step().crashed
     assert scalar(storage, "SELECT attempts FROM kdhpc_slots WHERE slot = 0") == 1
 
 
 @pytest.fixture
 def setting(disk: FaultyDisk) -> TrialSetting:
-    return setting_of(disk.path, *FOUR, "worker.seats=2", "study.pruner=none")
+    return setting_of(disk.path, *FOUR, "worker.concurrent_trials=2", "study.pruner=none")
 
 
 @pytest.fixture
@@ -116,11 +116,11 @@ def undisturbed_values(storage_url: str, work, monkeypatch, tmp_path) -> list[di
     return values(storage_url, "calm")
 
 
-def interrupt_after(work, monkeypatch: pytest.MonkeyPatch, num_turns: int) -> None:
-    """A worker that is told to stop after so many turns of its seats."""
+def interrupt_after(work, monkeypatch: pytest.MonkeyPatch, num_steps: int) -> None:
+    """A worker that is told to stop after so many steps of its trials."""
     left = iter(range(10**6))
     with monkeypatch.context() as patch:
-        patch.setattr(worker_room._Worker, "_is_stopping", lambda worker: next(left) > num_turns)
+        patch.setattr(worker_room._Worker, "_is_stopping", lambda worker: next(left) > num_steps)
         work()
 
 

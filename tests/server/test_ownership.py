@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 
 from kdhpc.errors import DatabaseError, StorageError
-from kdhpc.files import FileLock
+from kdhpc.files.locking import FileLock
 from kdhpc.processes import has_ended, process_start
 from kdhpc.server.address import EmbeddedAddress
 from kdhpc.server.control import ServerOptions, running, start, stop

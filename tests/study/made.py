@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from kdhpc.graph.space import SearchSpace
 from kdhpc.study.definition import StoredSplit, StudyDefinition
-from kdhpc.study.leased_trial import Claim, Owner
+from kdhpc.study.leased_trial import LeasedTrial, Owner
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 
@@ -51,10 +51,10 @@ def make(storage: Storage, *, target: int = 4, **changes: object) -> SharedStudy
     return SharedStudy.create_or_open(storage, definition(**changes), SPLIT, target=target)
 
 
-def take(study: SharedStudy, owner: Owner = HERE, lease_s: float = 60.0) -> Claim:
-    claim = study.claim(owner, lease_s=lease_s, renew_s=lease_s / 3)
-    assert claim is not None
-    return claim
+def take(study: SharedStudy, owner: Owner = HERE, lease_s: float = 60.0) -> LeasedTrial:
+    trial = study.lease(owner, lease_s=lease_s, renew_s=lease_s / 3)
+    assert trial is not None
+    return trial
 
 
 def optuna_trials(url: str, name: str = "tiny") -> "list[optuna.trial.FrozenTrial]":

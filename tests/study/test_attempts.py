@@ -9,7 +9,7 @@ import pytest
 
 from kdhpc.cli.main import main
 from kdhpc.errors import LeaseLostError, StudyError
-from kdhpc.study.leased_trial import Claim
+from kdhpc.study.leased_trial import LeasedTrial
 from kdhpc.study.retrying import retry
 from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
@@ -19,10 +19,10 @@ from tests.study.made import HERE, make, optuna_trials, scalar, states, take
 ELSEWHERE = replace(HERE, host="elsewhere", token="e" * 32)
 
 
-def kill(study: SharedStudy, claim: Claim) -> None:
+def kill(study: SharedStudy, leased: LeasedTrial) -> None:
     """As if the process were killed: nobody renews, and a launcher sees it."""
-    claim._ended.set()
-    claim._wake.set()
+    leased._ended.set()
+    leased._wake.set()
     assert study.expire([HERE]) == 1
 
 
@@ -37,11 +37,11 @@ def written(storage: Storage, step: int) -> None:
 def test_trial_that_is_killed_again_and_again_does_not_fail_while_it_comes_further(storage: Storage) -> None:
     study = make(storage, target=1, max_attempts=3)
     for kills in range(1, 8):
-        claim = take(study)
-        assert claim.attempt == min(kills, 2), "the one that came further, and this one"
-        claim.advance(100 * kills)
+        leased = take(study)
+        assert leased.attempt == min(kills, 2), "the one that came further, and this one"
+        leased.advance(100 * kills)
         written(storage, 100 * kills)
-        kill(study, claim)
+        kill(study, leased)
     assert study.progress().failed == 0
     take(study).complete(50.0)
     assert study.progress().complete == 1
@@ -49,17 +49,17 @@ def test_trial_that_is_killed_again_and_again_does_not_fail_while_it_comes_furth
 
 def test_trial_that_comes_no_further_fails_after_its_attempts(storage: Storage, storage_url: str) -> None:
     study = make(storage, target=1, max_attempts=3)
-    claim = take(study)
-    claim.advance(500)
+    leased = take(study)
+    leased.advance(500)
     written(storage, 500)
-    kill(study, claim)
+    kill(study, leased)
     for attempt in (2, 3):
-        claim = take(study)
-        assert claim.attempt == attempt
-        claim.advance(500)
-        claim.advance(300)
-        kill(study, claim)
-    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+        leased = take(study)
+        assert leased.attempt == attempt
+        leased.advance(500)
+        leased.advance(300)
+        kill(study, leased)
+    assert study.lease(HERE, lease_s=60, renew_s=20) is None
     assert states(storage_url) == ["FAIL"]
     assert "given up after 3 attempts" in read_status(storage, "tiny").crashes[0].reason
 
@@ -67,9 +67,9 @@ def test_trial_that_comes_no_further_fails_after_its_attempts(storage: Storage, 
 def test_crash_counts_the_attempts_since_the_trial_came_further(storage: Storage) -> None:
     study = make(storage, target=1, max_attempts=2)
     for step in (1, 2, 3, 4):
-        claim = take(study)
-        claim.advance(step)
-        claim.crash("RuntimeError: at once after its checkpoint")
+        leased = take(study)
+        leased.advance(step)
+        leased.crash("RuntimeError: at once after its checkpoint")
         assert study.progress().waiting == 1
     take(study).crash("RuntimeError: again")
     assert study.progress().failed == 1
@@ -78,22 +78,22 @@ def test_crash_counts_the_attempts_since_the_trial_came_further(storage: Storage
 def test_new_report_is_progress_and_a_repeated_one_is_none(storage: Storage) -> None:
     study = make(storage, target=1, max_attempts=2)
     for epoch in (1, 2):
-        claim = take(study)
-        claim.report(epoch, 50.0)
-        claim.crash("RuntimeError")
-    claim = take(study)
-    claim.report(2, 50.0)
-    claim.crash("RuntimeError")
+        leased = take(study)
+        leased.report(epoch, 50.0)
+        leased.crash("RuntimeError")
+    leased = take(study)
+    leased.report(2, 50.0)
+    leased.crash("RuntimeError")
     assert study.progress().failed == 1
 
 
 def test_release_after_progress_leaves_no_attempt_behind(storage: Storage) -> None:
     study = make(storage, target=1)
     take(study).crash("RuntimeError")
-    claim = take(study)
-    assert claim.attempt == 2
-    claim.advance(10)
-    claim.release()
+    leased = take(study)
+    assert leased.attempt == 2
+    leased.advance(10)
+    leased.release()
     assert scalar(storage, "SELECT attempts FROM kdhpc_slots") == 0
     assert take(study).attempt == 1
 
@@ -115,11 +115,11 @@ def test_advance_neither_blocks_nor_raises_without_a_lease(storage: Storage) -> 
 
 def fail(study: SharedStudy, *values: float, reason: str = "RuntimeError: broken") -> int:
     """Let the next trial report, and fail."""
-    claim = take(study)
+    leased = take(study)
     for epoch, value in zip((1, 2), values, strict=False):
-        claim.report(epoch, value)
-    claim.crash(reason)
-    return claim.number
+        leased.report(epoch, value)
+    leased.crash(reason)
+    return leased.number
 
 
 def test_retry_gives_failed_trials_another_chance(storage: Storage, storage_url: str) -> None:
@@ -172,7 +172,7 @@ def test_retried_trials_count_in_decisions_again_with_the_answers_that_they_got(
     assert other.report(1, 60.0) is False, "the failed ones are left out"
     assert study.retry() == (1, 2)
     assert scalar(storage, "SELECT count(*) FROM kdhpc_reports WHERE epoch = 1") == 4
-    again = {claim.number: claim for claim in (take(study), take(study))}
+    again = {leased.number: leased for leased in (take(study), take(study))}
     assert again[1].report(1, 99.0) is True, "as it was told then"
     assert again[2].report(1, 0.0) is False
     # 50, 40, 95 and 60 decide: their median is 55, and the better half of five are two.
@@ -207,13 +207,13 @@ def test_diverged_trial_ends_uses_its_slot_and_is_never_best(
 ) -> None:
     study = make(storage, target=4)
     for _ in range(2):
-        claim = take(study)
-        claim.report(1, 50.0)
-        claim.complete(60.0)
-    claim = take(study)
-    claim.report(1, 99.0)
-    claim.diverge(2, "the loss of node 1 is not finite")
-    claim.diverge(2, "the loss of node 1 is not finite")
+        leased = take(study)
+        leased.report(1, 50.0)
+        leased.complete(60.0)
+    leased = take(study)
+    leased.report(1, 99.0)
+    leased.diverge(2, "the loss of node 1 is not finite")
+    leased.diverge(2, "the loss of node 1 is not finite")
     first = take(study)
     first.diverge(1, "the weights of node 2 are not finite")
     status = read_status(storage, "tiny")

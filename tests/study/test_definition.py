@@ -37,13 +37,22 @@ def test_definition_of_another_version_names_the_study(change: dict[str, object]
         from_json(json.dumps(document), name="tiny")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"), [({"later": 1}, "later"), ({"space": {"later": 1, "num_nodes": 2}}, r"space\.later")]
+)
+def test_definition_of_a_newer_version_says_so(change: dict[str, object], said: str) -> None:
+    document = {**json.loads(to_json(RICH)), **change}
+    with pytest.raises(StudyError, match=rf"it was made by a newer kdhpc, this one does not know {said}: use that"):
+        from_json(json.dumps(document), name="tiny")
+
+
 def test_differences_name_each_field_once_and_shorten_long_values() -> None:
     assert differences(RICH, RICH) == []
-    settings = json.dumps({"training": {"milestones": [1, 3]}, "dataset": {"mean": None, "flip": True}})
+    settings = json.dumps({"training": {"milestones": [1, 3]}, "dataset": {"mean": None, "flip": False}})
     changed = replace(RICH, dataset="x" * 100, settings=settings)
     assert differences(RICH, changed) == [
         f'dataset was "fashion_mnist", is "{"x" * 56}...',
-        "dataset.flip was null, is true",
+        "dataset.flip was true, is false",
         "training.milestones was [1, 2], is [1, 3]",
     ]
 

@@ -14,7 +14,7 @@ from kdhpc.cli.main import main
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import Gate
 from kdhpc.server.postgres import installed_programs
-from kdhpc.study.optuna_view import OrdinaryStudy
+from kdhpc.study.optuna_view import OptunaView
 from kdhpc.study.status import read_status, study_names, top_trials
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
@@ -28,9 +28,9 @@ def load(url: str, name: str = "tiny") -> optuna.Study:
 
 def finish(study: SharedStudy, *values: float) -> None:
     for value in values:
-        claim = take(study)
-        claim.report(1, value)
-        claim.complete(value)
+        leased = take(study)
+        leased.report(1, value)
+        leased.complete(value)
 
 
 def a_trial(value: float) -> optuna.trial.FrozenTrial:
@@ -62,12 +62,12 @@ def test_foreign_trial_is_refused_at_once_while_slots_are_open(storage: Storage,
 
 def test_foreign_end_of_a_trial_that_a_worker_holds_is_refused(storage: Storage, storage_url: str) -> None:
     study = make(storage, target=1)
-    claim = take(study)
-    claim.report(1, 40.0)
+    leased = take(study)
+    leased.report(1, 40.0)
     with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
         load(storage_url).tell(0, 99.0)
     assert "trial 0 of study 'tiny' is kdhpc's: only the worker that holds it ends it" in str(caught.value.__cause__)
-    claim.release()
+    leased.release()
     with pytest.raises(optuna.exceptions.StorageInternalError):
         load(storage_url).tell(0, state=optuna.trial.TrialState.FAIL)
     take(study).complete(50.0)
@@ -117,7 +117,7 @@ def test_foreign_trials_teach_tpe_nothing(storage: Storage, storage_url: str) ->
 
     def proposed(trial_ids: set[int]) -> list[str]:
         # Each time as a process that has just begun.
-        return [graph_key(OrdinaryStudy(storage, "tiny").tpe_graph(space, seed, trial_ids)) for seed in range(5)]
+        return [graph_key(OptunaView(storage, "tiny").tpe_graph(space, seed, trial_ids)) for seed in range(5)]
 
     own = {trial._trial_id for trial in opened.trials}
     before = proposed(own)

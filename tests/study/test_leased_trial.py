@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import text
 
 from kdhpc.errors import LeaseLostError
-from kdhpc.study.allocation import claim_trial
+from kdhpc.study.allocation import allocate
 from kdhpc.study.definition import trial_seed
 from kdhpc.study.leased_trial import Owner
+from kdhpc.study.outcome import Outcome
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from tests.study.made import HERE, make, optuna_trials, scalar, states, take
@@ -20,14 +21,14 @@ from tests.study.made import HERE, make, optuna_trials, scalar, states, take
 ELSEWHERE = replace(HERE, host="elsewhere", token="e" * 32)
 
 
-def test_claim_new_slot_gives_the_graph_and_seed_of_that_slot(storage: Storage) -> None:
+def test_lease_new_slot_gives_the_graph_and_seed_of_that_slot(storage: Storage) -> None:
     study = make(storage, seed=5)
     for slot in range(4):
-        claim = take(study)
-        assert (claim.slot, claim.number, claim.attempt, claim.reported) == (slot, slot, 1, ())
-        assert claim.graph == study.definition.space.graph(5, slot)
-        assert claim.seed == trial_seed(5, slot)
-    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+        leased = take(study)
+        assert (leased.slot, leased.number, leased.attempt, leased.reported) == (slot, slot, 1, ())
+        assert leased.graph == study.definition.space.graph(5, slot)
+        assert leased.seed == trial_seed(5, slot)
+    assert study.lease(HERE, lease_s=60, renew_s=20) is None
     assert study.progress().unfinished
     assert len({trial_seed(seed, slot) for seed in range(20) for slot in range(20)}) == 400
 
@@ -40,22 +41,22 @@ def test_release_goes_on_with_the_same_trial_and_counts_no_attempt(storage: Stor
     first.release()
     first.release()
     for _ in range(5):
-        claim = take(study)
-        assert (claim.number, claim.slot, claim.attempt) == (0, 0, 1)
-        assert claim.reported == (1, 2)
-        assert claim.graph == first.graph
-        assert claim.seed == first.seed
-        claim.release()
+        leased = take(study)
+        assert (leased.number, leased.slot, leased.attempt) == (0, 0, 1)
+        assert leased.reported == (1, 2)
+        assert leased.graph == first.graph
+        assert leased.seed == first.seed
+        leased.release()
     assert study.progress().waiting == 4
 
 
 def test_crash_gives_up_after_the_last_attempt(storage: Storage, storage_url: str) -> None:
     study = make(storage, max_attempts=2, target=2)
-    claim = take(study)
-    claim.crash("RuntimeError: first")
-    claim = take(study, ELSEWHERE)
-    assert (claim.number, claim.attempt) == (0, 2)
-    claim.crash("RuntimeError: second")
+    leased = take(study)
+    leased.crash("RuntimeError: first")
+    leased = take(study, ELSEWHERE)
+    assert (leased.number, leased.attempt) == (0, 2)
+    leased.crash("RuntimeError: second")
     failed = optuna_trials(storage_url)[0]
     assert failed.state is optuna.trial.TrialState.FAIL
     assert failed.user_attrs["kdhpc"]["reason"] == "RuntimeError: second"
@@ -79,8 +80,8 @@ def test_crashed_trial_is_left_to_others_for_a_while_where_there_are_any(storage
     busy = take(study, ELSEWHERE)
     crashing.crash("CUDA error: this GPU is broken")
     neighbour = replace(HERE, token="n" * 32)
-    assert study.claim(HERE, lease_s=60, renew_s=20) is None
-    assert study.claim(neighbour, lease_s=60, renew_s=20) is None
+    assert study.lease(HERE, lease_s=60, renew_s=20) is None
+    assert study.lease(neighbour, lease_s=60, renew_s=20) is None
     assert study.progress().waiting == 1
     # The lease's length, for each attempt that crashed.
     storage.write(
@@ -99,7 +100,7 @@ def test_crashed_trial_is_taken_by_another_process_of_the_only_machine(storage: 
     neighbour = replace(HERE, token="n" * 32)
     busy = take(study, neighbour)
     crashing.crash("CUDA error: this GPU is broken")
-    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert study.lease(HERE, lease_s=60, renew_s=20) is None
     busy.complete(50.0)
     assert take(study, neighbour).number == crashing.number
 
@@ -107,18 +108,18 @@ def test_crashed_trial_is_taken_by_another_process_of_the_only_machine(storage: 
 def test_crashed_trial_is_tried_again_at_once_by_a_lone_worker(storage: Storage) -> None:
     study = make(storage, target=1)
     for attempt in (1, 2, 3):
-        claim = take(study)
-        assert claim.attempt == attempt
-        claim.crash("ValueError: the graph is at fault")
+        leased = take(study)
+        assert leased.attempt == attempt
+        leased.crash("ValueError: the graph is at fault")
     assert study.progress().unfinished == 0
 
 
-def test_claim_after_workers_vanished_too_often_fails_the_slot(storage: Storage, storage_url: str) -> None:
+def test_lease_after_workers_vanished_too_often_fails_the_slot(storage: Storage, storage_url: str) -> None:
     study = make(storage, max_attempts=2, target=2)
     for attempt in (1, 2):
-        claim = take(study, lease_s=0.05)
-        assert (claim.number, claim.attempt) == (0, attempt)
-        claim._ended.set()  # As if the process were killed: nobody renews.
+        leased = take(study, lease_s=0.05)
+        assert (leased.number, leased.attempt) == (0, attempt)
+        leased._ended.set()  # As if the process were killed: nobody renews.
         time.sleep(0.2)
     assert take(study).number == 1
     failed = optuna_trials(storage_url)[0]
@@ -160,58 +161,72 @@ def eventually(check: Callable[[], bool]) -> bool:
 
 def test_lease_is_renewed_while_the_trial_runs_and_its_loss_is_noticed(storage: Storage) -> None:
     study = make(storage, target=1)
-    claim = take(study, lease_s=6.0)
+    leased = take(study, lease_s=6.0)
     query = "SELECT EXTRACT(epoch FROM expires) FROM kdhpc_slots WHERE slot = 0"
     began = scalar(storage, query)
     assert eventually(lambda: scalar(storage, query) > began)
-    assert not claim.lost
-    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert not leased.lost
+    assert study.lease(HERE, lease_s=60, renew_s=20) is None
     assert study.expire([HERE]) == 1
     thief = take(study)
     assert (thief.number, thief.attempt) == (0, 2)
-    assert eventually(lambda: claim.lost)
+    assert eventually(lambda: leased.lost)
     assert not thief.lost
 
 
-def test_ended_claim_leaves_no_thread_behind(storage: Storage) -> None:
+def test_ended_lease_leaves_no_thread_behind(storage: Storage) -> None:
     study = make(storage)
     before = set(threading.enumerate())
-    claim = study.claim(HERE, lease_s=60, renew_s=0.05)
-    assert claim is not None
+    leased = study.lease(HERE, lease_s=60, renew_s=0.05)
+    assert leased is not None
     (renewing,) = set(threading.enumerate()) - before
-    claim.release()
+    leased.release()
     assert eventually(lambda: not renewing.is_alive())
 
 
 def test_drain_asks_for_the_slots_and_gives_none_out_until_resume(storage: Storage) -> None:
     study = make(storage)
-    claim = study.claim(HERE, lease_s=60, renew_s=0.05)
-    assert claim is not None
-    assert not claim.draining
+    leased = study.lease(HERE, lease_s=60, renew_s=0.05)
+    assert leased is not None
+    assert not leased.draining
     study.drain()
     assert SharedStudy.open(storage, "tiny").is_draining()
-    assert study.claim(HERE, lease_s=60, renew_s=20) is None
-    assert eventually(lambda: claim.draining)
-    assert not claim.lost
-    claim.release()
+    assert study.lease(HERE, lease_s=60, renew_s=20) is None
+    assert eventually(lambda: leased.draining)
+    assert not leased.lost
+    leased.release()
     study.resume()
-    assert take(study).number == claim.number
+    assert take(study).number == leased.number
+
+
+def test_report_rung_ends_the_trial_where_the_study_decides_so(storage: Storage, storage_url: str) -> None:
+    study = make(storage, target=2)
+    first, second = take(study), take(study)
+    for epoch, outcome in ((1, None), (2, None), (4, Outcome.COMPLETE)):
+        assert first.report_rung(epoch, 60.0 + epoch) is outcome
+    for _ in range(2):
+        assert second.report_rung(1, 61.0) is None, "not below the median"
+    assert second.report_rung(2, 10.0) is Outcome.PRUNED
+    assert states(storage_url) == ["COMPLETE", "PRUNED"]
+    assert optuna_trials(storage_url)[0].value == 64.0
+    counts = study.progress()
+    assert (counts.complete, counts.pruned, counts.unfinished) == (1, 1, 0)
 
 
 def test_complete_repeated_after_a_lost_answer_is_accepted(storage: Storage, storage_url: str) -> None:
-    claim = take(make(storage))
-    claim.complete(61.0)
+    leased = take(make(storage))
+    leased.complete(61.0)
     # The commit happened and its answer was lost: the call is made again.
-    claim.complete(61.0)
+    leased.complete(61.0)
     assert optuna_trials(storage_url)[0].values == [61.0]
 
 
-def test_claim_transaction_that_dies_leaves_no_trial_behind(storage: Storage, storage_url: str) -> None:
+def test_lease_transaction_that_dies_leaves_no_trial_behind(storage: Storage, storage_url: str) -> None:
     study = make(storage)
     study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
 
     def dies(connection: object) -> None:
-        held = claim_trial(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
+        held = allocate(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
         assert held is not None
         raise KeyboardInterrupt
 
@@ -223,7 +238,7 @@ def test_claim_transaction_that_dies_leaves_no_trial_behind(storage: Storage, st
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_claim_waits_for_no_other_and_a_trial_has_the_number_of_its_slot(
+def test_lease_waits_for_no_other_and_a_trial_has_the_number_of_its_slot(
     storage: Storage, storage_url: str, sampler: str
 ) -> None:
     study = make(storage, sampler=sampler, target=3)
@@ -231,7 +246,7 @@ def test_claim_waits_for_no_other_and_a_trial_has_the_number_of_its_slot(
     other = Storage.connect()
 
     def dies(connection: object) -> None:
-        claim_trial(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
+        allocate(connection, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
         passed = take(SharedStudy.open(other, "tiny"))
         assert (passed.slot, passed.number) == (1, 1)
         passed.complete(50.0)
@@ -244,17 +259,17 @@ def test_claim_waits_for_no_other_and_a_trial_has_the_number_of_its_slot(
     opened = optuna.load_study(study_name="tiny", storage=storage_url)
     assert [trial.number for trial in opened.trials] == [1]
     assert (opened.best_trial.number, len(opened.trials_dataframe()), study.num_begun()) == (1, 1, 1)
-    assert [(claim.slot, claim.number) for claim in (take(study), take(study))] == [(0, 0), (2, 2)]
+    assert [(leased.slot, leased.number) for leased in (take(study), take(study))] == [(0, 0), (2, 2)]
     assert [trial.number for trial in optuna_trials(storage_url)] == [0, 1, 2]
     assert study.num_begun() == 3
 
 
-def test_claim_repeated_after_a_lost_answer_gives_the_same_slot(storage: Storage) -> None:
+def test_lease_repeated_after_a_lost_answer_gives_the_same_slot(storage: Storage) -> None:
     study = make(storage)
     study_id = scalar(storage, "SELECT study_id FROM kdhpc_studies")
     twice = [
         storage.write(
-            lambda c: claim_trial(c, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
+            lambda c: allocate(c, study_id, study.definition, HERE, token="t" * 32, lease_s=60, takes_over=True)
         )
         for _ in range(2)
     ]

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from kdhpc.errors import StudyError
-from kdhpc.study.leased_trial import Claim
+from kdhpc.study.leased_trial import LeasedTrial
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from tests.study.made import EPOCHS, HERE, make, optuna_trials, scalar, take
@@ -20,21 +20,21 @@ def test_report_prunes_exactly_below_the_median_of_the_others(storage: Storage) 
     study = make(storage, target=40)
     reports: dict[int, list[float]] = {epoch: [] for epoch in EPOCHS}
     decisions = []
-    while (claim := study.claim(HERE, lease_s=60, renew_s=20)) is not None:
+    while (leased := study.lease(HERE, lease_s=60, renew_s=20)) is not None:
         for epoch in EPOCHS:
             # Few different values, so that many reports equal the median.
             value = float(rng.integers(0, 8))
             others = list(reports[epoch])
             reports[epoch].append(value)
             expected = epoch != EPOCHS[-1] and is_below(value, others)
-            assert claim.report(epoch, value) is expected, (epoch, value, others)
-            assert claim.report(epoch, value + 50) is expected, "a repeated report keeps its value"
+            assert leased.report(epoch, value) is expected, (epoch, value, others)
+            assert leased.report(epoch, value + 50) is expected, "a repeated report keeps its value"
             decisions.append(expected)
             if expected:
-                claim.prune()
+                leased.prune()
                 break
         else:
-            claim.complete(value)
+            leased.complete(value)
     assert len(reports[1]) == 40
     assert 15 < sum(decisions) < 40
 
@@ -58,26 +58,26 @@ def test_report_of_many_trials_at_a_time_decides_by_the_median_of_those_that_did
 ) -> None:
     rng = np.random.default_rng(11)
     study = make(storage, target=60, max_attempts=1)
-    claims = {claim.slot: claim for claim in (take(study) for _ in range(60))}
+    leases = {leased.slot: leased for leased in (take(study) for _ in range(60))}
     reports: dict[int, dict[int, float]] = {epoch: {} for epoch in EPOCHS}
     answers: dict[tuple[int, int], bool] = {}
-    while claims:
-        slot = int(rng.choice(list(claims)))
-        claim = claims[slot]
+    while leases:
+        slot = int(rng.choice(list(leases)))
+        leased = leases[slot]
         if rng.random() < 0.1:
-            claims.pop(slot).crash("out of memory")
+            leases.pop(slot).crash("out of memory")
             for values in reports.values():
                 values.pop(slot, None)
             continue
         epoch = next((epoch for epoch in EPOCHS[:-1] if slot not in reports[epoch]), None)
         if epoch is None:
             epoch = int(rng.choice(EPOCHS[:-1]))  # Resumed from before this report: told what was told then.
-            assert claims.pop(slot).report(epoch, _SHAPES[shape](rng)) is answers[slot, epoch]
+            assert leases.pop(slot).report(epoch, _SHAPES[shape](rng)) is answers[slot, epoch]
             continue
         value = _SHAPES[shape](rng)
         others = list(reports[epoch].values())
         reports[epoch][slot] = value
-        answers[slot, epoch] = claim.report(epoch, value)
+        answers[slot, epoch] = leased.report(epoch, value)
         assert answers[slot, epoch] is is_below(value, others), (epoch, value, sorted(others))
     assert 30 < sum(answers.values()) < len(answers) - 30
     assert scalar(storage, "SELECT count(*) FROM kdhpc_reports") == sum(len(values) for values in reports.values())
@@ -112,14 +112,14 @@ def test_report_at_the_middle_is_pruned_if_below_the_mean_of_the_two_middle_ones
 
 def test_reports_at_the_same_moment_are_all_counted(storage: Storage) -> None:
     study = make(storage, target=41)
-    claims = [take(study) for _ in range(40)]
+    leases = [take(study) for _ in range(40)]
     values = [50 + (slot % 5) / 64 for slot in range(40)]
     together = threading.Barrier(8)
 
     def report(first: int) -> None:
         together.wait()
-        for claim, value in list(zip(claims, values, strict=True))[first::8]:
-            claim.report(1, value)
+        for leased, value in list(zip(leases, values, strict=True))[first::8]:
+            leased.report(1, value)
 
     threads = [threading.Thread(target=report, args=(first,)) for first in range(8)]
     for thread in threads:
@@ -128,7 +128,7 @@ def test_reports_at_the_same_moment_are_all_counted(storage: Storage) -> None:
         thread.join()
     assert scalar(storage, "SELECT count(*) FROM kdhpc_reports") == 40
     middle = float(np.median(values))
-    last: Claim = take(study)
+    last: LeasedTrial = take(study)
     assert last.report(1, middle) is False
     assert last.report(2, middle) is False, "nobody else was there"
 
@@ -158,29 +158,29 @@ def test_report_asha_decides_as_optunas_successive_halving(storage: Storage) -> 
     study = make(storage, pruner="asha", target=12)
     pruned = 0
     for row in table:
-        trial, claim = reference.ask(), take(study)
+        trial, leased = reference.ask(), take(study)
         for epoch, value in zip(EPOCHS, row, strict=True):
             trial.report(value, epoch)
             expected = epoch != EPOCHS[-1] and trial.should_prune()
-            assert claim.report(epoch, value) is expected
+            assert leased.report(epoch, value) is expected
             if expected:
-                claim.prune()
+                leased.prune()
                 reference.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 pruned += 1
                 break
         else:
-            claim.complete(value)
+            leased.complete(value)
             reference.tell(trial, value)
     assert 0 < pruned < 12
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_report_value_not_finite_is_refused(storage: Storage, storage_url: str, value: float) -> None:
-    claim = take(make(storage))
+    leased = take(make(storage))
     with pytest.raises(StudyError, match="epoch 2"):
-        claim.report(2, value)
+        leased.report(2, value)
     with pytest.raises(StudyError, match="finite"):
-        claim.complete(value)
+        leased.complete(value)
     assert optuna_trials(storage_url)[0].intermediate_values == {}
 
 
@@ -190,28 +190,28 @@ def test_asha_decides_as_optunas_successive_halving_whoever_reports_when(storage
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, min_early_stopping_rate=0)
     reference = optuna.create_study(direction="maximize", pruner=pruner)
     study = make(storage, pruner="asha", target=60, last_epoch=16)
-    running = {claim.slot: (claim, reference.ask(), [1, 2, 4, 8, 16]) for claim in (take(study) for _ in range(60))}
+    running = {leased.slot: (leased, reference.ask(), [1, 2, 4, 8, 16]) for leased in (take(study) for _ in range(60))}
     pruned = 0
     while running:
         slot = int(rng.choice(list(running)))
-        claim, trial, epochs = running[slot]
+        leased, trial, epochs = running[slot]
         epoch, value = epochs.pop(0), float(rng.integers(0, 12))
         trial.report(value, epoch)
         expected = epoch != 16 and trial.should_prune()
-        answers = [claim.report(epoch, value), claim.report(epoch, value + 3)]
+        answers = [leased.report(epoch, value), leased.report(epoch, value + 3)]
         assert answers == [expected, expected], (slot, epoch, value)
         if expected or epoch == 16:
             pruned += expected
-            (claim.prune if expected else lambda claim=claim, value=value: claim.complete(value))()
+            (leased.prune if expected else lambda leased=leased, value=value: leased.complete(value))()
             del running[slot]
     assert 30 < pruned < 60
 
 
-def resume(study: SharedStudy, claim: Claim) -> Claim:
+def resume(study: SharedStudy, leased: LeasedTrial) -> LeasedTrial:
     """The same trial, with another worker."""
-    claim.release()
+    leased.release()
     again = take(study, ELSEWHERE)
-    assert again.number == claim.number
+    assert again.number == leased.number
     return again
 
 

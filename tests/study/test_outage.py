@@ -41,14 +41,14 @@ def fall_silent(storage: Storage, *, for_s: float, lease_s: float) -> None:
 
 def test_outage_longer_than_a_lease_costs_no_worker_its_trial(storage: Storage, restart: Callable[[], None]) -> None:
     study = make(storage, target=3)
-    claim = take(study, lease_s=300.0)
+    leased = take(study, lease_s=300.0)
     fall_silent(storage, for_s=3600, lease_s=300)
     restart()
     status = read_status(storage, "tiny")
     assert (status.trials.running, status.trials.waiting, status.workers[0].lost) == (1, 2, False)
     newcomer = SharedStudy.open(Storage.connect(), "tiny")
     assert take(newcomer, ELSEWHERE).number == 1
-    assert claim.report(1, 50.0) is False
+    assert leased.report(1, 50.0) is False
     fall_silent(storage, for_s=3600, lease_s=0.01)
     status = read_status(storage, "tiny")
     assert (status.trials.running, status.workers[0].lost) == (0, True), "it ends, counted from the server's start"
@@ -65,6 +65,6 @@ def test_process_that_lost_the_database_lets_others_renew_before_it_takes_over(
     assert storage.write_now(lambda connection: 1) is None
     restart()
     fall_silent(storage, for_s=3600, lease_s=0.01)
-    assert study.claim(ELSEWHERE, lease_s=60, renew_s=20) is None
+    assert study.lease(ELSEWHERE, lease_s=60, renew_s=20) is None
     time.sleep(0.3)
     assert take(study, ELSEWHERE, lease_s=0.3).attempt == 2, "two renewal periods later"

@@ -78,14 +78,14 @@ def test_whole_study_through_pgbouncer_leaves_nothing_in_the_session(
     drop_tables(storage_url)
     study = make(pooled, target=14, sampler="tpe", max_attempts=1)
     for _ in range(12):  # TPE's first ten are drawn at random.
-        claim = take(study)
-        claim.describe(mode="eager", data="disk")
+        leased = take(study)
+        leased.describe(mode="eager", data="disk")
         for epoch in EPOCHS[:-1]:
-            if claim.report(epoch, accuracy(claim.slot, epoch)):
-                claim.prune()
+            if leased.report(epoch, accuracy(leased.slot, epoch)):
+                leased.prune()
                 break
         else:
-            claim.complete(accuracy(claim.slot, EPOCHS[-1]))
+            leased.complete(accuracy(leased.slot, EPOCHS[-1]))
     take(study).release()
     take(study).crash("it broke")
     assert study.retry() == (12,)

@@ -23,17 +23,17 @@ class Statements:
 
 
 def cost_of_a_trial(study):
-    """Statements of claim, description, each report with its decision, and end."""
+    """Statements of allocation, description, each report with its decision, and end."""
     counts = []
     with Statements() as statements:
-        claim = take(study)
+        leased = take(study)
         counts.append(statements.count)
-        claim.describe(mode="eager", data="disk")
+        leased.describe(mode="eager", data="disk")
         counts.append(statements.count)
         for epoch in EPOCHS[:-1]:
-            claim.report(epoch, 100.0)
+            leased.report(epoch, 100.0)
             counts.append(statements.count)
-        claim.complete(100.0)
+        leased.complete(100.0)
         counts.append(statements.count)
     return [after - before for before, after in zip([0, *counts], counts, strict=False)]
 
@@ -41,16 +41,16 @@ def cost_of_a_trial(study):
 def test_statements_of_a_trial_are_few_and_the_same_in_a_large_study(storage: Storage) -> None:
     study = make(storage, target=200)
     first = cost_of_a_trial(study)
-    claimed, described, *reports, ended = first
-    assert claimed <= 3
+    allocated, described, *reports, ended = first
+    assert allocated <= 3
     assert max(reports) <= 1
     assert described + ended <= 4
     running = [take(study) for _ in range(30)]
     for _ in range(100):
-        claim = take(study)
+        leased = take(study)
         for epoch in EPOCHS[:2]:
-            claim.report(epoch, accuracy(claim.slot, epoch))
-        claim.prune()
+            leased.report(epoch, accuracy(leased.slot, epoch))
+        leased.prune()
     assert cost_of_a_trial(study) == first
-    for claim in running:
-        claim.release()
+    for leased in running:
+        leased.release()

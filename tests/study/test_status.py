@@ -24,14 +24,14 @@ def make(storage: Storage, name: str = "tiny", target: int = 4, **changes: objec
 
 
 def run(study: SharedStudy, end: str, *values: float) -> None:
-    claim = study.claim(HERE, lease_s=60, renew_s=20)
-    assert claim is not None
+    leased = study.lease(HERE, lease_s=60, renew_s=20)
+    assert leased is not None
     for epoch, value in zip((1, 2, 4), values, strict=False):
-        claim.report(epoch, value)
+        leased.report(epoch, value)
     if end == PRUNED:
-        claim.prune()
+        leased.prune()
     else:
-        claim.complete(values[-1])
+        leased.complete(values[-1])
 
 
 def test_status_counts_rungs_workers_and_the_best(storage: Storage) -> None:
@@ -41,12 +41,12 @@ def test_status_counts_rungs_workers_and_the_best(storage: Storage) -> None:
     run(study, COMPLETE, 54.0, 61.0, 72.5)
     run(study, PRUNED, 58.0, 40.0)
     run(study, COMPLETE, 51.0, 62.0, 72.5)
-    failed = study.claim(HERE, lease_s=60, renew_s=20)
+    failed = study.lease(HERE, lease_s=60, renew_s=20)
     failed.report(1, 99.0)
     failed.crash("out of memory")
-    running = study.claim(HERE, lease_s=60, renew_s=20)
+    running = study.lease(HERE, lease_s=60, renew_s=20)
     running.report(1, 56.0)
-    vanished = study.claim(HERE, lease_s=0.05, renew_s=60)
+    vanished = study.lease(HERE, lease_s=0.05, renew_s=60)
     time.sleep(0.2)
 
     status = asdict(read_status(storage, "tiny"))
@@ -81,9 +81,9 @@ def test_status_names_what_crashed_until_it_went_well(storage: Storage) -> None:
     def crashes() -> list[tuple[int, str, str]]:
         return [(crash.attempts, crash.state, crash.reason) for crash in read_status(storage, "tiny").crashes]
 
-    study.claim(HERE, lease_s=60, renew_s=20).crash("RuntimeError: once")
+    study.lease(HERE, lease_s=60, renew_s=20).crash("RuntimeError: once")
     assert crashes() == [(1, "waiting", "RuntimeError: once")]
-    again = study.claim(HERE, lease_s=60, renew_s=20)
+    again = study.lease(HERE, lease_s=60, renew_s=20)
     assert crashes() == [(2, "running", "RuntimeError: once")]
     again.complete(50.0)
     assert crashes() == []
@@ -97,23 +97,23 @@ def test_status_speed_follows_from_the_time_worked_and_the_workers(storage: Stor
     storage.write(lambda connection: connection.execute(text("UPDATE kdhpc_slots SET worked_s = 100 * (slot + 1)")))
     idle = read_status(storage, "tiny")
     assert (idle.trials_per_hour, idle.seconds_to_go) == (0.0, None)
-    claims = [study.claim(HERE, lease_s=60, renew_s=20) for _ in range(2)]
+    leases = [study.lease(HERE, lease_s=60, renew_s=20) for _ in range(2)]
     busy = read_status(storage, "tiny")
     # 150 s a trial, two at a time; two running, half done on average, and two to come.
     assert (busy.trials_per_hour, busy.seconds_to_go) == (48.0, 225.0)
-    for claim in claims:
-        claim.complete(1.0)
+    for leased in leases:
+        leased.complete(1.0)
     for _ in range(2):
         run(study, COMPLETE, 1.0)
     assert read_status(storage, "tiny").seconds_to_go == 0.0
 
 
-def test_status_time_worked_leaves_out_the_time_between_claims(storage: Storage) -> None:
+def test_status_time_worked_leaves_out_the_time_between_leases(storage: Storage) -> None:
     study = make(storage, target=1)
-    claim = study.claim(HERE, lease_s=60, renew_s=20)
-    claim.release()
+    leased = study.lease(HERE, lease_s=60, renew_s=20)
+    leased.release()
     time.sleep(5.0)
-    study.claim(HERE, lease_s=60, renew_s=20).complete(50.0)
+    study.lease(HERE, lease_s=60, renew_s=20).complete(50.0)
     assert top_trials(storage, "tiny", 1)[0].worked_s < 4.5
 
 

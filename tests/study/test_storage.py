@@ -202,7 +202,7 @@ def test_work_under_load_survives_a_move_to_another_port_and_a_kill(
     assert all(len(trial.user_attrs["kdhpc"]["owners"]) == 1 for trial in trials), "nobody lost a trial"
 
 
-def test_study_room_without_optuna_import_reads_and_claims(storage: Storage) -> None:
+def test_study_room_without_optuna_import_reads_and_leases(storage: Storage) -> None:
     SharedStudy.create_or_open(storage, definition(), SPLIT, target=2)
     code = """
 import sys
@@ -211,9 +211,9 @@ from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.study.status import read_status
 storage = Storage.connect()
-claim = SharedStudy.open(storage, "tiny").claim(Owner.current(), lease_s=60, renew_s=20)
-claim.report(1, 50.0)
-claim.complete(50.0)
+leased = SharedStudy.open(storage, "tiny").lease(Owner.current(), lease_s=60, renew_s=20)
+leased.report(1, 50.0)
+leased.complete(50.0)
 assert read_status(storage, "tiny").trials.complete == 1
 heavy = {"optuna", "torch", "alembic", "hydra"} & set(sys.modules)
 assert not heavy, heavy

@@ -22,10 +22,10 @@ from tests.study.made import EPOCHS, HERE, SPLIT, accuracy, definition, make, op
 def test_finished_trials_are_an_ordinary_optuna_study(storage: Storage, storage_url: str) -> None:
     study = make(storage, pruner="none", target=3)
     for _ in range(2):
-        claim = take(study)
+        leased = take(study)
         for epoch in EPOCHS:
-            assert claim.report(epoch, accuracy(claim.slot, epoch)) is False
-        claim.complete(accuracy(claim.slot, 4))
+            assert leased.report(epoch, accuracy(leased.slot, epoch)) is False
+        leased.complete(accuracy(leased.slot, 4))
     pruned = take(study)
     pruned.report(1, 31.0)
     pruned.report(2, 32.5)
@@ -63,14 +63,14 @@ def test_finished_trials_are_an_ordinary_optuna_study(storage: Storage, storage_
 
 def test_finished_trials_have_parameters_whose_importance_optuna_can_tell(storage: Storage, storage_url: str) -> None:
     study = make(storage, pruner="none", target=12)
-    while (claim := study.claim(HERE, lease_s=60, renew_s=20)) is not None:
-        claim.complete(90.0 if claim.graph.label_gates[0] is Gate.LINEAR else 10.0)
+    while (leased := study.lease(HERE, lease_s=60, renew_s=20)) is not None:
+        leased.complete(90.0 if leased.graph.label_gates[0] is Gate.LINEAR else 10.0)
     importances = optuna.importance.get_param_importances(optuna.load_study(study_name="tiny", storage=storage_url))
     assert max(importances, key=importances.__getitem__) == "label_1_gate"
     assert set(importances) == {parameter.name for parameter in study.definition.space.parameters()}
 
 
-def test_claims_of_many_processes_meet_the_budget_exactly(
+def test_leases_of_many_processes_meet_the_budget_exactly(
     storage: Storage, storage_url: str, start_worker: Callable[..., object]
 ) -> None:
     study = make(storage, target=60)
@@ -211,9 +211,9 @@ def test_target_of_a_study_that_exists_is_kept(storage: Storage) -> None:
 def test_delete_leaves_nothing_of_the_study_and_all_of_the_others(storage: Storage, storage_url: str) -> None:
     kept, study = make(storage, name="kept"), make(storage)
     for each in (kept, study):
-        claim = take(each)
-        claim.report(1, 50.0)
-        claim.complete(50.0)
+        leased = take(each)
+        leased.report(1, 50.0)
+        leased.complete(50.0)
         take(each).crash("broken")
     before = {table: scalar(storage, f"SELECT count(*) FROM {table}") for table in delete_order(storage_url)}
     assert study.num_begun() == 2
@@ -228,10 +228,10 @@ def test_delete_leaves_nothing_of_the_study_and_all_of_the_others(storage: Stora
 
 def test_delete_of_a_study_that_is_worked_on_is_refused(storage: Storage) -> None:
     study = make(storage)
-    claim = take(study)
+    leased = take(study)
     with pytest.raises(StudyError, match=r"workers hold 1 of its trials; stop them \(kdhpc stop --study tiny"):
         study.delete()
-    claim.release()
+    leased.release()
     study.delete()
     assert study_names(storage) == ()
 
@@ -241,7 +241,7 @@ def test_worker_of_a_study_that_was_deleted_gets_no_trial_and_is_told(storage: S
     make(storage, name="other").delete()
     study.delete()
     make(storage, seed=1)
-    assert study.claim(HERE, lease_s=60, renew_s=20) is None
+    assert study.lease(HERE, lease_s=60, renew_s=20) is None
     assert study.progress().unfinished == 0
     with pytest.raises(UnknownStudyError, match="the study was deleted meanwhile"):
         study.is_draining()
@@ -264,13 +264,13 @@ def test_tpe_learns_from_finished_trials_and_survives_a_crash_before_its_choice(
         storage, sampler="tpe", pruner="none", target=30, space=SearchSpace(num_nodes=2, reject_unlearned=True)
     )
     hits = []
-    while (claim := study.claim(HERE, lease_s=60, renew_s=20)) is not None:
-        good = claim.graph.label_gates[0] is Gate.LINEAR
+    while (leased := study.lease(HERE, lease_s=60, renew_s=20)) is not None:
+        good = leased.graph.label_gates[0] is Gate.LINEAR
         hits.append(good)
-        assert not claim.graph.unlearned_nodes
-        claim.complete(90.0 if good else 10.0)
+        assert not leased.graph.unlearned_nodes
+        leased.complete(90.0 if good else 10.0)
     assert sum(hits) >= 15, "a quarter of 30 would be chance"
-    # A worker killed between its claim and TPE's choice leaves a trial without parameters.
+    # A worker killed between its lease and TPE's choice leaves a trial without parameters.
     storage.write(
         lambda c: c.execute(
             text("DELETE FROM trial_params WHERE trial_id = (SELECT trial_id FROM kdhpc_slots WHERE slot = 7)")

@@ -1,6 +1,6 @@
 """A worker without any training: ``worker.py STUDY EPOCH_S LEASE_S``, started as a process of its own by tests.
 
-Prints a line of JSON for each claim and each end, so that tests can follow it.
+Prints a line of JSON for each trial and each end, so that tests can follow it.
 """
 
 import json
@@ -8,7 +8,7 @@ import sys
 import time
 
 from kdhpc.errors import LeaseLostError
-from kdhpc.study.leased_trial import Claim, Owner
+from kdhpc.study.leased_trial import LeasedTrial, Owner
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from tests.study.made import EPOCHS, accuracy
@@ -18,15 +18,15 @@ def tell(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 
-def run(claim: Claim, epoch_s: float) -> str:
+def run(trial: LeasedTrial, epoch_s: float) -> str:
     for epoch in EPOCHS:
-        if epoch in claim.reported:
+        if epoch in trial.reported:
             continue
         time.sleep(epoch_s)
-        if claim.report(epoch, accuracy(claim.slot, epoch)):
-            claim.prune()
+        if trial.report(epoch, accuracy(trial.slot, epoch)):
+            trial.prune()
             return "pruned"
-    claim.complete(accuracy(claim.slot, EPOCHS[-1]))
+    trial.complete(accuracy(trial.slot, EPOCHS[-1]))
     return "complete"
 
 
@@ -34,15 +34,15 @@ def main(name: str, epoch_s: float, lease_s: float) -> None:
     study = SharedStudy.open(Storage.connect(first_contact_s=30), name)
     owner = Owner.current()
     while study.progress().unfinished:
-        claim = study.claim(owner, lease_s=lease_s, renew_s=lease_s / 5)
-        if claim is None:
+        trial = study.lease(owner, lease_s=lease_s, renew_s=lease_s / 5)
+        if trial is None:
             time.sleep(0.1)
             continue
-        tell(number=claim.number, slot=claim.slot, attempt=claim.attempt, reported=claim.reported, pid=owner.pid)
+        tell(number=trial.number, slot=trial.slot, attempt=trial.attempt, reported=trial.reported, pid=owner.pid)
         try:
-            tell(number=claim.number, outcome=run(claim, epoch_s))
+            tell(number=trial.number, outcome=run(trial, epoch_s))
         except LeaseLostError:
-            tell(number=claim.number, outcome="lost")
+            tell(number=trial.number, outcome="lost")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,6 @@ def test_bench_fleet_loses_nothing(sessions):
         require_pgbouncer()
     report = report_of("fleet", "--workers", "6", "--minutes", "1", "--epoch-s", "5", "--faster", "12", *sessions)
     calls = {row["call"]: row["calls"] for row in report["rows"]}
-    assert min(calls["claim"], calls["report"], calls["end"], calls["renew"]) > 0
+    assert min(calls["lease"], calls["report"], calls["end"], calls["renew"]) > 0
     assert "errors 0;" in report["notes"][0]
     assert report["notes"][0].endswith("left running: yes.")

@@ -1,5 +1,6 @@
 """Small images in memory, as pure a function of seed and epoch as the packed data."""
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,11 +41,20 @@ class MemoryTrain:
     image_size = IMAGE_SIZE
 
     def __init__(self, *, num_images=16, batch_size=4):
-        self.images, self.labels = images_of(num_images)
+        self.num_images = num_images
         self.batch_size = batch_size
         self.steps_per_epoch = num_images // batch_size
 
     placement = "resident"
+
+    # Made when they are wanted: a learner may be made of tensors without values.
+    @functools.cached_property
+    def images(self):
+        return images_of(self.num_images)[0]
+
+    @functools.cached_property
+    def labels(self):
+        return images_of(self.num_images)[1]
 
     def epoch(self, seed, epoch, first_step=0):
         return map(self.make, self.specs(seed, epoch, first_step))
@@ -62,8 +72,16 @@ class MemoryTrain:
 
 class MemoryEval:
     def __init__(self, *, num_images=10, batch_size=4):
-        self.images, self.labels = images_of(num_images, seed=1)
+        self.num_images = num_images
         self.batch_size = batch_size
+
+    @functools.cached_property
+    def images(self):
+        return images_of(self.num_images, seed=1)[0]
+
+    @functools.cached_property
+    def labels(self):
+        return images_of(self.num_images, seed=1)[1]
 
     def __iter__(self):
         for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdhpc import files
 from kdhpc.errors import CheckpointError, StorageError
+from kdhpc.files import storage_errors
 from kdhpc.training.checkpoint import (
     CheckpointKey,
     load_checkpoint,
@@ -31,7 +31,7 @@ KEY = CheckpointKey(study="dogs2", number=7, graph_key="0123456789ab", seed=5, s
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch):
     """With disks that fail."""
-    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(storage_errors, "_PAUSES_S", (0.01, 0.01, 0.01))
 
 
 def state_of(*, step=3, size=4):

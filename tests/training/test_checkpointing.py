@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from kdhpc import files
 from kdhpc.errors import CheckpointError, StorageError
+from kdhpc.files import storage_errors
 from kdhpc.training import checkpointing as module
 from kdhpc.training.checkpoint import CheckpointKey, load_checkpoint, read_header, save_checkpoint
 from kdhpc.training.checkpointing import Checkpointing
@@ -18,7 +18,7 @@ KEY = CheckpointKey(study="s", number=0, graph_key="g", seed=3, settings="x")
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch):
     """With disks that fail."""
-    monkeypatch.setattr(files, "_PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(storage_errors, "_PAUSES_S", (0.01, 0.01, 0.01))
 
 
 def checkpointing(path, training, **options):

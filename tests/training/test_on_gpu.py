@@ -1,4 +1,4 @@
-"""What only a GPU can show: recorded steps, their streams, seats beside each other."""
+"""What only a GPU can show: recorded steps, their streams, trials beside each other."""
 
 import math
 from dataclasses import replace
@@ -101,7 +101,7 @@ def test_replays_after_a_restart_are_those_of_a_new_training():
     assert training.mode == "cudagraph", "it fell back"
 
 
-def test_two_seats_beside_each_other_have_the_numbers_of_seats_alone():
+def test_two_trials_beside_each_other_have_the_numbers_of_trials_alone():
     alone = [trained(on_gpu(mode="cudagraph", precision="float32", seed=seed)) for seed in (1, 2)]
     own = [OwnStream(torch.device("cuda")) for _ in range(2)]
     streams = [each.stream for each in own]

@@ -157,7 +157,7 @@ def test_fp16_recorded_steps_scale_as_steps_that_are_not_and_one_recording_serve
         recorded.restart(GraphMethod(graph=graph), seed)
         plain = training_of(graph, seed=seed, device=fp16)
         assert recorded.state().nodes[0].loss_scale == plain.state().nodes[0].loss_scale, "from the beginning"
-        for node in (*recorded._ensemble._nodes, *plain._ensemble._nodes):
+        for node in (*recorded._learner._nodes, *plain._learner._nodes):
             node._scaler.load_state_dict({**node._scaler.state_dict(), "scale": 2.0**24})
         list(recorded.epochs(never))
         list(plain.epochs(never))
@@ -173,7 +173,7 @@ def test_fp16_recorded_steps_scale_as_steps_that_are_not_and_one_recording_serve
 def test_fp16_tensors_of_the_loss_scale_never_move(fp16):
     training = training_of(mutual(num_nodes=2), record=Recordings(), device=fp16)
     next(training.steps())
-    nodes = training._ensemble._nodes
+    nodes = training._learner._nodes
 
     def addresses():
         return [tensor.data_ptr() for node in nodes for tensor in (node._scaler._scale, node._scaler._growth_tracker)]

@@ -1,7 +1,7 @@
 import pytest
 
 from kdhpc.config.schema import TrainingConfig
-from kdhpc.training.schedule import is_rung, learning_rate
+from kdhpc.training.schedule import is_rung, is_scored, learning_rate
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,11 @@ def test_is_rung_of_a_full_schedule_is_a_power_of_two_or_the_end():
 
 def test_is_rung_last_epoch_that_is_a_power_of_two_counts_once():
     assert [epoch for epoch in range(1, 5) if is_rung(epoch, 4)] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "expected"), [("rungs", [1, 2, 4, 5]), ("every_epoch", [1, 2, 3, 4, 5]), ("last", [5])]
+)
+def test_is_scored_follows_the_config(evaluate, expected):
+    config = TrainingConfig(epochs=5, evaluate=evaluate)
+    assert [epoch for epoch in range(1, 6) if is_scored(config, epoch)] == expected

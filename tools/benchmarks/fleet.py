@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> Report:
         size_mb = (
             storage.read(lambda c: c.execute(text("SELECT pg_database_size(current_database())")).scalar_one()) / 1e6
         )
-    rows = [_row(kind, told, 60 * arguments.minutes) for kind in ("claim", "report", "renew", "end")]
+    rows = [_row(kind, told, 60 * arguments.minutes) for kind in ("lease", "report", "renew", "end")]
     errors = [error for process in told for error in process["errors"]]  # type: ignore[attr-defined]
     client_s = sum(process["cpu_s"] for process in told)  # type: ignore[misc]
     return Report(

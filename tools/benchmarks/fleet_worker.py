@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from kdhpc.study.leased_trial import Claim
+from kdhpc.study.leased_trial import LeasedTrial
 from kdhpc.study.owner import Owner
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
@@ -35,7 +35,7 @@ class Fleet:
     """
 
     def __init__(self, study: str, *, epoch_s: float, renew_s: float, start_s: float) -> None:
-        self.times_ms: dict[str, list[float]] = {"claim": [], "report": [], "renew": [], "end": []}
+        self.times_ms: dict[str, list[float]] = {"lease": [], "report": [], "renew": [], "end": []}
         self.errors: list[str] = []
         self._study = study
         self._epoch_s = epoch_s
@@ -44,7 +44,7 @@ class Fleet:
         self._stop = threading.Event()
 
     def connect(self) -> SharedStudy:
-        """A worker's own connection; what its claims' threads do is measured, too."""
+        """A worker's own connection; what its leases' threads do is measured, too."""
         storage = Storage.connect(first_contact_s=60)
         storage.write_now = partial(self._timed, "renew", storage.write_now)  # type: ignore[method-assign]
         return SharedStudy.open(storage, self._study)
@@ -69,22 +69,22 @@ class Fleet:
         owner = Owner.current()
         self._stop.wait(random.uniform(0, self._start_s))
         while not self._stop.is_set():
-            claim = self._timed("claim", study.claim, owner, lease_s=_LEASE_S, renew_s=self._renew_s)
-            if claim is None:
+            trial = self._timed("lease", study.lease, owner, lease_s=_LEASE_S, renew_s=self._renew_s)
+            if trial is None:
                 return
-            self._train(claim)
+            self._train(trial)
 
-    def _train(self, claim: Claim) -> None:
+    def _train(self, trial: LeasedTrial) -> None:
         epoch = 0
         for rung in EPOCHS:
             if self._stop.wait((rung - epoch) * self._epoch_s):
-                claim.release()
+                trial.release()
                 return
             epoch = rung
-            if self._timed("report", claim.report, rung, accuracy(claim.slot, rung)):
-                self._timed("end", claim.prune)
+            if self._timed("report", trial.report, rung, accuracy(trial.slot, rung)):
+                self._timed("end", trial.prune)
                 return
-        self._timed("end", claim.complete, accuracy(claim.slot, EPOCHS[-1]))
+        self._timed("end", trial.complete, accuracy(trial.slot, EPOCHS[-1]))
 
     def _timed(self, kind: str, work: Callable[..., T], *arguments: object, **named: object) -> T:
         begin = time.perf_counter()

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 
 _PACKAGES = ("torch", "torchvision", "numpy", "optuna", "sqlalchemy", "psycopg2-binary")
 

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> Report:
 class _Trial:
     """Where one trial's time went, in seconds."""
 
-    claim: float
+    lease: float
     build: float
     first_step: float
     rest: float
@@ -85,7 +85,7 @@ class _Trial:
     @property
     def besides(self) -> float:
         """What is not training: all of the first step beyond what a step takes, too."""
-        return self.claim + self.build + self.first_step - self.step
+        return self.lease + self.build + self.first_step - self.step
 
 
 @contextmanager
@@ -110,22 +110,22 @@ def _search(study: SharedStudy, setting: TrialSetting) -> list[_Trial]:
     training: TrainingLoop | None = None
     while True:
         begin = time.perf_counter()
-        claim = study.claim(Owner.current(), lease_s=300, renew_s=30)
-        if claim is None:
+        trial = study.lease(Owner.current(), lease_s=300, renew_s=30)
+        if trial is None:
             return trials
-        claimed = time.perf_counter()
-        training = prepare_training(claim, setting, training)
+        leased = time.perf_counter()
+        training = prepare_training(trial, setting, training)
         built = time.perf_counter()
         times = [built]
-        for _ in run_trial(claim, setting, training, lambda: False):
+        for _ in run_trial(trial, setting, training, lambda: False):
             _wait_for_device(setting)
             times.append(time.perf_counter())
         end = time.perf_counter()
         steps = [after - before for before, after in pairwise(times[1:])]
         trials.append(
             _Trial(
-                claim=claimed - begin,
-                build=built - claimed,
+                lease=leased - begin,
+                build=built - leased,
                 first_step=times[1] - built,
                 rest=end - times[1],
                 step=statistics.median(steps),
@@ -214,10 +214,10 @@ def _score(loop: PublishedLoop, setting: TrialSetting) -> float:
 
 
 def _report(trials: list[_Trial], peer_s: float, config: SearchConfig, *, steps: int) -> Report:
-    ours_s = sum(trial.claim + trial.build + trial.first_step + trial.rest for trial in trials)
+    ours_s = sum(trial.lease + trial.build + trial.first_step + trial.rest for trial in trials)
     epoch_s = _CIFAR_STEPS * statistics.median(trial.step for trial in trials)
     rows: list[dict[str, Cell]] = []
-    for part in ("claim", "build", "first_step", "step", "besides"):
+    for part in ("lease", "build", "first_step", "step", "besides"):
         later_s = statistics.median(getattr(trial, part) for trial in trials[1:])
         rows.append(
             {
@@ -244,7 +244,7 @@ def _report(trials: list[_Trial], peer_s: float, config: SearchConfig, *, steps:
         notes=(
             f"Trials per hour of one epoch of {steps} steps, all included: ours {3600 * len(trials) / ours_s:.0f}, "
             f"published style {3600 * len(trials) / peer_s:.0f}; ratio {ratio:.2f}.",
-            f"A CIFAR epoch, the shortest life of a trial there, is {_CIFAR_STEPS} steps. `besides` is claim, build, "
+            f"A CIFAR epoch, the shortest life of a trial there, is {_CIFAR_STEPS} steps. `besides` is lease, build, "
             "and what a first step takes longer than others. Medians of all trials after the first.",
         ),
     )

@@ -176,7 +176,8 @@ class OurLoop:
             evaluation=(),
             num_classes=_CLASSES,
         )
-        self.learner = Learner(GraphModel(self.graph, setting, seed), self.config)
+        self.model = GraphModel(self.graph, setting, seed)
+        self.learner = Learner(self.model, self.config)
 
         self._learn = TrainingStep(self.learner, self._learn_batch)
 
@@ -224,7 +225,7 @@ def peer_loop(name: str, ours: OurLoop, cell: StepCell, precision: Precision = "
     Raises:
         NetworkError: it cannot train this network.
     """
-    networks, graph, crops = ours.learner.networks, ours.graph, _network(cell).crops
+    networks, graph, crops = ours.model.networks, ours.graph, _network(cell).crops
     autocast = autocast_dtype(precision)
     if name not in ("vmap", "grouped"):
         losses = PerSampleLosses(crops) if name == "per_sample" else PerEdgeLosses(crops)

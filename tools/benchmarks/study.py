@@ -80,9 +80,9 @@ def run(arguments: argparse.Namespace) -> Report:
         rows=rows,
         notes=(
             "Trials without training, as fast as they go. st: statements of one call, pings and COMMIT left out; "
-            "register is claim or ask with all suggests, report includes the pruning decision. CPU: of the clients, "
+            "register is leased or ask with all suggests, report includes the pruning decision. CPU: of the clients, "
             "imports left out, and of a trial with the reports that it makes until it is pruned; cold start: process "
-            "start to the first claim, CPU. ratio: plain Optuna's CPU a trial over this side's.",
+            "start to the first leased, CPU. ratio: plain Optuna's CPU a trial over this side's.",
         ),
     )
 

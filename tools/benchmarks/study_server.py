@@ -57,11 +57,11 @@ def make_ours(storage: Storage, name: str, *, finished: int, trials: int) -> Sha
     split = StoredSplit(train=np.arange(2), validation=np.arange(2, 4))
     study = SharedStudy.create_or_open(storage, definition, split, target=finished + trials)
     if finished:
-        claim = study.claim(Owner.current(), lease_s=60, renew_s=30)
-        assert claim is not None
+        leased = study.lease(Owner.current(), lease_s=60, renew_s=30)
+        assert leased is not None
         for epoch in EPOCHS:
-            claim.report(epoch, accuracy(0, epoch))
-        claim.complete(accuracy(0, EPOCHS[-1]))
+            leased.report(epoch, accuracy(0, epoch))
+        leased.complete(accuracy(0, EPOCHS[-1]))
         storage.write(lambda connection: _repeat(connection, name, finished))
         storage.write(lambda connection: _finish_ours(connection, name))
     return study
@@ -133,7 +133,7 @@ _REPEAT = (
 
 
 def _finish_ours(connection: Connection, study: str) -> None:
-    """The copies' slots and reports, as if each had been claimed and trained."""
+    """The copies' slots and reports, as if each had been leased and trained."""
     connection.execute(
         text("""
             UPDATE kdhpc_slots AS slots SET state = 'done', trial_id = trials.trial_id, attempts = 1, worked_s = 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tools.benchmarks.study_epochs import EPOCHS, SPACE, accuracy
 
 if TYPE_CHECKING:
-    from kdhpc.study.leased_trial import Claim
+    from kdhpc.study.leased_trial import LeasedTrial
 
 T = TypeVar("T")
 
@@ -62,18 +62,18 @@ def ours(study_name: str, trials: int, meter: Meter, begin: Callable[[], None]) 
     begin()
     done = 0
     while True:
-        claim = meter.call("register", lambda: study.claim(owner, lease_s=300, renew_s=30))
-        if claim is None:
+        trial = meter.call("register", lambda: study.lease(owner, lease_s=300, renew_s=30))
+        if trial is None:
             return done
-        claim.describe(mode="eager", data="mapped")
-        report = partial(_report, claim)
+        trial.describe(mode="eager", data="mapped")
+        report = partial(_report, trial)
         pruned = any(meter.call("report", partial(report, epoch)) for epoch in EPOCHS)
-        meter.call("tell", claim.prune if pruned else partial(claim.complete, accuracy(claim.slot, EPOCHS[-1])))
+        meter.call("tell", trial.prune if pruned else partial(trial.complete, accuracy(trial.slot, EPOCHS[-1])))
         done += 1
 
 
-def _report(claim: "Claim", epoch: int) -> bool:
-    return claim.report(epoch, accuracy(claim.slot, epoch))
+def _report(trial: "LeasedTrial", epoch: int) -> bool:
+    return trial.report(epoch, accuracy(trial.slot, epoch))
 
 
 def plain(study_name: str, trials: int, meter: Meter, begin: Callable[[], None]) -> int:

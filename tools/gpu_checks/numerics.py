@@ -204,15 +204,15 @@ def _kind(name: str) -> str:
     return name.partition(" ")[0]
 
 
-def _learner(config: SearchConfig, graph: GraphSpec, device: torch.device) -> Learner:
+def _model(config: SearchConfig, graph: GraphSpec, device: torch.device) -> GraphModel:
     config = with_device(config, device=device.type, precision="float32", mode="eager")
     setting = setting_of(config, NoBatches(config.dataset.image_size), (), programs=programs(None))
-    return Learner(GraphModel(graph, setting, seed=0), config.training)
+    return GraphModel(graph, setting, seed=0)
 
 
 def _step(config: SearchConfig, graph: GraphSpec, batch: Batch, device: torch.device) -> dict[str, Tensor]:
     """What our step leaves, in float64 on the CPU."""
-    learner = _learner(config, graph, device)
+    learner = Learner(_model(config, graph, device), config.training)
     there = Batch(images=batch.images.to(device), labels=batch.labels.to(device))
     losses = learner.step(there, ScheduleStep(epoch=1, step=3, num_steps=8))
     found = {"losses": losses.to("cpu", torch.float64)}
@@ -228,8 +228,7 @@ def _step(config: SearchConfig, graph: GraphSpec, batch: Batch, device: torch.de
 
 def _reference_step(config: SearchConfig, graph: GraphSpec, batch: Batch, moving: set[str]) -> dict[str, Tensor]:
     """The same in float64, the update written out: of a zero momentum, the first step makes the decayed gradient."""
-    learner = _learner(config, graph, _CPU)
-    networks = [network.double() for network in learner.networks]
+    networks = [network.double() for network in _model(config, graph, _CPU).networks]
     before = [{name: weight.detach().clone() for name, weight in network.named_parameters()} for network in networks]
     losses = _double_losses(config.network, graph, networks, batch, config.dataset.image_size)
     losses.sum().backward()  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kdhpc.files import write_whole
+from kdhpc.files.writing import write_whole
 
 Cell = str | int | float | None
 """What a number's place may hold; None: not measured."""

@@ -23,26 +23,29 @@ from tools.gpu_checks.setting import (
 )
 
 if TYPE_CHECKING:
-    from kdhpc.study.leased_trial import Claim
+    from kdhpc.study.leased_trial import LeasedTrial
+    from kdhpc.study.outcome import Outcome
 
 _STEPS_PER_EPOCH = 4
 
 
-class LeasedTrial:
-    """Stands for a leased slot of a study, without a database.
+class OfflineTrial:
+    """Stands for the trial of a leased slot, without a database.
 
     Args:
         number: Of the trial and of its slot.
         graph: What to train.
+        last_epoch: It is complete then.
     """
 
     lost = draining = False
     attempt = 1
     reported: tuple[int, ...] = ()
 
-    def __init__(self, number: int, graph: GraphSpec) -> None:
+    def __init__(self, number: int, graph: GraphSpec, last_epoch: int) -> None:
         self.number = self.slot = number
         self.graph = graph
+        self._last_epoch = last_epoch
         self.seed = 100 + number
         self.mode = ""
         self.accuracy: float | None = None
@@ -57,16 +60,14 @@ class LeasedTrial:
         """Its first step is done."""
         self.mode = mode
 
-    def report(self, epoch: int, value: float) -> bool:
-        """No trial is pruned."""
-        return False
+    def report_rung(self, epoch: int, accuracy: float) -> "Outcome | None":
+        """No trial is pruned; at the last epoch it is complete."""
+        from kdhpc.study.outcome import Outcome
 
-    def complete(self, value: float) -> None:
-        """It has come to its end."""
-        self.accuracy = value
-
-    def prune(self) -> None:
-        """Never."""
+        if epoch < self._last_epoch:
+            return None
+        self.accuracy = accuracy
+        return Outcome.COMPLETE
 
     def diverge(self, epoch: int, reason: str) -> None:
         """Its numbers became none."""
@@ -110,12 +111,12 @@ def side_by_side_check(scale: Scale, network: str, number: int, scratch: Path) -
 
 
 def _run(
-    config: SearchConfig, scale: Scale, num_seats: int, num_trials: int, folder: Path
-) -> list[tuple[LeasedTrial, list[float]]]:
+    config: SearchConfig, scale: Scale, num_runners: int, num_trials: int, folder: Path
+) -> list[tuple[OfflineTrial, list[float]]]:
     """All trials, and the losses and accuracies of all epochs of each."""
     # They need packages that the other checks can do without.
     from kdhpc.searching.trial import TrialSetting
-    from kdhpc.searching.trial_runner import Ended, Seat
+    from kdhpc.searching.trial_runner import Ended, TrialRunner
 
     train, evaluation = noise_batches(config, _STEPS_PER_EPOCH)
     setting = TrialSetting(
@@ -129,14 +130,17 @@ def _run(
         num_classes=NUM_CLASSES,
         runtime=resolve_runtime(config.device),
     )
-    seats = [Seat(setting, device_of(scale), lambda: False) for _ in range(num_seats)]
-    trials = [LeasedTrial(number, random_graph(config.study.num_nodes, number)) for number in range(num_trials)]
+    runners = [TrialRunner(setting, device_of(scale), lambda: False) for _ in range(num_runners)]
+    trials = [
+        OfflineTrial(number, random_graph(config.study.num_nodes, number), config.training.epochs)
+        for number in range(num_trials)
+    ]
     waiting = list(trials)
-    while waiting or any(seat.busy for seat in seats):
-        for seat in seats:
-            if not seat.busy and waiting:
-                seat.take(cast("Claim", waiting.pop(0)))
-            if seat.busy and isinstance(seat.turn(), Ended):
+    while waiting or any(runner.busy for runner in runners):
+        for runner in runners:
+            if not runner.busy and waiting:
+                runner.take(cast("LeasedTrial", waiting.pop(0)))
+            if runner.busy and isinstance(runner.step(), Ended):
                 continue
     for trial in trials:
         if trial.problem is not None or trial.accuracy is None:

@@ -21,7 +21,9 @@ from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import first_few
 from kdhpc.data.reading import folders_in, is_folder, look_at, open_file, read_from
 from kdhpc.errors import DataError, StorageError
-from kdhpc.files import is_of_storage, move, remove_tree, storage_error
+from kdhpc.files.removing import remove_tree
+from kdhpc.files.storage_errors import is_of_storage, storage_error
+from kdhpc.files.writing import move
 
 _DEPTH = 2
 _PARTIAL = ".partial"
