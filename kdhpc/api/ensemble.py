@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from kdhpc.api.data import Array, as_pixels, is_tensor
 from kdhpc.api.networks import name_again
-from kdhpc.config.paths import RunPaths
 from kdhpc.config.networks import NETWORKS
+from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.decode import Decoded, PillowImage, Target, decode, decode_image, fit_pixels, is_image
 from kdhpc.data.transform import Transform
