@@ -52,11 +52,16 @@ def child_python() -> str:
 
     The environment of a job may be another than this process's: of another node, after its own modules were loaded.
     """
+    return shlex.join(child_python_words())
+
+
+def child_python_words() -> list[str]:
+    """:func:`child_python` as a list of words."""
     words = [] if "PYTHONHOME" in os.environ else ["env", "-u", "PYTHONHOME"]
     words.append(sys.executable)
     if _HAS_SAFE_PATH:
         words.append("-P")
-    return shlex.join(words)
+    return words
 
 
 def check_modules() -> None:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.outcome import problem_of
 from kdhpc.cli.progress import Progress
 from kdhpc.cli.study_config import Wanted, add_search_study_argument, study_name, wanted_study
 from kdhpc.errors import DatabaseError
+from kdhpc.searching.outcome import problem_of
 
 if TYPE_CHECKING:
     from kdhpc.cluster.signals import StopSignals

@@ -4,11 +4,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from kdhpc.errors import DivergedError
-
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
-    from kdhpc.final.result import FinalResult
     from kdhpc.training.loop import EpochReport
 
 
@@ -38,6 +35,7 @@ def train_one(config: "TrainConfig") -> bool:
     # Before the imports, which take seconds.
     with StopSignals(ends_at_second=True) as stop:
         from kdhpc.final.final import train_final
+        from kdhpc.final.result import refuse_diverged, result_line
 
         result = train_final(config, show=show, should_stop=lambda: stop.requested)
         if result is None:
@@ -46,18 +44,8 @@ def train_one(config: "TrainConfig") -> bool:
         print("kdhpc: stopped; the same command goes on", file=sys.stderr)
         return False
     print(result_line(result), flush=True)
-    if result.divergence is not None:
-        raise DivergedError(f"{result_line(result)}; no weights are kept: train with other settings")
+    refuse_diverged(result)
     return True
-
-
-def result_line(result: "FinalResult") -> str:
-    """The accuracies of one training, or when and why it diverged."""
-    what = f"{result.name} seed {result.seed}"
-    if result.node_accuracies is None or result.ensemble_accuracy is None:
-        return f"{what}: {result.divergence}"
-    nodes = " ".join(f"{accuracy:.2f}" for accuracy in result.node_accuracies)
-    return f"{what}: ensemble {result.ensemble_accuracy:.2f} %, nodes {nodes} % ({result.scored_on} images)"
 
 
 def progress_line(report: "EpochReport", epochs: int) -> str:

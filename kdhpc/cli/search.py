@@ -5,9 +5,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.outcome import problem_of
 from kdhpc.cli.progress import Progress
 from kdhpc.cli.study_config import add_search_study_argument, wanted_study
+from kdhpc.searching.outcome import problem_of
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import SearchConfig

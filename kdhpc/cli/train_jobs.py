@@ -12,7 +12,7 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from kdhpc.cli.one_training import result_line, train_one
+from kdhpc.cli.one_training import train_one
 from kdhpc.cluster import slurm
 from kdhpc.cluster.sbatch import submissions
 from kdhpc.cluster.watcher import QueueWatcher
@@ -20,7 +20,7 @@ from kdhpc.config.paths import sweep_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.config.sweep import launch_sweep
 from kdhpc.errors import ClusterError, DataError, StorageError
-from kdhpc.final.result import read_result
+from kdhpc.final.result import read_result, result_line
 from kdhpc.final.run import Run, describe
 from kdhpc.folders import private_folder
 from kdhpc.interpreter import check_modules, write_in_any_encoding

@@ -28,7 +28,7 @@ from kdhpc.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
 Groups = Mapping[str, Mapping[str, object]]
-"""Some groups of a config, as plain documents."""
+"""Some groups of a config, as plain documents: of a study that exists, or of what a Python user gave as objects."""
 
 
 def compose_config(
@@ -81,9 +81,11 @@ def compose_search(
     return dataclasses.replace(config, objective=_with_found_weights(config.objective))
 
 
-def compose_train(overrides: Sequence[str], *, config_dir: Path | None = None) -> TrainConfig:
+def compose_train(
+    overrides: Sequence[str], *, config_dir: Path | None = None, given: Groups | None = None
+) -> TrainConfig:
     """:func:`compose_config` of ``train.yaml``."""
-    config = compose_config(TrainConfig, "train", overrides, config_dir=config_dir)
+    config = compose_config(TrainConfig, "train", overrides, config_dir=config_dir, given=given)
     run = config.run
     if run.teacher is not None:
         run = dataclasses.replace(run, teacher=str(Path(run.teacher).absolute()))
@@ -94,7 +96,9 @@ def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
     for override in overrides:
         group = override.lstrip("+").partition("=")[0]
         if group in given:
-            raise ConfigError(f"override {override!r} is not allowed for a study that exists: give {group}.key=value")
+            raise ConfigError(
+                f"override {override!r} is not allowed here, what it chooses is given: give {group}.key=value"
+            )
 
 
 def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None) -> None:

@@ -141,6 +141,11 @@ class RunPaths:
         """Written when it is done: accuracies, and how they came about."""
         return self.root / "result.json"
 
+    @property
+    def model(self) -> Path:
+        """Names of its classes and the form of its images: what its networks need where the data are not."""
+        return self.root / "model.json"
+
     def weights(self, index: int) -> Path:
         """Final weights of a network; ``index`` counts from 0, the file's name from 1."""
         return self.root / f"node{index + 1}.safetensors"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,14 +132,49 @@ def decode(path: Path, target: Target) -> Decoded:
     """
     # Read beforehand: some of Pillow's decoders read or map the file on their own, and hide what the disk says.
     with _opened(path, lambda path: io.BytesIO(read_file(path, limit=MAX_BYTES))) as image:
-        plain = _plain(image, target.channels)
-        width, height = plain.size
-        if target.resize:
-            plain = plain.resize((target.width, target.height), Image.Resampling.BICUBIC)
-        elif (height, width) != (target.height, target.width):
-            raise DataError(f"it is {height}x{width}, all others are {target.height}x{target.width}")
-        pixels = np.array(plain, dtype=np.uint8).reshape(target.height, target.width, target.channels)
+        return _fitted(image, target)
+
+
+PillowImage: TypeAlias = Image.Image
+"""What Pillow calls an image."""
+
+
+def is_image(value: object) -> TypeGuard[PillowImage]:
+    """Whether that is an image of Pillow's."""
+    return isinstance(value, Image.Image)
+
+
+def decode_image(image: PillowImage, target: Target) -> Decoded:
+    """Brings an image of Pillow's to the target's form, as :func:`decode` does a file's.
+
+    Raises:
+        DataError: with the reason.
+    """
+    try:
+        return _fitted(image, target)
+    except (DataError, StorageError):
+        raise
+    except Exception as exc:  # One that was opened, and is decoded only now.
+        raise DataError(shown(" ".join(str(exc).split())) or type(exc).__name__) from exc
+
+
+def fit_pixels(pixels: NDArray[np.uint8], target: Target) -> Decoded:
+    """Brings pixels, uint8 (H, W, 1 or 3), to the target's form, as :func:`decode` does a file's."""
+    height, width, channels = pixels.shape
+    if pixels.shape == (target.height, target.width, target.channels):
         return Decoded(pixels=pixels, height=height, width=width)
+    return _fitted(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), target)
+
+
+def _fitted(image: Image.Image, target: Target) -> Decoded:
+    plain = _plain(image, target.channels)
+    width, height = plain.size
+    if target.resize and (height, width) != (target.height, target.width):
+        plain = plain.resize((target.width, target.height), Image.Resampling.BICUBIC)
+    elif (height, width) != (target.height, target.width):
+        raise DataError(f"it is {height}x{width}, all others are {target.height}x{target.width}")
+    pixels = np.array(plain, dtype=np.uint8).reshape(target.height, target.width, target.channels)
+    return Decoded(pixels=pixels, height=height, width=width)
 
 
 @contextmanager

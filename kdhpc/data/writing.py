@@ -52,6 +52,19 @@ def write_array(
     return FileRecord(path=f"{half}/{name}.npy", bytes=length, sha256=digest.hexdigest())
 
 
+def array_record(
+    half: Half, name: str, shape: tuple[int, ...], dtype: str, pieces: Iterable[NDArray[np.generic]]
+) -> FileRecord:
+    """The record of the file that :func:`write_array` would write, without writing it; arguments as there."""
+    header = _header(shape, dtype)
+    digest, length = hashlib.sha256(header), len(header)
+    for piece in pieces:
+        content = np.ascontiguousarray(piece, dtype=dtype).data.cast("B")
+        digest.update(content)
+        length += len(content)
+    return FileRecord(path=f"{half}/{name}.npy", bytes=length, sha256=digest.hexdigest())
+
+
 def _header(shape: tuple[int, ...], dtype: str) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"shape": shape, "fortran_order": False, "descr": dtype})

@@ -11,14 +11,18 @@ from torch import nn
 from kdhpc import __version__
 from kdhpc.config.document import write_config
 from kdhpc.config.schema import TrainConfig
+from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import CheckpointError, ConfigError, DataError, NetworkError, StorageError
 from kdhpc.files.writing import write_whole
 from kdhpc.final.assembly import assemble, num_training_images
+from kdhpc.final.model import ModelCard, write_model_card
 from kdhpc.final.owner import RunOwner, owned
 from kdhpc.final.result import FinalResult, SearchedWith, read_result, write_result
 from kdhpc.final.run import Run, open_run
 from kdhpc.final.settings import digest, read_settings, write_settings
 from kdhpc.final.weights import check_weights_files
+from kdhpc.methods.method import Method
+from kdhpc.networks.build import exported_weights
 from kdhpc.networks.weights import content_digest
 from kdhpc.training.checkpoint import read_header, remove_checkpoint, remove_leftovers
 from kdhpc.training.checkpointing import Checkpointing
@@ -31,7 +35,12 @@ _LOG = logging.getLogger(__name__)
 
 @device_errors_in_words()
 def train_final(
-    config: TrainConfig, *, show: Callable[[EpochReport], None], should_stop: Callable[[], bool]
+    config: TrainConfig,
+    *,
+    show: Callable[[EpochReport], None],
+    should_stop: Callable[[], bool],
+    method: Method | None = None,
+    packed: PackedDataset | None = None,
 ) -> FinalResult | None:
     """Train, or go on with, one final training.
 
@@ -42,6 +51,8 @@ def train_final(
         config: What to train; a run that is done with the same settings is not repeated.
         show: Called after each epoch.
         should_stop: Asked after each step; True checkpoints and returns.
+        method: As for :func:`kdhpc.final.run.open_run`.
+        packed: As there.
 
     Returns:
         The result, also of a training that diverged; None if it was stopped.
@@ -56,7 +67,7 @@ def train_final(
         RunTakenError: another process has begun it meanwhile, on a file system where their locks do not meet.
         StorageError: the disk refuses; the same command goes on.
     """
-    run = open_run(config)
+    run = open_run(config, method=method, packed=packed)
     if (done := _read_done(run)) is not None:
         _LOG.info("%s is done already", run.paths.root)
         return done
@@ -106,6 +117,7 @@ def _begin(run: Run) -> None:
         _LOG.warning("%s cannot be understood: it is written anew", run.paths.settings)
     write_config(run.config, run.paths.config)
     write_settings(run.settings, run.paths.settings)
+    write_model_card(ModelCard.of(run.packed.manifest), run.paths.model)
     run.method.write_files(run.paths)
 
 
@@ -190,7 +202,7 @@ def _finish(run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Modu
 def _write_weights(run: Run, networks: Sequence[nn.Module]) -> Iterator[str]:
     """As safetensors, which execute nothing when they are loaded. Gives the digest of each file."""
     for index, network in enumerate(networks):
-        content = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+        content = save({name: tensor.contiguous() for name, tensor in exported_weights(network).items()})
         write_whole(run.paths.weights(index), content)
         yield content_digest([content])
 

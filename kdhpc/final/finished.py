@@ -115,7 +115,7 @@ class FinishedRun:
             StorageError: the file system refuses.
         """
         assert self.method.no_networks is None, self.method.no_networks
-        network = self.method.node_network(self.config, num_classes)
+        network = self.method.node_network(self.config, num_classes, node)
         content, origin = self._content(node), self._file(node)
         freeze_with(network, parse_weights(content, origin=origin, remedy=_AGAIN), origin=origin)
         check_digest(self.result, node, content, origin=origin, remedy=_AGAIN)

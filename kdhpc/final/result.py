@@ -18,7 +18,7 @@ from pathlib import Path
 import dacite
 
 from kdhpc.config.names import is_folder_name
-from kdhpc.errors import DataError
+from kdhpc.errors import DataError, DivergedError
 from kdhpc.files.json_text import parse_json, strict_json
 from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
@@ -125,6 +125,25 @@ class FinalResult:
     def divergence(self) -> str | None:
         """When and why it diverged, in words; None: it did not."""
         return None if self.diverged_epoch is None else f"diverged at epoch {self.diverged_epoch}: {self.diverged}"
+
+
+def result_line(result: FinalResult) -> str:
+    """The accuracies of one training, or when and why it diverged."""
+    what = f"{result.name} seed {result.seed}"
+    if result.node_accuracies is None or result.ensemble_accuracy is None:
+        return f"{what}: {result.divergence}"
+    nodes = " ".join(f"{accuracy:.2f}" for accuracy in result.node_accuracies)
+    return f"{what}: ensemble {result.ensemble_accuracy:.2f} %, nodes {nodes} % ({result.scored_on} images)"
+
+
+def refuse_diverged(result: FinalResult) -> None:
+    """Refuse a training that came to no numbers.
+
+    Raises:
+        DivergedError: it diverged, now or earlier.
+    """
+    if result.divergence is not None:
+        raise DivergedError(f"{result_line(result)}; no weights are kept: train with other settings")
 
 
 def write_result(result: FinalResult, path: Path) -> None:

@@ -60,13 +60,21 @@ class Run:
         )
 
 
-def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
+def open_run(
+    config: TrainConfig,
+    *,
+    elsewhere: bool = False,
+    method: Method | None = None,
+    packed: PackedDataset | None = None,
+) -> Run:
     """A training, checked as far as can be without beginning it.
 
     Args:
         config: What to train.
         elsewhere: Another machine will train it: this one's devices have no say, and the precision that they would
             give is left out of the comparison with what was begun.
+        method: What is trained, where it is made in Python; None: what ``run.graph`` names.
+        packed: Images that are in memory; None: those that ``dataset.name`` names.
 
     Raises:
         ConfigError: something cannot be meant or does not fit, the device is not there, or the run's folder holds one
@@ -76,8 +84,8 @@ def open_run(config: TrainConfig, *, elsewhere: bool = False) -> Run:
         NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
         StorageError: the file system refuses.
     """
-    method = load_method(config, open_finished)
-    packed = PackedDataset.open(packed_dir(config.dataset.name))
+    method = method or load_method(config, open_finished)
+    packed = packed or PackedDataset.open(packed_dir(config.dataset.name))
     check(config, method, packed)
     runtime = None if elsewhere else resolve_runtime(config.device)
     name = _name(config, method)

@@ -63,6 +63,12 @@ def load_graph(name_or_path: str, num_nodes: int | None = None, *, other_names: 
     return graph
 
 
+def preset_label(preset: str, num_nodes: int) -> str:
+    """A preset's short name, for folders: ``dml2``; ``uniform3-att-`` of ``uniform:att-``."""
+    kind, _, design = preset.partition(":")
+    return f"{kind}{num_nodes}" + (f"-{design}" if design else "")
+
+
 def _alike(num_nodes: int, teaching: Teaching) -> GraphSpec:
     """The same on every distillation edge."""
     if not 1 <= num_nodes <= MOST_NODES:

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError, GraphError
-from kdhpc.graph.presets import PRESETS, load_graph
+from kdhpc.graph.presets import PRESETS, load_graph, preset_label
 from kdhpc.graph.serial import Provenance, read_stored, write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
@@ -42,7 +42,7 @@ from kdhpc.training.evaluation import Prediction, mean_ensemble
 from kdhpc.training.model import Model, Trainable, run_network
 from kdhpc.training.pretrained import check_weights, freeze_with, read_pretrained, warn_about_unlearned
 from kdhpc.training.programs import Programs
-from kdhpc.training.reach import untaught, weight_groups
+from kdhpc.training.reach import untaught, weight_groups_of_all
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.setting import TrainingSetting
 from kdhpc.training.streams import OwnStream, on_streams
@@ -87,7 +87,7 @@ class GraphMethod(Method):
             raise GraphError(f"{name}: no edge teaches node {nodes}: not allowed under objective.unlearned=reject")
         return cls(
             graph=graph,
-            name=_preset_label(name, graph.num_nodes) if preset else Path(name).stem,
+            name=preset_label(name, graph.num_nodes) if preset else Path(name).stem,
             source={"preset": name} if preset else read_stored(Path(name)).provenance,
         )
 
@@ -130,12 +130,6 @@ class GraphMethod(Method):
         return GraphModel(self.graph, setting, seed)
 
 
-def _preset_label(name: str, num_nodes: int) -> str:
-    """``dml2``; ``uniform3-att-`` of ``uniform:att-``."""
-    kind, _, design = name.partition(":")
-    return f"{kind}{num_nodes}" + (f"-{design}" if design else "")
-
-
 class GraphModel(Model[Network]):
     """M networks, one shared batch a step.
 
@@ -152,7 +146,7 @@ class GraphModel(Model[Network]):
     def __init__(self, graph: GraphSpec, setting: TrainingSetting, seed: int) -> None:
         network, image_size, device = setting.network, setting.image_size, setting.runtime.device
         super().__init__(
-            lambda: build_network(network, num_classes=setting.num_classes, image_size=image_size),
+            lambda node: build_network(network, num_classes=setting.num_classes, image_size=image_size, node=node),
             num_networks=graph.num_nodes,
             setting=setting,
             seed=seed,
@@ -160,8 +154,9 @@ class GraphModel(Model[Network]):
         self._objective = setting.objective
         self._pretrained = read_pretrained(setting.objective)
         self._streams = [OwnStream(device) for _ in range(graph.num_nodes) if setting.runtime.node_streams]
-        self._groups = weight_groups(self.networks[0], image_size)
-        self.weight_groups = [group.names for group in self._groups]
+        groups = weight_groups_of_all(self.networks, image_size)
+        self._groups = groups[0]
+        self.weight_groups = [[group.names for group in own] for own in groups]
         self.untaught_MG = torch.zeros(graph.num_nodes, len(self._groups), device=device)
         if self._pretrained is not None:  # For every graph: a search hears of a wrong file at once.
             check_weights(self.networks[0], self._pretrained, origin=pretrained_origin(self._objective))

@@ -148,9 +148,9 @@ class Method(ABC):
         """See `kdhpc.training.model.Trainable`."""
 
     @classmethod
-    def node_network(cls, config: TrainConfig, num_classes: int) -> nn.Module:
-        """A network of the shapes in the file of a node, which gives `NetworkOutput`."""
-        return build_network(config.network, num_classes=num_classes, image_size=config.dataset.image_size)
+    def node_network(cls, config: TrainConfig, num_classes: int, node: int) -> nn.Module:
+        """A network of the shapes in the file of a node, from 0, which gives `NetworkOutput`."""
+        return build_network(config.network, num_classes=num_classes, image_size=config.dataset.image_size, node=node)
 
     def compiled_name(self, network: str) -> str:
         """Names what is compiled: the network, and what other methods do not compile."""

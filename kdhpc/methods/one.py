@@ -82,7 +82,7 @@ class OneModel(Model[OneNetwork]):
 
     def __init__(self, method: OneMethod, setting: TrainingSetting, seed: int) -> None:
         super().__init__(
-            lambda: build_one(setting.network, num_branches=method.num_branches, num_classes=setting.num_classes),
+            lambda _: build_one(setting.network, num_branches=method.num_branches, num_classes=setting.num_classes),
             num_networks=1,
             setting=setting,
             seed=seed,

@@ -18,7 +18,7 @@ from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.losses.student import student_loss
 from kdhpc.methods.differences import IMAGES, differences, facts_of
 from kdhpc.methods.method import Method, OpenRun, TrainedRun, refuse_unlearned
-from kdhpc.networks.build import Network, build_network
+from kdhpc.networks.build import Network, build_network, named_for
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.evaluation import Prediction, mean_ensemble
 from kdhpc.training.model import Model, build_seeded, run_network
@@ -109,9 +109,10 @@ class StudentMethod(Method):
         with torch.device("meta"):
             shapes = build_network(weights.network, num_classes=num_classes, image_size=weights.image_size)
         for node in weights.nodes:
-            if _LOGITS in node and len(node[_LOGITS]) != num_classes:
+            biases = named_for(shapes, node).get(_LOGITS)
+            if biases is not None and len(biases) != num_classes:
                 raise NetworkError(
-                    f"{weights.origin} tells {len(node[_LOGITS])} classes of {self.teacher.config.dataset.name} apart, "
+                    f"{weights.origin} tells {len(biases)} classes of {self.teacher.config.dataset.name} apart, "
                     f"this data set has {num_classes}: give a teacher that was trained with the same classes"
                 )
             check_weights(shapes, node, origin=weights.origin)
@@ -168,7 +169,7 @@ class StudentModel(Model[Network]):
 
     def __init__(self, teacher: TeacherWeights, temperature: float, setting: TrainingSetting, seed: int) -> None:
         super().__init__(
-            lambda: build_network(setting.network, num_classes=setting.num_classes, image_size=setting.image_size),
+            lambda _: build_network(setting.network, num_classes=setting.num_classes, image_size=setting.image_size),
             num_networks=1,
             setting=setting,
             seed=seed,
@@ -176,7 +177,9 @@ class StudentModel(Model[Network]):
         self._temperature = temperature
         self.teachers = tuple(
             build_seeded(
-                lambda: build_network(teacher.network, num_classes=setting.num_classes, image_size=teacher.image_size),
+                lambda index: build_network(
+                    teacher.network, num_classes=setting.num_classes, image_size=teacher.image_size, node=index
+                ),
                 seed=seed,
                 node=node,
                 runtime=setting.runtime,

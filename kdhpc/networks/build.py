@@ -1,5 +1,8 @@
 """Building the network of a node by its name."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from kdhpc.config.networks import Architecture
@@ -11,6 +14,7 @@ from kdhpc.networks.heads import AttentionBranchHead, PlainHead
 from kdhpc.networks.imagenet import imagenet_backbone
 from kdhpc.networks.names import architecture, check_network
 from kdhpc.networks.output import NetworkOutput
+from kdhpc.networks.torchvision_names import from_torchvision, to_torchvision
 
 
 class Network(nn.Module):
@@ -26,14 +30,45 @@ class Network(nn.Module):
         output: NetworkOutput = self.head(self.lower(images))
         return output
 
+    def exported_weights(self) -> dict[str, Tensor]:
+        """Weights and statistics under the names of files: torchvision's where the network is torchvision's."""
+        weights: dict[str, Tensor] = self.state_dict()
+        return to_torchvision(weights) if self._is_torchvisions else weights
 
-def build_network(config: NetworkConfig, *, num_classes: int, image_size: int) -> Network:
+    def named_for_it(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a file under the names that they have here."""
+        return from_torchvision(weights) if self._is_torchvisions else dict(weights)
+
+    @property
+    def _is_torchvisions(self) -> bool:
+        """Whether it has the layers of one of torchvision's: three lower stages, and no attention branch."""
+        return hasattr(self.lower, "layer3") and isinstance(self.head, PlainHead)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOrder:
+    """The network that is asked for, of a name that is a user's own."""
+
+    node: int
+    """Counts from 0."""
+    num_classes: int
+    """C."""
+    image_size: int
+    """Side of the images, in pixels."""
+
+
+OWN_BUILDERS: dict[str, Callable[[NodeOrder], Network]] = {}
+"""What makes the networks of users' own, by name, in this process: see `kdhpc.networks.own`."""
+
+
+def build_network(config: NetworkConfig, *, num_classes: int, image_size: int, node: int = 0) -> Network:
     """A freshly initialised network, from torch's global random state.
 
     Args:
         config: Name, crops (checked against the map), and the option of attention branch networks.
         num_classes: C.
         image_size: Side of the images, in pixels.
+        node: Counts from 0; only networks of the user's own may differ from node to node.
 
     Raises:
         NetworkError: unknown name, no classes, an option of another family, or a crop that is larger than the map.
@@ -41,6 +76,8 @@ def build_network(config: NetworkConfig, *, num_classes: int, image_size: int) -
     check_network(config, image_size)
     if num_classes < 1:
         raise NetworkError(f"a network needs at least 1 class to tell, it was given {num_classes}: check the data set")
+    if config.name in OWN_BUILDERS:
+        return OWN_BUILDERS[config.name](NodeOrder(node=node, num_classes=num_classes, image_size=image_size))
     backbone = make_backbone(architecture(config.name))
     network = Network(backbone.lower, make_head(backbone, config, num_classes=num_classes))
     initialise(network)
@@ -61,3 +98,16 @@ def make_head(backbone: Backbone, config: NetworkConfig, *, num_classes: int) ->
         return PlainHead(backbone, num_classes)
     residual = kind.family == "cifar" if config.residual_attention is None else config.residual_attention
     return AttentionBranchHead(backbone, num_classes, residual=residual)
+
+
+def exported_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Weights and statistics of a node, or of a baseline's network, under the names that files have."""
+    if isinstance(network, Network):
+        return network.exported_weights()
+    weights: dict[str, Tensor] = network.state_dict()
+    return weights
+
+
+def named_for(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a file under the names that the network itself has."""
+    return network.named_for_it(weights) if isinstance(network, Network) else dict(weights)

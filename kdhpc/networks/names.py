@@ -1,8 +1,13 @@
 """What is known of a network by its name, as the size of the attention map that it makes. Free of torch."""
 
+from collections.abc import Callable
+
 from kdhpc.config.networks import NETWORKS, Architecture
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import ConfigError, NetworkError, nearest
+
+OWN_MAP_SIDES: dict[str, Callable[[int], int]] = {}
+"""Of networks of users' own, by name, in this process: the side of the attention map for a side of the images."""
 
 
 def architecture(name: str) -> Architecture:
@@ -11,6 +16,8 @@ def architecture(name: str) -> Architecture:
     Raises:
         NetworkError: there is none.
     """
+    if name in OWN_MAP_SIDES:
+        raise NetworkError(f"network {name!r} is your own, and only kdhpc's own can be branched: give one of those")
     if name not in NETWORKS:
         raise NetworkError(f"unknown network {name!r}: {nearest(name, NETWORKS)}")
     return NETWORKS[name]
@@ -18,6 +25,8 @@ def architecture(name: str) -> Architecture:
 
 def map_side(name: str, image_size: int) -> int:
     """Side of the (square) attention map, in pixels, for images of that side."""
+    if name in OWN_MAP_SIDES:
+        return OWN_MAP_SIDES[name](image_size)
     return _reduced(image_size, architecture(name).map_reduction)
 
 
@@ -28,10 +37,11 @@ def check_network(config: NetworkConfig, image_size: int) -> None:
         NetworkError: the name, the option, or both sizes.
     """
     side = map_side(config.name, image_size)
-    if config.residual_attention is not None and not architecture(config.name).attention_branch:
+    has_no_branch = config.name in OWN_MAP_SIDES or not architecture(config.name).attention_branch
+    if config.residual_attention is not None and has_no_branch:
         raise NetworkError(
             f"network.residual_attention={config.residual_attention} has no meaning for {config.name}: "
-            f"leave it out, or use abn_{config.name}"
+            f"leave it out, or use {'an abn_ network' if config.name in OWN_MAP_SIDES else f'abn_{config.name}'}"
         )
     largest = max(config.crops)
     if largest > side:
@@ -54,6 +64,8 @@ def check_normalisation(name: str, image_size: int, batch_size: int, *, single_v
     Raises:
         ConfigError: the message says where.
     """
+    if name in OWN_MAP_SIDES and single_value is None:  # Its layers are not known; torch says what it cannot do.
+        return
     side = _reduced(image_size, architecture(name).reduction)
     if batch_size == 1 and (single_value is not None or side == 1):
         where = single_value or f"the last stage of {name}, 1x1 at dataset.image_size={image_size}"

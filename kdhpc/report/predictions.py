@@ -78,7 +78,7 @@ class Examiner:
             NetworkError: the weights are damaged, or give logits that are not finite.
             StorageError: the file system refuses.
         """
-        runtime = _runtime(run)
+        runtime = runtime_of(run)
         num_classes = len(run.open_images().classes)
         networks = [run.network(node, num_classes, runtime.device) for node in nodes]
         for batch in self.batches(run):
@@ -170,7 +170,7 @@ def _name(run: FinishedRun, node: int) -> str:
     return f"{run.result.name}/seed{run.result.seed}/node{node + 1}"
 
 
-def _runtime(run: FinishedRun) -> Runtime:
+def runtime_of(run: FinishedRun) -> Runtime:
     """The device here, in the precision that the run came to. From here on this process computes so."""
     precision = run.result.precision or run.config.device.precision
     device = device_here()

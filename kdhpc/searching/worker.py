@@ -18,6 +18,7 @@ from kdhpc.config.schema import DeviceConfig, SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, ConfigError, DeviceLostError, KdhpcError, StudyMismatchError
+from kdhpc.networks.own import register_imported
 from kdhpc.searching.concurrency import concurrency_on
 from kdhpc.searching.deadline import Deadline
 from kdhpc.searching.plan import check_same_study
@@ -283,6 +284,7 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
         StudyMismatchError: as :func:`run_worker`.
     """
     check_same_study(study, config)
+    register_imported(config.network.name)
     device_config, runtime = _runtime_of_the_study(study, config)
     config = replace(config, device=device_config)
     runtime.enforce()

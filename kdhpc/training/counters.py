@@ -40,17 +40,17 @@ class BatchCounters:
     """Takes over the counters of networks.
 
     Args:
-        networks: With the same layers, already where they will run. Their batch norms have a momentum, so that no
+        networks: Already where they will run. Their batch norms have a momentum, so that no
             statistic depends on a counter.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         layers = [[part for part in network.modules() if type(part) in _UNCOUNTED] for network in networks]
         device = next(networks[0].parameters()).device
-        self._counters_ML = torch.zeros(len(layers), len(layers[0]), dtype=torch.int64, device=device)
+        self._counters_ML = torch.zeros(len(layers), max(map(len, layers)), dtype=torch.int64, device=device)
         self._learning_M1 = torch.ones(len(layers), 1, dtype=torch.int64, device=device)
         for counters_L, parts in zip(self._counters_ML, layers, strict=True):
-            for counter, part in zip(counters_L, parts, strict=True):
+            for counter, part in zip(counters_L, parts, strict=False):  # Others may have more layers.
                 part.__class__ = _UNCOUNTED[type(part)]
                 part.num_batches_tracked = counter.copy_(part.num_batches_tracked)
 

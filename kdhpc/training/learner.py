@@ -33,11 +33,11 @@ class Learner:
             NodeTrainer(
                 network,
                 training,
-                groups=model.weight_groups,
+                groups=None if model.weight_groups is None else model.weight_groups[index],
                 scale_loss=self.scales_loss,
                 capturable=model.programs.records,
             )
-            for network in model.networks
+            for index, network in enumerate(model.networks)
         ]
         self._counters = BatchCounters(model.networks)
         self._counters.freeze(model.frozen)

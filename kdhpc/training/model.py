@@ -43,21 +43,21 @@ class Model(ABC, Generic[NetworkT]):
     """Networks, the loss of a batch, the prediction. A method is a subclass.
 
     Args:
-        build: Makes a network that learns, from torch's global random state.
+        build: Makes a network that learns, by its number (0-based), from torch's global random state.
         num_networks: M, how many of them learn.
         setting: What it is trained with.
         seed: Initial weights follow from it, whatever the device.
     """
 
-    weight_groups: Sequence[Sequence[str]] | None = None
-    """All weights of a network by name, in the groups that `untaught_MG` tells apart; None: a single group."""
+    weight_groups: Sequence[Sequence[Sequence[str]]] | None = None
+    """For each network all weights by name, in the G groups that `untaught_MG` tells apart; None: a single group."""
     frozen: tuple[int, ...] = ()
     """Networks (0-based) that learn nothing for now: they stay in evaluation mode, and nothing differentiates them."""
     untaught_MG: Tensor
     """(M, G), float32, on the device: 1 where a group of weights stays as it is, whatever the loss."""
 
     def __init__(
-        self, build: Callable[[], NetworkT], *, num_networks: int, setting: TrainingSetting, seed: int
+        self, build: Callable[[int], NetworkT], *, num_networks: int, setting: TrainingSetting, seed: int
     ) -> None:
         self.runtime: Runtime = setting.runtime
         self.programs: Programs = setting.runtime.programs
@@ -131,12 +131,12 @@ def node_seed(seed: int, node: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def build_seeded(build: Callable[[], NetworkT], *, seed: int, node: int, runtime: Runtime) -> NetworkT:
+def build_seeded(build: Callable[[int], NetworkT], *, seed: int, node: int, runtime: Runtime) -> NetworkT:
     """A network whose initial weights follow from seed and node, whatever the device and whatever ran before."""
     return place(_seeded(build, seed=seed, node=node), runtime.device, channels_last=runtime.channels_last)
 
 
-def _seeded(build: Callable[[], NetworkT], *, seed: int, node: int) -> NetworkT:
+def _seeded(build: Callable[[int], NetworkT], *, seed: int, node: int) -> NetworkT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(node_seed(seed, node))
-        return build()
+        return build(node)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdhpc.config.schema import ObjectiveConfig
 from kdhpc.errors import NetworkError
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.networks.build import named_for
 from kdhpc.networks.weights import PRETRAINED_REMEDY, check_content, pretrained_origin, read_content
 
 _LOG = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def freeze_with(network: nn.Module, weights: dict[str, Tensor], *, origin: str) 
         NetworkError: they are another network's; the message names the first tensor that differs.
     """
     check_weights(network, weights, origin=origin)
-    network.load_state_dict(weights)
+    network.load_state_dict(named_for(network, weights))
     network.requires_grad_(False).eval()
 
 
@@ -81,7 +82,7 @@ def check_weights(network: nn.Module, weights: dict[str, Tensor], *, origin: str
     Raises:
         NetworkError: see :func:`freeze_with`.
     """
-    expected = network.state_dict()
+    expected, weights = network.state_dict(), named_for(network, weights)
     for name in sorted(expected.keys() | weights.keys()):
         shapes = [list(tensors[name].shape) if name in tensors else None for tensors in (weights, expected)]
         if shapes[0] != shapes[1]:

@@ -54,6 +54,22 @@ def weight_groups(network: Network, image_size: int) -> tuple[WeightGroup, ...]:
     return tuple(WeightGroup(names=tuple(group), reached_by=by) for by, group in names.items())
 
 
+def weight_groups_of_all(networks: Sequence[Network], image_size: int) -> tuple[tuple[WeightGroup, ...], ...]:
+    """:func:`weight_groups` of each network, of the same kinds in the same order; some may have no weights.
+
+    Networks whose weights have the same names are taken for the same network.
+    """
+    seen: dict[tuple[str, ...], tuple[WeightGroup, ...]] = {}
+    found = []
+    for network in networks:
+        names = tuple(name for name, _ in network.named_parameters())
+        if names not in seen:
+            seen[names] = weight_groups(network, image_size)
+        found.append({group.reached_by: group for group in seen[names]})
+    kinds = dict.fromkeys(kind for groups in found for kind in groups)
+    return tuple(tuple(groups.get(kind, WeightGroup(names=(), reached_by=kind)) for kind in kinds) for groups in found)
+
+
 def untaught(graph: GraphSpec, groups: Sequence[WeightGroup]) -> Tensor:
     """(M, G), float32, on the CPU: 1 where no active edge into the node reaches the weights of the group, else 0."""
     return torch.tensor(

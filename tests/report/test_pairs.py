@@ -21,7 +21,7 @@ from kdhpc.final.result import read_result, write_result
 from kdhpc.report import pairs as pairs_module
 from kdhpc.report.correlation import Pairs, fit_line, pairs_table
 from kdhpc.report.pairs import compare_pairs
-from kdhpc.report.predictions import Predictions, _runtime
+from kdhpc.report.predictions import Predictions, runtime_of
 from tests.report.conftest import INDEPENDENT, svg_texts
 from tests.report.paper_numbers import accuracy, answers_of, gain, mutual_kl
 
@@ -39,7 +39,7 @@ def test_networks_run_in_the_precision_that_they_were_trained_in(monkeypatch, ca
         result=SimpleNamespace(precision=trained_in),
         config=SimpleNamespace(device=DeviceConfig(precision=asked_for)),
     )
-    assert _runtime(run).autocast_dtype is dtype
+    assert runtime_of(run).autocast_dtype is dtype
     assert not caplog.text
 
 
@@ -49,7 +49,7 @@ def test_networks_whose_precision_the_device_does_not_have_run_in_float32_and_th
 ):
     monkeypatch.setattr("kdhpc.report.predictions.device_here", lambda: CPU)
     run = SimpleNamespace(origin="runs/x", result=SimpleNamespace(precision=precision))
-    assert _runtime(run).autocast_dtype is None
+    assert runtime_of(run).autocast_dtype is None
     said = (
         f"runs/x was trained in {precision}: its networks run in float32 here (device.precision={precision} needs CUDA"
     )

@@ -1,0 +1,27 @@
+from kdhpc import errors as errors
+from kdhpc.api.ensemble import Ensemble as Ensemble
+from kdhpc.api.ensemble import load as load
+from kdhpc.api.graphs import Graph as Graph
+from kdhpc.api.graphs import dml as dml
+from kdhpc.api.graphs import independent as independent
+from kdhpc.api.graphs import load_graph as load_graph
+from kdhpc.api.searching import Study as Study
+from kdhpc.api.searching import search as search
+from kdhpc.api.training import Run as Run
+from kdhpc.api.training import train as train
+
+__version__: str
+__all__ = [
+    "Ensemble",
+    "Graph",
+    "Run",
+    "Study",
+    "__version__",
+    "dml",
+    "errors",
+    "independent",
+    "load",
+    "load_graph",
+    "search",
+    "train",
+]

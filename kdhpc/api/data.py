@@ -1,0 +1,218 @@
+"""Data sets for Python users: by name, or of arrays that are in memory."""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdhpc.config.paths import packed_dir
+from kdhpc.data.decode import Target, decode_image, is_image
+from kdhpc.data.memory import divide, in_memory, with_test_half
+from kdhpc.data.packed import PackedDataset
+from kdhpc.data.readers.source import ArraySource, ArraySplit
+from kdhpc.errors import DataError
+
+_LOG = logging.getLogger(__name__)
+_IMAGES = "uint8, 0 to 255, of shape (N, 1 or 3, H, W)"
+_PHOTOGRAPH = 96
+"""Side from which images are augmented as photographs, in pixels."""
+
+Array: TypeAlias = Tensor | NDArray[np.generic]
+"""Of torch or NumPy."""
+
+
+@runtime_checkable
+class ImageDataset(Protocol):
+    """As ``torch.utils.data.Dataset``: pairs of an image and its label, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+Data: TypeAlias = str | tuple[Array, Array | Sequence[int]] | ImageDataset
+"""A name, a pair (images, labels), or a data set of torch's."""
+
+
+def open_data(
+    dataset: Data, test: Data | None, classes: Sequence[str] | None, *, needs_test: bool = True
+) -> PackedDataset | None:
+    """A data set that is in memory; None: one that is named, with test images of its own.
+
+    Args:
+        dataset: Images to learn from.
+        test: Images to score on; None: those of a data set that is named, or else a fifth of the images by class.
+        classes: Names of the classes; None: those that a data set says, or else ``0``, ``1``, ...
+        needs_test: Say where the test images come from.
+
+    Raises:
+        DataError: images of a wrong type, shape or range, labels outside the classes, one class alone.
+        StorageError: the file system refuses.
+    """
+    if isinstance(dataset, str):
+        if classes is not None:
+            raise DataError(f"classes= has no meaning for a data set that has a name, {dataset!r}: leave it out")
+        if test is None:
+            return None
+        packed = PackedDataset.open(packed_dir(dataset))
+        return with_test_half(packed, _half(test, packed.classes))
+    images, found = _split_of(dataset, "dataset")
+    named = tuple(classes) if classes is not None else found
+    if isinstance(test, str):
+        other = PackedDataset.open(packed_dir(test))
+        return with_test_half(_memory(images, None, named or other.classes, says=False), other)
+    scored = None if test is None else _split_of(test, "test")[0]
+    return _memory(images, scored, named, says=needs_test)
+
+
+def _half(test: Data, classes: Sequence[str]) -> PackedDataset:
+    if isinstance(test, str):
+        return PackedDataset.open(packed_dir(test))
+    split, found = _split_of(test, "test")
+    return in_memory(ArraySource(classes=found or tuple(classes), train=split, test=split), origin="test")
+
+
+def _memory(
+    images: ArraySplit, scored: ArraySplit | None, classes: Sequence[str] | None, *, says: bool
+) -> PackedDataset:
+    if classes is None:
+        highest = max(int(split.labels.max()) for split in (images, scored) if split is not None)
+        classes = tuple(map(str, range(highest + 1)))
+    if scored is None:
+        train, scored = divide(images, origin="dataset")
+        if says:
+            _LOG.warning("no test images were given: %d of %d are kept for it", len(scored.labels), len(images.labels))
+        images = train
+    elif scored.images.shape[1:] != images.images.shape[1:]:
+        raise DataError(
+            f"test has images {_shape(scored)}, dataset has images {_shape(images)}: give images of one height, width "
+            "and number of channels"
+        )
+    return in_memory(ArraySource(classes=tuple(classes), train=images, test=scored), origin="dataset")
+
+
+def _split_of(data: Data, what: str) -> tuple[ArraySplit, tuple[str, ...] | None]:
+    """Arrays, and names of classes where the data say them."""
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise DataError(f"{what} has {len(data)} parts: give a name, a pair (images, labels), or a Dataset")
+        return _pair(as_pixels(data[0], what), _labels(data[1], what), what), None
+    if isinstance(data, ImageDataset) and not isinstance(data, (list, Tensor, np.ndarray, dict)):
+        return _of_dataset(data, what)
+    raise DataError(
+        f"{what} is a {type(data).__name__}: give a name, a pair (images, labels), or a torch.utils.data.Dataset"
+    )
+
+
+def as_pixels(images: object, what: str) -> NDArray[np.uint8]:
+    """Images as packed data sets store them, uint8 (N, H, W, C).
+
+    Args:
+        images: (N, 1 or 3, H, W), of torch or NumPy.
+        what: What messages call them.
+
+    Raises:
+        DataError: they are of another type or shape; the message says which, and what range they have.
+    """
+    if not isinstance(images, (Tensor, np.ndarray)):
+        raise DataError(f"{what} has images in a {type(images).__name__}: give a tensor or an array, {_IMAGES}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+        raise DataError(f"{what} has images of shape {tuple(images.shape)}: give {_IMAGES}")
+    if len(images) == 0:
+        raise DataError(f"{what} has no images: give {_IMAGES}")
+    dtype = str(images.dtype).removeprefix("torch.")
+    if dtype != "uint8":
+        low, high = images.min().item(), images.max().item()
+        raise DataError(
+            f"{what} has images of type {dtype}, from {low:.4g} to {high:.4g}: give {_IMAGES}, not yet scaled or "
+            "normalised"
+        )
+    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
+    pixels: NDArray[np.uint8] = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+    return pixels
+
+
+def _labels(labels: object, what: str) -> NDArray[np.int64]:
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(f"{what} has labels {array.dtype} {array.shape}: give whole numbers from 0, of shape (N,)")
+    return array.astype(np.int64)
+
+
+def _pair(images: NDArray[np.uint8], labels: NDArray[np.int64], what: str) -> ArraySplit:
+    if len(images) != len(labels):
+        raise DataError(f"{what} has {len(images):,} images and {len(labels):,} labels: give one label an image")
+    if labels.min() < 0:
+        raise DataError(f"{what} has labels from {labels.min()}: give whole numbers from 0")
+    return ArraySplit(images=images, labels=labels)
+
+
+def _of_dataset(data: ImageDataset, what: str) -> tuple[ArraySplit, tuple[str, ...] | None]:
+    num = len(data)
+    if num == 0:
+        raise DataError(f"{what} has no images")
+    pixels: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    for index in range(num):
+        item = data[index]
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise DataError(f"{what}[{index}] is a {type(item).__name__}: give pairs (image, label)")
+        pixels.append(_item(item[0], f"{what}[{index}]", pixels[0] if pixels else None))
+        labels.append(_label(item[1], f"{what}[{index}]"))
+    names = getattr(data, "classes", None)
+    classes = tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
+    return _pair(np.stack(pixels), np.array(labels, dtype=np.int64), what), classes
+
+
+def _item(image: object, what: str, first: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    if is_image(image):
+        width, height = image.size
+        grey = image.mode in ("1", "L") if first is None else first.shape[2] == 1
+        target = Target(height=height, width=width, channels=1 if grey else 3, resize=False)
+        try:
+            pixels = decode_image(image, target).pixels
+        except DataError as exc:
+            raise DataError(f"{what}: {exc}") from exc
+    elif isinstance(image, Tensor) and image.ndim == 3:
+        pixels = as_pixels(image.unsqueeze(0), what)[0]
+    else:
+        shown = f"of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+        raise DataError(f"{what} has an image {shown}: give an image of Pillow's, or a tensor, uint8 (1 or 3, H, W)")
+    if first is not None and pixels.shape != first.shape:
+        raise DataError(
+            f"{what} has an image of {pixels.shape[0]}x{pixels.shape[1]} in {pixels.shape[2]} channels, the first has "
+            f"{first.shape[0]}x{first.shape[1]} in {first.shape[2]}: give images of one size, as with "
+            "torchvision.transforms.Resize((H, W))"
+        )
+    return pixels
+
+
+def _label(label: object, what: str) -> int:
+    array = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+    if array.ndim != 0 or array.dtype.kind not in "iu":
+        raise DataError(f"{what} has the label {label!r:.80}: give a whole number from 0")
+    return int(array)
+
+
+def _shape(split: ArraySplit) -> str:
+    height, width, channels = split.images.shape[1:]
+    return f"{height}x{width} in {channels} channel{'s' if channels > 1 else ''}"
+
+
+def dataset_group(packed: PackedDataset) -> dict[str, object]:
+    """How images in memory are augmented, unless the user says otherwise: as CIFAR's, or if large as photographs."""
+    height, width, _ = packed.manifest.image_shape
+    side = min(height, width)
+    common: dict[str, object] = {"name": packed.manifest.name, "validation_fraction": 0.2}
+    if side < _PHOTOGRAPH:
+        return {**common, "image_size": side, "augmentation": "pad_crop", "pad": side // 8}
+    return {**common, "image_size": side - side // 8, "augmentation": "resized_crop", "resize": side}
+
+
+def is_tensor(value: object) -> bool:
+    """Whether it is one of torch's or NumPy's."""
+    return isinstance(value, (torch.Tensor, np.ndarray))
