@@ -7,7 +7,7 @@ from kdhpc.cli.study_argument import add_study_argument, chosen_study
 
 _PATIENCE_S = 5.0
 _DESCRIPTION = """\
-Gives failed trials their slots back, once what made them fail is mended: they can be claimed again, go on from their
+Gives failed trials their slots back, once what made them fail is mended: they can be leased again, go on from their
 checkpoints where there are any, and no earlier attempt counts. `kdhpc search` or `kdhpc launch` trains them; workers
 that run take them up by themselves.
 """

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from kdhpc.cluster.signals import StopSignals
 
 _DESCRIPTION = """\
-Joins a study that exists (see `kdhpc search`): claims trials, trains them, and ends when nothing is left to claim.
+Joins a study that exists (see `kdhpc search`): leases trials, trains them, and ends when nothing is left to train.
 Any number of workers can join, on any machine that reaches the database, the packed data, and the same KDHPC_RUNS,
 where the checkpoints are. On SIGINT, SIGTERM or SIGUSR2 the trial is checkpointed and given back.
 """
@@ -34,7 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Work until nothing is left to claim."""
+    """Work until nothing is left to train."""
     from kdhpc.cluster.requeue import requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.log import log_to_stderr

@@ -118,7 +118,7 @@ def test_own_job_is_told_from_the_one_it_was_submitted_in(fake_slurm, monkeypatc
     assert not slurm.is_submitted()
     with StopSignals() as stop:
         stop.stop(signal.SIGUSR2)
-        monkeypatch.setattr("kdhpc.searching.job._TERM_PATIENCE_S", 0.0)
+        monkeypatch.setattr("kdhpc.cluster.requeue._TERM_PATIENCE_S", 0.0)
         assert requeue_if_out_of_time(stop, is_ours=True)
     assert fake_slurm.calls("scontrol") == ["show job -o 12", f"requeue {own}"]
 

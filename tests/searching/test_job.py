@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kdhpc.cluster import requeue
 from kdhpc.cluster.requeue import requeue_if_out_of_time
 from kdhpc.cluster.signals import StopSignals
-from kdhpc.searching import job
 from tests.workspace import PATIENCE_S, until
 
 
@@ -21,8 +21,8 @@ def in_a_job(fake_slurm, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "8")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    monkeypatch.setattr(job, "_TOGETHER_S", 0.05)
-    monkeypatch.setattr(job, "_TERM_PATIENCE_S", 0.05)
+    monkeypatch.setattr(requeue, "_TOGETHER_S", 0.05)
+    monkeypatch.setattr(requeue, "_TERM_PATIENCE_S", 0.05)
 
 
 def test_signal_is_told_by_whoever_reads_it_not_by_the_handler(caplog: pytest.LogCaptureFixture) -> None:
@@ -56,7 +56,7 @@ def test_requeue_that_ends_this_process_is_no_failure(fake_slurm) -> None:
 
 
 def test_requeue_that_is_refused_for_long_is_given_up(fake_slurm, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(job, "_REQUEUE_PATIENCE_S", 0.0)
+    monkeypatch.setattr(requeue, "_REQUEUE_PATIENCE_S", 0.0)
     with StopSignals() as stop:
         signal.raise_signal(signal.SIGUSR2)
         assert not requeue_if_out_of_time(stop, is_ours=True)
