@@ -26,8 +26,6 @@ _KEY = re.compile(rf"({'|'.join(_GROUPS)})\.([a-z_]+)(=.*)?")
 # Read like keys, and are Optuna's, or an example.
 _NO_KEYS = ("study.optimize", "study.enqueue_trial", "training.x")
 _FILE = re.compile(r"(?:kdhpc|tools|tests|slurm|configs|docs|bin|examples)/[\w./-]*\w/?")
-# Merged after this page: to be removed as they come, which the last test asks for.
-_COMING = ("docs/python.md",)
 # Written by users, or made by the commands beside them.
 _OF_USERS = ("slurm/site.sh",)
 _SCRIPTS = {"slurm/search_array.sh": "launch", "slurm/worker_array.sh": "worker"}
@@ -133,7 +131,7 @@ def test_every_command_parses_and_its_config_composes(
 def test_every_config_key_that_is_named_exists(page: str) -> None:
     named = [found for span in _spans(page) for word in span.split() if (found := _KEY.fullmatch(word.strip("'")))]
     unknown = [found[0] for found in named if found[2] not in _GROUPS[found[1]]]
-    assert [key for key in unknown if key not in (*_NO_KEYS, *_COMING)] == []
+    assert [key for key in unknown if key not in _NO_KEYS] == []
 
 
 @pytest.mark.parametrize("page", _OF_TODAY)
@@ -141,7 +139,7 @@ def test_every_file_of_the_project_that_is_named_exists(page: str) -> None:
     code = [*_spans(page), *(word for line in _shell_lines(page) for word in shlex.split(line, comments=True))]
     named = {found[0] for text in code for word in text.split() if (found := _FILE.match(word))}
     missing = [name for name in sorted(named) if not (_ROOT / name).exists()]
-    assert [name for name in missing if not name.startswith(_OF_USERS) and name not in _COMING] == []
+    assert [name for name in missing if not name.startswith(_OF_USERS)] == []
 
 
 @pytest.mark.parametrize("page", _OF_TODAY)
@@ -157,8 +155,6 @@ def test_checks_find_what_they_are_for() -> None:
     assert ["launch", "--study", "dogs4", "--workers", "16"] in _commands("README.md")
     assert "on-a-gpu" in _anchors("docs/performance.md")
     assert any(_KEY.fullmatch(span) for span in _spans("docs/performance.md"))
-    keys = {f"{group}.{key}" for group, keys in _GROUPS.items() for key in keys}
-    assert [name for name in _COMING if (_ROOT / name).exists() or name in keys] == []
     with pytest.raises(AssertionError, match="--no-such-option"):
         _overrides(["search", "--no-such-option"])
 
