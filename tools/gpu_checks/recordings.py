@@ -20,6 +20,7 @@ from tools.gpu_checks.setting import (
     advance,
     config_of,
     deterministic_cudnn,
+    device_of,
     programs_of,
     random_graph,
     recorder_of,
