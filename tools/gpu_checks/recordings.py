@@ -20,6 +20,7 @@ from tools.gpu_checks.setting import (
     advance,
     config_of,
     deterministic_cudnn,
+    device_of,
     programs_of,
     random_graph,
     recorder_of,
@@ -49,8 +50,8 @@ def more_checks(scale: Scale, scratch: Path) -> Iterator[Check]:
     precisions: tuple[Precision, ...] = ("float32", "bf16", "fp16")
     for precision in () if scale.cpu else precisions:
         device = DeviceConfig(device="cuda", precision=precision)
-        is_usual = precision == resolve_runtime(DeviceConfig(device="cuda")).precision
-        if not is_usual and resolve_runtime(device).mode == "cudagraph":
+        is_usual = precision == resolve_runtime(DeviceConfig(device="cuda"), device=device_of(scale)).precision
+        if not is_usual and resolve_runtime(device, device=device_of(scale)).mode == "cudagraph":
             yield Check(
                 name=f"recorded against plain, {first}, {precision}",
                 run=functools.partial(recorded_check, scale, first, num_nodes=_FEW_NODES, precision=precision),
@@ -110,7 +111,7 @@ def _compare(
     numbers: Numbers = {
         "tensors": len(plain),
         "mode": mode,
-        "precision": resolve_runtime(config.device).precision,
+        "precision": resolve_runtime(config.device, device=device_of(scale)).precision,
     }
     noise, _ = _farthest(again, plain)
     off, name = _farthest(recorded, plain)

@@ -127,7 +127,7 @@ def _options(scale: Scale, network: str) -> _Cells:
     config = _config(scale, network, mode=_best(scale))
     for precision in get_args(Precision):
         only_cuda = scale.cpu and precision in ("tf32", "fp16")
-        if not only_cuda and precision != resolve_runtime(config.device).precision:
+        if not only_cuda and precision != resolve_runtime(config.device, device=device_of(scale)).precision:
             # Not every precision goes with every mode: the best that there is.
             device = {"precision": precision, "mode": "eager" if scale.cpu else "auto"}
             yield precision, functools.partial(steps_check, scale, with_device(config, **device))
@@ -148,7 +148,7 @@ def _config(scale: Scale, network: str, *, mode: str) -> SearchConfig:
 
 def steps_check(scale: Scale, config: SearchConfig, *, num_trials: int = 1, ready: bool = False) -> Numbers:
     """Steps of trials that take turns, each on a stream of its own, as a worker's."""
-    compute_in(resolve_runtime(config.device).precision)
+    compute_in(resolve_runtime(config.device, device=device_of(scale)).precision)
     try:
         return _steps(scale, config, num_trials, ready)
     finally:
@@ -166,7 +166,7 @@ def _steps(scale: Scale, config: SearchConfig, num_trials: int, ready: bool) -> 
     times = step_times(journeys.turn, scale.num_steps, device, stream)
     return {
         "mode": journeys.mode,
-        "precision": resolve_runtime(config.device).precision,
+        "precision": resolve_runtime(config.device, device=device_of(scale)).precision,
         **_times([each / num_trials for each in times]),
         **_launched(journeys.turn, num_trials, device),
         "first_step_s": first_s,
@@ -224,7 +224,7 @@ def peer_check(scale: Scale, network: str, name: str, *, compiled: bool = False,
         image_size=pixels_of(scale, network),
         device=DeviceConfig(device="cpu" if scale.cpu else "cuda", mode="eager"),
     )
-    precision = resolve_runtime(cell.device).precision
+    precision = resolve_runtime(cell.device, device=device_of(scale)).precision
     ours, batch = OurLoop(cell), batch_of(cell)
     try:
         loop = peer_loop(name, ours, cell, precision)
