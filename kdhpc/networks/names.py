@@ -1,5 +1,6 @@
 """What is known of a network by its name, as the size of the attention map that it makes. Free of torch."""
 
+import re
 from collections.abc import Callable
 
 from kdhpc.config.networks import NETWORKS, Architecture
@@ -8,6 +9,8 @@ from kdhpc.errors import ConfigError, NetworkError, nearest
 
 OWN_MAP_SIDES: dict[str, Callable[[int], int]] = {}
 """Of networks of users' own, by name, in this process: the side of the attention map for a side of the images."""
+_OWN_NAME = re.compile(r":|-[0-9a-f]{8}$")
+"""Names of such networks: ``module:Name``, or a class's name and a fingerprint."""
 
 
 def architecture(name: str) -> Architecture:
@@ -18,6 +21,11 @@ def architecture(name: str) -> Architecture:
     """
     if name in OWN_MAP_SIDES:
         raise NetworkError(f"network {name!r} is your own, and only kdhpc's own can be branched: give one of those")
+    if name not in NETWORKS and _OWN_NAME.search(name):
+        raise NetworkError(
+            f"network {name!r} is a user's own, which commands do not know: go on in Python, with kdhpc.load or "
+            "kdhpc.search (docs/python.md)"
+        )
     if name not in NETWORKS:
         raise NetworkError(f"unknown network {name!r}: {nearest(name, NETWORKS)}")
     return NETWORKS[name]

@@ -62,7 +62,7 @@ def test_training_that_diverges_exits_1_each_time_and_is_marked_in_the_table(lop
     assert said[0] == f"{name} seed 0: diverged at epoch {document['diverged_epoch']}: {document['diverged']}"
     assert (document["node_accuracies"], document["ensemble_accuracy"], document["weights"]) == (None, None, [])
     assert sorted(path.name for path in paths.root.iterdir()) == [
-        *("config.yaml", "graph.json", "lock", "metrics.jsonl", "result.json", "settings.json")
+        *("config.yaml", "graph.json", "lock", "metrics.jsonl", "model.json", "result.json", "settings.json")
     ]
 
     again = lopsided.run(*command)

@@ -45,7 +45,7 @@ class ToyMethod(Method):
 class ToyModel(Model):
     def __init__(self, num_nodes, setting, seed):
         super().__init__(
-            lambda: build_network(setting.network, num_classes=setting.num_classes, image_size=setting.image_size),
+            lambda _: build_network(setting.network, num_classes=setting.num_classes, image_size=setting.image_size),
             num_networks=num_nodes,
             setting=setting,
             seed=seed,

@@ -8,7 +8,7 @@ from kdhpc.config.networks import NETWORKS
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.networks.build import build_network
-from kdhpc.networks.names import check_network, check_normalisation, map_side
+from kdhpc.networks.names import architecture, check_network, check_normalisation, map_side
 
 
 def test_names_without_torch_are_importable():
@@ -77,3 +77,9 @@ def test_check_normalisation_of_one_needs_two_images():
     with pytest.raises(ConfigError, match="in the gate of ONE"):
         check_normalisation("resnet20", 32, 1, single_value="the gate of ONE")
     check_normalisation("resnet20", 32, 2, single_value="the gate of ONE")
+
+
+@pytest.mark.parametrize("name", ["my_module:MyNet", "MyNet-0123abcd"])
+def test_network_of_a_python_user_is_refused_with_the_way_on(name: str) -> None:
+    with pytest.raises(NetworkError, match="is a user's own, which commands do not know: go on in Python"):
+        architecture(name)
