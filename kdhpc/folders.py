@@ -28,7 +28,7 @@ def private_folder(path: Path, *, group: int | None = None) -> Path:
 
     Args:
         path: The folder. Those above it that are missing are made, too, such that only this user may write to them.
-        group: May pass through it, to what of it is theirs, and see no names; none: nobody may.
+        group: May pass through it, to what of it is theirs, and see no names; None: nobody may.
 
     Raises:
         StorageError: the file system refuses, or the folder is another user's.

@@ -61,7 +61,7 @@ def lock_holder(path: Path) -> int | None:
 
 
 def process_owner(pid: int) -> int | None:
-    """The user whose process it is; none: it cannot be seen from here."""
+    """The user whose process it is; None: it cannot be seen from here."""
     try:
         return Path(f"/proc/{pid}").stat().st_uid
     except OSError:

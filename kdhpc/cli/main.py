@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: Its words; none: those of this process, which is the command and nothing else, and is set up as such.
+        argv: Its words; None: those of this process, which is the command and nothing else, and is set up as such.
 
     Returns:
         0 done, 1 failed, 2 used wrongly (also argparse's own exit code), 130 interrupted, 141 nobody reads the output.

@@ -22,7 +22,7 @@ class Wanted:
     config: SearchConfig
     """Its config."""
     trials: int | None
-    """The budget that the user gave; none: an existing study keeps its own, a new one has the config's."""
+    """The budget that the user gave; None: an existing study keeps its own, a new one has the config's."""
 
 
 def add_search_study_argument(parser: argparse.ArgumentParser) -> None:

@@ -36,9 +36,9 @@ class TrainJob:
     """Does one training of a sweep, in a job of its own."""
 
     gpus: tuple[str, ...] = ()
-    """GPUs of this machine, which its jobs take in turn; none: the job has those that its environment shows."""
+    """GPUs of this machine, which its jobs take in turn; None: the job has those that its environment shows."""
     threads: int | None = None
-    """CPU threads, where the config leaves them open; none: the cores that Slurm gave, else torch's own choice."""
+    """CPU threads, where the config leaves them open; None: the cores that Slurm gave, else torch's own choice."""
 
     def __call__(self, config: TrainConfig, number: int) -> str | None:
         """Train. Returns what went wrong, in one line.

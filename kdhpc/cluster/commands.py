@@ -54,7 +54,7 @@ def ask(program: str, *arguments: str, timeout_s: float, cluster: str | None = N
         program: ``squeue``, ``scontrol``, ``scancel``.
         arguments: Its arguments.
         timeout_s: A controller that is away hangs it for longer.
-        cluster: The one that is asked, by Slurm's name; none: that of this machine's configuration.
+        cluster: The one that is asked, by Slurm's name; None: that of this machine's configuration.
 
     Raises:
         ClusterBusyError: it did not answer in time, or says that the controller is away.

@@ -34,7 +34,7 @@ class Submissions:
     """By number: each job or array with its cluster."""
 
     def cluster_of(self, executor: SlurmExecutor) -> str | None:
-        """Where an executor's jobs go; none: to the cluster of this machine's configuration."""
+        """Where an executor's jobs go; None: to the cluster of this machine's configuration."""
         options = executor.parameters.get("additional_parameters") or {}
         return slurm.wanted_cluster([f"{name}={value}" for name, value in options.items()], otherwise=self.otherwise)
 

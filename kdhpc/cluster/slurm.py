@@ -79,7 +79,7 @@ def is_available() -> bool:
 
 
 def wanted_cluster(options: Iterable[str] = (), *, otherwise: str | None = None) -> str | None:
-    """The cluster that jobs are submitted to; none: that of this machine's configuration.
+    """The cluster that jobs are submitted to; None: that of this machine's configuration.
 
     Args:
         options: Of sbatch, as ``clusters=gpu``.
@@ -101,7 +101,7 @@ def wanted_cluster(options: Iterable[str] = (), *, otherwise: str | None = None)
 
 
 def elsewhere(cluster: str | None, *, patient: bool = True) -> str | None:
-    """A cluster as commands must be told of it; none: it is that of this machine's configuration.
+    """A cluster as commands must be told of it; None: it is that of this machine's configuration.
 
     Args:
         cluster: Its name, or none.
@@ -114,7 +114,7 @@ def elsewhere(cluster: str | None, *, patient: bool = True) -> str | None:
 
 
 def local_cluster(*, patient: bool = True) -> str | None:
-    """The name of the cluster of this machine's configuration; none: Slurm does not say.
+    """The name of the cluster of this machine's configuration; None: Slurm does not say.
 
     Args:
         patient: As for :func:`queue`; a name that was told once is known.
@@ -133,7 +133,7 @@ def qualified(job: str, cluster: str | None) -> str:
 
 
 def cluster_of(job: str) -> str | None:
-    """The cluster that a job's name has, as :func:`here` asks for it; none: this machine's."""
+    """The cluster that a job's name has, as :func:`here` asks for it; None: this machine's."""
     return here(job).partition("@")[2] or None
 
 
@@ -156,7 +156,7 @@ def queue(clusters: Iterable[str | None] = (None,), *, patient: bool = False) ->
     """This user's jobs that wait or run, array tasks one by one.
 
     Args:
-        clusters: Where to look; none: the cluster of this machine's configuration.
+        clusters: Where to look; None: the cluster of this machine's configuration.
         patient: For what must not fail because the controller is busy: it may take minutes, and not 5 s.
 
     Raises:
@@ -178,7 +178,7 @@ def is_started(job: str) -> bool:
 
 
 def submitted_by(script: str, cluster: str | None) -> str | None:
-    """The job, or array, that a script was submitted for, as a number; none: Slurm does not know of one.
+    """The job, or array, that a script was submitted for, as a number; None: Slurm does not know of one.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -212,11 +212,11 @@ class _OwnJob:
     number: str
     """As Slurm's commands take it: array tasks as ``<array job>_<task>``."""
     cluster: str | None
-    """Its cluster's name; none: Slurm has not set it."""
+    """Its cluster's name; None: Slurm has not set it."""
     restarts: int
     """How often Slurm started it before."""
     cpus: int | None
-    """CPU cores of a task; none: Slurm does not say."""
+    """CPU cores of a task; None: Slurm does not say."""
     is_submitted: bool
     """A script of ours, submitted in a clean environment, is what the job runs."""
 
@@ -237,7 +237,7 @@ def own_job() -> str | None:
 
 
 def own_cpus() -> int | None:
-    """CPU cores that this process may use as part of a Slurm job; none: it is not, or Slurm does not say.
+    """CPU cores that this process may use as part of a Slurm job; None: it is not, or Slurm does not say.
 
     Where Slurm does not confine jobs to their cores, everybody sees all of the node's.
 
@@ -321,7 +321,7 @@ def requeue_own_job() -> None:
 
 
 def time_limit() -> TimeLimit | None:
-    """This job's; none: it has none, or that cannot be found out.
+    """This job's; None: it has none, or that cannot be found out.
 
     Asked, not computed from ``SLURM_JOB_END_TIME``: this machine's clock may be another than Slurm's.
     """
@@ -339,7 +339,7 @@ def time_limit() -> TimeLimit | None:
 
 
 def largest_array(cluster: str | None = None) -> int | None:
-    """How many tasks a job array may have on a cluster; none: Slurm does not say.
+    """How many tasks a job array may have on a cluster; None: Slurm does not say.
 
     Raises:
         ClusterError: Slurm does not answer; it may take minutes until that is sure.

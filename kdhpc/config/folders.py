@@ -11,7 +11,7 @@ def config_dirs(config_dir: Path | None = None) -> tuple[Path, ...]:
     """Folders that are searched for a config, the first that has it wins; the shipped one is always last.
 
     Args:
-        config_dir: ``--config-dir``; none: ``$KDHPC_CONFIG_DIR``, else ``./configs`` where there is one.
+        config_dir: ``--config-dir``; None: ``$KDHPC_CONFIG_DIR``, else ``./configs`` where there is one.
 
     Raises:
         ConfigError: a folder was named that does not exist.

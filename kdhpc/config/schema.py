@@ -56,11 +56,11 @@ class DatasetConfig:
     resize: int = 256
     """``resized_crop``, testing: short side before the centre crop, in pixels."""
     mean: tuple[float, ...] | None = None
-    """Subtracted from each channel (0 to 1); none: no normalisation."""
+    """Subtracted from each channel (0 to 1); None: no normalisation."""
     std: tuple[float, ...] | None = None
     """Divides each channel; goes with ``mean``."""
     subset: int | None = None
-    """Use only so many training images (by class, seeded by ``split_seed``); none: all."""
+    """Use only so many training images (by class, seeded by ``split_seed``); None: all."""
     split_seed: int = 0
     """Seeds the search split."""
 
@@ -93,7 +93,7 @@ class NetworkConfig:
     crops: tuple[int, ...]
     """Sides of the windows in which attention maps are compared, in map pixels."""
     residual_attention: bool | None = None
-    """ABN: the perception branch sees ``x * map + x`` instead of ``x * map``; none: the family's default."""
+    """ABN: the perception branch sees ``x * map + x`` instead of ``x * map``; None: the family's default."""
 
     def __post_init__(self) -> None:
         _require(
@@ -192,7 +192,7 @@ class DeviceConfig:
     channels_last: bool = True
     """Memory format of images and convolutions."""
     threads: int | None = None
-    """CPU threads a worker; none: the cores that its Slurm job has, else torch's own choice."""
+    """CPU threads a worker; None: the cores that its Slurm job has, else torch's own choice."""
 
     def __post_init__(self) -> None:
         _require(self.threads is None or self.threads > 0, "device.threads", self.threads, "above 0, or null")
@@ -278,21 +278,21 @@ class ClusterConfig:
     workers: int = 1
     """Workers to run at once."""
     partition: str | None = None
-    """Slurm's, of the workers; none: the default one."""
+    """Slurm's, of the workers; None: the default one."""
     account: str | None = None
-    """Slurm's; none: the user's own."""
+    """Slurm's; None: the user's own."""
     qos: str | None = None
-    """Slurm's; none: the default."""
+    """Slurm's; None: the default."""
     constraint: str | None = None
-    """Node features that Slurm must find, as ``a100``; none: any node."""
+    """Node features that Slurm must find, as ``a100``; None: any node."""
     gpus_per_worker: int = 1
     """GPUs that a worker's job asks for: 1, or 0 for none. A worker uses one; more GPUs are for more ``workers``."""
     cpus_per_worker: int = 4
     """CPU cores of a worker's job."""
     mem_gb: float | None = 16.0
-    """Memory of a worker's job; none: sbatch is not told, for sites that allow no ``--mem``, or give it by cores."""
+    """Memory of a worker's job; None: sbatch is not told, for sites that allow no ``--mem``, or give it by cores."""
     mem_per_cpu_gb: float | None = None
-    """Memory for each CPU core, instead of ``mem_gb``; none: sbatch is not told."""
+    """Memory for each CPU core, instead of ``mem_gb``; None: sbatch is not told."""
     time_min: int = 240
     """Time limit of a worker's job: it is requeued then, and goes on."""
     signal_delay_s: int = 180
@@ -304,7 +304,7 @@ class ClusterConfig:
     listen: str = "all"
     """A launch that hosts the database: name or address of its machine for the workers; ``all``: every interface."""
     networks: tuple[str, ...] = ()
-    """A launch that hosts the database: networks that may connect, as 10.0.0.0/8; none: those of its own machine."""
+    """A launch that hosts the database: networks that may connect, as 10.0.0.0/8. Empty: those of its own machine."""
 
     def __post_init__(self) -> None:
         _finite("cluster", self)
@@ -364,7 +364,7 @@ class RunConfig:
     """A graph's file, or a preset: ``independent``, ``dml``, ``uniform:DESIGN``; ``one`` for the branched baseline,
     ``student`` for a single network that learns from ``teacher``."""
     num_nodes: int | None = None
-    """M of a preset, B of ``one``; none for a file, which says so itself, and for a student."""
+    """M of a preset, B of ``one``; None for a file, which says so itself, and for a student."""
     teacher: str | None = None
     """``graph: student``: folder of a run of `kdhpc train` that is done. The mean of its nodes' logits teaches."""
     temperature: float = 1.0
@@ -372,7 +372,7 @@ class RunConfig:
     seed: int = 0
     """Seeds weights, data order and augmentation."""
     name: str | None = None
-    """Folder below ``runs/train``; none: data set, network, graph and number of nodes."""
+    """Folder below ``runs/train``; None: data set, network, graph and number of nodes."""
     split: Literal["official", "search"] = "official"
     """``official``: learn from the training images, score on the test images. ``search``: as a search's trials do, all
     within the training images; for weights that a search may load (``objective.pretrained``)."""

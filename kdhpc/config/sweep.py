@@ -19,7 +19,7 @@ from kdhpc.config.renamed import renamed_overrides
 from kdhpc.config.schema import TrainConfig
 
 SweepTask = Callable[[TrainConfig, int], str | None]
-"""Does one combination, given its config and its number from 0; returns what went wrong, none: nothing."""
+"""Does one combination, given its config and its number from 0; returns what went wrong, None: nothing."""
 
 
 def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -52,7 +52,7 @@ def launch_sweep(
         task: Importable, with all that it holds: jobs unpickle it.
         overrides: As for :func:`kdhpc.config.compose.compose_train`, and ``hydra.launcher.*``.
         launcher: A config of ``hydra/launcher``.
-        at_once: Combinations that run at the same time; none: the launcher's own affair.
+        at_once: Combinations that run at the same time; None: the launcher's own affair.
         folder: Hydra's and the jobs' files.
         config_dir: See :func:`kdhpc.config.folders.config_dirs`.
 

@@ -20,7 +20,7 @@ class FileLock:
     def __init__(self, descriptor: int, problem: str | None) -> None:
         self._descriptor = descriptor
         self.problem = problem
-        """Why the file system locks nothing; none: it does, as far as can be told from here."""
+        """Why the file system locks nothing; None: it does, as far as can be told from here."""
 
     @classmethod
     def take(cls, path: Path, *, wait: bool = False, private: bool = False) -> "FileLock | None":

@@ -38,10 +38,10 @@ from kdhpc.networks.names import map_side
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.batches import ImageBatch
+from kdhpc.training.compile import Programs
 from kdhpc.training.evaluation import Prediction, mean_ensemble
 from kdhpc.training.model import Model, Trainable, run_network
 from kdhpc.training.pretrained import check_weights, freeze_with, read_pretrained, warn_about_unlearned
-from kdhpc.training.programs import Programs
 from kdhpc.training.reach import untaught, weight_groups_of_all
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.setting import TrainingSetting

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def problem_of(status: "StudyStatus", logs: str) -> str | None:
-    """What is wrong with a study whose budget is done, in one line; none: nothing is.
+    """What is wrong with a study whose budget is done, in one line; None: nothing is.
 
     Args:
         status: Of the study.

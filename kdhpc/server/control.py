@@ -24,7 +24,7 @@ from kdhpc.server.database_errors import AUTHENTICATION_S
 from kdhpc.server.endpoint import Endpoint, read_endpoint, write_endpoint
 from kdhpc.server.home import checked_home, made_home, one_at_a_time
 from kdhpc.server.log import log_path
-from kdhpc.server.ownership import Claim, NotCertainError, TakeOver, find_or_claim, recorded
+from kdhpc.server.ownership import FolderClaim, NotCertainError, TakeOver, find_or_claim, recorded
 from kdhpc.server.pid_file import forget_pid
 from kdhpc.server.postgres import Account, find_account, installed_programs
 from kdhpc.server.process import (
@@ -266,7 +266,7 @@ def _find_or_start(folder: Path, options: ServerOptions, take_over: TakeOver | N
         return Started(endpoint=found.record.endpoint(), already=False)
 
 
-def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) -> None:
+def _start(folder: Path, options: ServerOptions, claim: FolderClaim, deadline: float) -> None:
     """Prepare the folder, start the process, tell the workers where it is."""
     address = _address(options.listen)
     is_local = address != "*" and ip_address(address).is_loopback
@@ -299,7 +299,7 @@ def _start(folder: Path, options: ServerOptions, claim: Claim, deadline: float) 
         raise
 
 
-def _initialised(folder: Path, account: Account, claim: Claim, deadline: float) -> str:
+def _initialised(folder: Path, account: Account, claim: FolderClaim, deadline: float) -> str:
     """The password of this start, which the data folder has.
 
     Raises:

@@ -48,7 +48,7 @@ class TakeOver:
     """Of that server's start: a later one is not passed over; None: whichever is the last one now."""
 
 
-class Claim:
+class FolderClaim:
     """A folder that is claimed for a start; where that comes to nothing, it is given back at the end of the context."""
 
     def __init__(self, folder: Path, record: ServerRecord, lock: FileLock | None, last_port: int | None) -> None:
@@ -75,7 +75,7 @@ class Claim:
         if not is_newest(self._folder, self.record):
             raise DatabaseError(f"{self._folder} was taken over by a later start of PostgreSQL: this one gives up")
 
-    def __enter__(self) -> "Claim":
+    def __enter__(self) -> "FolderClaim":
         return self
 
     def __exit__(
@@ -96,7 +96,7 @@ class Claim:
 
 def find_or_claim(
     folder: Path, *, listen: str, job: str | None, take_over: TakeOver | None, deadline: float
-) -> ServerRecord | Claim:
+) -> ServerRecord | FolderClaim:
     """The running server's record; or the folder, claimed for a new one.
 
     Args:
@@ -129,7 +129,7 @@ def find_or_claim(
                 if claim(folder, record):
                     stack.pop_all()
                     _tell_of_locks(folder, lock)
-                    return Claim(folder, record, lock, server.port if server else None)
+                    return FolderClaim(folder, record, lock, server.port if server else None)
                 why = Doubt(reason=f"another start of PostgreSQL has just claimed {folder}", patience_s=_CLAIMED_S)
         is_reached = answer is not None and answer.reached and answer.token is None
         patience_s = max(why.patience_s, _REACHED_S if is_reached else _BRIEFLY_S)

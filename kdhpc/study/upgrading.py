@@ -98,7 +98,7 @@ class Plan:
     version: int
     """Of its tables."""
     steps: tuple[tuple[int, Step], ...]
-    """Each with the version that it begins with; none: the tables are this version's."""
+    """Each with the version that it begins with; None: the tables are this version's."""
     studies: tuple[str, ...]
     """The studies in it, by name."""
     num_held: int
@@ -118,7 +118,7 @@ def has_tables(connection: Connection) -> bool:
 
 
 def plan(connection: Connection) -> Plan | None:
-    """What would move the tables up; none: there are none.
+    """What would move the tables up; None: there are none.
 
     Raises:
         DatabaseError: they are of a version that cannot be moved up.

@@ -17,9 +17,9 @@ from kdhpc.errors import StorageError
 from kdhpc.files.json_text import parse_json, strict_json
 from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
+from kdhpc.training.compile import Programs, programs_in
 from kdhpc.training.compile_cache import CacheKey
 from kdhpc.training.device import Mode
-from kdhpc.training.programs import Programs, programs_in
 from kdhpc.training.toolchain import missing_tool
 
 _LOG = logging.getLogger(__name__)

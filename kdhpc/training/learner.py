@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from kdhpc.config.schema import TrainingConfig
 from kdhpc.errors import CheckpointError
 from kdhpc.training.batches import EvalSource, ImageBatch
+from kdhpc.training.compile import Programs
 from kdhpc.training.counters import BatchCounters
 from kdhpc.training.evaluation import Accuracies, NotFinite, top1_accuracies
 from kdhpc.training.model import AnyModel, Trainable
 from kdhpc.training.node_trainer import NodeState, NodeTrainer
-from kdhpc.training.programs import Programs
 from kdhpc.training.schedule import ScheduleStep, learning_rate
 from kdhpc.training.varying import overwritten
 

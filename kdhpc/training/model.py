@@ -15,10 +15,10 @@ from torch import Tensor
 from kdhpc.networks.build import Network
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import ImageBatch
+from kdhpc.training.compile import Programs
 from kdhpc.training.device import place
 from kdhpc.training.evaluation import Prediction
 from kdhpc.training.node_trainer import NetworkT
-from kdhpc.training.programs import Programs
 from kdhpc.training.runtime import Runtime
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.setting import TrainingSetting

@@ -10,6 +10,7 @@ import torch
 
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.training.auto_mode import AutoMode
+from kdhpc.training.compile import Programs, programs_in
 from kdhpc.training.device import (
     Mode,
     Precision,
@@ -21,7 +22,6 @@ from kdhpc.training.device import (
     resolve_device,
     resolve_precision,
 )
-from kdhpc.training.programs import Programs, programs_in
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_map
 
 from kdhpc.errors import CaptureError
 from kdhpc.training.agreement import Expectation, StepRun, nudged
+from kdhpc.training.cuda_graph import Record
 from kdhpc.training.device_errors import first_line, is_of_device
 from kdhpc.training.learner import Learner
 from kdhpc.training.node_trainer import NodeState
-from kdhpc.training.recording import Record
 from kdhpc.training.streams import OwnStream
 from kdhpc.training.varying import overwritten
 

@@ -9,9 +9,9 @@ from kdhpc.config.schema import DeviceConfig, NetworkConfig
 from kdhpc.errors import CheckpointError, NetworkError
 from kdhpc.graph.spec import Design, Gate
 from kdhpc.methods.graph import GraphModel
+from kdhpc.training.compile import programs
 from kdhpc.training.learner import Learner
 from kdhpc.training.model import node_seed
-from kdhpc.training.programs import programs
 from kdhpc.training.schedule import ScheduleStep, learning_rate
 from tests.losses.paper_reference import random_graph
 from tests.training.memory_source import (

@@ -16,9 +16,9 @@ from kdhpc.final.summary import summarise_folder
 from kdhpc.methods.load import load_method, method_class
 from kdhpc.methods.registry import GRAPH, METHODS, MethodEntry, method_of
 from kdhpc.report.accuracy import chart_accuracies
+from kdhpc.training.compile import programs
 from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.metrics import read_metrics
-from kdhpc.training.programs import programs
 from tests.final.conftest import TINY
 from tests.final.test_final import StopAfter, same, train, weights_of
 from tests.methods.toy import ToyMethod

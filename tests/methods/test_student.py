@@ -10,9 +10,9 @@ from kdhpc.errors import CheckpointError, NetworkError
 from kdhpc.losses.student import student_loss
 from kdhpc.methods.student import StudentModel, TeacherWeights
 from kdhpc.networks.build import build_network
+from kdhpc.training.compile import programs
 from kdhpc.training.learner import Learner
 from kdhpc.training.loop import TrainingLoop
-from kdhpc.training.programs import programs
 from kdhpc.training.schedule import ScheduleStep
 from tests.training.memory_source import (
     CPU,

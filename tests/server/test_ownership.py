@@ -308,12 +308,12 @@ import os, signal, sys
 from pathlib import Path
 from kdhpc.server import ownership as server_claim
 from kdhpc.server.control import ServerOptions, start
-begin = server_claim.Claim.begin
+begin = server_claim.FolderClaim.begin
 def begin_and_die(claim, pid, port):
     begin(claim, pid, port)
     print(pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
-server_claim.Claim.begin = begin_and_die
+server_claim.FolderClaim.begin = begin_and_die
 start(Path(sys.argv[1]), ServerOptions())
 """
     log = (folder / "server.log").read_text()

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kdhpc.training.programs import programs
+from kdhpc.training.compile import programs
 from tools.gpu_checks import conditions, floor, numerics, recordings, search, side_by_side, speed
 from tools.gpu_checks.check import CannotRunError, Check, DiffersError, scale_for
 from tools.gpu_checks.child import run_check

@@ -9,8 +9,8 @@ import torch
 from kdhpc.training import auto_mode
 from kdhpc.training.auto_mode import UNKNOWN, AutoMode, CompileTimes
 from kdhpc.training.checkpoint import load_checkpoint, save_checkpoint
+from kdhpc.training.compile import programs
 from kdhpc.training.compiling import cache_key
-from kdhpc.training.programs import programs
 from tests.training.memory_source import CPU, runtime_of, setting_of
 from tests.training.test_loop import StopAfter, assert_same_state, never
 from tests.training.test_packed_resume import KEY, training_of

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kdhpc.training.compile import programs
 from kdhpc.training.compile_folder import FOLDERS, keep_private, why_not_private
-from kdhpc.training.programs import programs
 
 NOBODY = 65534
 VARIABLES = (*FOLDERS, "TORCH_EXTENSIONS_DIR")

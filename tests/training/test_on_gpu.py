@@ -10,8 +10,8 @@ import torch
 from kdhpc.data.store import StreamedImages
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.methods.student import TeacherWeights
+from kdhpc.training.compile import programs
 from kdhpc.training.loop import TrainingLoop
-from kdhpc.training.programs import programs
 from kdhpc.training.streams import OwnStream
 from tests.methods.test_student import Taught
 from tests.training.memory_source import CPU, IMAGE_SIZE, NETWORK, runtime_of, setting_of, training_config

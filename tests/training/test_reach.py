@@ -10,7 +10,7 @@ from kdhpc.graph.spec import Design, Gate
 from kdhpc.losses.coefficients import Knowledge, knowledge_taught
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.build import build_network
-from kdhpc.training.programs import programs
+from kdhpc.training.compile import programs
 from kdhpc.training.reach import weight_groups
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep

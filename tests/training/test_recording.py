@@ -17,10 +17,10 @@ from kdhpc.graph.spec import Gate
 from kdhpc.losses.coefficients import GraphCoefficients
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.methods.one import OneMethod
+from kdhpc.training.compile import programs
 from kdhpc.training.device_errors import is_out_of_memory
 from kdhpc.training.learner import Learner
 from kdhpc.training.loop import TrainingLoop
-from kdhpc.training.programs import programs
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep
 from tests.losses.paper_reference import random_graph

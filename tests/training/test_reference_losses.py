@@ -11,7 +11,7 @@ import torch
 
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
-from kdhpc.training.programs import programs
+from kdhpc.training.compile import programs
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep
 from tests.methods.test_graph import learner_of

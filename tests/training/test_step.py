@@ -8,8 +8,8 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 from kdhpc.losses.one import one_loss
+from kdhpc.training.compile import programs
 from kdhpc.training.device_errors import is_out_of_memory
-from kdhpc.training.programs import programs
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep
 from tests.methods.test_graph import learner_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdhpc.training.programs import Compiler
+from kdhpc.training.compile import Compiler
 from kdhpc.training.toolchain import missing_tool
 
 

@@ -19,9 +19,9 @@ from kdhpc.data.store import ResidentImages
 from kdhpc.data.transform import Transform
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.build import build_network
+from kdhpc.training.compile import Programs, combining, programs
 from kdhpc.training.device import Precision, autocast_dtype
 from kdhpc.training.loop import TrainingLoop
-from kdhpc.training.programs import Programs, combining, programs
 from kdhpc.training.runtime import resolve_runtime
 from kdhpc.training.setting import TrainingSetting
 from tools.benchmarks.lowering import CARDS, Card, CountedOperations, Launched, Lowering

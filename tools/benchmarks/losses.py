@@ -12,7 +12,7 @@ from kdhpc.losses.distillation import crop_windows
 from kdhpc.losses.objective import EnsembleOutput
 from kdhpc.methods.graph import graph_losses
 from kdhpc.networks.output import NetworkOutput
-from kdhpc.training.programs import programs
+from kdhpc.training.compile import programs
 from tools.benchmarks.paired import paired
 from tools.benchmarks.peers_published import EdgeLosses, PerEdgeLosses, PerSampleLosses, PublishedLoop
 from tools.benchmarks.report import Cell, Report

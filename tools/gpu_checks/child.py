@@ -121,7 +121,7 @@ def forget(*, broken: bool, measured: bool) -> None:
     """
     import torch
 
-    from kdhpc.training.programs import programs
+    from kdhpc.training.compile import programs
 
     if broken or measured:
         programs.cache_clear()

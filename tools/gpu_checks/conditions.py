@@ -9,10 +9,10 @@ from torch import Tensor
 
 from kdhpc.data.batches import Batch
 from kdhpc.methods.graph import GraphMethod, GraphModel
+from kdhpc.training.compile import Programs, programs
 from kdhpc.training.device_errors import is_out_of_memory
 from kdhpc.training.learner import Learner
 from kdhpc.training.loop import TrainingLoop
-from kdhpc.training.programs import Programs, programs
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.step import TrainingStep
 from tools.benchmarks.noise import noise_batches

@@ -20,8 +20,8 @@ from kdhpc.losses.objective import EnsembleOutput, node_losses
 from kdhpc.methods.graph import GraphModel, graph_losses
 from kdhpc.networks.build import Network
 from kdhpc.networks.names import architecture, map_side
+from kdhpc.training.compile import Programs, programs
 from kdhpc.training.learner import Learner
-from kdhpc.training.programs import Programs, programs
 from kdhpc.training.schedule import ScheduleStep
 from tools.benchmarks.step import NoBatches, batch_of, crops_of
 from tools.benchmarks.step import StepCell as Cell

@@ -11,8 +11,8 @@ from torch import Tensor
 from kdhpc.config.schema import DeviceConfig, ObjectiveConfig, SearchConfig
 from kdhpc.graph.spec import Gate, GraphSpec
 from kdhpc.methods.graph import GraphMethod
+from kdhpc.training.compile import Programs
 from kdhpc.training.device import Precision
-from kdhpc.training.programs import Programs
 from kdhpc.training.runtime import resolve_runtime
 from tools.benchmarks.noise import noise_batches
 from tools.gpu_checks.check import NOTE, Check, DiffersError, Numbers, Scale

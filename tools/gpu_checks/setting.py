@@ -16,10 +16,10 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.names import architecture
 from kdhpc.training.batches import EvalSource, TrainSource
+from kdhpc.training.compile import Programs, programs
+from kdhpc.training.cuda_graph import Record, Recorder, record_cuda_graph
 from kdhpc.training.device import Precision
 from kdhpc.training.loop import TrainingLoop
-from kdhpc.training.programs import Programs, programs
-from kdhpc.training.recording import Record, Recorder, record_cuda_graph
 from kdhpc.training.runtime import resolve_runtime
 from kdhpc.training.setting import TrainingSetting
 from tools.benchmarks import noise

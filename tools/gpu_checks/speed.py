@@ -13,8 +13,8 @@ from torch import Tensor
 from kdhpc.config.schema import DeviceConfig, SearchConfig
 from kdhpc.errors import NetworkError
 from kdhpc.training.batches import TrainSource
+from kdhpc.training.cuda_graph import record_cuda_graph
 from kdhpc.training.device import Precision
-from kdhpc.training.recording import record_cuda_graph
 from kdhpc.training.runtime import resolve_runtime
 from kdhpc.training.streams import OwnStream
 from tools.benchmarks.noise import noise_batches

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kdhpc.training.batches import ImageBatch, TrainSource
 from kdhpc.training.compile_folder import keep_private
+from kdhpc.training.cuda_graph import Record, Recorder, record_cuda_graph
 from kdhpc.training.device import Mode
 from kdhpc.training.device_errors import first_line, is_of_device
-from kdhpc.training.recording import Record, Recorder, record_cuda_graph
 from kdhpc.training.toolchain import missing_tool
 
 _LOG = logging.getLogger(__name__)

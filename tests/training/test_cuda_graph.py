@@ -12,7 +12,7 @@ import torch
 
 from kdhpc.errors import CaptureError
 from kdhpc.training import recording
-from kdhpc.training.recording import record_cuda_graph
+from kdhpc.training.cuda_graph import record_cuda_graph
 
 OLD, NEW = "2.11", "2.14"
 

@@ -11,8 +11,8 @@ from kdhpc.config.schema import DeviceConfig, NetworkConfig
 from kdhpc.graph.spec import Gate
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.build import build_network
+from kdhpc.training.compile import Compiler, Program, combining, programs
 from kdhpc.training.device import combines_nodes
-from kdhpc.training.programs import Compiler, Program, combining, programs
 from kdhpc.training.runtime import resolve_runtime
 from kdhpc.training.schedule import ScheduleStep
 from tests.losses.paper_reference import random_graph
