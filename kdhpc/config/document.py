@@ -105,7 +105,9 @@ def read_config(kind: type[Config], path: Path) -> Config:
         raise ConfigError(unreadable(exc, path)) from exc
     given = _mapping("the config", document)
     try:
-        groups = readable({name: _mapping(f"config group {name!r}", group) for name, group in given.items()})
+        groups = readable(
+            {name: _mapping(f"config group {name!r}", group) for name, group in renamed_document(given).items()}
+        )
     except ValueError as exc:
         raise ConfigError(f"config file {path} {exc}") from exc
     # A group that an earlier version did not have is all defaults.

@@ -56,14 +56,7 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
     with device_errors_in_words():
         setting = trial_setting(study, config)
         _log_device(setting.runtime)
-        runtime, cache = prepare_compiling(
-            setting.training,
-            name=config.network.name,
-            num_nodes=config.study.num_nodes,
-            folder=compile_cache_dir(),
-            is_shared=True,
-        )
-        setting = replace(setting, runtime=runtime)
+        setting, cache = _compiling(setting)
         worker = _Worker(study, setting, stop, cache)
     try:
         with device_errors_in_words():
@@ -228,6 +221,18 @@ class _Worker:
         waiting = [runner for runner in reversed(busy) if not runner.has_stepped]
         for runner in waiting[:num_surplus]:
             runner.give_back()
+
+
+def _compiling(setting: TrialSetting) -> tuple[TrialSetting, CompileCache | None]:
+    """The setting as its trials are compiled, and what this worker compiles with others; None: nothing."""
+    runtime, cache = prepare_compiling(
+        setting.training,
+        name=setting.config.network.name,
+        num_nodes=setting.config.study.num_nodes,
+        folder=compile_cache_dir(),
+        is_shared=True,
+    )
+    return replace(setting, runtime=runtime), cache
 
 
 def _log_device(runtime: Runtime) -> None:

@@ -24,6 +24,7 @@ from kdhpc.study.outcome import Outcome
 from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
 from kdhpc.training import checkpointing
+from kdhpc.training.runtime import resolve_runtime
 from tests.searching.test_trial import ReportingTrial, setting_of
 from tests.study.made import make, scalar, take
 
@@ -113,7 +114,7 @@ def test_worker_that_tries_too_many_trials_at_once_counts_no_crash(
     concurrency = Concurrency("auto", torch.device("cuda"), has_room=lambda: True, wait=lambda: None, clock=clock)
     monkeypatch.setattr(worker_room, "concurrency_on", lambda *_: concurrency)
     config = compose_search(["study=quickstart", "device=cpu", "worker.max_failures=1"])
-    setting = SimpleNamespace(config=config, paths=StudyPaths(tmp_path))
+    setting = SimpleNamespace(config=config, paths=StudyPaths(tmp_path), runtime=resolve_runtime(config.device))
     study = make(storage, target=24)
     with StopSignals() as signals, caplog.at_level("INFO"):
         worker = worker_room._Worker(study, setting, signals, None)

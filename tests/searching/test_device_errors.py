@@ -19,6 +19,7 @@ from kdhpc.searching.trial_runner import TrialRunner
 from kdhpc.searching.worker import run_worker
 from kdhpc.study.status import read_status
 from kdhpc.study.storage import Storage
+from kdhpc.training.runtime import resolve_runtime
 from tests.study.made import make, scalar, take
 
 
@@ -79,7 +80,7 @@ def working(storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *
     config = compose_search(
         ["study=quickstart", "device=cpu", "worker.concurrent_trials=3", "worker.max_failures=3", *options]
     )
-    setting = SimpleNamespace(config=config, paths=StudyPaths(tmp_path))
+    setting = SimpleNamespace(config=config, paths=StudyPaths(tmp_path), runtime=resolve_runtime(config.device))
     monkeypatch.setattr(worker_room, "trial_setting", lambda *_: setting)
     monkeypatch.setattr(worker_room, "_compiling", lambda setting: (setting, None))
 
