@@ -1,7 +1,7 @@
 """Every error that kdhpc raises on purpose.
 
 KdhpcError                   exit 1: one line, no traceback (use --debug to see it)
-├── UsageError               exit 2: an argument, option or override that cannot be meant
+├── UsageError               exit 2: an argument, option or override that is not valid
 │   └── ConfigError          a config key or value
 │       └── NetworkError     a network's name, its weights, or a shape that it cannot serve
 ├── GraphError               a graph, or a file that should hold one
@@ -13,7 +13,7 @@ KdhpcError                   exit 1: one line, no traceback (use --debug to see 
 ├── DatabaseError            PostgreSQL unreachable, or not able to do what was asked
 │   └── DatabaseAwayError    the embedded server is stopped: it may be started again
 ├── CheckpointError          a checkpoint that is damaged or belongs to another trial
-├── DivergedError            a training whose numbers became none
+├── DivergedError            a training whose numbers became infinite or NaN
 ├── RunTakenError            another process trains the same final training
 ├── StorageError             a disk or file system that refuses: full, closed to this user, or failing
 ├── DeviceError              a GPU that cannot go on: its memory is used up
@@ -36,7 +36,7 @@ class KdhpcError(Exception):
 
 
 class UsageError(KdhpcError):
-    """An argument, option or override that cannot be meant."""
+    """An argument, option or override that is not valid."""
 
     exit_code = 2
 
@@ -78,7 +78,7 @@ class DatabaseError(KdhpcError):
 
 
 class DatabaseAwayError(DatabaseError):
-    """The embedded server is recorded as stopped, so that nothing of it is dialled; it may be started again."""
+    """The embedded server is recorded as stopped, so no connection is tried; it may be started again."""
 
 
 class CheckpointError(KdhpcError):
@@ -86,7 +86,7 @@ class CheckpointError(KdhpcError):
 
 
 class DivergedError(KdhpcError):
-    """A final training that came to numbers that are none: there is nothing to score, and nothing to keep."""
+    """A final training whose numbers became infinite or NaN: there is nothing to score, and nothing to keep."""
 
 
 class RunTakenError(KdhpcError):
@@ -94,19 +94,19 @@ class RunTakenError(KdhpcError):
 
 
 class StorageError(KdhpcError):
-    """A disk or file system refuses to write or to read: nothing is wrong with what was to be written or read."""
+    """A disk or file system refuses to write or to read. The data itself is not at fault."""
 
 
 class DeviceError(KdhpcError):
-    """A GPU cannot go on with what it was given: its memory is used up."""
+    """A GPU cannot go on with its work: its memory is used up."""
 
 
 class DeviceLostError(DeviceError):
-    """A GPU that this process can use no more, whatever it does; another process may."""
+    """This process cannot use its GPU any more, whatever it does. Another process may be able to."""
 
 
 class CaptureError(DeviceLostError):
-    """Recording a CUDA graph failed and could not be undone. What was to be recorded is not to blame."""
+    """Recording a CUDA graph failed, and could not be undone. What was to be recorded is not to blame."""
 
 
 class ClusterError(KdhpcError):

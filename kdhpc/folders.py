@@ -1,4 +1,4 @@
-"""Folders that nobody else may write to: what lies in them becomes a program, a password, or a command.
+"""Folders that nobody else may write to, since what lies in them is executed, or holds a password.
 
 The umask of many sites, and the group's bit on their project folders, let a whole group write to what its members make.
 These folders are their owner's alone whatever the umask, and another user's folder of the same name is not used.
@@ -24,11 +24,11 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def private_folder(path: Path, *, group: int | None = None) -> Path:
-    """A folder that only this user may enter; made where it is missing, taken from all others where it is not.
+    """A folder that only this user may enter. It is made if it is missing; if it is open to others, it is closed.
 
     Args:
         path: The folder. Those above it that are missing are made, too, such that only this user may write to them.
-        group: May pass through it, to what of it is theirs, and see no names; None: nobody may.
+        group: A group whose members may pass through it to folders of theirs, but not list it; None: no group may.
 
     Raises:
         StorageError: the file system refuses, or the folder is another user's.
@@ -45,12 +45,12 @@ def private_folder(path: Path, *, group: int | None = None) -> Path:
 
 
 def own_folder(path: Path) -> Path:
-    """As :func:`private_folder`, which others may read."""
+    """As :func:`private_folder`, but others may read it."""
     return _own_folder(path, 0o755)
 
 
 def refuse_strangers(path: Path) -> None:
-    """See that a folder is this user's, and the link to it, if it is one.
+    """Refuse a folder, or a link to one, that is another user's.
 
     Raises:
         StorageError: it is not, or cannot be looked at.
@@ -64,12 +64,12 @@ def refuse_strangers(path: Path) -> None:
             )
 
 
-def refuse_planted(folder: Path, *, but: tuple[int, ...] = ()) -> None:
-    """See that nobody else has put a file or a link into a folder, when it was open to others.
+def refuse_planted(folder: Path, *, exclude: tuple[int, ...] = ()) -> None:
+    """Refuse a folder into which another user has put a file or a link while it was open to others.
 
     Args:
         folder: This user's folder.
-        but: Users whose folders, not files, may be in it.
+        exclude: Users whose folders (but not files) may be in it.
 
     Raises:
         StorageError: somebody has; the message names it.
@@ -83,14 +83,14 @@ def refuse_planted(folder: Path, *, but: tuple[int, ...] = ()) -> None:
         # What vanishes meanwhile was somebody's temporary file.
         with contextlib.suppress(FileNotFoundError):
             found = path.lstat()
-            if found.st_uid not in allowed and not (stat.S_ISDIR(found.st_mode) and found.st_uid in but):
+            if found.st_uid not in allowed and not (stat.S_ISDIR(found.st_mode) and found.st_uid in exclude):
                 raise StorageError(
                     f"{path} was put there by {user_name(found.st_uid)}, and is not used: look at it, then remove it"
                 )
 
 
 def append_to(path: Path) -> int:
-    """A descriptor at the end of a file of this user, which is made where it is missing: never of what a link names.
+    """Open a file of this user for appending; it is made if it is missing. Links are not followed.
 
     Raises:
         StorageError: the file system refuses, or there is something else of that name.
@@ -146,7 +146,7 @@ def _own_folder(path: Path, mode: int) -> Path:
 
 
 def _close(path: Path, mode: int) -> None:
-    """Take a folder from all others; say it where the file system does not let that be."""
+    """Close a folder to all others; warn if the file system does not allow that."""
     found = stat.S_IMODE(path.stat().st_mode)
     try:
         # What it has beyond (the group's bit) stays.
@@ -172,7 +172,7 @@ def _owner(path: Path, *, follow: bool) -> int:
 
 
 def _is_shown_as_mine(path: Path, owner: int) -> bool:
-    """Whether the file system shows what this user makes as that owner's: NFS calls root nobody."""
+    """Whether files that this user makes here are shown as that owner's: NFS shows root's as those of nobody."""
     try:
         with tempfile.TemporaryFile(dir=path) as file:
             return os.fstat(file.fileno()).st_uid == owner
@@ -183,7 +183,7 @@ def _is_shown_as_mine(path: Path, owner: int) -> bool:
 
 
 def _writable_above(path: Path) -> Iterator[Path]:
-    """Folders on the way to one in which others could exchange the next, nearest first."""
+    """The folders above one in which others could replace what is below; the nearest first."""
     for folder in path.resolve().parents:
         found = folder.stat()
         if found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX and not _is_group_of_one(found):
@@ -203,5 +203,5 @@ def _is_group_of_one(found: os.stat_result) -> bool:
 
 @functools.cache
 def _warn_about(message: str) -> None:
-    """Once a process."""
+    """Each message once a process."""
     _LOG.warning("%s", message)

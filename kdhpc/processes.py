@@ -1,4 +1,4 @@
-"""Whether a process has ended, as far as can be told from here: never by a host's name, which many machines share."""
+"""Whether a process has ended, as far as can be seen from here. Host names are not used: many machines share one."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ def process_space() -> str:
 
 
 def process_start(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot; none of one that has ended, or that cannot be looked at."""
+    """When a process began, in clock ticks since boot; None: it has ended, or cannot be seen."""
     seen = _look_at(pid)
     return None if seen is None or seen.has_ended else seen.start
 

@@ -67,7 +67,7 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--size",
         type=int,
-        help="side of the square to resize to: detail for memory, see docs/data.md "
+        help="side of the square to resize to; a larger one keeps more detail and takes more memory, see docs/data.md "
         "(default: 256, or none where all images have one size of at most 256)",
     )
     parser.add_argument(
@@ -79,7 +79,7 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--altered",
         action="store_true",
-        help="the source differs from what was published, and is meant to: fewer images, other files; written down",
+        help="accept a source that differs from the published one (fewer images, other files); the manifest says so",
     )
     parser.add_argument("--force", action="store_true", help="replace a data set that is prepared already")
     parser.set_defaults(func=prepare_dataset)

@@ -36,19 +36,19 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
     delete = commands.add_parser(
         "delete-study",
         help="delete a study from the database",
-        description="Deletes a study that no worker works on from the database in use, its checkpoints, and what its "
-        "launches left for jobs that wait, which are cancelled. Logs, metrics and exported graphs in runs/ stay.",
+        description="Deletes a study that no worker works on: its rows in the database, its checkpoints, and the "
+        "files of its jobs. Jobs that wait are cancelled. Logs, metrics and exported graphs in runs/ stay.",
     )
     delete.add_argument("study", metavar="NAME", help="the study")
-    delete.add_argument("--yes", action="store_true", help="also if trials of it were trained, which are lost then")
+    delete.add_argument("--yes", action="store_true", help="delete it even if trials were trained, which are lost then")
     delete.set_defaults(func=_delete_study)
     upgrade = commands.add_parser(
         "upgrade",
         help="move the tables of an older kdhpc up to those of this one",
-        description="Says what moves the tables of the database in use up to the version that this kdhpc needs; with "
-        "--yes, does it, in one transaction. No worker may run. A dump of the embedded server is written first.",
+        description="Shows what would bring the tables of the database in use to the version that this kdhpc needs. "
+        "With --yes, does it in one transaction. No worker may run. A dump of the embedded server is written first.",
     )
-    upgrade.add_argument("--yes", action="store_true", help="do it")
+    upgrade.add_argument("--yes", action="store_true", help="do it, instead of only saying what would be done")
     upgrade.set_defaults(func=_upgrade)
 
 
@@ -67,8 +67,8 @@ def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
         metavar="NETWORK",
         help="with --listen: a network that may connect, such as 10.0.0.0/8; can be repeated; default: this machine's",
     )
-    start.add_argument("--port", type=int, help="default: the last one, or any free one")
-    start.add_argument("--workers", type=int, default=100, help="that may be connected at once; default: 100")
+    start.add_argument("--port", type=int, help="TCP port (default: that of the last start, or any free one)")
+    start.add_argument("--workers", type=int, default=100, help="how many may be connected at once (default: 100)")
     start.add_argument(
         "--take-over",
         action="store_true",
@@ -222,7 +222,7 @@ def _end_jobs(name: str) -> list[str]:
 
 
 def _remove_useless(paths: StudyPaths) -> tuple[str, str]:
-    """Remove checkpoints, and what tells jobs of a launch to work for the study.
+    """Remove the checkpoints, and the files that make a launch's jobs work for the study.
 
     Returns:
         What was removed, and the files that could not be; both in words.

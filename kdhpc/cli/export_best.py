@@ -27,7 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add_study_argument(parser)
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="how many graphs (default: 1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (default: runs/<study>/export)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/<study>/export)")
     parser.set_defaults(func=run)
 
 

@@ -46,18 +46,28 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_search_study_argument(parser)
-    parser.add_argument("--workers", type=int, metavar="K", help="workers at once, in all (cluster.workers)")
     parser.add_argument(
-        "--trials", type=int, metavar="N", help="the budget, complete, pruned and failed together (study.trials)"
+        "--workers",
+        type=int,
+        metavar="K",
+        help="workers that run at once, those of earlier launches included (cluster.workers)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="the budget: all trials, however they end (study.trials)",
     )
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
     )
-    parser.add_argument("--wait", action="store_true", help="stay until the budget is done, in any case")
+    parser.add_argument(
+        "--wait", action="store_true", help="stay until the budget is done, even if another process hosts the database"
+    )
     parser.add_argument(
         "--requeue",
         action="store_true",
-        help="at its time limit (SIGUSR2), requeue the Slurm job: for a batch script that does nothing else",
+        help="at its time limit (SIGUSR2), requeue the Slurm job; for batch scripts that run this command alone",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the workers' sbatch script and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as cluster.time_min=600")

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Draws some test images (rows), and over each the attention map of each node of a finished training (columns): the
-paper's Figure 7. Below a map are the node's answer, marked right or wrong, and the entropy of its class probabilities;
-above a column are its accuracy and its mean entropy on all test images, which are also printed. The first column has
-the image, its number and class, and the ensemble's answer.
+paper's Figure 7. Below a map are the node's prediction, marked right or wrong, and the entropy of its class
+probabilities; above a column are its accuracy and its mean entropy on all test images, which are also printed. The
+first column has the image, its number and class, and the ensemble's prediction.
 
 A plain network's map is the mean over channels of its last stage's squared activations, an attention branch network's
 is its sigmoid map. Colours go from each map's lowest to its highest value.
@@ -30,7 +30,7 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     """Add the subcommand."""
     parser = reports.add_parser(
         "attention",
-        help="attention map, answer and entropy of each node on some images (Figure 7)",
+        help="attention map, prediction and entropy of each node on some images (Figure 7)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,10 +41,14 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--images", type=_positive, default=4, metavar="K", help="the first image of each of K classes (default: 4)"
     )
     choice.add_argument(
-        "--indices", type=_index, nargs="+", metavar="I", help="images by number, from 0, of those that are scored"
+        "--indices",
+        type=_index,
+        nargs="+",
+        metavar="I",
+        help="numbers of the images, from 0, among those that are scored",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to (default: runs/report/attention-<name>-seed<k>)"
+        "--out", type=Path, metavar="DIR", help="where to write (default: runs/report/attention-<name>-seed<k>)"
     )
     parser.set_defaults(func=run)
 

@@ -33,7 +33,7 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     """Add the subcommand."""
     parser = reports.add_parser(
         "pairs",
-        help="correlation of networks' difference with what an ensemble of two gains (Table 1, Figure 2)",
+        help="how the difference of two networks correlates with the gain of their ensemble (Table 1, Figure 2)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,7 +46,7 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="a run, runs/train/NAME/seed<k>, or a folder with runs, such as runs/train/NAME; all their nodes count",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to (default: runs/report/pairs-<data set>-<network>)"
+        "--out", type=Path, metavar="DIR", help="where to write (default: runs/report/pairs-<data set>-<network>)"
     )
     parser.set_defaults(func=run)
 

@@ -7,9 +7,9 @@ from kdhpc.cli.study_argument import add_study_argument, chosen_study
 
 _PATIENCE_S = 5.0
 _DESCRIPTION = """\
-Gives failed trials their slots back, once what made them fail is mended: they can be leased again, go on from their
-checkpoints where there are any, and no earlier attempt counts. `kdhpc search` or `kdhpc launch` trains them; workers
-that run take them up by themselves.
+Makes failed trials available again, once the cause is fixed. They go on from their checkpoints where there are any, and
+earlier attempts do not count. Workers that run take them up by themselves; otherwise `kdhpc search` or `kdhpc launch`
+trains them.
 """
 _EPILOG = """\
 examples:

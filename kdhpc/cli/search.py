@@ -16,9 +16,9 @@ _PATIENCE_S = 10.0
 
 _DESCRIPTION = """\
 Makes the study (or goes on with it), starts workers on this machine, shows progress, and returns when the budget is
-done. Ctrl-C lets every worker checkpoint its trial, a second one ends them at once; the same command goes on where it
-stopped, and so it does after a crash. Without KDHPC_STORAGE it uses the embedded PostgreSQL of this folder, and starts
-it if it does not run.
+done. Ctrl-C lets every worker checkpoint its trial; a second one ends them at once. After that, or after a crash, the
+same command goes on where it stopped. Without KDHPC_STORAGE it uses the embedded PostgreSQL of this folder, and starts
+it if needed.
 """
 _EPILOG = """\
 examples:
@@ -44,7 +44,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--trials",
         type=int,
         metavar="N",
-        help="the budget, complete, pruned and failed together (study.trials); a study that exists keeps its own",
+        help="the budget: all trials, however they end (study.trials; default: an existing study keeps its own)",
     )
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"

@@ -23,7 +23,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "status",
         help="how far a study is",
-        description="Target, trials by state, best trial, rungs, workers, jobs, what went wrong, speed. Only reads.",
+        description="Shows budget, trials by state, best trial, rungs, workers, jobs, failures, speed. Changes nothing.",
     )
     add_study_argument(parser)
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")

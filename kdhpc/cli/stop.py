@@ -29,7 +29,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_study_argument(parser)
-    parser.add_argument("--no-wait", action="store_true", help="ask, and return at once")
+    parser.add_argument("--no-wait", action="store_true", help="ask the workers to stop, and return at once")
     parser.set_defaults(func=run)
 
 

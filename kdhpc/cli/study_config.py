@@ -30,7 +30,7 @@ def add_search_study_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--study",
         metavar="NAME",
-        help="the study; also its config, unless study=CONFIG (default: study=CONFIG, else $KDHPC_STUDY)",
+        help="the study; names its config, too, unless study=CONFIG does (default: study=CONFIG, else $KDHPC_STUDY)",
     )
 
 

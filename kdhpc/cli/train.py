@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Trains a graph from scratch on all training images and scores it on the test images: per-node and ensemble accuracy of
-the last epoch. A run that was interrupted goes on where it stopped, one that is done is not repeated. One that diverges
-ends there, has no accuracy, and makes the exit code 1. Results lie in runs/train/<data set>-<network>-<graph>/seed<k>;
-`kdhpc results` puts them in a table.
+the last epoch. A run that was interrupted goes on where it stopped, one that is done is not repeated. A run
+that diverges ends there and has no accuracy; the exit code is then 1. Results lie in
+runs/train/<data set>-<network>-<graph>/seed<k>; `kdhpc results` puts them in a table.
 """
 _EPILOG = """\
 examples:
@@ -34,7 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command."""
     parser = commands.add_parser(
         "train",
-        help="train a graph to the end, score it on the test images",
+        help="train a graph to the end and score it on the test images",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,18 +46,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help=f"a graph's JSON, or independent, dml, {', '.join(named_methods())}, or uniform:DESIGN "
         "(att-, prob-att-, ... on all edges)",
     )
-    parser.add_argument("--nodes", metavar="M", help="networks of a preset, branches of one")
+    parser.add_argument("--nodes", metavar="M", help="number of networks of a preset, or of branches of `one`")
     parser.add_argument(
         "--teacher",
         metavar="DIR",
-        help="of --graph student: a run that is done, runs/train/NAME/seed<k>; the mean of its nodes' logits teaches",
+        help="for --graph student: a run that is done, runs/train/NAME/seed<k>; the mean of its nodes' logits teaches",
     )
     parser.add_argument("--seeds", default="0", metavar="SEEDS", help="such as 3, 0..4 or 0,2,5 (default: 0)")
     parser.add_argument(
         "--launcher",
         choices=("none", "submitit_local", "submitit_slurm"),
         default="none",
-        help="none: one after the other, here (default); else a job for each seed, graph, ...",
+        help="none (default): all trainings here, one after the other; else each training is a job of its own",
     )
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"

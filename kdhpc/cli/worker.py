@@ -27,7 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--requeue",
         action="store_true",
-        help="at its time limit (SIGUSR2), requeue the Slurm job: for a batch script that does nothing else",
+        help="at its time limit (SIGUSR2), requeue the Slurm job; for batch scripts that run this command alone",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="how to run here, as device.threads=4")
     parser.set_defaults(func=run)

@@ -20,7 +20,7 @@ def _require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 
 def _finite(group: str, config: "DatasetConfig | TrainingConfig | WorkerConfig | ClusterConfig | RunConfig") -> None:
-    """Refuse floats that are none: most comparisons let an infinity pass, and some a nan."""
+    """Refuse infinities and NaN, which some of the comparisons below would let pass."""
     for field in dataclasses.fields(config):
         value: object = getattr(config, field.name)
         for number in value if isinstance(value, tuple) else (value,):
@@ -103,13 +103,13 @@ class NetworkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Where the paper leaves the loss open."""
+    """Options of the loss that the paper leaves open."""
 
     attention_reduction: Literal["mean", "sum"] = "mean"
-    """Eq. 6 over the pixels of a crop. ``mean`` as the authors' code."""
+    """How Eq. 6 is reduced over the pixels of a crop. The authors' code takes the ``mean``."""
     unlearned: Literal["keep", "reject", "pretrained"] = "keep"
-    """Nodes whose incoming edges are all cut off: ``keep`` (they vote as they began), ``reject`` the graph, or
-    ``pretrained`` (they vote with weights from a file)."""
+    """What is done about a node whose incoming edges are all cut off. ``keep``: it votes with its initial weights.
+    ``reject``: such graphs are not tried. ``pretrained``: it votes with weights from a file."""
     pretrained: str | None = None
     """``unlearned: pretrained``: a ``node1.safetensors`` of `kdhpc train --graph independent --nodes 1`. The node is
     frozen: no gradients, and its batch-norm statistics stay."""
@@ -125,14 +125,14 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """One trial's optimisation."""
+    """How a training is optimised: schedule, batches, SGD."""
 
     epochs: int = 300
     """Epochs of the full schedule; the linear gate reaches 1 at their end."""
     batch_size: int = 16
-    """Images a step; the last, smaller batch of an epoch is dropped."""
+    """Images in a step. What is left at the end of an epoch is dropped if it does not fill a batch."""
     eval_batch_size: int = 256
-    """Images a forward pass when scoring."""
+    """Images in a forward pass when accuracy is measured."""
     learning_rate: float = 0.1
     """Initial learning rate of SGD."""
     momentum: float = 0.9
@@ -144,8 +144,8 @@ class TrainingConfig:
     gamma: float = 0.1
     """Factor at each milestone."""
     evaluate: Literal["rungs", "every_epoch", "last"] = "rungs"
-    """When accuracy is measured: at epochs 1, 2, 4, ... and the last, after each, or after the last one only, which is
-    for final trainings: a search prunes by the rungs."""
+    """When accuracy is measured. ``rungs``: after epochs 1, 2, 4, ... and the last. ``every_epoch``: after each.
+    ``last``: after the last one only; for final trainings, since a search prunes at the rungs."""
 
     def __post_init__(self) -> None:
         _finite("training", self)
@@ -168,7 +168,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig:
-    """Where and how the arithmetic runs."""
+    """Where and how networks are trained: device, precision, mode."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: CUDA where there is one."""
@@ -183,16 +183,16 @@ class DeviceConfig:
     where the training ahead is long enough to win the compiling back, else ``eager``, and a resumed training keeps the
     mode that it has had. One that fails falls back to the one before it."""
     node_streams: bool = False
-    """CUDA: the network of each node on a stream of its own."""
+    """CUDA: run each node's network on a CUDA stream of its own."""
     combine: bool = True
-    """CUDA, compiled: the networks of all nodes are one program, in which equal work of all is one launch. It takes
-    longer to compile. Not with ``node_streams``."""
+    """CUDA, compiled: compile the networks of all nodes together, so that equal work of all nodes is one kernel launch.
+    Compiling takes longer. Has no effect with ``node_streams``."""
     cudnn_benchmark: bool = False
-    """CUDA: cuDNN tries its algorithms at the first step of each shape, and takes the fastest."""
+    """CUDA: at the first step of each shape, cuDNN tries its algorithms and keeps the fastest (``cudnn.benchmark``)."""
     channels_last: bool = True
     """Memory format of images and convolutions."""
     threads: int | None = None
-    """CPU threads a worker; None: the cores that its Slurm job has, else torch's own choice."""
+    """CPU threads of each worker; None: as many as its Slurm job has cores, outside Slurm torch's own choice."""
 
     def __post_init__(self) -> None:
         _require(self.threads is None or self.threads > 0, "device.threads", self.threads, "above 0, or null")
@@ -226,7 +226,7 @@ class StudyConfig:
     sampler: Literal["random", "tpe"] = "random"
     """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's."""
     max_attempts: int = 3
-    """A trial that crashed so often is failed and not tried again."""
+    """After so many crashes without progress, a trial counts as failed and is not tried again."""
 
     def __post_init__(self) -> None:
         _positive("study", num_nodes=self.num_nodes, trials=self.trials, max_attempts=self.max_attempts)
@@ -238,19 +238,19 @@ class StudyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """How a worker holds its trial."""
+    """How a worker leases, checkpoints and runs its trials."""
 
     lease_s: float = 300.0
-    """A slot whose lease is older is taken over by another worker."""
+    """A slot whose lease was not renewed for so long is taken over by another worker."""
     renew_s: float = 30.0
     """How often the lease is renewed."""
     checkpoint_every_s: float = 300.0
     """Longest time between two checkpoints (one is also written at every rung)."""
     concurrent_trials: int | Literal["auto"] = "auto"
-    """Trials that a worker trains at once, for small networks on a large GPU. ``auto``: 1 on a CPU; on CUDA as many,
-    up to 8, as make more steps a second together, which a worker finds out in its first minutes."""
+    """Trials that a worker trains at once, for small networks on a large GPU. ``auto``: 1 on a CPU. On CUDA, a worker
+    finds out in its first minutes how many, up to 8, make the most steps per second together."""
     max_failures: int = 3
-    """A worker whose trials crash so often in a row stops: the machine, not the graph, is broken."""
+    """A worker stops after so many crashed trials in a row: its machine, not the graphs, is probably broken."""
 
     def __post_init__(self) -> None:
         _finite("worker", self)
@@ -276,35 +276,35 @@ class ClusterConfig:
     executor: Literal["local", "slurm"] = "local"
     """``local``: processes on this machine. ``slurm``: jobs."""
     workers: int = 1
-    """Workers to run at once."""
+    """Number of workers that run at once."""
     partition: str | None = None
-    """Slurm's, of the workers; None: the default one."""
+    """Slurm partition of the workers' jobs; None: the default one."""
     account: str | None = None
-    """Slurm's; None: the user's own."""
+    """Slurm account; None: the user's default one."""
     qos: str | None = None
-    """Slurm's; None: the default."""
+    """Slurm quality of service; None: the default one."""
     constraint: str | None = None
-    """Node features that Slurm must find, as ``a100``; None: any node."""
+    """Features that a Slurm node must have, such as ``a100``; None: any node will do."""
     gpus_per_worker: int = 1
     """GPUs that a worker's job asks for: 1, or 0 for none. A worker uses one; more GPUs are for more ``workers``."""
     cpus_per_worker: int = 4
     """CPU cores of a worker's job."""
     mem_gb: float | None = 16.0
-    """Memory of a worker's job; None: sbatch is not told, for sites that allow no ``--mem``, or give it by cores."""
+    """Memory of a worker's job. None: sbatch is not given ``--mem``, for sites that refuse it or assign it by cores."""
     mem_per_cpu_gb: float | None = None
-    """Memory for each CPU core, instead of ``mem_gb``; None: sbatch is not told."""
+    """Memory for each CPU core, instead of ``mem_gb``; None: sbatch is not given ``--mem-per-cpu``."""
     time_min: int = 240
-    """Time limit of a worker's job: it is requeued then, and goes on."""
+    """Time limit of a worker's job. At the limit the job is requeued, and goes on from its checkpoint."""
     signal_delay_s: int = 180
     """A worker has so long, before the time limit, for its step and its checkpoint. Slurm needs up to 60 s of it."""
     sbatch: tuple[str, ...] = ()
-    """Further options of a worker's job, as ``exclude=node7`` or ``nice``."""
+    """Further sbatch options of a worker's job, such as ``exclude=node7`` or ``nice``."""
     setup: tuple[str, ...] = ()
     """Shell lines that a worker's job runs first."""
     listen: str = "all"
-    """A launch that hosts the database: name or address of its machine for the workers; ``all``: every interface."""
+    """If a launch hosts the database: name or address that it listens on for the workers; ``all``: every interface."""
     networks: tuple[str, ...] = ()
-    """A launch that hosts the database: networks that may connect, as 10.0.0.0/8. Empty: those of its own machine."""
+    """If a launch hosts the database: networks that may connect, such as 10.0.0.0/8. Empty: its machine's own."""
 
     def __post_init__(self) -> None:
         _finite("cluster", self)
@@ -364,18 +364,18 @@ class RunConfig:
     """A graph's file, or a preset: ``independent``, ``dml``, ``uniform:DESIGN``; ``one`` for the branched baseline,
     ``student`` for a single network that learns from ``teacher``."""
     num_nodes: int | None = None
-    """M of a preset, B of ``one``; None for a file, which says so itself, and for a student."""
+    """Nodes of a preset, or branches of ``one``. None for a graph's file, which has the number, and for a student."""
     teacher: str | None = None
     """``graph: student``: folder of a run of `kdhpc train` that is done. The mean of its nodes' logits teaches."""
     temperature: float = 1.0
-    """``graph: student``: T of the distillation; the paper does not say which."""
+    """``graph: student``: temperature T of the distillation. The paper does not state its value."""
     seed: int = 0
     """Seeds weights, data order and augmentation."""
     name: str | None = None
     """Folder below ``runs/train``; None: data set, network, graph and number of nodes."""
     split: Literal["official", "search"] = "official"
-    """``official``: learn from the training images, score on the test images. ``search``: as a search's trials do, all
-    within the training images; for weights that a search may load (``objective.pretrained``)."""
+    """``official``: learn from the training images, score on the test images. ``search``: learn and score within the
+    training images, as the trials of a search do; for weights that a search loads (``objective.pretrained``)."""
     checkpoint_every_s: float = 300.0
     """Time between two checkpoints."""
 

@@ -8,7 +8,7 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.training.metrics import read_metrics
 
 _LATEST_TRIALS = 20
-# From a job's start to its worker's first trial: its programs are loaded, the database and the data opened.
+# From a job's start to its worker's first trial: Python and torch are loaded, the database and the data opened.
 _BEGINNING_S = 60.0
 
 

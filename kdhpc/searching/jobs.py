@@ -1,4 +1,4 @@
-"""A study's jobs: which of Slurm's jobs work for it, and which workers have none any more."""
+"""A study's jobs: which Slurm jobs work for it, and which of its workers have lost their job."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -35,7 +35,7 @@ def study_jobs(study: str, others: Iterable[str] = (), *, patient: bool = False)
 
 
 def worker_jobs(study: str) -> tuple[QueuedJob, ...]:
-    """Of those, the launched workers; Slurm may take its time to tell.
+    """The study's launched workers that are in the queue; waits longer for Slurm's answer than `study_jobs`.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -128,7 +128,7 @@ class _Launched:
 
 
 def _is_gone(job: str | None, arrays: set[str], present: set[str]) -> bool:
-    """Whether a worker's job was one of these arrays' and is not present; nothing is known of other jobs."""
+    """Whether a worker's job belongs to one of these arrays and is not present. False for all other jobs."""
     if job is None:
         return False
     number, at, cluster = job.partition("@")

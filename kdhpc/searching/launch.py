@@ -1,4 +1,4 @@
-"""Launching on Slurm: as many workers as were asked for; where the launcher stays, no fewer until the end."""
+"""Launching on Slurm: submits the workers that are missing. A launcher that stays replaces lost ones."""
 
 import logging
 import math
@@ -146,7 +146,7 @@ class Launch:
         return False
 
     def _replace(self, trials: TrialCounts) -> None:
-        """Top up, but not for ever. The first workers that are submitted replace none."""
+        """Top up, unless too many workers in a row were lost. A launch's first workers are no replacements."""
         if trials.ended_well > self._ended_well:
             self._ended_well, self._replaced = trials.ended_well, 0
         name, most = self._study.definition.name, self._config.worker.max_failures * self._config.cluster.workers
@@ -202,7 +202,7 @@ class Launch:
             )
 
     def _unsettled(self) -> list[str]:
-        """Workers' jobs that run, and may be about to take a trial or to end; None where there is nothing to take."""
+        """Workers' jobs that run, and may be about to take a trial or to end. Empty where no trial waits."""
         status = read_status(self._storage, self._study.definition.name, uid=self._study.uid)
         if status.trials.waiting == 0:
             return []
@@ -210,7 +210,7 @@ class Launch:
         return [job.job for job in without_trial(jobs, status) if job.state != "PENDING"]
 
     def _send_home(self, stop: StopSignals) -> None:
-        """Let no worker outlive its database, for which it would wait. Those of a launch that comes now stay."""
+        """Let the workers end, as their database is about to; cancel those that wait. Later launches' workers stay."""
         name, deadline = self._study.definition.name, time.monotonic() + _FAREWELL_S
         try:
             jobs = worker_jobs(name)

@@ -1,4 +1,4 @@
-"""The database of a launch: used where one runs, hosted by the launching process where none does."""
+"""The database of a launch. If no server runs, the launching process hosts one."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ _TIMEOUTS = TakeoverTimeouts()
 
 
 class ServerHost:
-    """Keeps the embedded server up while entered, if nobody else does.
+    """A context that keeps the embedded server running, unless another process does.
 
     Several launching jobs may share one server. The first hosts it; when it goes, one of the others does. Who hosts it
     stands in the server's record and the endpoint file.
@@ -154,7 +154,7 @@ class ServerHost:
         return started
 
     def _start(self) -> Started:
-        """Start the server here; where the last one may still run, only if the job that hosted it has ended."""
+        """Start the server here. If the last one may still run: only when the job that hosted it has ended."""
         before = unstopped(self._folder)
         if before is not None:
             # This machine may be cut off, and its server given up by the others.

@@ -38,13 +38,13 @@ class StepKind(str, Enum):
     STEP = "step"
     """A step, and nothing else."""
     MORE = "more"
-    """Its first step here, or more than a step: a checkpoint, the end of an epoch."""
+    """The first step in this process, or a step and more: a checkpoint, or the end of an epoch."""
     SCORED = "scored"
-    """As MORE, and its ensemble was scored: it has run all programs that there are."""
+    """As MORE, and its ensemble was scored: everything that a trial compiles is compiled by now."""
 
 
 class StudyTrial(Protocol):
-    """A trial as the code that trains it sees it: what to train, and whom to tell how that goes.
+    """A trial as the code that trains it sees it: what to train, and where to report progress.
 
     ``kdhpc.study.leased_trial.LeasedTrial`` is one. Its methods raise `DatabaseError` where the study stays out of
     reach, and `LeaseLostError` where another worker has taken the trial over.
@@ -77,7 +77,7 @@ class StudyTrial(Protocol):
         """Say that a checkpoint of this optimiser step is on the disk; returns at once."""
 
     def report_rung(self, epoch: int, accuracy: float) -> Outcome | None:
-        """Report the accuracy at an epoch. Gives how the trial has ended by that; None: it goes on."""
+        """Report the accuracy at an epoch. Returns how the trial has ended by that; None: it goes on."""
 
     def diverge(self, epoch: int, reason: str) -> None:
         """End the trial, whose numbers are not finite since this epoch."""
@@ -90,7 +90,7 @@ class TrialSetting:
     config: SearchConfig
     """The study's config."""
     study_uid: str
-    """What no other study has, not even one of the same name that is made after this one was deleted."""
+    """Unique to the study: one of the same name that is made after this one was deleted has another."""
     paths: StudyPaths
     """Where the study writes."""
     data: str
@@ -176,15 +176,15 @@ def run_trial(
         should_stop: Asked after each step; True checkpoints the trial and interrupts it.
 
     Yields:
-        Between two steps, what it did since the one before: other trials of this process may do theirs.
+        After each step, what was done since the last yield. Meanwhile other trials of this process may run.
 
     Returns:
         How it ended.
 
     Raises:
         LeaseLostError: another worker took the trial over; nothing was written.
-        DatabaseError: the database stayed away; the trial is checkpointed, and what was not reported is due again.
-        StorageError: its checkpoint may be sound, but cannot be read; the trial has not begun.
+        DatabaseError: the database stayed away; the trial is checkpointed, and the missing report is repeated later.
+        StorageError: the checkpoint cannot be read, though it may be intact; the trial has not begun.
     """
     with _checkpointing(trial, setting, training) as checkpoint:
         _restore(trial, setting, training, checkpoint)
@@ -241,7 +241,7 @@ def _train(
 
 
 def _report(trial: StudyTrial, training: TrainingLoop, epoch: int, accuracy: float) -> Outcome | None:
-    """Tell the study; gives how the trial has ended by that."""
+    """Report to the study; returns how the trial has ended by that, None if it goes on."""
     try:
         return trial.report_rung(epoch, accuracy)
     except DatabaseError:
@@ -250,7 +250,7 @@ def _report(trial: StudyTrial, training: TrainingLoop, epoch: int, accuracy: flo
 
 
 def _diverge(trial: StudyTrial, training: TrainingLoop, epoch: int, reason: str) -> None:
-    """Tell the study, and end the trial there."""
+    """End the trial in the study, as diverged."""
     try:
         trial.diverge(epoch, reason)
     except DatabaseError:
@@ -261,7 +261,10 @@ def _diverge(trial: StudyTrial, training: TrainingLoop, epoch: int, reason: str)
 
 def _restore(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, checkpoint: Checkpointing) -> None:
     def check(state: TrainingState) -> None:
-        """A checkpoint may outlive its reports, where an older database was put back: they would never be made."""
+        """Refuse a checkpoint that is ahead of the study, as when an older database was restored.
+
+        The reports in between would never be made.
+        """
         last = setting.config.training.epochs
         for epoch in range(1, state.epoch + 1):
             if is_rung(epoch, last) and epoch not in trial.reported:
@@ -283,7 +286,7 @@ def _save_at_the_end(trial: StudyTrial, checkpoint: Checkpointing) -> None:
     try:
         if checkpoint.save_now():
             _LOG.info("trial %d is checkpointed", trial.number)
-    except CheckpointError as exc:  # What is lost is the time since the last one.
+    except CheckpointError as exc:  # Only the time since the last one is lost.
         _LOG.warning("trial %d stops without a new checkpoint: %s", trial.number, exc)
 
 

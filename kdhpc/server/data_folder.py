@@ -47,7 +47,7 @@ def initialise(folder: Path, account: Account, lock: FileLock | None) -> str:
     Args:
         folder: The server's folder.
         account: Who owns the data.
-        lock: Of the folder, held by PostgreSQL's programs as long as they work in it.
+        lock: Of the folder, held by PostgreSQL's processes as long as they work in it.
 
     Returns:
         The password; nobody is told it before :func:`write_password`.

@@ -28,7 +28,7 @@ def checked_home(folder: Path) -> Path:
     """
     try:
         refuse_strangers(folder)
-        refuse_planted(folder, but=_accounts())
+        refuse_planted(folder, exclude=_accounts())
     except FileNotFoundError:
         pass
     except StorageError as exc:
@@ -47,7 +47,7 @@ def made_home(folder: Path) -> Path:
     """
     # PostgreSQL does not run as root: the account that it has then must come through to its data.
     private_folder(folder, group=nobody()[1] if os.geteuid() == 0 else None)
-    refuse_planted(folder, but=_accounts())
+    refuse_planted(folder, exclude=_accounts())
     return folder.resolve()
 
 

@@ -30,36 +30,40 @@ from kdhpc.server.record import (
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
-# For what a wait is not likely to change: the answer may have been lost.
+# When waiting is not likely to help: an answer may just have been lost.
 _BRIEFLY_S = 1.0
-# Something takes connections: it may be recovering. And what was just made may be unseen from here for half a minute.
+# A server that takes connections may be recovering. And a shared file system may hide new files for half a minute.
 _REACHED_S = _CLAIMED_S = 60.0
 
 
 class NotCertainError(DatabaseError):
-    """Whether the last server of a folder has ended is not certain."""
+    """It is not certain that the last server of a folder has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TakeOver:
-    """The user, or Slurm, says that the machine of the last server is down."""
+    """A request to start a server although the last one was not stopped.
+
+    The user, or Slurm, says that the last server's machine is down.
+    """
 
     token: str | None = None
-    """Of that server's start: a later one is not passed over; None: whichever is the last one now."""
+    """The token of the server to be replaced, so that a later one is not. None: whichever is the last one now."""
 
 
 class FolderClaim:
-    """A folder that is claimed for a start; where that comes to nothing, it is given back at the end of the context."""
+    """A data folder that is claimed for a start. If the start fails, leaving the context frees the folder."""
 
     def __init__(self, folder: Path, record: ServerRecord, lock: FileLock | None, last_port: int | None) -> None:
         self._folder = folder
         self._written = record
         self.record = record
-        """Of the start."""
+        """The record of this start."""
         self.lock = lock
-        """To be held by the server, too; None: it was taken over from one that may still hold it."""
+        """The lock on the folder, which the server will hold, too. None: the folder was taken over
+        from a server that may still hold it."""
         self.last_port = last_port
-        """Of the server before."""
+        """The port of the previous server; None: there was none."""
 
     def begin(self, pid: int, port: int) -> None:
         """Write down which process becomes the server.
@@ -97,7 +101,7 @@ class FolderClaim:
 def find_or_claim(
     folder: Path, *, listen: str, job: str | None, take_over: TakeOver | None, deadline: float
 ) -> ServerRecord | FolderClaim:
-    """The running server's record; or the folder, claimed for a new one.
+    """Return the record of the running server, or claim the folder for a new one.
 
     Args:
         folder: The server's folder, resolved.
@@ -139,7 +143,7 @@ def find_or_claim(
 
 
 def recorded(folder: Path, server: ServerRecord) -> ServerRecord:
-    """A running server's record; one that no record told of has one from now on.
+    """The record of a running server. One that has none, such as an older kdhpc's, is given one.
 
     Raises:
         StorageError: the file system refuses.
@@ -161,7 +165,7 @@ def recorded(folder: Path, server: ServerRecord) -> ServerRecord:
 
 
 def _given_up(folder: Path, take_over: TakeOver | None) -> ServerRecord | None:
-    """The server that may be passed over."""
+    """The server beside which a new one may be started; None: there is none."""
     server = None if take_over is None else last_server(folder)
     if server is None or take_over is None or take_over.token not in (None, server.token):
         return None

@@ -46,18 +46,18 @@ _TAKE_OVER = "`kdhpc db start --take-over` (for a cluster with --listen all)"
 
 @dataclass(frozen=True, kw_only=True)
 class Doubt:
-    """Why a folder's last server may still live, or may live again in a moment."""
+    """Why a folder's last server may still be running, or may be again soon."""
 
     reason: str
     """In words, with what to do."""
     patience_s: float = 0.0
-    """So long it is worth to wait: something is just starting, ending or recovering."""
+    """How long it is worth waiting: something is just starting, ending or recovering."""
     is_final: bool = False
-    """Something lives for certain: not even a take-over goes past it."""
+    """Something runs for certain, so that even a take-over is refused."""
 
 
 def last_server(folder: Path, *, at_least: int = 0) -> ServerRecord | None:
-    """The record of the last server; of one that no record explains, one that is ``stray``; None: there was none.
+    """The record of the last server; None: there was none. A server without a record gets one of state ``stray``.
 
     Args:
         folder: The server's folder, resolved.
@@ -77,8 +77,8 @@ def is_served(folder: Path, server: ServerRecord) -> bool:
 def answer_of(folder: Path, server: ServerRecord) -> Answer:
     """What answers at a server's address, from its own network or from its own machine.
 
-    Of a server that was stopped nothing is asked: its port may be anybody's since; nor of one that only another machine
-    can reach.
+    A server that was stopped is not asked: another program may have its port by now. Nor is one that only another
+    machine can reach.
     """
     if server.state in (STOPPED, UNREADABLE) or is_unreachable(server):
         return Answer(reached=False)
@@ -132,7 +132,7 @@ def known_endpoint(folder: Path) -> Endpoint | None:
 
 
 def refuse_copy(folder: Path) -> None:
-    """See that a folder's server is not the one of a folder that this is a copy of.
+    """Refuse a folder that is a copy of another one whose server still runs.
 
     Raises:
         DatabaseError: it is.
@@ -218,7 +218,7 @@ def _has_ended(folder: Path, server: ServerRecord, lock: FileLock) -> bool:
 
 
 def _stray(folder: Path, newest: ServerRecord | None) -> ServerRecord | None:
-    """A server that no record tells of: of an older kdhpc, or started by hand."""
+    """A server without a record: one of an older kdhpc, or one that was started by hand."""
     number = newest.number if newest else 0
     endpoint = None if newest else read_endpoint(folder)
     written = None if is_explained(folder) else written_pid(folder)

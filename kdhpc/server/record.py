@@ -30,7 +30,7 @@ STARTING, RUNNING, STOPPED = "starting", "running", "stopped"
 STRAY, UNREADABLE = "stray", "unreadable"
 _FORMAT, _VERSION = "kdhpc-server-owner", 1
 _NAME = re.compile(r"owner\.([1-9]\d*)\.json")
-# A machine that looked at the folder a minute ago may claim a number that is long past: it must still be taken.
+# Old records are kept: a machine that read the folder a minute ago may try an old number, which must still be taken.
 _KEPT = 10
 
 
@@ -45,7 +45,7 @@ class FolderIdentity:
     lock_inode: int
     """Inode number of ``server.lock``."""
     file_system: str
-    """Its type there, as ``ext4`` or ``nfs4``."""
+    """Type of the file system, such as ``ext4`` or ``nfs4``."""
     has_locks: bool
     """The process held ``server.lock`` on a file system that has locks."""
 
@@ -82,7 +82,7 @@ class ServerRecord:
     """``starting``: claimed; ``running``: launched; ``stopped``: ended for certain. Two states are in no file:
     ``stray``, a server that no record tells of; ``unreadable``, a record that cannot be read."""
     token: str
-    """Of this start alone; the server was given it and tells it to those who ask."""
+    """Unique to this start. The server was given it, and answers with it."""
     host: str
     """Name or address that workers connect to."""
     port: int
@@ -90,19 +90,19 @@ class ServerRecord:
     node: str
     """Host name of its machine, for people: it proves nothing."""
     space: str
-    """Where the process id means what it says: the boot of the machine, the container."""
+    """The boot of the machine and the container in which the process id is valid."""
     pid: int
     """The server's process; while it is starting, that of the command that starts it."""
     process_start: int
     """When that process began, in clock ticks since boot."""
     started: str
-    """When, ISO 8601 in UTC."""
+    """When the server was started, ISO 8601 in UTC."""
     job: str | None
     """The batch job that it ends with; None: it is not part of one."""
     folder: FolderIdentity
     """The folder, as the start saw it."""
     problem: str = ""
-    """Of an unreadable record: why."""
+    """Why the record could not be read; empty for all others."""
 
     @property
     def boot(self) -> str:
@@ -116,7 +116,7 @@ class ServerRecord:
 
     @property
     def is_of_this_space(self) -> bool:
-        """Whether its process id means here what it says."""
+        """Whether its process id is valid here: the same boot and container."""
         return bool(self.space) and self.space == process_space()
 
     def is_folder(self, folder: Path) -> bool:
@@ -130,7 +130,7 @@ class ServerRecord:
         return bool(self.folder.path) and self.folder.path != str(folder) and not self.is_folder(folder)
 
     def endpoint(self) -> Endpoint:
-        """What workers are told."""
+        """The server's address, as workers are given it."""
         return Endpoint(
             host=self.host,
             port=self.port,
@@ -174,7 +174,7 @@ def new_record(folder: Path, number: int, *, host: str, job: str | None, lock: F
 
 
 def claim(folder: Path, record: ServerRecord) -> bool:
-    """Make the record's file; False: another start has this number, or a later one.
+    """Claim the folder by making the record's file; False: another start has this number, or a later one.
 
     Raises:
         StorageError: the file system refuses.
@@ -197,7 +197,7 @@ def is_newest(folder: Path, record: ServerRecord) -> bool:
 
 
 def update(folder: Path, record: ServerRecord) -> None:
-    """Write a record again, whose number is claimed.
+    """Replace the text of a record whose number this start has claimed.
 
     Raises:
         StorageError: the file system refuses.

@@ -17,7 +17,7 @@ from kdhpc.study.trial_rows import TrialState
 _OWNERS_KEPT = 20
 
 _CRASHED_HERE = "(state = 'free' AND reason IS NOT NULL AND CAST(owner AS jsonb) ->> 'host' = :host)"
-# Whoever comes from elsewhere, or at least is another process, may have it at once; others wait longer each time.
+# Another machine, or at least another process, may have it at once. The one that crashed waits longer each time.
 _IS_LEFT_TO_OTHERS = f"""(
     now() < renewed + attempts * :lease_s * interval '1 second' AND NOT {slots.IS_OF_THE_FUTURE} AND EXISTS (
         SELECT 1 FROM kdhpc_slots AS busy
@@ -61,11 +61,12 @@ def allocate(
     lease_s: float,
     takes_over: bool,
 ) -> Lease | None:
-    """Lease a slot that nobody works on and the trial in it, which is made now if this is the slot's first lease.
+    """Lease a free slot and its trial. The first lease of a slot makes the trial.
 
-    A slot with a trial comes first. A slot that this token holds already is given again. One that crashed on the
-    owner's machine is given last; and for a while not at all, if others work on the study, who will ask for it when
-    they are done. Slots whose attempts are used up (their workers vanished without a word) are failed on the way.
+    Slots that have a trial come before those that have none. If this token holds a slot already, as when a call is
+    repeated, that slot is returned. A trial that crashed on the owner's machine comes last. If others work on
+    the study, it is even kept for them for a while. Slots whose workers vanished, and whose attempts are used up, are
+    failed on the way.
 
     Args:
         connection: in a transaction.
@@ -114,7 +115,7 @@ def allocate(
 def write_graph(
     connection: Connection, trial_id: int, space: SearchSpace, graph: GraphSpec, note: Mapping[str, object]
 ) -> dict[str, str]:
-    """Write down what a trial tries, and more about it; gives the graph as parameters."""
+    """Store a trial's graph and its note; returns the graph as Optuna's parameters."""
     parameters = space.to_parameters(graph)
     trial_rows.write_parameters(connection, trial_id, space, parameters)
     trial_rows.note(connection, trial_id, {**note, "graph": graph_key(graph)})
@@ -122,7 +123,7 @@ def write_graph(
 
 
 def fail(connection: Connection, lease: Lease, reason: str, *, forgive: bool = False) -> bool:
-    """Fail a held slot and its trial; False if the lease is lost."""
+    """Mark a held slot and its trial as failed; False if the lease is lost."""
     if not slots.leave(connection, lease, "failed", reason=reason, forgive=forgive):
         return False
     trial_rows.finish(connection, lease.trial_id, TrialState.FAILED)
@@ -134,7 +135,7 @@ def fail(connection: Connection, lease: Lease, reason: str, *, forgive: bool = F
 def _hold(
     connection: Connection, study_id: int, values: Mapping[str, object]
 ) -> Row[tuple[int, int | None, int, str | None]] | None:
-    """The row of a slot that is held now; None: no slot is to be had."""
+    """Hold a slot and return its row; None: no slot is available."""
     for query in (_OWN, _ALLOCATE, _ALLOCATE_CRASHED_HERE):
         row = connection.execute(query, values).one_or_none()
         if row is not None:
@@ -172,5 +173,5 @@ def _resume(connection: Connection, lease: Lease, described: Mapping[str, object
 def _give_up(connection: Connection, lease: Lease, crash: str | None) -> None:
     before = f"; an attempt before: {crash}" if crash else ""
     reason = f"given up after {lease.attempt - 1} attempts, the last worker vanished without a word{before}"
-    # The lease that finds this out is none of the attempts.
+    # The lease that finds this out does not count as an attempt.
     fail(connection, lease, reason, forgive=True)

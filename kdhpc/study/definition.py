@@ -58,7 +58,7 @@ class StudyDefinition:
     sampler: str
     """``random`` or ``tpe``."""
     max_attempts: int
-    """A slot whose trial crashed, or whose worker vanished, so often is failed."""
+    """After so many crashes or vanished workers without progress, a slot is failed."""
     last_epoch: int
     """Epochs of the full schedule; no trial is pruned at the last one."""
     network: str
@@ -73,7 +73,7 @@ class StudyDefinition:
     """Digest of the file that ``objective.pretrained`` names; None where it names none."""
     precision: str | None = None
     """What networks are computed in, as ``DeviceConfig.precision`` names it; None: not settled, or any. It is
-    stored beside the definition, since it may be the first worker that settles it."""
+    stored beside the definition, since the first worker may be the one to settle it."""
 
 
 def to_json(definition: StudyDefinition) -> str:

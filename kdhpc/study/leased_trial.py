@@ -28,7 +28,7 @@ class Divergence:
     """Why a trial has no accuracy."""
 
     epoch: int
-    """In which that was found, 1-based."""
+    """The epoch in which it was found, 1-based."""
     reason: str
     """One line, for people."""
 
@@ -42,7 +42,7 @@ class PruningPolicy:
     last_epoch: int
     """No trial is pruned at this epoch: it is complete."""
     max_attempts: int
-    """A trial that crashes so often, and comes no further meanwhile, is failed."""
+    """A trial that crashes so often without progress in between is failed."""
 
     def at(self, epoch: int) -> str | None:
         """The rule that decides at an epoch; None: no trial is pruned at it."""
@@ -52,9 +52,9 @@ class PruningPolicy:
 class LeasedTrial:
     """The trial of a leased slot.
 
-    A thread of its own renews the lease until the trial ends by ``complete``, ``prune``, ``diverge``, ``release`` or
-    ``crash``. Whatever it writes is written only while the lease stands: a worker that was away for too long finds out
-    and harms nothing. All calls wait for a database that is away; only then can they take long.
+    A background thread renews the lease until the trial ends by ``complete``, ``prune``, ``diverge``, ``release`` or
+    ``crash``. Each write checks the lease in the same transaction. So a worker that was away for too long, and lost its
+    lease, cannot overwrite anything. While the database is away, all calls wait for it.
 
     Args:
         storage: The server.
@@ -105,31 +105,31 @@ class LeasedTrial:
 
     @property
     def attempt(self) -> int:
-        """How often this trial was taken up since it came further than before, orderly interruptions left out; from 1.
+        """The number of this attempt, from 1, as of the time of the lease.
 
-        As of the time when it was leased.
+        Only attempts since the trial last made progress count, and no orderly interruptions.
         """
         return self._lease.attempt
 
     @property
     def reported(self) -> tuple[int, ...]:
-        """Epochs that were in the database when the slot was leased, rising."""
+        """Epochs that had been reported when the slot was leased, in rising order."""
         return self._lease.reported
 
     @property
     def lost(self) -> bool:
-        """Another worker holds the slot now: stop, write nothing."""
+        """Whether another worker holds the slot now. If so: stop, and write nothing."""
         return self._lost.is_set()
 
     @property
     def draining(self) -> bool:
-        """The study's workers are asked to checkpoint and to release; known after the next renewal."""
+        """Whether the study's workers are asked to checkpoint and release their trials. Updated at each renewal."""
         return self._draining.is_set()
 
     def advance(self, step: int) -> None:
         """Say how far the trial has come, so that another worker could go on from there; returns at once.
 
-        It is written down soon. Attempts that end by a crash count only since the trial last came further than ever.
+        The database has it soon after. A crash counts only if it came after the trial's last progress.
 
         Args:
             step: optimiser step of a checkpoint that is on the disk.
@@ -228,7 +228,7 @@ class LeasedTrial:
         self._end(TrialState.PRUNED)
 
     def diverge(self, epoch: int, reason: str) -> None:
-        """End the trial because its numbers are none any more: pruned in Optuna's terms, and marked as diverged.
+        """End the trial because its numbers are not finite: Optuna sees it as pruned, and it is marked as diverged.
 
         Args:
             epoch: in which that was found, 1-based.
@@ -257,7 +257,7 @@ class LeasedTrial:
     def crash(self, reason: str) -> None:
         """Give the slot back after an error. The attempt counts; after the last one the trial is failed.
 
-        Attempts before the trial last came further than ever do not count.
+        Attempts from before the trial's last progress do not count.
 
         Args:
             reason: one line, for people.

@@ -1,4 +1,4 @@
-"""How far a study is: read from the database in one moment, without Optuna, and without changing anything."""
+"""How far a study is: read from the database in one transaction, without Optuna, and without changing anything."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class TrialCounts:
 
     @property
     def ended_well(self) -> int:
-        """Those whose training came to its end, to its pruning or to numbers that are none: workers are sound."""
+        """Complete, pruned and diverged trials: each shows that its worker works."""
         return self.complete + self.pruned + self.diverged
 
     @property
@@ -174,7 +174,7 @@ def study_names(storage: Storage) -> tuple[str, ...]:
 
 
 def read_status(storage: Storage, name: str, *, uid: str | None = None) -> StudyStatus:
-    """How far a study is, all of it as of one moment.
+    """How far a study is. All numbers are of the same point in time.
 
     Args:
         storage: the server.
