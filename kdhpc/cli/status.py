@@ -23,7 +23,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "status",
         help="how far a study is",
-        description="Shows budget, trials by state, best trial, rungs, workers, jobs, failures, speed. Changes nothing.",
+        description="Shows the budget, trials by state, best trial, rungs, workers, jobs, failures. Changes nothing.",
     )
     add_study_argument(parser)
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")

@@ -229,7 +229,7 @@ class Launch:
 
 
 def without_trial(jobs: Iterable[QueuedJob], status: StudyStatus) -> list[QueuedJob]:
-    """Workers' jobs that hold no slot, as of a moment."""
+    """Workers' jobs that held no slot when the status was read."""
     busy = {slurm.here(worker.job) for worker in status.workers if worker.job and not worker.lost}
     return [job for job in jobs if job.job not in busy]
 
