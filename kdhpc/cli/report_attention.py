@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kdhpc.cli.table import aligned
 
 if TYPE_CHECKING:
-    from kdhpc.report.examples import Sights
+    from kdhpc.report.examples import AttentionExamples
 
 _DESCRIPTION = """\
 Draws some test images (rows), and over each the attention map of each node of a finished training (columns): the
@@ -65,28 +65,28 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.data.progress import Progress
     from kdhpc.final.finished import open_finished
     from kdhpc.log import log_to_stderr
-    from kdhpc.report.attention import read_sights
-    from kdhpc.report.draw_attention import draw_sights
+    from kdhpc.report.attention import read_attention
+    from kdhpc.report.draw_attention import draw_attention
 
     log_to_stderr()
     finished = open_finished(args.folder)
-    sights = read_sights(finished, num_images=args.images, indices=args.indices, progress=Progress(sys.stderr))
+    examples = read_attention(finished, num_images=args.images, indices=args.indices, progress=Progress(sys.stderr))
     folder = args.out or report_dir(f"attention-{finished.label}")
     paths = tuple(folder / f"attention.{ending}" for ending in ("svg", "png"))
-    draw_sights(sights, paths)
-    print(_table(sights))
+    draw_attention(examples, paths)
+    print(_table(examples))
     print(*paths, sep="\n")
     return 0
 
 
-def _table(sights: "Sights") -> str:
-    rows = [(f"node {number}", node) for number, node in enumerate(sights.nodes, start=1)]
+def _table(examples: "AttentionExamples") -> str:
+    rows = [(f"node {number}", node) for number, node in enumerate(examples.nodes, start=1)]
     shown = [
-        (name, f"{all_.accuracy:.2f}", f"{all_.entropy:.4f}") for name, all_ in [*rows, ("ensemble", sights.ensemble)]
+        (name, f"{all_.accuracy:.2f}", f"{all_.entropy:.4f}") for name, all_ in [*rows, ("ensemble", examples.ensemble)]
     ]
     lines = aligned([("", "accuracy", "mean entropy"), *shown])
     return "\n".join(
-        [*lines, "", f"top-1 in percent, entropy in nats, of {sights.num_images:,} {sights.scored_on} images"]
+        [*lines, "", f"top-1 in percent, entropy in nats, of {examples.num_images:,} {examples.scored_on} images"]
     )
 
 

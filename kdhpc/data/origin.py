@@ -19,12 +19,12 @@ class Origin:
     """Digest of the names and lengths of its files, and of those that links in it lead to."""
 
 
-def origin_of(source: Path, *, but: Path) -> Origin:
+def origin_of(source: Path, *, exclude: Path) -> Origin:
     """What a source is now.
 
     Args:
         source: A file, or a folder of any depth.
-        but: A folder in it that is left out, with all that is hidden or left behind by others: the packed data sets
+        exclude: A folder in it that is left out, with all that is hidden or left behind by others: the packed data sets
             may lie there.
 
     Raises:
@@ -33,15 +33,15 @@ def origin_of(source: Path, *, but: Path) -> Origin:
     """
     path = source.resolve()
     # Names in another encoding are bytes, which Python keeps as surrogates.
-    listing = "\n".join(sorted(_lines(path, but.resolve()))).encode(errors="surrogateescape")
+    listing = "\n".join(sorted(_lines(path, exclude.resolve()))).encode(errors="surrogateescape")
     return Origin(path=str(path), listing=hashlib.sha256(listing).hexdigest()[:16])
 
 
-def _lines(path: Path, but: Path) -> list[str]:
+def _lines(path: Path, exclude: Path) -> list[str]:
     found = read_from(path, path.stat)
     if not stat.S_ISDIR(found.st_mode):
         return [f"{path.name} {found.st_size}"]
-    walk = Walk(but=but)
+    walk = Walk(exclude=exclude)
     files = [f"{file.path.relative_to(path).as_posix()} {_length(file.path)}" for file in walk.files(path)]
     return files + [f"{link.relative_to(path).as_posix()} -> {link.resolve()}" for link in walk.again]
 

@@ -96,7 +96,7 @@ class Manifest:
     checksum: str
     """sha256 that identifies the content: classes and files, whatever the name."""
     origin: Origin | None = None
-    """What it was made from; none: from before this was written down."""
+    """What it was made from; None: from before this was written down."""
     altered: tuple[str, ...] = ()
     """How its source differs from what was published, which was accepted on request."""
 

@@ -92,7 +92,7 @@ def pack_files(
     Args:
         source: the files.
         stage: keeps what is decoded; the arrays go to its ``packed``.
-        size: side of the square that images are resized to; none: 256, or as they are where all have one size of at
+        size: side of the square that images are resized to; None: 256, or as they are where all have one size of at
             most 256.
         num_jobs: decoding processes.
         skip_broken: leave out images that cannot be decoded.

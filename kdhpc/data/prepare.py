@@ -32,7 +32,7 @@ class Order:
     folder: Path
     """Where the packed form goes; its last part is the data set's name."""
     size: int | None = None
-    """Side of the square to resize to; none: 256, or no resizing where all images have one size of at most 256."""
+    """Side of the square to resize to; None: 256, or no resizing where all images have one size of at most 256."""
     num_jobs: int = 1
     """Decoding processes."""
     skip_broken: bool = False
@@ -124,7 +124,7 @@ def _check_origin(order: Order, origin: Origin) -> None:
 
 
 def _origin(order: Order) -> Origin:
-    return origin_of(order.source, but=order.folder.parent)
+    return origin_of(order.source, exclude=order.folder.parent)
 
 
 def _read(order: Order, stage: Stage, progress: Progress) -> tuple[Source, tuple[str, ...]]:

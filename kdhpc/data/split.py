@@ -35,7 +35,7 @@ def search_split(
     Args:
         labels: (N,), of the training half.
         validation_fraction: share of the images that score, in (0, 1).
-        subset: how many images to use at all; none: all.
+        subset: how many images to use at all; None: all.
         seed: of the order within each class.
 
     Raises:
@@ -58,7 +58,7 @@ def training_subset(labels: NDArray[np.int64], *, subset: int | None, seed: int)
 
     Args:
         labels: (N,), of the training half.
-        subset: how many images; none: all.
+        subset: how many images; None: all.
         seed: of the order within each class.
 
     Returns:

@@ -25,10 +25,10 @@ class Walk:
     """A walk through folders, links followed. Each real folder is entered once: links may lead back, or cross.
 
     Args:
-        but: A folder that is not entered.
+        exclude: A folder that is not entered.
     """
 
-    but: Path | None = None
+    exclude: Path | None = None
     left_out: list[Path] = field(default_factory=list)
     """Folders that were not entered because of their names."""
     again: list[Path] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Walk:
             self._entered.add(real)
             for entry, is_folder in entries_in(entered):
                 path = entered / entry.name
-                if is_folder and path == self.but:
+                if is_folder and path == self.exclude:
                     continue
                 if is_folder and is_left_out(entry.name):
                     self.left_out.append(path)

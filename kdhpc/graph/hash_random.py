@@ -1,7 +1,8 @@
-"""Chance that is the same everywhere: integers from a hash of what they are drawn for.
+"""Hash-based random numbers, which are the same on every machine.
 
 A slot's graph must not depend on the machine, on the versions of Python and NumPy, or on what was drawn before it. So
-there is no generator with a state: each draw hashes its own key with SHAKE-256, and only integers are computed with.
+there is no generator with a state. Each draw has a key, which says what it is for, and hashes it with SHAKE-256. All
+arithmetic is on integers.
 """
 
 import hashlib
@@ -11,20 +12,24 @@ _EXCESS_BYTES = 16
 
 
 def uniform(bound: int, key: str) -> int:
-    """An integer from 0 to ``bound`` - 1, a pure function of its arguments.
+    """A uniform random integer from 0 to ``bound`` - 1, a pure function of its arguments.
 
-    All are equally likely up to one part in 2^128.
+    All values are equally likely, up to one part in 2^128.
+
+    Args:
+        bound: 1 or more.
+        key: What the integer is drawn for. Other keys give independent integers.
     """
     digest = hashlib.shake_256(key.encode()).digest(bound.bit_length() // 8 + 1 + _EXCESS_BYTES)
     return int.from_bytes(digest, "big") % bound
 
 
 def weighted_order(weights: Sequence[int], key: str) -> tuple[int, ...]:
-    """All indices in random order, drawn one after the other without replacement.
+    """A weighted random permutation: indices drawn one after the other, without replacement.
 
     Args:
-        weights: positive integers; each draw takes index i with probability weights[i] / (sum of those still there).
-        key: what the order is drawn for.
+        weights: Positive integers. A draw takes index i with probability weights[i] / (sum of the weights left).
+        key: What the order is drawn for.
 
     Returns:
         A permutation of range(len(weights)).

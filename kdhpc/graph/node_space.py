@@ -1,7 +1,8 @@
-"""What one node can be taught: the factor whose M-th power is the search space.
+"""The node space: all choices of the edges into one node.
 
-A node's loss, and whether it learns at all, depend on its own incoming edges only. So the graphs of M nodes are all
-combinations of M such choices, and counting, enumerating and drawing are done for one node.
+A node's loss, and whether it learns at all, depend only on the edges into it. So a graph of M nodes is M independent
+choices from the node space, and the search space is its M-th power. Graphs are counted, enumerated and drawn node by
+node.
 """
 
 import math
@@ -14,100 +15,102 @@ from typing import NamedTuple
 from kdhpc.graph.spec import Design, Gate
 
 
-class Teaching(NamedTuple):
-    """What a distillation edge does, whichever nodes it connects."""
+class EdgeKind(NamedTuple):
+    """The design and the gate of a distillation edge, without the nodes that it connects."""
 
     design: Design
+    """What the loss compares."""
     gate: Gate
+    """How the loss is weighted."""
 
 
-NO_TEACHING = Teaching(Design.PROB_CLOSER, Gate.CUTOFF)
-"""The canonical form of every cutoff edge."""
+NO_EDGE = EdgeKind(Design.PROB_CLOSER, Gate.CUTOFF)
+"""The kind that stands for every cutoff edge, whatever its design."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Incoming:
+class IncomingEdges:
     """All edges into one node."""
 
     label_gate: Gate
     """Gate of its label edge."""
-    teachings: tuple[Teaching, ...]
-    """Its distillation edges, by rising source."""
+    edge_kinds: tuple[EdgeKind, ...]
+    """Kinds of its distillation edges, ordered by source node."""
 
     @property
     def learns(self) -> bool:
-        """Whether any of them lets a gradient through."""
-        return any(gate is not Gate.CUTOFF for gate in (self.label_gate, *(edge.gate for edge in self.teachings)))
+        """Whether the node learns: at least one of the edges is not cut off."""
+        return any(gate is not Gate.CUTOFF for gate in (self.label_gate, *(edge.gate for edge in self.edge_kinds)))
 
 
 def canonical_label_gate(gate: Gate) -> Gate:
-    """The label is right about every sample, so ``correct`` is ``through``."""
+    """The gate that stands for it on a label edge. Labels are always right, so ``correct`` is ``through`` there."""
     return Gate.THROUGH if gate is Gate.CORRECT else gate
 
 
-def canonical_teaching(teaching: Teaching) -> Teaching:
-    """The design of a cutoff edge is never computed, so one of them stands for all."""
-    return NO_TEACHING if teaching.gate is Gate.CUTOFF else teaching
+def canonical_edge_kind(kind: EdgeKind) -> EdgeKind:
+    """The kind that stands for all that train alike. A cutoff edge's design is never computed: ``NO_EDGE``."""
+    return NO_EDGE if kind.gate is Gate.CUTOFF else kind
 
 
 @dataclass(frozen=True, kw_only=True)
-class IncomingSpace:
-    """Every way of teaching one node."""
+class NodeSpace:
+    """All choices of the edges into one node."""
 
     num_sources: int
-    """The other network nodes, M - 1."""
+    """Number of other nodes, M - 1."""
     label_gates: tuple[Gate, ...]
-    """Gates that its label edge may have."""
+    """Gates that the label edge may have."""
     gates: tuple[Gate, ...]
-    """Gates that its distillation edges may have."""
+    """Gates that the distillation edges may have."""
     designs: tuple[Design, ...]
-    """Designs that its distillation edges may have."""
+    """Designs that the distillation edges may have."""
     reject_unlearned: bool
-    """Leave out the ways that teach nothing."""
+    """Leave out the choice in which all edges are cut off."""
 
     @property
     def num_raw(self) -> int:
-        """Combinations of gates and designs."""
-        labels, teachings = self._label_weights(), self._teaching_weights()
-        unlearned = labels[Gate.CUTOFF] * teachings[NO_TEACHING] ** self.num_sources
-        return int(labels.total() * teachings.total() ** self.num_sources - self.reject_unlearned * unlearned)
+        """Number of raw choices: combinations of gates and designs that are not rejected."""
+        labels, edge_kinds = self._label_weights(), self._kind_weights()
+        unlearned = labels[Gate.CUTOFF] * edge_kinds[NO_EDGE] ** self.num_sources
+        return int(labels.total() * edge_kinds.total() ** self.num_sources - self.reject_unlearned * unlearned)
 
     @property
     def num_canonical(self) -> int:
-        """Combinations that train differently."""
-        labels, teachings = self._label_weights(), self._teaching_weights()
-        unlearned = (Gate.CUTOFF in labels) * (NO_TEACHING in teachings) ** self.num_sources
-        return int(len(labels) * len(teachings) ** self.num_sources - self.reject_unlearned * unlearned)
+        """Number of canonical choices: those that train differently."""
+        labels, edge_kinds = self._label_weights(), self._kind_weights()
+        unlearned = (Gate.CUTOFF in labels) * (NO_EDGE in edge_kinds) ** self.num_sources
+        return int(len(labels) * len(edge_kinds) ** self.num_sources - self.reject_unlearned * unlearned)
 
-    def canonical_forms(self) -> Iterator[tuple[Incoming, int]]:
-        """Each canonical combination, with the number of raw ones that it stands for."""
-        labels, teachings = self._label_weights(), self._teaching_weights()
-        for label_gate, chosen in product(labels, product(teachings, repeat=self.num_sources)):
-            incoming = Incoming(label_gate=label_gate, teachings=chosen)
+    def canonical_forms(self) -> Iterator[tuple[IncomingEdges, int]]:
+        """Yield each canonical choice, with the number of raw choices that it stands for."""
+        labels, edge_kinds = self._label_weights(), self._kind_weights()
+        for label_gate, chosen in product(labels, product(edge_kinds, repeat=self.num_sources)):
+            incoming = IncomingEdges(label_gate=label_gate, edge_kinds=chosen)
             if self.admits(incoming):
-                yield incoming, labels[label_gate] * math.prod(teachings[teaching] for teaching in chosen)
+                yield incoming, labels[label_gate] * math.prod(edge_kinds[kind] for kind in chosen)
 
-    def raw(self, index: int) -> Incoming:
-        """A raw combination by number, 0 to ``num_unfiltered`` - 1."""
-        kinds = [Teaching(design, gate) for design, gate in product(self.designs, self.gates)]
+    def raw(self, index: int) -> IncomingEdges:
+        """The raw choice of that number, 0 to ``num_unfiltered`` - 1. It may be a rejected one."""
+        kinds = [EdgeKind(design, gate) for design, gate in product(self.designs, self.gates)]
         index, label = divmod(index, len(self.label_gates))
-        teachings = []
+        edge_kinds = []
         for _ in range(self.num_sources):
             index, kind = divmod(index, len(kinds))
-            teachings.append(kinds[kind])
-        return Incoming(label_gate=self.label_gates[label], teachings=tuple(teachings))
+            edge_kinds.append(kinds[kind])
+        return IncomingEdges(label_gate=self.label_gates[label], edge_kinds=tuple(edge_kinds))
 
     @property
     def num_unfiltered(self) -> int:
-        """Raw combinations, those that are rejected included."""
+        """Number of raw choices, with the rejected ones."""
         return int(len(self.label_gates) * (len(self.designs) * len(self.gates)) ** self.num_sources)
 
-    def admits(self, incoming: Incoming) -> bool:
-        """Whether a combination is not rejected."""
+    def admits(self, incoming: IncomingEdges) -> bool:
+        """Whether a choice is not rejected."""
         return incoming.learns or not self.reject_unlearned
 
     def _label_weights(self) -> Counter[Gate]:
         return Counter(canonical_label_gate(gate) for gate in self.label_gates)
 
-    def _teaching_weights(self) -> Counter[Teaching]:
-        return Counter(canonical_teaching(Teaching(d, g)) for d, g in product(self.designs, self.gates))
+    def _kind_weights(self) -> Counter[EdgeKind]:
+        return Counter(canonical_edge_kind(EdgeKind(d, g)) for d, g in product(self.designs, self.gates))

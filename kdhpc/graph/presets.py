@@ -1,28 +1,31 @@
-"""Graphs with a name, for comparisons; and the one way in which commands are told a graph."""
+"""Presets, which are graphs with a name, and how commands load a graph by a name or from a file."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from kdhpc.errors import GraphError, nearest
-from kdhpc.graph.node_space import NO_TEACHING, Teaching
+from kdhpc.graph.node_space import NO_EDGE, EdgeKind
 from kdhpc.graph.serial import read_graph
 from kdhpc.graph.space import edge_of
 from kdhpc.graph.spec import MOST_NODES, Design, Gate, GraphSpec
 
 
 def independent(num_nodes: int) -> GraphSpec:
-    """Every network learns from the labels alone. Source: paper section 5, "Independent"."""
-    return _alike(num_nodes, NO_TEACHING)
+    """Every node learns from the labels alone. Source: paper section 5, "Independent"."""
+    return _alike(num_nodes, NO_EDGE)
 
 
 def uniform(num_nodes: int, design: Design) -> GraphSpec:
-    """Every network learns the labels, and from every other by one design, always. Source: paper Fig. 3."""
-    return _alike(num_nodes, Teaching(design, Gate.THROUGH))
+    """Every node learns from the labels and from every other node, by one design and ``through`` gates.
+
+    Source: paper Fig. 3.
+    """
+    return _alike(num_nodes, EdgeKind(design, Gate.THROUGH))
 
 
 def dml(num_nodes: int) -> GraphSpec:
-    """Deep mutual learning: every network also brings its probabilities closer to every other's.
+    """Deep mutual learning: besides the labels, every node brings its probabilities closer to every other node's.
 
     Source: Zhang et al., "Deep Mutual Learning", CVPR 2018, as in the paper's section 5.
     """
@@ -34,20 +37,20 @@ PRESETS: dict[str, Callable[[int], GraphSpec]] = {
     "independent": independent,
     **{f"uniform:{design.value}": partial(uniform, design=design) for design in Design},
 }
-"""Presets by name; each takes the number of nodes. ``uniform:prob+`` is ``dml``."""
+"""Presets by name, as functions of the number of nodes. ``uniform:prob+`` is the same as ``dml``."""
 
 
 def load_graph(name_or_path: str, num_nodes: int | None = None, *, other_names: Iterable[str] = ()) -> GraphSpec:
-    """A preset by name, else the graph in a file.
+    """Load a preset by its name, or a graph from a file.
 
     Args:
-        name_or_path: a name in ``PRESETS``, or a file's path (``./dml`` for a file that is called as a preset is).
-        num_nodes: M; a preset needs it, a file must agree with it where it is given.
-        other_names: names that the caller takes beside presets, for the message.
+        name_or_path: A name in ``PRESETS``, or the path of a file. Write ``./dml`` for a file named like a preset.
+        num_nodes: M. A preset needs it. The graph in a file must have as many nodes, if it is given.
+        other_names: Further names that the caller accepts, for the error message.
 
     Raises:
-        GraphError: neither a preset nor a file, a preset without ``num_nodes``, a file with another number of nodes or
-            without a graph.
+        GraphError: there is neither a preset nor a file of that name, ``num_nodes`` is missing for a preset, or the
+            file has another number of nodes or holds no graph.
     """
     if name_or_path in PRESETS:
         if num_nodes is None:
@@ -64,17 +67,17 @@ def load_graph(name_or_path: str, num_nodes: int | None = None, *, other_names: 
 
 
 def preset_label(preset: str, num_nodes: int) -> str:
-    """A preset's short name, for folders: ``dml2``; ``uniform3-att-`` of ``uniform:att-``."""
+    """A preset's short name, for folders: such as ``dml2``, or ``uniform3-att-`` for ``uniform:att-``."""
     kind, _, design = preset.partition(":")
     return f"{kind}{num_nodes}" + (f"-{design}" if design else "")
 
 
-def _alike(num_nodes: int, teaching: Teaching) -> GraphSpec:
-    """The same on every distillation edge."""
+def _alike(num_nodes: int, kind: EdgeKind) -> GraphSpec:
+    """The graph whose distillation edges are all of one kind."""
     if not 1 <= num_nodes <= MOST_NODES:
         raise GraphError(f"a graph of {num_nodes} nodes is not possible: allowed are 1 to {MOST_NODES}")
     pairs = [(source, target) for source in range(num_nodes) for target in range(num_nodes) if source != target]
     return GraphSpec(
         label_gates=(Gate.THROUGH,) * num_nodes,
-        edges=tuple(edge_of(source, target, teaching) for source, target in pairs),
+        edges=tuple(edge_of(source, target, kind) for source, target in pairs),
     )

@@ -31,7 +31,7 @@ from kdhpc.errors import GraphError
 from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
 from kdhpc.graph.document import Value, parse
-from kdhpc.graph.node_space import Teaching
+from kdhpc.graph.node_space import EdgeKind
 from kdhpc.graph.space import edge_of
 from kdhpc.graph.spec import MOST_NODES, Design, DistillationEdge, Gate, GraphSpec
 
@@ -223,8 +223,8 @@ def _edges(edges: Value, num_nodes: int) -> dict[tuple[int, int], DistillationEd
             edge.fail(f"node {source} cannot teach itself: source and target must differ")
         if (source - 1, target - 1) in found:
             edge.fail(f"edge {source}->{target} is there twice: keep one of them")
-        teaching = Teaching(fields["design"].choice(Design), fields["gate"].choice(Gate))
-        found[source - 1, target - 1] = edge_of(source - 1, target - 1, teaching)
+        kind = EdgeKind(fields["design"].choice(Design), fields["gate"].choice(Gate))
+        found[source - 1, target - 1] = edge_of(source - 1, target - 1, kind)
     return found
 
 

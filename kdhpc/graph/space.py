@@ -1,4 +1,4 @@
-"""The search space: every graph that a study may try, what is the same among them, and which one a slot tries.
+"""The search space: the graphs that a study may try, which of them are equivalent, and which one each slot tries.
 
 Two raw graphs can train in exactly the same way: the ``correct`` gate on a label edge lets every sample through (the
 label is always right), and the design of a cutoff edge is never computed. The canonical form picks one graph of each
@@ -15,22 +15,22 @@ from itertools import count
 from kdhpc.errors import GraphError, nearest
 from kdhpc.graph.hash_random import uniform, weighted_order
 from kdhpc.graph.node_space import (
-    NO_TEACHING,
-    Incoming,
-    IncomingSpace,
-    Teaching,
+    NO_EDGE,
+    EdgeKind,
+    IncomingEdges,
+    NodeSpace,
+    canonical_edge_kind,
     canonical_label_gate,
-    canonical_teaching,
 )
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
 
 SMALL_SPACE = 65_536
-"""Up to so many canonical graphs, slots draw without replacement."""
+"""In a space of at most so many canonical graphs, slots draw without replacement."""
 
 
-def edge_of(source: int, target: int, teaching: Teaching = NO_TEACHING) -> DistillationEdge:
-    """The edge between two nodes; a cutoff edge in its canonical form unless said otherwise."""
-    return DistillationEdge(source=source, target=target, design=teaching.design, gate=teaching.gate)
+def edge_of(source: int, target: int, kind: EdgeKind = NO_EDGE) -> DistillationEdge:
+    """The distillation edge of that kind between two nodes (from 0). By default it is cut off."""
+    return DistillationEdge(source=source, target=target, design=kind.design, gate=kind.gate)
 
 
 def canonical(graph: GraphSpec) -> GraphSpec:
@@ -38,7 +38,7 @@ def canonical(graph: GraphSpec) -> GraphSpec:
     return GraphSpec(
         label_gates=tuple(canonical_label_gate(gate) for gate in graph.label_gates),
         edges=tuple(
-            edge_of(edge.source, edge.target, canonical_teaching(Teaching(edge.design, edge.gate)))
+            edge_of(edge.source, edge.target, canonical_edge_kind(EdgeKind(edge.design, edge.gate)))
             for edge in graph.edges
         ),
     )
@@ -54,10 +54,10 @@ def graph_key(graph: GraphSpec) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One thing that is chosen about a graph."""
+    """A parameter of the search, as Optuna knows it: one gate or one design of a graph."""
 
     name: str
-    """``label_1_gate``, ``edge_1_2_gate``, ``edge_1_2_design``, ...: source before target, nodes count from 1."""
+    """Such as ``label_1_gate``, ``edge_1_2_gate`` or ``edge_1_2_design``: source, then target, counted from 1."""
     choices: tuple[str, ...]
     """Its possible values."""
 
@@ -66,10 +66,11 @@ class Parameter:
 class SearchSpace:
     """All graphs of M nodes with the given gates and designs.
 
-    Gates and designs are a set each: their order has no effect, and they are kept in the order of their enums.
+    The order of the given gates and designs has no effect: they are kept in the order of their enums.
 
     Raises:
-        GraphError: no node, an empty or repeating list, or no graph left once those with unlearned nodes are rejected.
+        GraphError: there is no node, a list is empty or repeats a name, or no graph is left once those with unlearned
+            nodes are rejected.
     """
 
     num_nodes: int
@@ -100,24 +101,24 @@ class SearchSpace:
 
     @property
     def num_raw(self) -> int:
-        """Combinations of parameters that are not rejected; 9,216 for two nodes with everything allowed."""
-        return int(self.incoming.num_raw**self.num_nodes)
+        """Number of parameter combinations that are not rejected: 9,216 for two nodes with everything allowed."""
+        return int(self.node_space.num_raw**self.num_nodes)
 
     @property
     def num_canonical(self) -> int:
-        """Graphs that train differently; 3,249 for two nodes with everything allowed."""
-        return int(self.incoming.num_canonical**self.num_nodes)
+        """Number of graphs that train differently: 3,249 for two nodes with everything allowed."""
+        return int(self.node_space.num_canonical**self.num_nodes)
 
     def graph(self, seed: int, slot: int) -> GraphSpec:
         """The canonical graph that a slot of a study tries: a pure function of the space, the seed and the slot.
 
-        Every gate and design is uniform, as in the paper's random search. Where the space is small (at most
-        ``SMALL_SPACE`` canonical graphs), a graph that was drawn is left out until all have been drawn, where the paper
-        repeats it; then a new round begins, in another order.
+        Every gate and design is uniform, as in the paper's random search. We differ from the paper in a small space (at
+        most ``SMALL_SPACE`` canonical graphs): no graph repeats until all have been drawn. Then a new round begins, in
+        another order.
 
         Args:
-            seed: the study's seed.
-            slot: 0 or more.
+            seed: The study's seed.
+            slot: The slot's number, 0 or more.
 
         Raises:
             GraphError: the slot is negative.
@@ -132,14 +133,14 @@ class SearchSpace:
         return self._nth(_order(self, seed, draw_round)[place])
 
     def parameters(self) -> tuple[Parameter, ...]:
-        """Everything that is chosen about a graph: label edges, then distillation edges by (source, target)."""
+        """All parameters: label edges by node, then distillation edges by (source, target), gate and design of each."""
         return _parameters(self)
 
     def to_parameters(self, graph: GraphSpec) -> dict[str, str]:
-        """A graph as parameters, cutoff edges with both of theirs.
+        """The parameters of a graph, by name. A cutoff edge has both of its parameters, as any other edge.
 
-        Where the canonical form uses a choice that this space does not have (``through`` for ``correct`` on a label
-        edge, the design of a cutoff edge), a choice that trains in the same way is written instead.
+        The canonical form of a graph may use a value that this space does not have: ``through`` for ``correct`` on a
+        label edge, or the design of a cutoff edge. A value that trains in the same way is given instead.
 
         Raises:
             GraphError: the graph is not in this space.
@@ -156,7 +157,7 @@ class SearchSpace:
         return written
 
     def from_parameters(self, parameters: Mapping[str, str]) -> GraphSpec:
-        """The raw graph of a set of parameters; ``canonical`` of it is what a search trains.
+        """The raw graph of some parameters, by name. A search trains the ``canonical`` form of it.
 
         Raises:
             GraphError: a parameter is missing, unknown, or has a value that this space does not allow.
@@ -179,7 +180,7 @@ class SearchSpace:
         )
 
     def admits(self, graph: GraphSpec) -> bool:
-        """Whether a graph is not left out for its unlearned nodes."""
+        """Whether a graph is not rejected for its unlearned nodes."""
         return not (self.reject_unlearned and graph.unlearned_nodes)
 
     def _label_choice(self, gate: Gate) -> Gate:
@@ -199,9 +200,9 @@ class SearchSpace:
             raise GraphError(f"graph parameters are missing: {', '.join(missing)}")
 
     @property
-    def incoming(self) -> IncomingSpace:
-        """Every way of teaching one of the nodes; the space is its M-th power."""
-        return IncomingSpace(
+    def node_space(self) -> NodeSpace:
+        """The choices for one node. The search space is its M-th power."""
+        return NodeSpace(
             num_sources=self.num_nodes - 1,
             label_gates=self.label_gates,
             gates=self.gates,
@@ -209,15 +210,15 @@ class SearchSpace:
             reject_unlearned=self.reject_unlearned,
         )
 
-    def _draw(self, target: int, seed: int, slot: int) -> Incoming:
-        """One node's incoming edges, uniform among the raw ones: another attempt where they are rejected."""
-        space = self.incoming
+    def _draw(self, target: int, seed: int, slot: int) -> IncomingEdges:
+        """Draw the edges into one node, uniformly from the raw choices; a rejected choice is drawn again."""
+        space = self.node_space
         draws = (uniform(space.num_unfiltered, f"seed {seed} slot {slot} node {target} attempt {n}") for n in count())
         return next(incoming for incoming in map(space.raw, draws) if space.admits(incoming))
 
     def _nth(self, index: int) -> GraphSpec:
-        """A canonical graph by number."""
-        forms = _forms(self.incoming)
+        """The canonical graph of that number, 0 to ``num_canonical`` - 1."""
+        forms = _forms(self.node_space)
         digits = [index // len(forms) ** node % len(forms) for node in range(self.num_nodes)]
         return _graph_of(forms[digit][0] for digit in digits)
 
@@ -238,27 +239,25 @@ def _parameters(space: SearchSpace) -> tuple[Parameter, ...]:
 
 
 @lru_cache(maxsize=8)
-def _forms(space: IncomingSpace) -> tuple[tuple[Incoming, int], ...]:
+def _forms(space: NodeSpace) -> tuple[tuple[IncomingEdges, int], ...]:
     return tuple(space.canonical_forms())
 
 
 @lru_cache(maxsize=8)
 def _order(space: SearchSpace, seed: int, draw_round: int) -> tuple[int, ...]:
-    """The numbers of all canonical graphs of a small space, in the order of one round."""
+    """The numbers of all canonical graphs of a small space, in the random order of one round."""
     weights = [1]
     for _ in range(space.num_nodes):
-        weights = [new * old for new in (weight for _, weight in _forms(space.incoming)) for old in weights]
+        weights = [new * old for new in (weight for _, weight in _forms(space.node_space)) for old in weights]
     return weighted_order(weights, f"seed {seed} round {draw_round}")
 
 
-def _graph_of(nodes: Iterable[Incoming]) -> GraphSpec:
+def _graph_of(nodes: Iterable[IncomingEdges]) -> GraphSpec:
     taught = tuple(nodes)
     edges = []
     for target, incoming in enumerate(taught):
         sources = (source for source in range(len(taught)) if source != target)
-        edges += [
-            edge_of(source, target, teaching) for source, teaching in zip(sources, incoming.teachings, strict=True)
-        ]
+        edges += [edge_of(source, target, kind) for source, kind in zip(sources, incoming.edge_kinds, strict=True)]
     return GraphSpec(label_gates=tuple(incoming.label_gate for incoming in taught), edges=tuple(edges))
 
 

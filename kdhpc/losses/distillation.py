@@ -16,7 +16,7 @@ _SMALLEST_SQUARE = 2e-15
 
 
 class PairLosses(NamedTuple):
-    """A loss that brings a pair closer, and one that drives it apart; none: not asked for."""
+    """A loss that brings a pair closer, and one that drives it apart; None: not asked for."""
 
     closer_NST: Tensor | None
     """(N, S, T)."""

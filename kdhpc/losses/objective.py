@@ -117,7 +117,7 @@ def _gated(
     """(T,): the elementary losses (N, S, T) under the graph's designs and gates, averaged over N, summed over sources.
 
     Args:
-        losses: L of them; none: no edge has it.
+        losses: L of them; None: no edge has it.
         coefficients: The graph.
         gate_NST: What gates multiply losses by.
         broken_LNS: nan where the source's side of a loss is not finite, else 0.

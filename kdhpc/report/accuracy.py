@@ -1,4 +1,8 @@
-"""Ensemble accuracy by what an ensemble costs: results of final trainings as curves. Free of torch."""
+"""Ensemble accuracy over the number of nodes or of parameters: results of final trainings as curves. Free of torch.
+
+Trainings that agree in everything but their number of nodes form a family. A family is split into one curve, of the
+trainings that are the only one with their number of nodes, and single points for all others.
+"""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -12,7 +16,7 @@ from kdhpc.methods.registry import named_methods
 
 _LOG = logging.getLogger(__name__)
 By = Literal["nodes", "parameters"]
-"""What the horizontal axis is. ``nodes``: paper Fig. 3. ``parameters``: paper Fig. 8."""
+"""The horizontal axis. ``nodes``: as in the paper's Fig. 3. ``parameters``: as in its Fig. 8."""
 SEARCHED = "searched graph"
 SINGLE = "single network"
 _ALIASES = {"uniform:prob+": "dml"}
@@ -20,14 +24,14 @@ _ALIASES = {"uniform:prob+": "dml"}
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """All seeds of one training."""
+    """A point of a curve: all seeds of one training."""
 
     x: int
-    """Nodes, or parameters of all networks."""
+    """Number of nodes, or of the parameters of all networks together."""
     accuracy: Spread
-    """Of the ensemble, in percent."""
+    """Accuracy of the ensemble, in percent."""
     num_seeds: int
-    """That are done."""
+    """Number of seeds that are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,50 +39,58 @@ class Curve:
     """Trainings that differ in their number of nodes, or are single networks of growing size."""
 
     kind: str
-    """Preset, another method, where a searched graph was searched, or the name of a graph's file."""
+    """What was trained: a preset, another method, ``searched graph (DATA SET)``, or the name of a graph's file."""
     label: str
-    """The kind or a training's name, and what else tells it from other curves of the picture."""
+    """The kind or a training's name, then whatever else distinguishes the curve from others of the chart."""
     points: tuple[Point, ...]
-    """By rising x."""
+    """Ordered by x."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One picture."""
+    """The content of one picture."""
 
     dataset: str
-    """Packed data set."""
+    """Name of the packed data set."""
     scored_on: str
-    """``test`` or ``validation`` images."""
+    """Which images accuracies are measured on: ``test`` or ``validation``."""
     by: By
-    """What x is."""
+    """The horizontal axis."""
     alike: tuple[str, ...]
-    """What all curves have in common, in words."""
+    """Settings that all curves have in common, in words."""
     curves: tuple[Curve, ...]
-    """Baselines first."""
+    """The curves, baselines first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Family:
-    """What all trainings of a curve share."""
+    """What all trainings of a curve have in common."""
 
     kind: str
     traits: tuple[str, ...]
-    """Network, length, images, precision, in words."""
+    """Network, epochs, number of training images and precision, in words."""
 
 
 _Part: TypeAlias = tuple[_Family, str, list[Summary]]
-"""What becomes a curve, with its own name where it must not bear its family's."""
+"""The trainings of a curve, with their family. The name is empty where the curve is named after its family."""
 
 
 def chart_accuracies(summaries: Iterable[Summary], by: By) -> tuple[Chart, ...]:
-    """One chart for each data set and half of it that was scored on.
+    """Make one chart for each data set and kind of images (test or validation) that accuracies were measured on.
 
-    Trainings are joined to a curve where they have the same kind of graph, network, epochs, number of training images
-    and precision; searched graphs also where they were searched on the same data set. Where two of a curve have the
-    same number of nodes, these are points of their own, by name. A single network, which has no edges, begins the
-    curves of all presets. By parameters, single networks of several sizes are one more curve. Seeds that diverged are
-    in no point, with a warning that names them.
+    - Trainings form a curve if they have the same kind of graph, network, epochs, number of training images and
+      precision. Searched graphs must also have been searched on the same data set.
+    - If two trainings of a curve have the same number of nodes, each of them becomes a point with its own name.
+    - A single network has no edges, so it is the first point of the curves of all presets.
+    - By parameters, single networks of several sizes form one more curve.
+    - Seeds that diverged are left out, with a warning that names them.
+
+    Args:
+        summaries: Trainings, each with all of its seeds.
+        by: The horizontal axis.
+
+    Returns:
+        The charts, ordered by data set.
     """
     charts: dict[tuple[str, str], list[Summary]] = {}
     for summary in summaries:
@@ -131,13 +143,13 @@ def _kind(summary: Summary) -> str:
 
 
 def _rank(kind: str) -> int:
-    """Single networks and presets first, then other methods, then searched graphs."""
+    """Place of a kind in the legend: single networks and presets, then other methods, then all else."""
     order = [SINGLE, "independent", "dml", *sorted(set(PRESETS) - {"independent", "dml"}), *named_methods()]
     return order.index(kind) if kind in order else len(order)
 
 
 def _parted(family: _Family, members: Sequence[Summary]) -> list[_Part]:
-    """The curve, without a name of its own; then by name what would be a second point at one place of it."""
+    """Split a family into its curve and, by name, the trainings that share their number of nodes with another one."""
     counts = [member.num_nodes for member in members]
     curve = [member for member in members if counts.count(member.num_nodes) == 1]
     rest = [(family, member.name, [member]) for member in members if counts.count(member.num_nodes) > 1]
@@ -145,7 +157,7 @@ def _parted(family: _Family, members: Sequence[Summary]) -> list[_Part]:
 
 
 def _begun(family: _Family, name: str, members: list[Summary], families: dict[_Family, list[Summary]]) -> list[Summary]:
-    """A preset's curve with the single network that is alike but for the preset."""
+    """A curve's trainings; a preset's curve begins with the single network that has the same traits."""
     if name or family.kind not in PRESETS or any(member.num_nodes == 1 for member in members):
         return members
     singles = [
@@ -159,7 +171,7 @@ def _begun(family: _Family, name: str, members: list[Summary], families: dict[_F
 
 
 def _single_networks(families: dict[_Family, list[Summary]]) -> list[_Part]:
-    """Independent single networks of more than one size."""
+    """Curves of independent single networks that differ in size only."""
     alike: dict[tuple[str, ...], list[Summary]] = {}
     for family, members in families.items():
         if family.kind == "independent":

@@ -1,4 +1,4 @@
-"""What each node of a run looks at in some images, what it answers, and how sure it is.
+"""What each node of a run looks at in some images, what it predicts, and how sure it is.
 
 Dimension suffixes: M nodes, L = M + 1 nodes and their ensemble, n images of one batch, C classes.
 """
@@ -15,8 +15,8 @@ from kdhpc.data.progress import Progress
 from kdhpc.data.transform import undo_normalisation
 from kdhpc.errors import ConfigError, UsageError
 from kdhpc.final.finished import FinishedRun
-from kdhpc.report.examples import Overall, Sight, Sights, Verdict
-from kdhpc.report.predictions import Examiner, warn_about_accuracy
+from kdhpc.report.examples import AttentionExample, AttentionExamples, NodePrediction, Overall
+from kdhpc.report.predictions import Predictor, warn_about_accuracy
 from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.evaluation import mean_ensemble
 
@@ -25,38 +25,40 @@ MAX_IMAGES = 24
 
 
 @device_errors_in_words()
-def read_sights(run: FinishedRun, *, num_images: int, indices: Sequence[int] | None, progress: Progress) -> Sights:
-    """Chosen images with each node's attention map and answer, and what all scored images say of each node.
+def read_attention(
+    run: FinishedRun, *, num_images: int, indices: Sequence[int] | None, progress: Progress
+) -> AttentionExamples:
+    """Some images with each node's attention map and prediction, and each node's accuracy and entropy on all images.
 
     Args:
-        run: Of a method whose nodes give attention maps.
-        num_images: Without ``indices``: so many, the first of as many classes.
-        indices: Images, counted from 0 among those that the run is scored on.
+        run: A run of a method whose nodes make attention maps.
+        num_images: How many images to show where ``indices`` is None, each of another class: the first image of each.
+        indices: Images to show, counted from 0 among those that the run is scored on; None: ``num_images`` decides.
         progress: Counts images times networks.
 
     Raises:
-        ConfigError: its nodes give none.
-        DataError: its images are not here.
+        ConfigError: the run's nodes make no attention maps.
+        DataError: the run's images are not here.
         DeviceError: the GPU's memory is used up, or this process cannot use the GPU any more.
-        NetworkError: its weights are damaged.
-        UsageError: there are no such images.
+        NetworkError: the run's weights are damaged.
+        UsageError: there are no such images, or more than a picture has room for.
     """
     if run.method.no_maps is not None:
         raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_maps}: give a run of a graph")
-    examiner = Examiner(progress)
+    predictor = Predictor(progress)
     classes = run.open_images().classes
-    labels = examiner.batches(run).labels.tolist()
+    labels = predictor.batches(run).labels.tolist()
     chosen = _checked(indices, len(labels)) if indices is not None else _of_different_classes(labels, num_images)
     progress.start(f"{run.label} on {len(labels):,} images", len(run.weights) * len(labels))
     tally, seen, start = _Tally(len(run.weights)), {}, 0
-    for batch, outputs in examiner.examine(run, range(len(run.weights))):
-        answers_MnC, ensemble_nC = mean_ensemble(torch.stack([output.logits for output in outputs]))
-        logits_LnC = torch.cat([answers_MnC, ensemble_nC.unsqueeze(0)])
+    for batch, outputs in predictor.predict(run, range(len(run.weights))):
+        nodes_MnC, ensemble_nC = mean_ensemble(torch.stack([output.logits for output in outputs]))
+        logits_LnC = torch.cat([nodes_MnC, ensemble_nC.unsqueeze(0)])
         tally.add(logits_LnC, batch.labels)
         for index in set(chosen) & set(range(start, start + len(batch.labels))):
             at = index - start
-            *nodes, ensemble = _verdicts(logits_LnC[:, at], labels[index], classes)
-            seen[index] = Sight(
+            *nodes, ensemble = _node_predictions(logits_LnC[:, at], labels[index], classes)
+            seen[index] = AttentionExample(
                 index=index,
                 label=classes[labels[index]],
                 image=_shown(batch.images[at], run.config.dataset),
@@ -68,45 +70,45 @@ def read_sights(run: FinishedRun, *, num_images: int, indices: Sequence[int] | N
     *nodes_seen, ensemble_seen = tally.means()
     for node, overall in enumerate(nodes_seen):
         warn_about_accuracy(run, node, overall.accuracy)
-    return Sights(
+    return AttentionExamples(
         name=run.label,
         num_images=len(labels),
         scored_on=run.result.scored_on,
         nodes=tuple(nodes_seen),
         ensemble=ensemble_seen,
-        sights=tuple(seen[index] for index in chosen),
+        examples=tuple(seen[index] for index in chosen),
     )
 
 
 class _Tally:
-    """Right answers and entropies of all images: of M nodes and, last, of their ensemble."""
+    """Sums over all images of correct predictions and entropies, for M nodes and, last, for their ensemble."""
 
     def __init__(self, num_nodes: int) -> None:
-        self._right_L = torch.zeros(num_nodes + 1, dtype=torch.int64)
+        self._num_correct_L = torch.zeros(num_nodes + 1, dtype=torch.int64)
         self._entropy_L = torch.zeros(num_nodes + 1, dtype=torch.float64)
         self._num_images = 0
 
     def add(self, logits_LnC: Tensor, labels_n: Tensor) -> None:
-        """Count one batch."""
-        self._right_L += (logits_LnC.argmax(dim=2) == labels_n).sum(dim=1).cpu()
+        """Add one batch: logits (L, n, C) and labels (n,)."""
+        self._num_correct_L += (logits_LnC.argmax(dim=2) == labels_n).sum(dim=1).cpu()
         self._entropy_L += _entropies(logits_LnC).sum(dim=1).cpu()
         self._num_images += len(labels_n)
 
     def means(self) -> list[Overall]:
-        """Over all images."""
-        rates = zip(self._right_L.tolist(), self._entropy_L.tolist(), strict=True)
+        """Accuracy and mean entropy over all images, for each of L."""
+        sums = zip(self._num_correct_L.tolist(), self._entropy_L.tolist(), strict=True)
         return [
-            Overall(accuracy=100 * right / self._num_images, entropy=entropy / self._num_images)
-            for right, entropy in rates
+            Overall(accuracy=100 * num_correct / self._num_images, entropy=entropy / self._num_images)
+            for num_correct, entropy in sums
         ]
 
 
-def _verdicts(logits_LC: Tensor, label: int, classes: Sequence[str]) -> list[Verdict]:
-    """On one image."""
-    answers, entropies = logits_LC.argmax(dim=1).tolist(), _entropies(logits_LC).tolist()
+def _node_predictions(logits_LC: Tensor, label: int, classes: Sequence[str]) -> list[NodePrediction]:
+    """The predictions of L for one image."""
+    predicted, entropies = logits_LC.argmax(dim=1).tolist(), _entropies(logits_LC).tolist()
     return [
-        Verdict(answer=classes[answer], right=answer == label, entropy=entropy)
-        for answer, entropy in zip(answers, entropies, strict=True)
+        NodePrediction(predicted=classes[index], correct=index == label, entropy=entropy)
+        for index, entropy in zip(predicted, entropies, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Pairs of networks, and how their difference and what they gain together go with each other. Free of torch."""
+"""Pairs of networks: how the gain of their ensemble correlates with the difference of the two. Free of torch."""
 
 import csv
 import io
@@ -12,26 +12,26 @@ _COLUMNS = ("network_1", "network_2", "accuracy_1", "accuracy_2", "ensemble_accu
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Measures of P pairs of M networks. Accuracies are top-1, in percent."""
+    """Measures of P pairs out of M networks. Accuracies are top-1, in percent."""
 
     networks: tuple[str, ...]
-    """(M,) names."""
+    """(M,) names of the networks."""
     accuracies: NDArray[np.float64]
-    """(M,) of each network alone."""
+    """(M,) accuracy of each network alone."""
     first: NDArray[np.int64]
-    """(P,) a network of each pair, 0 to M - 1."""
+    """(P,) index of one network of each pair, 0 to M - 1."""
     second: NDArray[np.int64]
-    """(P,) the other one."""
+    """(P,) index of the other network."""
     mutual_kl: NDArray[np.float64]
-    """(P,) Eq. 1, in nats: mean over the images."""
+    """(P,) mutual KL divergence in nats, the mean over the images. Source: paper Eq. 1."""
     ensemble_accuracies: NDArray[np.float64]
-    """(P,) of the mean of both networks' logits."""
+    """(P,) accuracy of the ensemble of two: of the mean of both networks' logits."""
     num_images: int
-    """That all of it was measured on."""
+    """Number of images that all of this was measured on."""
 
     @property
     def gains(self) -> NDArray[np.float64]:
-        """(P,) percentage points over the mean of the two alone. Source: paper Eq. 2."""
+        """(P,) gain of each ensemble over the mean of its two networks, in percentage points. Source: paper Eq. 2."""
         return self.ensemble_accuracies - (self.accuracies[self.first] + self.accuracies[self.second]) / 2
 
 
@@ -40,7 +40,7 @@ class Line:
     """The regression line of the gain on the mutual KL, with the correlation coefficient of the two."""
 
     slope: float
-    """Percentage points a nat."""
+    """Percentage points per nat."""
     intercept: float
     """Percentage points."""
     r: float
@@ -48,7 +48,13 @@ class Line:
 
 
 def fit_line(pairs: Pairs) -> Line | None:
-    """By least squares; none where all pairs differ by the same, or gain the same. Source: paper Table 1, Fig. 2."""
+    """Fit the line by least squares.
+
+    Returns:
+        None: all pairs have the same mutual KL or the same gain, so there is no correlation coefficient.
+
+    Source: paper Table 1 and Fig. 2.
+    """
     x, y = pairs.mutual_kl, pairs.gains
     if _is_constant(x) or _is_constant(y):
         return None
@@ -57,7 +63,7 @@ def fit_line(pairs: Pairs) -> Line | None:
 
 
 def pairs_table(pairs: Pairs) -> str:
-    """A CSV with a row for each pair."""
+    """A CSV text with a header and one row for each pair."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -69,5 +75,5 @@ def pairs_table(pairs: Pairs) -> str:
 
 
 def _is_constant(values: NDArray[np.float64]) -> bool:
-    """But for rounding errors, of accuracies in percent and of mean KLs in nats."""
+    """Whether all values are equal up to rounding errors."""
     return bool(np.ptp(values) < 1e-9)

@@ -22,20 +22,20 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINES = ("-", "--", ":", "-.")
 _DPI = 200
 _WIDTH, _HEIGHT, _LETTER, _LINE = 5.2, 4.4, 0.082, 0.2
-"""Of axes with what is around them, and of a letter and a line of the legend: in inches."""
+"""In inches: width and height of the picture without its legend, width of a letter and height of a legend line."""
 _MARGIN = 0.08
-"""Around everything, in inches: what Matplotlib leaves by itself is less in some versions than their letters need."""
+"""Margin around everything, in inches. Some versions of Matplotlib leave less than their letters need."""
 _HALF_WIDTH = 0.06
-"""Curves lie beside each other by at most so much, in nodes: bars at one number of nodes would hide each other."""
+"""Largest shift of a curve to either side, in nodes. Without it, bars at one number of nodes hide each other."""
 
 
 def draw_chart(chart: Chart, paths: Sequence[Path], *, ddof: int) -> None:
-    """Draw it to files that end in ``.svg`` or ``.png``; each appears whole or not at all.
+    """Draw a chart to files that end in ``.svg`` or ``.png``. Each file appears whole or not at all.
 
     Args:
-        chart: What to draw.
-        paths: Where to.
-        ddof: Of the standard deviations, for the caption.
+        chart: The curves and their description.
+        paths: The files to write.
+        ddof: How the standard deviations were computed (0: population, 1: sample), for the caption.
 
     Raises:
         StorageError: the file system refuses.
@@ -73,7 +73,7 @@ def draw_chart(chart: Chart, paths: Sequence[Path], *, ddof: int) -> None:
 
 
 def _places(chart: Chart, curve: Curve, place: int) -> list[float]:
-    """Where the points stand on the horizontal axis: nodes, shifted a little, or millions of parameters."""
+    """Where the points are on the horizontal axis: nodes, shifted a little, or millions of parameters."""
     if chart.by == "parameters":
         return [point.x / 1e6 for point in curve.points]
     last = len(chart.curves) - 1

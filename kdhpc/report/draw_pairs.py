@@ -13,18 +13,18 @@ from kdhpc.report.correlation import Line, Pairs
 
 _DPI = 200
 _MAX_DRAWN = 2000
-"""More points than these are pixels in an SVG, too: it would be large and slow."""
+"""With more points than these, an SVG has them as pixels. As shapes they would make it large and slow."""
 
 
 def draw_pairs(pairs: Pairs, line: Line | None, paths: Sequence[Path], *, title: str, scored_on: str) -> None:
-    """Draw the gain by the mutual KL to files that end in ``.svg`` or ``.png``; each appears whole or not at all.
+    """Draw gain over mutual KL to files that end in ``.svg`` or ``.png``. Each file appears whole or not at all.
 
     Args:
         pairs: What to draw.
-        line: Through them; none where there is none.
-        paths: Where to.
-        title: What the networks are, in one line.
-        scored_on: ``test`` or ``validation``.
+        line: The regression line; None: it is not defined.
+        paths: The files to write.
+        title: One line that says what the networks are.
+        scored_on: Which images were used: ``test`` or ``validation``.
 
     Raises:
         StorageError: the file system refuses.

@@ -1,4 +1,4 @@
-"""What the nodes of a run see in some images, and answer. Free of torch."""
+"""Attention examples: images with the attention map and the prediction of each node of a run. Free of torch."""
 
 from dataclasses import dataclass
 
@@ -7,58 +7,58 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """One answer to one image."""
+class NodePrediction:
+    """What a node, or the ensemble, predicts for one image."""
 
-    answer: str
+    predicted: str
     """Name of the most probable class."""
-    right: bool
-    """Whether it is the image's."""
+    correct: bool
+    """Whether that is the image's class."""
     entropy: float
-    """Of the probability distribution, in nats."""
+    """Entropy of the predicted class probabilities, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
-    """One image."""
+class AttentionExample:
+    """One image with the attention maps and the predictions of all nodes."""
 
     index: int
-    """Counted from 0 among the scored images."""
+    """Number of the image among those that the run is scored on, from 0."""
     label: str
     """Name of its class."""
     image: NDArray[np.float32]
-    """(S, S, 3), 0 to 1."""
+    """(S, S, 3), values from 0 to 1."""
     maps: tuple[NDArray[np.float32], ...]
-    """(H, W) each: the attention map of each node, not negative."""
-    nodes: tuple[Verdict, ...]
-    """Of each node."""
-    ensemble: Verdict
-    """Of the mean of their logits."""
+    """The attention map of each node: (H, W), 0 or more."""
+    nodes: tuple[NodePrediction, ...]
+    """The prediction of each node."""
+    ensemble: NodePrediction
+    """The prediction of the ensemble: from the mean of the nodes' logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overall:
-    """All scored images together."""
+    """Measures of a node, or of the ensemble, over all images that the run is scored on."""
 
     accuracy: float
     """Top-1, in percent."""
     entropy: float
-    """Mean of the entropy of the probability distribution, in nats."""
+    """Entropy of the predicted class probabilities, in nats: the mean over the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sights:
-    """Some images, and what all scored images say of each node."""
+class AttentionExamples:
+    """The attention examples of a run, with measures over all of its images."""
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     num_images: int
-    """Scored images."""
+    """Number of images that the run is scored on."""
     scored_on: str
-    """``test`` or ``validation``."""
+    """Which images those are: ``test`` or ``validation``."""
     nodes: tuple[Overall, ...]
-    """Of each node."""
+    """The measures of each node."""
     ensemble: Overall
-    """Of the mean of their logits."""
-    sights: tuple[Sight, ...]
+    """The measures of the ensemble."""
+    examples: tuple[AttentionExample, ...]
     """The chosen images."""

@@ -1,4 +1,4 @@
-"""How far two networks differ, and what an ensemble of the two gains: all pairs of some networks.
+"""For all pairs of some networks: how much the two differ, and what their ensemble gains.
 
 Dimension suffixes: M networks, P = M (M - 1) / 2 pairs, n images of one chunk, C classes.
 """
@@ -16,12 +16,14 @@ _CHUNK_BYTES = 1 << 26
 
 
 def compare_pairs(predictions: Predictions, device: torch.device, progress: Progress) -> Pairs:
-    """Every pair of networks, each once.
+    """Measure every pair of networks, each pair once.
 
     Args:
-        predictions: Of all networks.
-        device: Where it is computed.
+        predictions: Logits of all networks, and the labels.
+        device: Where to compute.
         progress: Counts images.
+
+    Source: paper Eq. 1-2.
     """
     num_networks, num_images, num_classes = predictions.logits_MNC.shape
     rows, columns = np.triu_indices(num_networks, k=1)
@@ -33,7 +35,7 @@ def compare_pairs(predictions: Predictions, device: torch.device, progress: Prog
         logits_MnC = predictions.logits_MNC[:, start : start + size].to(device)
         labels_n = predictions.labels_N[start : start + size].to(device)
         cross_MM += _cross_entropies(logits_MnC)
-        right_MM += _right_answers(logits_MnC, labels_n)
+        right_MM += _num_correct(logits_MnC, labels_n)
         progress.advance(len(labels_n))
     mutual_kl_MM = _mutual_kl(cross_MM / num_images).cpu().numpy()
     accuracies_MM: NDArray[np.float64] = right_MM.cpu().numpy() * (100 / num_images)
@@ -58,13 +60,13 @@ def _cross_entropies(logits_MnC: Tensor) -> Tensor:
 
 
 def _mutual_kl(cross_MM: Tensor) -> Tensor:
-    """From mean cross-entropies H: KL(p_i || p_j) = H_ij - H_ii. Source: paper Eq. 1, temperature 1."""
+    """Mutual KL (M, M) from mean cross-entropies H, as KL(p_i || p_j) = H_ij - H_ii. Source: paper Eq. 1 at T = 1."""
     kl_MM = cross_MM - cross_MM.diagonal().unsqueeze(1)
     return ((kl_MM + kl_MM.T) / 2).clamp(min=0)
 
 
-def _right_answers(logits_MnC: Tensor, labels_n: Tensor) -> Tensor:
-    """How often each ensemble of two is right, (M, M), above the diagonal; on it, how often each network alone is.
+def _num_correct(logits_MnC: Tensor, labels_n: Tensor) -> Tensor:
+    """Numbers of correct predictions, (M, M): of ensembles of two above the diagonal, of single networks on it.
 
     The sum of two networks' logits has its maximum where their mean has it.
     """

@@ -20,7 +20,7 @@ from kdhpc.training.runtime import Runtime, resolve_runtime
 
 _LOG = logging.getLogger(__name__)
 _TOLERANCE = 0.5
-"""Percentage points: another device rounds otherwise, and predicts otherwise for a few images."""
+"""Percentage points. Another device rounds differently, so a few images are predicted differently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,23 +30,23 @@ class Predictions:
     networks: tuple[str, ...]
     """Names of the M networks."""
     logits_MNC: Tensor
-    """float32, on the CPU."""
+    """(M, N, C), float32, on the CPU."""
     labels_N: Tensor
-    """int64, on the CPU."""
+    """(N,) class indices, int64, on the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Networks of one run."""
+    """Some networks of one run."""
 
     run: FinishedRun
-    """Whose they are."""
+    """The run."""
     nodes: tuple[int, ...]
-    """Counted from 0."""
+    """The nodes whose networks were chosen, counted from 0."""
 
 
-class Examiner:
-    """Shows networks the images that they are scored on, here, whatever machine trained them.
+class Predictor:
+    """Runs networks on the images that they are scored on. They may have been trained on another machine.
 
     Args:
         progress: Counts images times networks.
@@ -58,11 +58,11 @@ class Examiner:
         self._batches: EvalBatches | None = None
 
     def batches(self, run: FinishedRun) -> EvalBatches:
-        """The images that a run is scored on; those of the run before, where they are the same.
+        """Batches of the images that a run is scored on. The same object is used again for runs with the same images.
 
         Raises:
-            ConfigError: they do not fit its config.
-            DataError: they are not here.
+            ConfigError: the images do not fit the run's config.
+            DataError: the images are not here.
         """
         config = run.config
         key = (config.dataset, config.run.split, config.training.eval_batch_size, config.device.channels_last)
@@ -71,8 +71,8 @@ class Examiner:
             self._batches = scored_batches(config, run.open_images(), device_here())
         return self._batches
 
-    def examine(self, run: FinishedRun, nodes: Sequence[int]) -> Iterator[tuple[Batch, list[NetworkOutput]]]:
-        """Each batch with what some nodes of the run (counted from 0) give for it.
+    def predict(self, run: FinishedRun, nodes: Sequence[int]) -> Iterator[tuple[Batch, list[NetworkOutput]]]:
+        """Yield each batch with the outputs of some nodes of the run (counted from 0).
 
         Raises:
             NetworkError: the weights are damaged, or give logits that are not finite.
@@ -92,14 +92,14 @@ class Examiner:
 
 
 def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
-    """All networks of some runs, each once, with a warning that names what is left out.
+    """All networks of some runs, without duplicates. A warning names the duplicates.
 
-    Independent networks of one seed are the same whatever the number of nodes, and a frozen one may be in many runs:
-    two of them would be a pair that does not differ.
+    Two runs may hold the same network: an independent network depends on its seed and node alone, not on the number of
+    nodes, and a frozen network may be in many runs. Such duplicates would be a pair that does not differ.
 
     Raises:
-        ConfigError: the nodes of one are no networks of their own, or the runs are not scored on the same images.
-        NetworkError: weights are not there.
+        ConfigError: a run's nodes are not networks of their own, or the runs are not scored on the same images.
+        NetworkError: a file of weights is missing.
     """
     for run in runs:
         if run.method.no_networks is not None:
@@ -122,7 +122,7 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
 
 @device_errors_in_words()
 def read_predictions(chosen: Sequence[Chosen], progress: Progress) -> Predictions:
-    """What chosen networks predict for all images that they are scored on.
+    """The logits of the chosen networks for all images that they are scored on.
 
     Raises:
         ConfigError: the images do not fit a run's config.
@@ -130,15 +130,15 @@ def read_predictions(chosen: Sequence[Chosen], progress: Progress) -> Prediction
         DeviceError: the GPU's memory is used up, or this process cannot use the GPU any more.
         NetworkError: weights are damaged.
     """
-    examiner = Examiner(progress)
-    labels_N = examiner.batches(chosen[0].run).labels.cpu()
+    predictor = Predictor(progress)
+    labels_N = predictor.batches(chosen[0].run).labels.cpu()
     names = [_name(choice.run, node) for choice in chosen for node in choice.nodes]
     progress.start(f"{len(names):,} networks on {len(labels_N):,} images", len(names) * len(labels_N))
     logits_MNC = torch.empty(len(names), len(labels_N), len(chosen[0].run.open_images().classes))
     first = 0
     for choice in chosen:
         own_mNC, start = logits_MNC[first : first + len(choice.nodes)], 0
-        for batch, outputs in examiner.examine(choice.run, choice.nodes):
+        for batch, outputs in predictor.predict(choice.run, choice.nodes):
             own_mNC[:, start : start + len(batch.labels)] = torch.stack([output.logits for output in outputs])
             start += len(batch.labels)
         for node, logits_NC in zip(choice.nodes, own_mNC, strict=True):
@@ -149,17 +149,17 @@ def read_predictions(chosen: Sequence[Chosen], progress: Progress) -> Prediction
 
 
 def device_here() -> torch.device:
-    """CUDA where there is one, wherever the networks were trained."""
+    """The CUDA device if this machine has one, else the CPU, wherever the networks were trained."""
     return resolve_runtime(DeviceConfig()).device
 
 
 def warn_about_accuracy(run: FinishedRun, node: int, accuracy: float) -> None:
-    """Warn where a node is not as accurate here as its result says.
+    """Warn if a node's accuracy here differs from the one in its result.
 
     Args:
-        run: The node's.
-        node: Counts from 0.
-        accuracy: Top-1 here, in percent.
+        run: The run that the node belongs to.
+        node: Number of the node, from 0.
+        accuracy: Top-1 accuracy that was measured here, in percent.
     """
     before = run.node_accuracies[node]
     if abs(accuracy - before) > _TOLERANCE:
@@ -171,7 +171,11 @@ def _name(run: FinishedRun, node: int) -> str:
 
 
 def runtime_of(run: FinishedRun) -> Runtime:
-    """The device here, in the precision that the run came to. From here on this process computes so."""
+    """The runtime for a run's networks: the device here, in the precision of the run's training.
+
+    It is enforced: from now on this process computes in that precision. Where the device does not have it, a warning
+    says so, and the precision is float32.
+    """
     precision = run.result.precision or run.config.device.precision
     device = device_here()
     config = parse_group("device", DeviceConfig, {"precision": precision})
@@ -196,7 +200,7 @@ def _check_same_images(runs: Sequence[FinishedRun]) -> None:
 
 
 def _scored_on(run: FinishedRun) -> dict[str, object]:
-    """What decides which images a run is scored on, and which part of them its networks see."""
+    """The settings that decide which images a run is scored on, and how they are cropped and resized."""
     dataset, split = run.config.dataset, run.config.run.split
     search = (dataset.validation_fraction, dataset.subset, dataset.split_seed) if split == "search" else None
     return {

@@ -169,13 +169,13 @@ def test_decode_16_bit_negative_is_shown_as_a_positive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "webp", "tif", "ppm"])
 def test_decode_damaged_in_any_place_is_an_image_or_an_error_of_this_file(tmp_path: Path, suffix: str) -> None:
-    path, chance = tmp_path / f"a.{suffix}", random.Random(suffix)
+    path, random_source = tmp_path / f"a.{suffix}", random.Random(suffix)
     Image.fromarray(smooth(5, 20, 30)).save(path)
     whole, errors = path.read_bytes(), list[str]()
     for _ in range(150):
         content = bytearray(whole)
-        for _ in range(chance.choice((1, 3, 9))):
-            content[chance.randrange(min(len(content), 400))] = chance.randrange(256)
+        for _ in range(random_source.choice((1, 3, 9))):
+            content[random_source.randrange(min(len(content), 400))] = random_source.randrange(256)
         path.write_bytes(content)
         try:
             assert decode(path, _TARGET).pixels.shape == (16, 16, 3)

@@ -104,15 +104,15 @@ def test_first_slots_over_seeds_are_as_frequent_as_their_raw_graphs() -> None:
     first, second = Counter(a for a, _ in drawn), Counter(b for _, b in drawn)
     assert all(a != b for a, b in drawn)
     graphs = list(weights)
-    chance_first = {graph: weights[graph] / total for graph in graphs}
-    chance_second = {
+    probability_first = {graph: weights[graph] / total for graph in graphs}
+    probability_second = {
         graph: sum(
-            chance_first[other] * weights[graph] / (total - weights[other]) for other in graphs if other != graph
+            probability_first[other] * weights[graph] / (total - weights[other]) for other in graphs if other != graph
         )
         for graph in graphs
     }
-    for found, chance in ((first, chance_first), (second, chance_second)):
-        expected = [num_seeds * chance[graph] for graph in graphs]
+    for found, probability in ((first, probability_first), (second, probability_second)):
+        expected = [num_seeds * probability[graph] for graph in graphs]
         assert stats.chisquare([found[graph] for graph in graphs], expected).pvalue > 1e-3
 
 

@@ -12,7 +12,7 @@ from kdhpc.config.paths import RunPaths
 from kdhpc.data.progress import Progress
 from kdhpc.final.finished import open_finished
 from kdhpc.final.result import read_result
-from kdhpc.report.attention import read_sights
+from kdhpc.report.attention import read_attention
 from tests.report.conftest import INDEPENDENT, svg_texts
 from tests.report.paper_numbers import accuracy, answers_of, entropy
 
@@ -32,53 +32,55 @@ class Silent:
         pass
 
 
-def sights_of(folder, *, num_images=2, indices=None):
-    return read_sights(open_finished(Path(folder)), num_images=num_images, indices=indices, progress=Progress(Silent()))
+def examples_of(folder, *, num_images=2, indices=None):
+    return read_attention(
+        open_finished(Path(folder)), num_images=num_images, indices=indices, progress=Progress(Silent())
+    )
 
 
 @pytest.mark.parametrize("name", ["branch", "normalised"])
-def test_read_sights_agrees_with_the_networks_own_answers(finished, name):
+def test_read_attention_agrees_with_the_networks_own_predictions(finished, name):
     folder = Path("runs/train") / name / "seed0"
-    found = sights_of(folder, indices=(31, 2))
+    found = examples_of(folder, indices=(31, 2))
     result = read_result(RunPaths(folder).result)
     assert (found.name, found.num_images, found.scored_on) == (f"{name}-seed0", 40, "test")
-    assert [sight.index for sight in found.sights] == [31, 2]
+    assert [example.index for example in found.examples] == [31, 2]
     nodes = [answers_of(folder, node) for node in (0, 1)]
     images, labels = nodes[0][2:]
     for node, (logits, maps, *_) in enumerate(nodes):
         assert found.nodes[node].accuracy == pytest.approx(accuracy(logits, labels))
         assert found.nodes[node].accuracy == pytest.approx(result.node_accuracies[node])
         assert found.nodes[node].entropy == pytest.approx(entropy(logits).mean(), rel=1e-4)
-        for sight in found.sights:
-            verdict = sight.nodes[node]
-            assert verdict.answer == CLASSES[logits[sight.index].argmax()]
-            assert verdict.right == (logits[sight.index].argmax() == labels[sight.index])
-            assert verdict.entropy == pytest.approx(entropy(logits)[sight.index], rel=1e-3, abs=1e-5)
-            assert sight.maps[node] == pytest.approx(maps[sight.index], rel=1e-3, abs=1e-5)
+        for example in found.examples:
+            prediction = example.nodes[node]
+            assert prediction.predicted == CLASSES[logits[example.index].argmax()]
+            assert prediction.correct == (logits[example.index].argmax() == labels[example.index])
+            assert prediction.entropy == pytest.approx(entropy(logits)[example.index], rel=1e-3, abs=1e-5)
+            assert example.maps[node] == pytest.approx(maps[example.index], rel=1e-3, abs=1e-5)
     mean = (nodes[0][0] + nodes[1][0]) / 2
     assert found.ensemble.accuracy == pytest.approx(result.ensemble_accuracy)
     assert found.ensemble.entropy == pytest.approx(entropy(mean).mean(), rel=1e-4)
-    for sight in found.sights:
-        assert sight.label == CLASSES[labels[sight.index]]
-        assert sight.ensemble.entropy == pytest.approx(entropy(mean)[sight.index], rel=1e-3, abs=1e-5)
+    for example in found.examples:
+        assert example.label == CLASSES[labels[example.index]]
+        assert example.ensemble.entropy == pytest.approx(entropy(mean)[example.index], rel=1e-3, abs=1e-5)
         # As stored, whatever the networks' normalisation.
-        assert sight.image * 255 == pytest.approx(images[sight.index].astype(np.float64), abs=0.01)
+        assert example.image * 255 == pytest.approx(images[example.index].astype(np.float64), abs=0.01)
 
 
-def test_read_sights_without_indices_takes_the_first_image_of_each_class(finished):
-    assert [sight.index for sight in sights_of(f"{INDEPENDENT}/seed0").sights] == [0, 20]
-    assert [sight.label for sight in sights_of(f"{INDEPENDENT}/seed0", num_images=1).sights] == ["dark"]
+def test_read_attention_without_indices_takes_the_first_image_of_each_class(finished):
+    assert [example.index for example in examples_of(f"{INDEPENDENT}/seed0").examples] == [0, 20]
+    assert [example.label for example in examples_of(f"{INDEPENDENT}/seed0", num_images=1).examples] == ["dark"]
 
 
-def test_read_sights_of_a_run_on_the_search_split_shows_what_it_was_scored_on(finished):
-    found = sights_of("runs/train/tiny-resnet8-independent1-search/seed0")
+def test_read_attention_of_a_run_on_the_search_split_shows_what_it_was_scored_on(finished):
+    found = examples_of("runs/train/tiny-resnet8-independent1-search/seed0")
     assert (found.num_images, found.scored_on) == (32, "validation")
 
 
 def test_report_attention_draws_every_node_with_its_answers(finished, capsys):
     assert main(["report", "attention", "runs/train/branch/seed0", "--images", "2"]) == 0
     out, err = capsys.readouterr()
-    found = sights_of("runs/train/branch/seed0")
+    found = examples_of("runs/train/branch/seed0")
     assert "branch-seed0 on 40 images: 80 of 80" in err
     lines = out.splitlines()
     assert lines[0].split() == ["accuracy", "mean", "entropy"]
@@ -93,10 +95,10 @@ def test_report_attention_draws_every_node_with_its_answers(finished, capsys):
 
     texts = svg_texts(svg)
     assert {"branch-seed0", "Ensemble", "Node 1", "Node 2", "0: dark", "20: light", "lowest", "highest"} <= set(texts)
-    for sight in found.sights:
-        for verdict in (*sight.nodes, sight.ensemble):
-            assert f"{'✓' if verdict.right else '✗'} {verdict.answer}" in texts
-            assert f"entropy {verdict.entropy:.2f}" in texts
+    for example in found.examples:
+        for prediction in (*example.nodes, example.ensemble):
+            assert f"{'✓' if prediction.correct else '✗'} {prediction.predicted}" in texts
+            assert f"entropy {prediction.entropy:.2f}" in texts
     for overall in (*found.nodes, found.ensemble):
         assert f"mean entropy {overall.entropy:.2f}" in texts
     with Image.open(png) as image:
@@ -134,9 +136,9 @@ def test_report_attention_that_cannot_be_meant_is_one_line_and_leaves_nothing(fi
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_read_sights_on_a_gpu_agrees_with_the_cpu(finished):
+def test_read_attention_on_a_gpu_agrees_with_the_cpu(finished):
     folder = Path("runs/train/branch/seed0")
     logits, maps, *_ = answers_of(folder, 0)
-    found = sights_of(folder)
+    found = examples_of(folder)
     assert found.nodes[0].entropy == pytest.approx(entropy(logits).mean(), rel=1e-2)
-    assert found.sights[0].maps[0] == pytest.approx(maps[0], abs=1e-2)
+    assert found.examples[0].maps[0] == pytest.approx(maps[0], abs=1e-2)

@@ -158,7 +158,7 @@ class _Elements:
         return list(self._numbers(matrix))
 
     def column(self, matrix: _Matrix, field: str) -> list[object] | None:
-        """One field of an array of records; none: they have no such field."""
+        """One field of an array of records; None: they have no such field."""
         elements = self._elements(matrix.rest)
         length = self._small_number(_one(elements))
         names = bytes(_one(elements)[1])

@@ -93,7 +93,7 @@ class Reader(Protocol):
 
     @property
     def expected(self) -> Counts | None:
-        """The published counts; none: any are right."""
+        """The published counts; None: any are right."""
 
     def read(self, source: Path, scratch: Path, progress: Progress) -> Source:
         """Reads a file or folder.
@@ -116,7 +116,7 @@ def check_source(source: Source, expected: Counts | None, *, origin: str, altere
 
     Args:
         source: what a reader found.
-        expected: the published counts; none: any.
+        expected: the published counts; None: any.
         origin: what the user named, for messages.
         altered: it need not be as published.
 

@@ -138,12 +138,14 @@ def test_matlab_7_3_is_named(tmp_path: Path) -> None:
 def test_matlab_damaged_in_any_place_is_read_or_an_error(tmp_path: Path) -> None:
     """SciPy's reader, in C, ends the process for some of them."""
     savemat(tmp_path / "a.mat", {"names": np.array([[f"n{index}.jpg"] for index in range(30)], dtype=object)})
-    whole, chance, errors = (tmp_path / "a.mat").read_bytes(), random.Random(0), list[str]()
+    whole, random_source, errors = (tmp_path / "a.mat").read_bytes(), random.Random(0), list[str]()
     for _ in range(300):
         content = bytearray(whole)
-        for _ in range(chance.choice((1, 2, 8))):
-            content[chance.randrange(128, len(content))] = chance.randrange(256)
-        (tmp_path / "b.mat").write_bytes(content[: chance.choice((len(content), chance.randrange(len(content))))])
+        for _ in range(random_source.choice((1, 2, 8))):
+            content[random_source.randrange(128, len(content))] = random_source.randrange(256)
+        (tmp_path / "b.mat").write_bytes(
+            content[: random_source.choice((len(content), random_source.randrange(len(content))))]
+        )
         try:
             MatFile.load(tmp_path / "b.mat").strings("names")
         except DataError as exc:
