@@ -1,6 +1,6 @@
-"""A graph as numbers: what the losses multiply, so that one program serves every graph.
+"""The coefficients of a graph: tensors that the losses are multiplied by, so that one program serves every graph.
 
-Dimension suffixes, in this room: M nodes; S source nodes and T target nodes (both M); L elementary losses, in the order
+Dimension suffixes of this room: M nodes; S source nodes and T target nodes (both M); L elementary losses, in the order
 of ``Elementary``; N samples; C classes; H, W rows and columns of an attention map; P = H W its pixels; K crops.
 Pairs are indexed [source, target]. The diagonal, a node with itself, is always zero.
 """
@@ -15,7 +15,7 @@ from kdhpc.graph.spec import Design, Gate, GraphSpec
 
 
 class Elementary(IntEnum):
-    """The four losses that designs are made of, by their place along L."""
+    """The four losses that designs are sums of. The value is the index along dimension L. Source: paper Eq. 4-7."""
 
     PROB_CLOSER = 0
     PROB_APART = 1
@@ -34,7 +34,7 @@ _PARTS: dict[Design, tuple[Elementary, ...]] = {
 
 
 class Knowledge(str, Enum):
-    """What an edge teaches by: the outputs of its target that its loss depends on."""
+    """The kind of output by which an edge teaches: its loss depends on this output of the target."""
 
     LABEL = "label"
     """The logits of all classifiers of the node."""
@@ -53,37 +53,48 @@ _KNOWLEDGE: dict[Elementary, Knowledge] = {
 
 
 class GraphCoefficients(NamedTuple):
-    """The graph's edges as tensors. Shapes depend on M alone, so other graphs are other values."""
+    """The graph's edges as tensors. Graphs of as many nodes differ only in the values, not in the shapes."""
 
     design_LST: Tensor
-    """1 where the edge's design has this elementary loss and its gate is not ``cutoff``, else 0."""
+    """(L, M, M): 1 where the edge's design has this elementary loss and its gate is not ``cutoff``, else 0."""
     through_ST: Tensor
-    """1 where the gate is ``through``."""
+    """(M, M): 1 where the gate is ``through``, else 0."""
     linear_ST: Tensor
-    """1 where the gate is ``linear``."""
+    """(M, M): 1 where the gate is ``linear``, else 0."""
     correct_ST: Tensor
-    """1 where the gate is ``correct``."""
+    """(M, M): 1 where the gate is ``correct``, else 0."""
     label_through_M: Tensor
-    """1 where the label edge's gate is ``through`` or ``correct``: the label is always right about itself."""
+    """(M,): 1 where the label edge's gate is ``through``, or ``correct``, as labels are always right; else 0."""
     label_linear_M: Tensor
-    """1 where the label edge's gate is ``linear``."""
+    """(M,): 1 where the label edge's gate is ``linear``, else 0."""
 
 
 class Terms(NamedTuple):
-    """Which elementary losses a program computes, in the order of ``Elementary``; the others cost nothing."""
+    """Which elementary losses are computed, in the order of ``Elementary``. The others cost no time."""
 
     prob_closer: bool
-    """Eq. 4."""
+    """Whether to compute Eq. 4."""
     prob_apart: bool
-    """Eq. 5."""
+    """Whether to compute Eq. 5."""
     attention_closer: bool
-    """Eq. 6."""
+    """Whether to compute Eq. 6."""
     attention_apart: bool
-    """Eq. 7."""
+    """Whether to compute Eq. 7."""
 
 
 def graph_coefficients(graph: GraphSpec, *, device: torch.device | str, dtype: torch.dtype) -> GraphCoefficients:
-    """The graph's edges as tensors of that dtype. Source: paper Eq. 4-11."""
+    """The graph's edges as tensors.
+
+    Args:
+        graph: A graph of M nodes.
+        device: Device of the tensors.
+        dtype: Floating point type of the tensors.
+
+    Returns:
+        Tensors of zeros and ones.
+
+    Source: paper Eq. 4-11.
+    """
     num_nodes = graph.num_nodes
     design_LST = torch.zeros(len(Elementary), num_nodes, num_nodes, dtype=dtype)
     gate_ST = {gate: torch.zeros(num_nodes, num_nodes, dtype=dtype) for gate in Gate}
@@ -105,16 +116,24 @@ def graph_coefficients(graph: GraphSpec, *, device: torch.device | str, dtype: t
 
 
 def other_weight(weight: Tensor) -> Tensor:
-    """Another weight for each: no term that it multiplies is left out, and none has the weight that it had.
+    """A different, positive weight for each weight: 1 for those below 0.5, and 0.25 for all others.
+
+    A check of a program uses such weights: every term counts, and each with another weight than before.
 
     Args:
-        weight: Of any shape, values from 0 to 1: coefficients, or a ramp.
+        weight: Coefficients or a ramp, of any shape, with values from 0 to 1.
+
+    Returns:
+        The new weights, of the same shape and dtype.
     """
     return torch.where(weight < 0.5, 1.0, 0.25).to(weight.dtype)
 
 
 def other_coefficients(coefficients: GraphCoefficients) -> GraphCoefficients:
-    """Another value for every coefficient. No graph has these: every edge has all designs and gates, by some weight."""
+    """A different value for every coefficient between different nodes; see `other_weight`.
+
+    No graph has such coefficients: every edge has all designs and all gates, each with some weight.
+    """
     between_nodes = 1 - torch.eye(len(coefficients.through_ST), device=coefficients.through_ST.device)
     others = GraphCoefficients(*map(other_weight, coefficients))
     pairs = ("design_LST", "through_ST", "linear_ST", "correct_ST")
@@ -122,21 +141,21 @@ def other_coefficients(coefficients: GraphCoefficients) -> GraphCoefficients:
 
 
 def needed_terms(graph: GraphSpec) -> Terms:
-    """Those that some edge of the graph uses."""
+    """The elementary losses that at least one edge of the graph uses."""
     used = {part for edge in graph.edges if edge.gate is not Gate.CUTOFF for part in _PARTS[edge.design]}
     return Terms(*(part in used for part in Elementary))
 
 
 def all_terms(num_nodes: int) -> Terms:
-    """Those that some graph of so many nodes uses: all, or none of a single node."""
+    """The elementary losses that graphs of so many nodes may use: all, but none of a single node."""
     return Terms(*(num_nodes > 1 for _ in Elementary))
 
 
 def knowledge_taught(graph: GraphSpec) -> tuple[frozenset[Knowledge], ...]:
-    """What the active edges into each node teach it by.
+    """For each of the M nodes, the kinds of output by which the active edges into it teach.
 
-    An edge is active unless its gate is ``cutoff``. That is a property of the graph: an edge whose ``correct`` gate
-    stops every sample of a batch is active all the same.
+    An edge is active unless its gate is ``cutoff``. That is a property of the graph, not of a batch: an edge is active
+    even if its ``correct`` gate stops every sample of a batch.
     """
     taught: list[set[Knowledge]] = [set() if gate is Gate.CUTOFF else {Knowledge.LABEL} for gate in graph.label_gates]
     for edge in graph.edges:

@@ -1,6 +1,6 @@
 """The four elementary losses, per sample, for all ordered pairs of nodes at once.
 
-Dimension suffixes: see ``coefficients.py``. The source side arrives detached: only targets get gradients.
+Dimension suffixes: see ``coefficients.py``. The source side must be detached: only targets get gradients.
 """
 
 from typing import Literal, NamedTuple
@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _NORM_FLOOR = 1e-12
-"""What ``F.normalize`` divides by at least."""
+"""Smallest norm that ``F.normalize`` divides by."""
 _SMALLEST_SQUARE = 2e-15
-"""Squared distances of unit vectors up to this are rounding: of float64 here, and of a last bit of a float32 map."""
+"""Squared distances of unit vectors up to this count as 0: rounding of float64, or of a float32 map's last bit."""
 
 
 class PairLosses(NamedTuple):
-    """A loss that brings a pair closer, and one that drives it apart; None: not asked for."""
+    """For all pairs, the loss that brings them closer and the loss that drives them apart; None: not asked for."""
 
     closer_NST: Tensor | None
     """(N, S, T)."""
@@ -27,15 +27,18 @@ class PairLosses(NamedTuple):
 def probability_losses(
     source_log_NSC: Tensor, target_log_NTC: Tensor, *, closer: bool = True, apart: bool = True
 ) -> PairLosses:
-    """KL(p_s || p_t) and the cosine of p_s and p_t, from the log-probabilities of both sides.
+    """KL(p_s || p_t), in nats, brings closer; the cosine of p_s and p_t drives apart.
 
-    The sums over classes are matrix products: sum_c p_s log p_s - sum_c p_s log p_t.
+    The divergence is sum_c p_s log p_s - sum_c p_s log p_t. Its sums over classes are matrix products.
 
     Args:
-        source_log_NSC: Finite, detached.
-        target_log_NTC: Log-probabilities.
-        closer: Whether to compute the first.
-        apart: Whether to compute the second.
+        source_log_NSC: (N, S, C) log-probabilities of the sources, finite, detached.
+        target_log_NTC: (N, T, C) log-probabilities of the targets.
+        closer: Whether to compute the divergence.
+        apart: Whether to compute the cosine.
+
+    Returns:
+        Losses of 0 or more, (N, S, T). Those that are not asked for are None.
 
     Source: paper Eq. 3-5.
     """
@@ -50,14 +53,17 @@ def probability_losses(
 
 
 class CropWindows(NamedTuple):
-    """For every pixel where a source's map may peak: rows and columns of the windows around it, 1 inside, 0 outside."""
+    """The crop windows around every pixel, as masks of rows and columns: 1 inside of a window, 0 outside.
+
+    The pixel is where a source's attention map is highest.
+    """
 
     rows_PKH: Tensor
-    """(P, K, H)."""
+    """(P, K, H): which rows the K windows around each pixel cover."""
     columns_PKW: Tensor
-    """(P, K, W)."""
+    """(P, K, W): which columns the K windows around each pixel cover."""
     pixel_weight_K: Tensor
-    """(K,): of Eq. 6, 1 / crop area (``mean``) or 1 (``sum``), over the number of crops."""
+    """(K,): weight of a pixel in Eq. 6, 1 / crop area (``mean``) or 1 (``sum``), divided by the number of crops."""
 
 
 def crop_windows(
@@ -69,17 +75,18 @@ def crop_windows(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> CropWindows:
-    """The windows of all crop sizes, centred on each pixel of a map and shifted inside it at the border.
+    """The windows of all crop sizes around each pixel of a map.
 
-    A window of even side has its peak right of and below its middle.
+    A window is centred on its pixel; at the border of the map it is shifted to lie inside. In a window of even side the
+    pixel is right of and below the middle.
 
     Args:
-        crops: K sides, none larger than the map.
-        height: H of the map.
-        width: W of the map.
-        reduction: Of Eq. 6 over the pixels of a crop: ``mean`` as the authors' code, ``sum`` as the paper writes.
-        device: Of the tensors.
-        dtype: Of the maps that will be compared.
+        crops: K sides of square windows in pixels, none larger than the map.
+        height: H of the map, in pixels.
+        width: W of the map, in pixels.
+        reduction: How Eq. 6 reduces the pixels of a crop: ``mean`` as in the authors' code, ``sum`` as in the paper.
+        device: Device of the tensors.
+        dtype: Type of the tensors: that of the maps that will be compared.
     """
     assert max(crops) <= min(height, width), f"crops {crops} on a {height}x{width} map"
     pixels = torch.arange(height * width)
@@ -92,7 +99,7 @@ def crop_windows(
 
 
 def _spans(centres_P: Tensor, crops: tuple[int, ...], length: int) -> Tensor:
-    """(P, K, length): whether a place lies within the span of each crop around each centre."""
+    """(P, K, length): which places of a row or column are within each crop around each centre."""
     places = torch.arange(length)
     spans = []
     for side in crops:
@@ -110,22 +117,29 @@ def attention_losses(
     closer: bool = True,
     apart: bool = True,
 ) -> PairLosses:
-    """Squared distance and cosine of L2-normalised crops around the source's peak, averaged over the crop sizes.
+    """Squared distance (brings closer) and cosine (drives apart) of crops of both maps around the source's peak.
 
-    No crop is cut out: a window that is 1 inside and 0 outside makes norms and inner products of all crops matrix
-    products, and the squared distance of two unit vectors is 2 - 2 cos. A crop of norm 0 stays 0, as ``F.normalize``
-    leaves it.
+    Crops are L2-normalised, and both losses are averaged over the crop sizes. The squared distance is also reduced over
+    the pixels, see `crop_windows`.
 
-    In float64 inside: near equality, 2 - 2 cos and the gradients of both losses are small differences of numbers near
-    1, of which float32 would leave few digits. Equal maps, up to a factor, have a distance of exactly 0.
+    No crop is cut out. With masks that are 1 inside of a window and 0 outside, the norms and inner products of all
+    crops are matrix products. The squared distance of two unit vectors is 2 - 2 cos. A crop of norm 0 stays 0, as with
+    ``F.normalize``.
+
+    All of this is computed in float64. Where two crops are nearly equal, 2 - 2 cos and the gradients of both losses are
+    small differences of numbers near 1, and float32 would leave few digits of them. Maps that are equal up to a factor
+    have a distance of exactly 0.
 
     Args:
-        source_NSP: Attention maps, finite, detached; rows and columns flattened.
-        target_NTP: Attention maps.
-        peak_NS: The pixel where the source's map is highest.
-        windows: Made for this map size.
-        closer: Whether to compute the first.
-        apart: Whether to compute the second.
+        source_NSP: (N, S, P) attention maps of the sources, rows and columns flattened; finite, detached.
+        target_NTP: (N, T, P) attention maps of the targets.
+        peak_NS: (N, S) index of the pixel where each source's map is highest, 0 to P - 1.
+        windows: The windows for maps of this size.
+        closer: Whether to compute the squared distance.
+        apart: Whether to compute the cosine.
+
+    Returns:
+        Losses (N, S, T) in the dtype of the target's maps. Those that are not asked for are None.
 
     Source: paper Eq. 6-7.
     """

@@ -1,4 +1,4 @@
-"""The loss of each node of a graph.
+"""The objective of a graph: the loss of each node.
 
 Dimension suffixes: see ``coefficients.py``.
 """
@@ -14,18 +14,18 @@ from kdhpc.losses.distillation import CropWindows, PairLosses, attention_losses,
 from kdhpc.losses.precision import at_least_float32
 
 _LOG_FLOOR = -1e30
-"""Least log-probability: a probability of 0 times it is 0, where it would be undefined times -inf."""
+"""Smallest log-probability. Unlike -inf, it gives 0 when it is multiplied by a probability of 0."""
 
 
 class EnsembleOutput(NamedTuple):
-    """The answers of all nodes to one batch."""
+    """The outputs of all nodes for one batch."""
 
     logits_MNC: Tensor
-    """(M, N, C)."""
+    """(M, N, C): the logits that nodes are scored, distilled and averaged by."""
     maps_MNHW: Tensor
-    """(M, N, H, W)."""
+    """(M, N, H, W): the attention maps."""
     extra_logits_MNC: tuple[Tensor, ...] = ()
-    """(M, N, C) each: further classifiers that join the label loss."""
+    """(M, N, C) each: logits of further classifiers, which count in the label loss only."""
 
 
 def node_losses(
@@ -37,24 +37,24 @@ def node_losses(
     *,
     terms: Terms,
 ) -> Tensor:
-    """L_t for every node t: its gated label loss, and the gated losses of the edges that arrive at it, averaged over N.
+    """The loss L_t of every node t: its gated label loss plus the gated losses of the edges into it, averaged over N.
 
-    A node's loss has gradients towards that node alone. Computed in float32 or finer, whatever precision the networks
-    ran in.
+    The loss of a node has gradients for that node only. It is computed in float32 or float64, whatever precision the
+    networks ran in.
 
-    A source whose output is not finite makes the nodes that it teaches not finite too, as one would expect, and no
-    others; under a ``correct`` gate, such logits count as a wrong answer.
+    If the output of a source is not finite, then the losses of the nodes that it teaches are not finite either; no
+    other loss is affected. Under a ``correct`` gate, logits that are not finite count as a wrong prediction.
 
     Args:
-        output: Of all nodes for the same samples.
-        labels_N: Class indices.
+        output: The outputs of all nodes for the same samples.
+        labels_N: (N,) class indices, 0 to C - 1.
         coefficients: The graph.
-        windows: For the size of these maps.
-        ramp: k / k_end, a scalar tensor: the weight of ``linear`` gates.
-        terms: What to compute; must cover what the graph uses.
+        windows: The crop windows for maps of this size.
+        ramp: The weight of ``linear`` gates, k / k_end: a scalar tensor from 0 to 1.
+        terms: Which elementary losses to compute; these must include all that the graph uses.
 
     Returns:
-        (M,).
+        (M,), the loss of each node.
 
     Source: paper Eq. 8-11 and 13-15. A ``correct`` gate's sum is divided by the full N.
     """
@@ -93,7 +93,7 @@ def node_losses(
 def _label_losses(
     output: EnsembleOutput, log_probability_MNC: Tensor, labels_N: Tensor, coefficients: GraphCoefficients, ramp: Tensor
 ) -> Tensor:
-    """(M,): gated cross-entropy with the labels, of each node's classifiers together. Source: paper Eq. 15."""
+    """(M,): gated cross-entropy with the labels, summed over each node's classifiers. Source: paper Eq. 15."""
     num_nodes = log_probability_MNC.shape[0]
     labels = labels_N.repeat(num_nodes)
     cross_entropy = F.nll_loss(log_probability_MNC.flatten(0, 1), labels, reduction="none")
@@ -106,7 +106,7 @@ def _label_losses(
 
 
 def _gate_weights(right_NS: Tensor, coefficients: GraphCoefficients, ramp: Tensor) -> Tensor:
-    """(N, S, T): what each edge's gate multiplies each sample's loss by. Source: paper Eq. 8-11."""
+    """(N, S, T): the weight that each edge's gate gives to each sample's loss. Source: paper Eq. 8-11."""
     steady_ST = torch.addcmul(coefficients.through_ST, coefficients.linear_ST, ramp)
     return steady_ST + coefficients.correct_ST * right_NS.unsqueeze(2)
 
@@ -117,22 +117,23 @@ def _gated(
     """(T,): the elementary losses (N, S, T) under the graph's designs and gates, averaged over N, summed over sources.
 
     Args:
-        losses: L of them; None: no edge has it.
+        losses: The L elementary losses; None: no edge has this one.
         coefficients: The graph.
-        gate_NST: What gates multiply losses by.
-        broken_LNS: nan where the source's side of a loss is not finite, else 0.
+        gate_NST: The weights that gates give to losses.
+        broken_LNS: NaN where the source's side of a loss is not finite, else 0.
     """
     absent_NST = torch.zeros_like(gate_NST)
     loss_LNST = torch.stack([absent_NST if loss_NST is None else loss_NST for loss_NST in losses])
     unused_LNST = (coefficients.design_LST.unsqueeze(1) * gate_NST).logical_not()
-    # A source that is not finite was replaced before the products, where 0 x nan would reach all targets. Those that it
-    # does teach get the nan back here. And a target that is not finite stays so only where it is taught.
+    # A source that is not finite was replaced by zeros before the matrix products, where 0 x NaN would have reached all
+    # targets. Here the targets that it teaches get the NaN back. A target that is not finite counts only where an edge
+    # teaches it.
     weight_LNST = (gate_NST / len(gate_NST) + broken_LNS.unsqueeze(3)).masked_fill(unused_LNST, 0)
     return (weight_LNST * loss_LNST.masked_fill(unused_LNST, 0)).sum(dim=(0, 1, 2))
 
 
 def _highest(values_NMX: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each node's values are highest, and whether all are finite: 0 if so, else nan. Both (N, M)."""
+    """The index of each node's highest value, and 0 where all of its values are finite, else NaN. Both (N, M)."""
     place_NM = values_NMX.max(dim=2).indices  # On a CPU twice as fast as `argmax`.
     return place_NM, (0 * values_NMX).sum(dim=2)  # A sum of large values would overflow.
 

@@ -1,4 +1,6 @@
-"""The objective of ONE, a baseline: branches and their gated ensemble learn the labels, branches also the ensemble.
+"""The objective of ONE, a baseline.
+
+The branches and their gated ensemble learn from the labels. The branches also learn from the ensemble.
 
 Dimension suffixes: B branches, N samples, C classes.
 """
@@ -11,16 +13,20 @@ from torch import Tensor
 from kdhpc.losses.precision import at_least_float32
 
 TEMPERATURE = 3.0
-"""Softens both sides of the distillation."""
+"""T, which divides the logits of both sides of the distillation."""
 RAMP_EPOCHS = 80
-"""Epochs until the distillation has its full weight."""
+"""Number of epochs after which the distillation has its full weight."""
 
 
 def ramp_up(epoch: int) -> float:
-    """exp(-5 (1 - e/80)^2), 1 from e = 80 on.
+    """The weight of the distillation: exp(-5 (1 - e/80)^2), and 1 from e = 80 on.
 
     Args:
-        epoch: 1-based; e counts the epochs before it, so that the first has exp(-5), as in ONE's code.
+        epoch: Number of the epoch, from 1. The formula's e is the number of epochs before it, so that the first epoch
+            has the weight exp(-5), as in ONE's code.
+
+    Returns:
+        exp(-5) to 1.
 
     Source: Lan et al., "Knowledge distillation by on-the-fly native ensemble" (paper reference 16).
     """
@@ -37,14 +43,16 @@ def one_loss(
 ) -> Tensor:
     """sum_b CE(b) + CE(ensemble) + ramp T^2 sum_b KL(ensemble || b), each averaged over N.
 
-    The ensemble teaches, detached.
+    CE is the cross-entropy with the labels; KL is computed at the temperature T = 3. The ensemble is detached in the KL
+    term. Computed in float32 or float64, whatever precision the network ran in.
 
     Args:
-        branch_logits_BNC: Of the branches.
-        ensemble_logits_NC: Of the gate.
-        extra_logits_BNC: Further classifiers of the branches, which join the label loss with weight 1.
-        labels_N: Class indices.
-        ramp: Scalar tensor, see `ramp_up`.
+        branch_logits_BNC: (B, N, C) logits of the branches.
+        ensemble_logits_NC: (N, C) logits of the gated ensemble.
+        extra_logits_BNC: (B, N, C) each: logits of further classifiers of the branches, which are added to the label
+            loss with weight 1.
+        labels_N: (N,) class indices, 0 to C - 1.
+        ramp: The weight of the distillation, a scalar tensor; see `ramp_up`.
 
     Returns:
         A scalar.

@@ -5,5 +5,5 @@ from torch import Tensor
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
+    """The values in float32 if they are in half precision, else as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The objective of a student: the labels, and the answers of an ensemble that was trained before.
+"""The objective of a student, which learns from the labels and from the predictions of a trained ensemble.
 
 Dimension suffixes: N samples, C classes.
 """
@@ -18,13 +18,15 @@ def student_loss(
 ) -> Tensor:
     """CE(student) + T^2 KL(softmax(teacher / T) || softmax(student / T)), each averaged over N.
 
-    The teacher is detached. Computed in float32 or finer, whatever precision the networks ran in.
+    CE is the cross-entropy with the labels. The teacher is detached. Computed in float32 or float64, whatever precision
+    the networks ran in.
 
     Args:
-        logits_NC: Of the student.
-        extra_logits_NC: Further classifiers of the student, which join the label loss with weight 1.
-        teacher_logits_NC: The mean of the teacher's nodes.
-        labels_N: Class indices.
+        logits_NC: (N, C) logits of the student.
+        extra_logits_NC: (N, C) each: logits of further classifiers of the student, which are added to the label loss
+            with weight 1.
+        teacher_logits_NC: (N, C) logits of the teacher: the mean over its nodes.
+        labels_N: (N,) class indices, 0 to C - 1.
         temperature: T, above 0.
 
     Returns:

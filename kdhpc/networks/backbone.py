@@ -1,4 +1,4 @@
-"""What both families of residual networks are made of."""
+"""The parts that both families of residual networks are made of."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 class Backbone:
     """A residual network without its classifier, cut in two before its last stage.
 
-    The cut is where attention branch networks weight the features, and where the networks of ONE part.
+    At the cut, attention branch networks weight the features, and the network of ONE splits into branches.
     """
 
     lower: nn.Module
-    """Images (N, 3, H, W) to the features that enter the last stage."""
+    """All layers before the last stage: from images (N, 3, H, W) to features (N, lower_channels, H', W')."""
     lower_channels: int
-    """Channels of those features."""
+    """Number of channels of the features that enter the last stage."""
     last_stage: Callable[[int], nn.Module]
-    """Builds a last stage of a given stride; the network's own has stride 2."""
+    """Builds a last stage with a given stride. The network itself has one with stride 2."""
     channels: int
-    """Channels that the last stage puts out."""
+    """Number of channels that the last stage puts out."""
 
 
 class SubsampleAndPad(nn.Module):
-    """A shortcut without parameters: every second pixel, and zeros for the new channels.
+    """A shortcut without parameters: it takes every ``stride``-th pixel, and fills the new channels with zeros.
 
     Source: He et al., "Deep residual learning for image recognition", section 3.3, option A.
     """
@@ -38,12 +38,15 @@ class SubsampleAndPad(nn.Module):
         self._stride = stride
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H/stride, W/stride)."""
+        """From (N, in_channels, H, W) to (N, out_channels, H/stride, W/stride), rounded up."""
         return F.pad(features[:, :, :: self._stride, :: self._stride], self._padding)
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """A shortcut that learns: 1x1 convolution and batch norm. Source: as above, option B."""
+    """A shortcut with weights: a 1x1 convolution and batch norm.
+
+    Source: He et al., "Deep residual learning for image recognition", section 3.3, option B.
+    """
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
     )
@@ -58,15 +61,16 @@ def make_stage(
     stride: int,
     shortcut: Callable[[int, int, int], nn.Module] = projection,
 ) -> nn.Sequential:
-    """Residual blocks of one width, the first of which changes resolution and channels.
+    """A stage: residual blocks of one width. The first block may change the resolution and the number of channels.
 
     Args:
-        block: torchvision's block; it puts out ``planes * block.expansion`` channels.
-        in_channels: Channels that enter.
+        block: A block of torchvision's, which puts out ``planes * block.expansion`` channels.
+        in_channels: Number of channels that enter the stage.
         planes: The stage's width.
-        num_blocks: Blocks.
-        stride: Of the first block.
-        shortcut: From (channels in, channels out, stride), where the identity does not fit.
+        num_blocks: Number of blocks, 1 or more.
+        stride: Stride of the first block.
+        shortcut: Makes the first block's shortcut, where the identity does not fit, from (channels in, channels out,
+            stride).
     """
     out_channels = planes * block.expansion
     changes = stride != 1 or in_channels != out_channels
@@ -75,7 +79,10 @@ def make_stage(
 
 
 def initialise(module: nn.Module) -> None:
-    """He-normal convolutions (fan-out), batch norms of weight 1 and bias 0; linear layers keep torch's default."""
+    """Initialise all convolutions anew: He-normal, by fan-out. All other layers keep torch's initial weights.
+
+    Source: as torchvision's residual networks; He et al., "Delving deep into rectifiers", ICCV 2015.
+    """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Building the network of a node by its name."""
+"""Builds the network of a node by its name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from kdhpc.networks.torchvision_names import from_torchvision, to_torchvision
 
 
 class Network(nn.Module):
-    """The network of a node: lower stages and a head."""
+    """The network of a node: the lower stages of a backbone and a head."""
 
     def __init__(self, lower: nn.Module, head: PlainHead | AttentionBranchHead) -> None:
         super().__init__()
@@ -26,17 +26,17 @@ class Network(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """From images (N, 3, S, S)."""
+        """The output for images (N, 3, S, S)."""
         output: NetworkOutput = self.head(self.lower(images))
         return output
 
     def exported_weights(self) -> dict[str, Tensor]:
-        """Weights and statistics under the names of files: torchvision's where the network is torchvision's."""
+        """Weights and batch-norm statistics by the names of files: torchvision's if it is torchvision's."""
         weights: dict[str, Tensor] = self.state_dict()
         return to_torchvision(weights) if self._is_torchvisions else weights
 
     def named_for_it(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of a file under the names that they have here."""
+        """The weights of a file by the names that they have in this network."""
         return from_torchvision(weights) if self._is_torchvisions else dict(weights)
 
     @property
@@ -47,31 +47,32 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeOrder:
-    """The network that is asked for, of a name that is a user's own."""
+    """What a user's own network must fit to."""
 
     node: int
-    """Counts from 0."""
+    """Number of the node, from 0."""
     num_classes: int
-    """C."""
+    """C, the number of classes."""
     image_size: int
     """Side of the images, in pixels."""
 
 
 OWN_BUILDERS: dict[str, Callable[[NodeOrder], Network]] = {}
-"""What makes the networks of users' own, by name, in this process: see `kdhpc.networks.own`."""
+"""Functions that build users' own networks in this process, by name: see `kdhpc.networks.own`."""
 
 
 def build_network(config: NetworkConfig, *, num_classes: int, image_size: int, node: int = 0) -> Network:
-    """A freshly initialised network, from torch's global random state.
+    """Build a network with initial weights that are drawn from torch's global random state.
 
     Args:
-        config: Name, crops (checked against the map), and the option of attention branch networks.
-        num_classes: C.
+        config: The network's name and options. Its crops are checked against the size of the attention map.
+        num_classes: C, 1 or more.
         image_size: Side of the images, in pixels.
-        node: Counts from 0; only networks of the user's own may differ from node to node.
+        node: Number of the node, from 0. Only a user's own networks may differ from node to node.
 
     Raises:
-        NetworkError: unknown name, no classes, an option of another family, or a crop that is larger than the map.
+        NetworkError: the name is unknown, there are no classes, an option belongs to another family of networks, or a
+            crop is larger than the map.
     """
     check_network(config, image_size)
     if num_classes < 1:
@@ -85,14 +86,14 @@ def build_network(config: NetworkConfig, *, num_classes: int, image_size: int, n
 
 
 def make_backbone(kind: Architecture) -> Backbone:
-    """The two parts of a residual network. CIFAR's attention branch network has projection shortcuts."""
+    """The backbone of an architecture. CIFAR's attention branch network has projection shortcuts."""
     if kind.family == "cifar":
         return cifar_backbone(kind.depth, projections=kind.attention_branch)
     return imagenet_backbone(kind.depth)
 
 
 def make_head(backbone: Backbone, config: NetworkConfig, *, num_classes: int) -> PlainHead | AttentionBranchHead:
-    """What stands on the lower stages of that network; CIFAR's attention is residual by default."""
+    """The head of a network. In CIFAR's attention branch network the attention is residual by default."""
     kind = architecture(config.name)
     if not kind.attention_branch:
         return PlainHead(backbone, num_classes)
@@ -101,7 +102,7 @@ def make_head(backbone: Backbone, config: NetworkConfig, *, num_classes: int) ->
 
 
 def exported_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Weights and statistics of a node, or of a baseline's network, under the names that files have."""
+    """Weights and batch-norm statistics of a node's or a baseline's network, by the names that they have in files."""
     if isinstance(network, Network):
         return network.exported_weights()
     weights: dict[str, Tensor] = network.state_dict()
@@ -109,5 +110,5 @@ def exported_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def named_for(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a file under the names that the network itself has."""
+    """The weights of a file by the names that they have in the network."""
     return network.named_for_it(weights) if isinstance(network, Network) else dict(weights)

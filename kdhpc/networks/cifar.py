@@ -9,12 +9,12 @@ from kdhpc.networks.backbone import Backbone, SubsampleAndPad, make_stage, proje
 
 
 def cifar_backbone(depth: int, *, projections: bool) -> Backbone:
-    """Basic blocks at every depth.
+    """The backbone of a residual network for small images, of basic blocks at every depth.
 
     Args:
-        depth: 6n + 2, for n blocks a stage.
-        projections: Shortcuts learn a projection where the shape changes (attention branch networks), instead of
-            subsampling and padding (option A).
+        depth: Number of layers: 6n + 2, for n blocks in each stage.
+        projections: Whether a shortcut that changes the shape is a projection (option B), as in attention branch
+            networks. Otherwise it subsamples and pads (option A).
 
     Source: He et al., "Deep residual learning for image recognition", section 4.2.
     """

@@ -1,4 +1,4 @@
-"""What stands on the lower stages: the last stage, the classifier, and the attention map of either kind of network."""
+"""Heads: the part of a network above its lower stages, which gives logits and an attention map."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,13 @@ from kdhpc.networks.output import NetworkOutput
 
 
 def attention_transfer_map(features: Tensor) -> Tensor:
-    """Mean over channels of the squared activations, in float32: (N, D, H, W) to (N, H, W).
+    """The attention map of features: the mean over channels of the squared activations.
+
+    Args:
+        features: (N, D, H, W).
+
+    Returns:
+        (N, H, W), float32, 0 or more.
 
     Source: Zagoruyko and Komodakis, "Paying more attention to attention" (paper reference 37).
     """
@@ -18,10 +24,18 @@ def attention_transfer_map(features: Tensor) -> Tensor:
 
 
 def classify(classifier: nn.Linear | nn.Conv2d, features: Tensor) -> Tensor:
-    """Logits (N, C) of pooled features (N, D, H, W), in the weights' precision whatever autocast says.
+    """Average features over all pixels and classify the result.
 
-    In half precision logits tie, and a tie is an answer by chance. A 1x1 convolution without a bias may come after the
-    pool as well as before it, where it is H x W times the work.
+    This runs in the precision of the weights, even under autocast: in half precision several logits may be equal, and
+    then the predicted class is arbitrary. A 1x1 convolution without a bias gives the same after pooling as before it,
+    where it would be H x W times the work.
+
+    Args:
+        classifier: A linear layer, or a 1x1 convolution without a bias, from D to C channels.
+        features: (N, D, H, W).
+
+    Returns:
+        Logits (N, C).
     """
     pooled_ND11 = features.to(classifier.weight.dtype).mean(dim=(2, 3), keepdim=True)
     with torch.autocast(features.device.type, enabled=False):
@@ -30,7 +44,7 @@ def classify(classifier: nn.Linear | nn.Conv2d, features: Tensor) -> Tensor:
 
 
 class PlainHead(nn.Module):
-    """Last stage and classifier of a residual network; its map is that of Attention Transfer."""
+    """The last stage and the classifier of a residual network. Its attention map is that of Attention Transfer."""
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
@@ -44,17 +58,18 @@ class PlainHead(nn.Module):
 
 
 class AttentionBranchHead(nn.Module):
-    """Attention branch and perception branch of an attention branch network.
+    """The attention branch and the perception branch of an attention branch network.
 
-    The attention branch is a stride-1 copy of the last stage that ends in class evidence (N, C, H, W), from which come
-    its own logits and a sigmoid map. The perception branch is the last stage and classifier on the weighted features.
+    The attention branch has a last stage of stride 1 and ends in class evidence (N, C, H, W). Its own logits and the
+    attention map, by a sigmoid, are made from that evidence. The perception branch is the last stage and the classifier
+    on features that are weighted by the map.
 
     Source: Fukui et al., "Attention branch network" (paper reference 7). The map comes from a 3x3 convolution, as in
     its code; its figure says 1x1.
 
     Args:
-        backbone: Both branches take their last stage from it.
-        num_classes: C.
+        backbone: Builds the last stage of either branch.
+        num_classes: C, the number of classes.
         residual: Weight the features by ``1 + map`` instead of ``map``.
     """
 

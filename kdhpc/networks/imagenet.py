@@ -17,7 +17,13 @@ _BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 
 
 def imagenet_backbone(depth: int) -> Backbone:
-    """The same layers, in the same order, as torchvision's ``resnet<depth>``, cut before ``layer4``."""
+    """The backbone of torchvision's ``resnet<depth>``: the same layers in the same order, cut before ``layer4``.
+
+    Args:
+        depth: Number of layers: 18, 34, 50, 101 or 152.
+
+    Source: He et al., "Deep residual learning for image recognition", table 1.
+    """
     block, (first, second, third, fourth) = _BLOCKS[depth]
     width = block.expansion
     lower = nn.Sequential(

@@ -1,4 +1,4 @@
-"""What is known of a network by its name, as the size of the attention map that it makes. Free of torch."""
+"""What follows from the name of a network, such as the size of its attention map. Free of torch."""
 
 import re
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import ConfigError, NetworkError, nearest
 
 OWN_MAP_SIDES: dict[str, Callable[[int], int]] = {}
-"""Of networks of users' own, by name, in this process: the side of the attention map for a side of the images."""
+"""Users' own networks in this process, by name: functions from the images' side to the attention map's, in pixels."""
 _OWN_NAME = re.compile(r":|-[0-9a-f]{8}$")
 """Names of such networks: ``module:Name``, or a class's name and a fingerprint."""
 
@@ -17,7 +17,7 @@ def architecture(name: str) -> Architecture:
     """The architecture of that name.
 
     Raises:
-        NetworkError: there is none.
+        NetworkError: there is none, or it is a user's own network.
     """
     if name in OWN_MAP_SIDES:
         raise NetworkError(f"network {name!r} is your own, and only kdhpc's own can be branched: give one of those")
@@ -32,17 +32,17 @@ def architecture(name: str) -> Architecture:
 
 
 def map_side(name: str, image_size: int) -> int:
-    """Side of the (square) attention map, in pixels, for images of that side."""
+    """Side of the square attention map, for images of side ``image_size``; both in pixels."""
     if name in OWN_MAP_SIDES:
         return OWN_MAP_SIDES[name](image_size)
     return _reduced(image_size, architecture(name).map_reduction)
 
 
 def check_network(config: NetworkConfig, image_size: int) -> None:
-    """Refuse a network that is unknown, an option that it does not have, or crops that its attention map cannot hold.
+    """Check that a network is known, has the options that are given, and has a map with room for the crops.
 
     Raises:
-        NetworkError: the name, the option, or both sizes.
+        NetworkError: it is not so.
     """
     side = map_side(config.name, image_size)
     has_no_branch = config.name in OWN_MAP_SIDES or not architecture(config.name).attention_branch
@@ -61,16 +61,18 @@ def check_network(config: NetworkConfig, image_size: int) -> None:
 
 
 def check_normalisation(name: str, image_size: int, batch_size: int, *, single_value: str | None = None) -> None:
-    """Refuse batches of one image where batch norm, which learns from several values, would see a single one a channel.
+    """Refuse batches of one image if a batch norm would see a single value in each channel.
+
+    Batch norm needs several values of each channel to train.
 
     Args:
-        name: The network's.
+        name: Name of the network.
         image_size: Side of the images, in pixels.
-        batch_size: Images a step.
-        single_value: Where else batch norm sees one value an image, for the message; None: nowhere.
+        batch_size: Number of images in a step.
+        single_value: Another place where batch norm sees one value per image, for the message; None: there is none.
 
     Raises:
-        ConfigError: the message says where.
+        ConfigError: it would; the message says where.
     """
     if name in OWN_MAP_SIDES and single_value is None:  # Its layers are not known; torch says what it cannot do.
         return
@@ -84,5 +86,5 @@ def check_normalisation(name: str, image_size: int, batch_size: int, *, single_v
 
 
 def _reduced(side: int, reduction: int) -> int:
-    """Each halving rounds up, as a convolution of stride 2 with a border does."""
+    """The side after a reduction, rounded up, as convolutions of stride 2 with padding round."""
     return -(-side // reduction)

@@ -1,4 +1,4 @@
-"""ONE, a baseline: one network whose last stage and classifier are branched, taught by their gated ensemble."""
+"""The network of ONE, a baseline: several branches on shared lower stages, and a gate that weights the branches."""
 
 from typing import NamedTuple
 
@@ -15,14 +15,14 @@ from kdhpc.networks.output import NetworkOutput
 
 
 class OneOutput(NamedTuple):
-    """The branches' answers to one batch, and the gate's."""
+    """The logits of the branches and of their gated ensemble for one batch."""
 
     branch_logits_BNC: Tensor
-    """(B, N, C)."""
+    """(B, N, C): the logits of each branch."""
     ensemble_logits_NC: Tensor
-    """(N, C): the branches' logits, weighted by the gate."""
+    """(N, C): the sum of the branches' logits, weighted by the gate."""
     extra_hard_logits_BNC: tuple[Tensor, ...] = ()
-    """(B, N, C) each: the attention branches' logits."""
+    """(B, N, C) each: the logits of further classifiers of the branches, such as attention branches."""
 
 
 class OneNetwork(nn.Module):
@@ -40,7 +40,7 @@ class OneNetwork(nn.Module):
         )
 
     def forward(self, images: Tensor) -> OneOutput:
-        """From images (N, 3, S, S)."""
+        """The output for images (N, 3, S, S)."""
         shared = self.lower(images)
         outputs: list[NetworkOutput] = [head(shared) for head in self.heads]
         branch_logits_BNC = torch.stack([output.logits for output in outputs])
@@ -51,12 +51,17 @@ class OneNetwork(nn.Module):
 
 
 def build_one(config: NetworkConfig, *, num_branches: int, num_classes: int) -> OneNetwork:
-    """A freshly initialised ONE network, from torch's global random state.
+    """Build a network of ONE with initial weights that are drawn from torch's global random state.
 
-    A branch is all that stands on the lower stages: of an attention branch network, each has its own attention.
+    A branch is a whole head. So each branch of an attention branch network has an attention branch of its own.
+
+    Args:
+        config: The network that is branched.
+        num_branches: B, 1 or more.
+        num_classes: C.
 
     Raises:
-        NetworkError: unknown name, or no branches.
+        NetworkError: the name is unknown, or there are no branches.
     """
     if num_branches < 1:
         raise NetworkError(f"ONE needs at least 1 branch, it was given {num_branches}")

@@ -1,4 +1,4 @@
-"""What the network of a node gives to the losses."""
+"""The output of a node's network, as the losses take it."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 class NetworkOutput(NamedTuple):
-    """One network's answer to one batch."""
+    """The output of one network for one batch."""
 
     logits: Tensor
-    """(N, C). Distillation, ensemble and accuracy use these."""
+    """(N, C). Distillation, the ensemble and accuracies use these logits."""
     attention_map: Tensor
-    """(N, H, W), float32, not negative."""
+    """(N, H, W), float32, 0 or more."""
     extra_hard_logits: tuple[Tensor, ...] = ()
-    """(N, C) each: further classifiers that join the label loss with weight 1 (the attention branch's)."""
+    """(N, C) each: logits of further classifiers, which are added to the label loss with weight 1."""

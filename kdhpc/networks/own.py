@@ -1,4 +1,4 @@
-"""Networks of users' own: any module that gives logits becomes the network of a node.
+"""Users' own networks: any module that gives logits can be the network of a node.
 
 A dry run finds the layer whose features make the attention map: the last one that puts out a square map (N, D, H, W) of
 more than one pixel. A network without such a layer makes no map, and learns by designs that compare probabilities.
@@ -23,29 +23,29 @@ from kdhpc.networks.names import OWN_MAP_SIDES
 from kdhpc.networks.output import NetworkOutput
 
 Maker = Callable[[], nn.Module]
-"""Makes a new network."""
+"""A function that makes a new network."""
 _LIBRARIES = ("torch", "torchvision", "timm", "builtins")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What a dry run found."""
+    """What a dry run finds out about a module."""
 
     num_logits: int
-    """Classes that the network tells apart."""
+    """Number of logits that the network gives: its number of classes."""
     layer: str | None
     """Name of the layer whose features make the attention map; None: there is none."""
     side: int
-    """Of that map, in pixels; 1 where there is none."""
+    """Side of that map in pixels; 1 if there is none."""
 
 
 class OwnNetwork(Network):
     """A module that gives logits, as the network of a node.
 
     Args:
-        module: From images (N, 3, S, S) to logits (N, C), or to something with such ``logits``.
-        probe: Of such a module.
-        side: Side of the map that the losses compare, which the node's own is averaged to.
+        module: Gives logits (N, C), or an object with such ``logits``, for images (N, 3, S, S).
+        probe: What a dry run of such a module found.
+        side: Side of the maps that the losses compare. The module's own map is averaged to this size.
     """
 
     def __init__(self, module: nn.Module, probe: Probe, side: int) -> None:
@@ -59,7 +59,7 @@ class OwnNetwork(Network):
             module.get_submodule(probe.layer).register_forward_hook(self._kept)
 
     def forward(self, images: Tensor) -> NetworkOutput:
-        """From images (N, 3, S, S)."""
+        """The output for images (N, 3, S, S)."""
         logits = _logits_of(self.module(images))
         features, self._kept.features = self._kept.features, None
         if features is None:
@@ -70,11 +70,11 @@ class OwnNetwork(Network):
         return NetworkOutput(logits, maps)
 
     def exported_weights(self) -> dict[str, Tensor]:
-        """Under the module's own names. Copies: files cannot hold weights that share their memory."""
+        """Copies of the weights, by the module's own names. Files cannot hold weights that share memory."""
         return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
 
     def named_for_it(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of a file under the names that they have here."""
+        """The weights of a file by the names that they have in this network."""
         return {f"module.{name}": tensor for name, tensor in weights.items()}
 
 
@@ -92,8 +92,8 @@ class OwnNetworks:
     """The networks of all nodes of a training.
 
     Args:
-        makers: One for each node, or a single one for all.
-        label: What messages call them.
+        makers: One function for each node, or a single one for all nodes.
+        label: What error messages call the networks.
     """
 
     def __init__(self, makers: Sequence[Maker], *, label: str) -> None:
@@ -103,14 +103,14 @@ class OwnNetworks:
 
     @property
     def num_makers(self) -> int:
-        """How many different ones there are."""
+        """Number of functions: 1, or as many as nodes."""
         return len(self._makers)
 
     def probe(self, node: int, image_size: int) -> Probe:
         """What a dry run of a node's network finds.
 
         Raises:
-            NetworkError: it is no module, cannot run, or gives no logits.
+            NetworkError: it is not a module, cannot run, or gives no logits.
         """
         at = (node % len(self._makers), image_size)
         if at not in self._probes:
@@ -120,7 +120,7 @@ class OwnNetworks:
         return self._probes[at]
 
     def map_side(self, image_size: int) -> int:
-        """Side of the maps that losses compare: the smallest of all nodes' own."""
+        """Side of the maps that the losses compare, in pixels: that of the smallest map of all nodes."""
         return min(self.probe(node, image_size).side for node in range(len(self._makers)))
 
     def make_maps(self, image_size: int) -> bool:
@@ -128,10 +128,10 @@ class OwnNetworks:
         return all(self.probe(node, image_size).layer is not None for node in range(len(self._makers)))
 
     def build(self, order: NodeOrder) -> Network:
-        """A node's network, from torch's global random state.
+        """Build the network of a node, with initial weights from torch's global random state.
 
         Raises:
-            NetworkError: as :meth:`probe`, or it tells another number of classes apart.
+            NetworkError: as :meth:`probe`, or the network gives another number of logits than there are classes.
         """
         probe = self.probe(order.node, order.image_size)
         if probe.num_logits != order.num_classes:
@@ -142,7 +142,7 @@ class OwnNetworks:
         return OwnNetwork(self._make(order.node), probe, self.map_side(order.image_size))
 
     def fingerprint(self) -> str:
-        """Names what the networks are: their layers, their code as far as it can be read, and given weights."""
+        """A hash of the networks: layers, source code as far as it can be read, and weights that were given."""
         digest = hashlib.sha256()
         for node in range(len(self._makers)):
             with torch.random.fork_rng(devices=[]):
@@ -166,16 +166,16 @@ class OwnNetworks:
 
 
 def register(name: str, networks: OwnNetworks) -> None:
-    """Let a name mean these networks in this process."""
+    """Make a name stand for these networks in this process."""
     OWN_MAP_SIDES[name] = networks.map_side
     OWN_BUILDERS[name] = networks.build
 
 
 def import_network(name: str) -> Maker:
-    """What ``module:Name`` names.
+    """Import the callable that ``module:Name`` names.
 
     Raises:
-        NetworkError: there is no such module, nothing of that name in it, or it makes nothing.
+        NetworkError: there is no such module, it has nothing of that name, or that is not callable.
     """
     module_name, _, attribute = name.partition(":")
     try:
@@ -193,7 +193,7 @@ def import_network(name: str) -> Maker:
 
 
 def register_imported(name: str) -> None:
-    """Let ``module:Name`` mean what it names; other names mean what they do.
+    """If a name has the form ``module:Name``, import the network and register it. Other names are left alone.
 
     Raises:
         NetworkError: as :func:`import_network`.
@@ -203,7 +203,7 @@ def register_imported(name: str) -> None:
 
 
 def copies_of(modules: Sequence[nn.Module]) -> list[Maker]:
-    """Makers of copies of these modules, which stay as they are."""
+    """Functions that make copies of these modules. The modules themselves are not changed."""
     return [_CopyOf(module) for module in modules]
 
 
@@ -250,12 +250,12 @@ def _probe(module: nn.Module, image_size: int, label: str) -> Probe:
 
 
 def _logits_of(output: object) -> Tensor:
-    """The output itself, or the ``logits`` of one of several parts, as other libraries give it."""
+    """The ``logits`` of an output that has several parts, as other libraries give it; else the output itself."""
     return cast(Tensor, getattr(output, "logits", output))
 
 
 def _source(kind: type) -> str:
-    """The code of a class, as far as it can be read; its name alone for those of libraries."""
+    """The source code of a class. For classes of libraries, and where it cannot be read, its name."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     if kind.__module__.split(".")[0] in _LIBRARIES:
         return name

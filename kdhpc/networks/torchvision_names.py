@@ -1,6 +1,6 @@
-"""Names of weights as torchvision has them, for networks that are torchvision's, so that either loads the other's.
+"""Translates names of weights between our residual networks and torchvision's, so that either can load the other's.
 
-In this process a network is cut in two, ``lower`` and ``head``; files of weights do not show it.
+Here a network consists of two parts, ``lower`` and ``head``. The names in files of weights do not have these prefixes.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ _OURS = ("lower.", "head.", "heads.", "gate.")
 
 
 def to_torchvision(weights: Mapping[str, _Value]) -> dict[str, _Value]:
-    """Weights of a plain residual network under torchvision's names."""
+    """The weights of a plain residual network by torchvision's names."""
     return {name.removeprefix("lower.").removeprefix("head."): value for name, value in weights.items()}
 
 
 def from_torchvision(weights: Mapping[str, _Value]) -> dict[str, _Value]:
-    """Weights of a plain residual network under our names, whichever they have."""
+    """The weights of a plain residual network by our names. Given names may be torchvision's or ours."""
     if any(name.startswith(_OURS) for name in weights):
         return dict(weights)
     return {f"{'head' if name.startswith(_HEAD) else 'lower'}.{name}": value for name, value in weights.items()}

@@ -1,4 +1,4 @@
-"""Files of weights, which count by what is in them, not by where they lie. Free of torch."""
+"""Files of weights. They are compared by their content, not by their path. Free of torch."""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,17 +13,17 @@ from kdhpc.errors import NetworkError
 from kdhpc.files.reading import read_whole
 
 PRETRAINED_REMEDY = "give a node1.safetensors of `kdhpc train --graph independent --nodes 1`"
-"""What messages about ``objective.pretrained`` ask for."""
+"""What error messages about ``objective.pretrained`` ask the user to do."""
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
 def pretrained_origin(objective: ObjectiveConfig) -> str:
-    """What messages call the weights of ``objective.pretrained``."""
+    """What error messages call the weights of ``objective.pretrained``."""
     return f"objective.pretrained={objective.pretrained}"
 
 
 def weights_digest(objective: ObjectiveConfig) -> str | None:
-    """Names the content of ``objective.pretrained``: 16 hexadecimal digits of its sha256; none without such a file.
+    """A hash of the content of ``objective.pretrained``: 16 hexadecimal digits of its SHA-256; None: no file is given.
 
     Raises:
         NetworkError: there is no such file.
@@ -35,7 +35,7 @@ def weights_digest(objective: ObjectiveConfig) -> str | None:
 
 
 def check_weights_file(objective: ObjectiveConfig) -> None:
-    """Refuse a file of weights that is none, or is of a training that diverged.
+    """Refuse a file ``objective.pretrained`` that holds no weights, or those of a training that diverged.
 
     Raises:
         NetworkError: see :func:`check_content`.
@@ -47,7 +47,7 @@ def check_weights_file(objective: ObjectiveConfig) -> None:
 
 
 def read_content(path: Path, *, origin: str, remedy: str) -> bytes:
-    """What is in a file of weights, unchecked. Never mapped into memory, which some file systems cannot do.
+    """Read a file of weights, without a check. It is not mapped into memory: some file systems cannot do that.
 
     Args:
         path: The file.
@@ -65,10 +65,10 @@ def read_content(path: Path, *, origin: str, remedy: str) -> bytes:
 
 
 def check_content(content: bytes, *, origin: str, remedy: str) -> None:
-    """Refuse what is no file of weights, is not all of one, or holds numbers that are none.
+    """Refuse content that is not that of a complete file of weights, or that has infinite or NaN values.
 
     Args:
-        content: Of a ``.safetensors`` file, which says itself how long it must be.
+        content: Content of a ``.safetensors`` file, which itself says how long it must be.
         origin: What messages call it.
         remedy: What messages ask for instead.
 
@@ -85,7 +85,7 @@ def check_content(content: bytes, *, origin: str, remedy: str) -> None:
 
 
 def content_digest(contents: Iterable[bytes]) -> str:
-    """16 hexadecimal digits of the sha256 of the contents, one after the other."""
+    """16 hexadecimal digits of the SHA-256 of the contents, one after the other."""
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)
@@ -97,7 +97,7 @@ def _pretrained_content(objective: ObjectiveConfig, path: str) -> bytes:
 
 
 def _is_finite(dtype: str, data: bytes) -> bool:
-    """Whether all numbers of a tensor are; whole numbers always."""
+    """Whether all numbers of a tensor are finite. Integers always are."""
     numbers: NDArray[np.floating]
     if dtype == "BF16":  # The upper half of a float32.
         numbers = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
