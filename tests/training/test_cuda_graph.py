@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdhpc.errors import CaptureError
-from kdhpc.training import recording
+from kdhpc.training import cuda_graph
 from kdhpc.training.cuda_graph import record_cuda_graph
 
 OLD, NEW = "2.11", "2.14"
@@ -128,9 +128,9 @@ def world(request, monkeypatch):
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", world.end_allocation)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", world.release)
     monkeypatch.setattr(torch, "zeros", lambda *size, device: zeros(*size))
-    monkeypatch.setattr(recording, "_failed_graphs", [])
+    monkeypatch.setattr(cuda_graph, "_failed_graphs", [])
     yield world
-    recording._failed_graphs.clear()
+    cuda_graph._failed_graphs.clear()
     gc.collect()
 
 
@@ -232,7 +232,7 @@ def test_record_that_fails_leaves_the_process_as_it_was(world, how, expected):
 
 def test_record_that_fails_keeps_the_graph_that_torch_may_ask(world):
     fail(world, invalidates)
-    assert len(recording._failed_graphs) == 1
+    assert len(cuda_graph._failed_graphs) == 1
 
 
 def test_record_that_fails_on_a_full_device_is_no_broken_process(world, monkeypatch):
