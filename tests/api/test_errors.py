@@ -1,5 +1,7 @@
 """Bad input is one line, of one class of ``kdhpc.errors``."""
 
+import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -141,7 +143,6 @@ def test_search_without_postgresql_says_what_to_install(folder: Path, monkeypatc
 @pytest.mark.parametrize(
     ("more", "error", "words"),
     [
-        ({"network": _classifier}, NetworkError, "cannot be imported by worker processes"),
         ({"network": lambda: _classifier()}, NetworkError, "network='my_module:Name'"),
         ({"network": [_classifier()] * 2}, NetworkError, "network='my_module:Name'"),
         ({"trials": None}, ConfigError, "a search needs trials=: give them"),
@@ -156,4 +157,18 @@ def test_search_that_cannot_be_is_refused(folder: Path, monkeypatch, more: dict,
     with pytest.raises(error) as caught:
         kdhpc.search("mine", **given)
     assert words in str(caught.value)
+    assert not (folder / "runs" / "db").exists()
+
+
+def test_search_of_a_network_of_this_process_alone_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "of_this_process.py").write_text(f"from torch import nn\n\n\n{inspect.getsource(_classifier)}")
+    monkeypatch.syspath_prepend(elsewhere)
+    network = importlib.import_module("of_this_process")._classifier
+    settings = {**SETTINGS, "dataset": (_IMAGES, _LABELS), "nodes": 2, "trials": 1}
+    del settings["crops"]
+    with pytest.raises(NetworkError, match="'of_this_process:_classifier' cannot be imported by worker processes"):
+        kdhpc.search("mine", **{**settings, "network": network})
     assert not (folder / "runs" / "db").exists()
