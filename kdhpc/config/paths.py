@@ -12,8 +12,9 @@ from pathlib import Path
 from kdhpc.config.names import inside
 
 _COMPILED, _REPORTS, _SERVER, _SWEEPS, _TRAINED = "compile-cache", "report", "db", "sweeps", "train"
+_DOCTOR = "doctor"
 _SANDBOX = "slurm"  # Of tools/slurm_sandbox.
-OWN_FOLDERS = (_COMPILED, _REPORTS, _SERVER, _SWEEPS, _TRAINED, _SANDBOX)
+OWN_FOLDERS = (_COMPILED, _DOCTOR, _REPORTS, _SERVER, _SWEEPS, _TRAINED, _SANDBOX)
 """What lies beside the studies in ``runs/``: names that no study can have."""
 
 
@@ -164,3 +165,8 @@ def sweep_dir(sweep: str) -> Path:
 def report_dir(report: str) -> Path:
     """Figures and tables of final trainings that are done."""
     return inside(runs_root() / _REPORTS, report)
+
+
+def doctor_dir(visit: str) -> Path:
+    """What ``kdhpc doctor --job`` submitted, and what came back."""
+    return inside(runs_root() / _DOCTOR, visit)

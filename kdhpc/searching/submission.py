@@ -63,10 +63,21 @@ def submission_script(study: str, launch: str, cluster: ClusterConfig, count: in
 
 
 def _executor(study: str, launch: str, cluster: ClusterConfig) -> submitit.SlurmExecutor:
-    # One folder for all tasks, made before they are submitted: Slurm fails a job whose log's folder is not there yet.
-    executor = submitit.SlurmExecutor(StudyPaths.of(study).launch_jobs(launch), max_num_timeout=_ENDLESS)
+    return slurm_executor(StudyPaths.of(study).launch_jobs(launch), job_name(study), cluster)
+
+
+def slurm_executor(folder: Path, name: str, cluster: ClusterConfig) -> submitit.SlurmExecutor:
+    """What submits jobs that ask for what a worker's job asks for.
+
+    Args:
+        folder: Of the jobs' scripts, pickles and logs. One for all tasks, made before they are submitted: Slurm fails
+            a job whose log's folder is not there yet.
+        name: What Slurm calls the jobs.
+        cluster: What they ask for.
+    """
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=_ENDLESS)
     executor.update_parameters(
-        job_name=job_name(study),
+        job_name=name,
         partition=cluster.partition,
         account=cluster.account,
         qos=cluster.qos,

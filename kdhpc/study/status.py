@@ -168,6 +168,15 @@ class TrialRecord:
     """Time that workers spent on it, in seconds."""
 
 
+def server_version(storage: Storage) -> str:
+    """The version of PostgreSQL, in its own words.
+
+    Raises:
+        DatabaseError: it does not answer.
+    """
+    return str(storage.read(lambda connection: connection.execute(text("SHOW server_version")).scalar_one()))
+
+
 def study_names(storage: Storage) -> tuple[str, ...]:
     """All studies in the database, by name."""
     return storage.read(study_rows.names)

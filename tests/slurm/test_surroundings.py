@@ -1,5 +1,6 @@
 """What surrounds a job on a real Slurm: an outer job, another cluster, a site's own commands, hands that hold."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -105,3 +106,17 @@ def test_launcher_whose_workers_are_held_says_so(cluster: Cluster) -> None:
         assert f"cancelled, they had not started: {found[1]}" in stopped.stderr
         launcher.communicate(timeout=PATIENCE_S)
         assert launcher.returncode == 0
+
+
+def test_doctor_looks_at_a_node_through_a_job(cluster: Cluster) -> None:
+    with cluster.login_node() as site:
+        own = [f"cluster.{key}" for key in ("gpus_per_worker=0", "cpus_per_worker=1", "mem_gb=1")]
+        done = site.run("doctor", "--quick", "--job", "--format", "json", *own)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = json.loads(done.stdout)
+        here, there = ({each["name"]: each["state"] for each in found[room]} for room in ("here", "job"))
+        assert here["Slurm"] == there["database"] == there["locks between machines"] == "ok"
+        refused = site.run("doctor", "--quick", "--job", *own, "cluster.partition=nowhere")
+        assert refused.returncode == 1
+        assert "invalid partition specified: nowhere" in refused.stderr
+        assert not site.jobs(name="kdhpc-doctor")
