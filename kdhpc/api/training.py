@@ -73,9 +73,9 @@ def train(
 ) -> Run:
     """Train a graph from scratch on all training images, and score it on the test images.
 
-    What ``kdhpc train`` does: the run lies in ``runs/train/<name>/seed<k>``, goes on where it was interrupted, and is
-    not repeated when it is done. An interrupt (Ctrl-C, a notebook's stop button) ends the step, writes a checkpoint and
-    raises KeyboardInterrupt; the same call goes on.
+    This is ``kdhpc train``: the run's folder is ``runs/train/<name>/seed<k>``. A run that was interrupted goes on, and
+    one that is done is not trained again. An interrupt (Ctrl-C, a notebook's stop button, SIGTERM) lets the current
+    step end, writes a checkpoint and raises KeyboardInterrupt; the same call then goes on.
 
     Args:
         graph: From :func:`kdhpc.load_graph`, :func:`kdhpc.dml`, :func:`kdhpc.independent`; also a file, ``one`` or
@@ -140,6 +140,8 @@ def train(
         )
     if result is None:
         raise KeyboardInterrupt("stopped: the same call goes on from its checkpoint")
+    if stop.requested:  # It came while the last epoch was scored. A loop over seeds must end all the same.
+        raise KeyboardInterrupt("stopped; the training is done: the same call returns its run")
     refuse_diverged(result)
     return Run(folder=RunPaths.of(result.name, result.seed).root, result=result)
 
