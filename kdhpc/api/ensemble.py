@@ -30,6 +30,7 @@ from kdhpc.networks.own import OwnNetwork
 from kdhpc.report.predictions import device_here, runtime_of
 from kdhpc.training.evaluation import mean_ensemble
 from kdhpc.training.pretrained import freeze_with
+from kdhpc.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from kdhpc.api.training import Run
@@ -90,6 +91,7 @@ class Ensemble(nn.Module):
         self.nodes = nn.ModuleList(nodes)
         self.preprocessing = preprocessing
         self.run = run
+        self._runtime: Runtime | None = None
         self.eval()
 
     @property
@@ -162,9 +164,11 @@ class Ensemble(nn.Module):
         return self.preprocessing(images, batch_size=batch_size, device=self._device)
 
     def _autocast(self) -> torch.autocast:
-        """As when the run was scored, as far as the device can."""
-        dtype = runtime_of(self.run).autocast_dtype
-        return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
+        """The precision in which the run was scored, as far as the device has it. It is found out once a device."""
+        if self._runtime is None or self._runtime.device != self._device:
+            self._runtime = runtime_of(self.run, self._device)
+        self._runtime.enforce()  # Another run may have been used since.
+        return self._runtime.autocast()
 
     @property
     def _device(self) -> torch.device:

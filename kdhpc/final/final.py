@@ -17,7 +17,7 @@ from kdhpc.files.writing import write_whole
 from kdhpc.final.assembly import assemble, num_training_images
 from kdhpc.final.model import ModelCard, write_model_card
 from kdhpc.final.owner import RunOwner, owned
-from kdhpc.final.result import FinalResult, SearchedWith, read_result, write_result
+from kdhpc.final.result import FinalResult, NewerResultError, SearchedWith, read_result, write_result
 from kdhpc.final.run import Run, open_run
 from kdhpc.final.settings import digest, read_settings, write_settings
 from kdhpc.final.weights import check_weights_files
@@ -90,6 +90,8 @@ def _read_done(run: Run) -> FinalResult | None:
     remedy = f"remove {paths.result}, and the same command goes on from its checkpoint, or trains it again"
     try:
         result = read_result(paths.result)
+    except NewerResultError:
+        raise
     except DataError as exc:
         raise DataError(f"{exc}: {remedy}") from exc
     if (result.name, result.seed) != (run.name, run.config.run.seed):

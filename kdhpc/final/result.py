@@ -17,7 +17,9 @@ from pathlib import Path
 
 import dacite
 
+from kdhpc.config.compatibility import newer
 from kdhpc.config.names import is_folder_name
+from kdhpc.data.names import shown
 from kdhpc.errors import DataError, DivergedError
 from kdhpc.files.json_text import parse_json, strict_json
 from kdhpc.files.reading import read_whole
@@ -25,8 +27,15 @@ from kdhpc.files.writing import write_whole
 from kdhpc.graph.serial import Provenance
 from kdhpc.methods.registry import method_of
 
+
+class NewerResultError(DataError):
+    """A newer version of kdhpc has written the result; nothing is wrong with it."""
+
+
 _FORMAT = "kdhpc-result"
 _VERSION = 1
+_NAMED_FIELDS = 5
+"""At most so many unknown fields are named in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +166,14 @@ def write_result(result: FinalResult, path: Path) -> None:
 
 
 def read_result(path: Path) -> FinalResult:
-    """The result in a file.
+    """Read a result that this version or an earlier one has written.
+
+    A field that an earlier version did not have gets its default. A field that this version does not have may change
+    what the others mean, so that the result is refused.
 
     Raises:
-        DataError: there is none, or none of this version.
+        NewerResultError: a newer version wrote it.
+        DataError: there is no such file, or it is damaged.
         StorageError: the file system refuses.
     """
     try:
@@ -169,10 +182,27 @@ def read_result(path: Path) -> FinalResult:
             raise ValueError("it is no JSON object")
         found = (document.pop("format"), document.pop("version"))
         if found != (_FORMAT, _VERSION):
-            raise DataError(f"{path} is {found[0]} version {found[1]}, this kdhpc reads {_FORMAT} version {_VERSION}")
+            kind = NewerResultError if found[0] == _FORMAT and _is_newer(found[1]) else DataError
+            raise kind(f"{path} is {found[0]} version {found[1]}, this kdhpc reads {_FORMAT} version {_VERSION}")
+        if unknown := _unknown_fields(document):
+            raise NewerResultError(newer(str(path), unknown))
         result = dacite.from_dict(FinalResult, document, dacite.Config(strict=True, cast=[tuple]))
         if not is_folder_name(result.name):
             raise ValueError(f"the name {result.name[:80]!r} can be no folder's")
         return result
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, dacite.DaciteError) as exc:
         raise DataError(f"{path} is not a result of a final training: {exc}") from exc
+
+
+def _is_newer(version: object) -> bool:
+    return isinstance(version, int) and version > _VERSION
+
+
+def _unknown_fields(document: dict[str, object]) -> list[str]:
+    """The fields that this version does not know, those of ``searched`` as ``searched.<field>``."""
+    unknown = document.keys() - {field.name for field in dataclasses.fields(FinalResult)}
+    searched = document.get("searched")
+    if isinstance(searched, dict):
+        known = {field.name for field in dataclasses.fields(SearchedWith)}
+        unknown |= {f"searched.{name}" for name in searched.keys() - known}
+    return [shown(name) for name in sorted(unknown)[:_NAMED_FIELDS]]

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from kdhpc.config import compatibility
 from kdhpc.config.document import to_document
+from kdhpc.config.renamed import first_name, name_today
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError
 from kdhpc.files.json_text import parse_json
@@ -60,8 +61,12 @@ def run_settings(
 
 
 def digest(settings: Settings) -> str:
-    """Names settings: results of one digest can be averaged over seeds."""
-    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:16]
+    """A digest of settings. Runs with one digest differ in their seeds alone, so that their results can be averaged.
+
+    It does not change where a config key gets another name.
+    """
+    document = {first_name(key): value for key, value in settings.items()}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_settings(settings: Settings, path: Path) -> None:
@@ -74,7 +79,10 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 
 def read_settings(path: Path) -> Settings | None:
-    """Those in a file; None where there is none, or where it cannot be understood, as after a power cut.
+    """Settings from a file, with the names that their keys have today.
+
+    Returns:
+        None: there is no such file, or it is damaged, as after a power cut.
 
     Raises:
         StorageError: the file system refuses.
@@ -83,7 +91,9 @@ def read_settings(path: Path) -> Settings | None:
         document = parse_json(read_whole(path))
     except (FileNotFoundError, ValueError):
         return None
-    return {key: json.dumps(value) for key, value in document.items()} if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        return None
+    return {name_today(key): json.dumps(value) for key, value in document.items()}
 
 
 def check_same_settings(settings: Settings, begun: Settings, folder: Path) -> None:

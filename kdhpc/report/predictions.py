@@ -48,12 +48,16 @@ class Chosen:
 class Predictor:
     """Runs networks on the images that they are scored on. They may have been trained on another machine.
 
+    The device, and what each precision means on it, are found out once for all runs.
+
     Args:
         progress: Counts images times networks.
     """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+        self._device = device_here()
+        self._runtimes: dict[str, Runtime] = {}
         self._key: object = None
         self._batches: EvalBatches | None = None
 
@@ -68,7 +72,7 @@ class Predictor:
         key = (config.dataset, config.run.split, config.training.eval_batch_size, config.device.channels_last)
         if self._batches is None or key != self._key:
             self._key = key
-            self._batches = scored_batches(config, run.open_images(), device_here())
+            self._batches = scored_batches(config, run.open_images(), self._device)
         return self._batches
 
     def predict(self, run: FinishedRun, nodes: Sequence[int]) -> Iterator[tuple[Batch, list[NetworkOutput]]]:
@@ -78,7 +82,7 @@ class Predictor:
             NetworkError: the weights are damaged, or give logits that are not finite.
             StorageError: the file system refuses.
         """
-        runtime = runtime_of(run)
+        runtime = self._runtime(run)
         num_classes = len(run.open_images().classes)
         networks = [run.network(node, num_classes, runtime.device) for node in nodes]
         for batch in self.batches(run):
@@ -89,6 +93,14 @@ class Predictor:
                     raise NetworkError(f"{run.origin}: node {node + 1} gives logits that are not finite: leave it out")
             yield batch, outputs
             self._progress.advance(len(networks) * len(batch.labels))
+
+    def _runtime(self, run: FinishedRun) -> Runtime:
+        precision = _precision_of(run)
+        if precision not in self._runtimes:
+            self._runtimes[precision] = runtime_of(run, self._device)
+        runtime = self._runtimes[precision]
+        runtime.enforce()
+        return runtime
 
 
 def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
@@ -170,22 +182,24 @@ def _name(run: FinishedRun, node: int) -> str:
     return f"{run.result.name}/seed{run.result.seed}/node{node + 1}"
 
 
-def runtime_of(run: FinishedRun) -> Runtime:
-    """The runtime for a run's networks: the device here, in the precision of the run's training.
+def runtime_of(run: FinishedRun, device: torch.device) -> Runtime:
+    """The runtime for a run's networks: a device, in the precision of the run's training.
 
-    It is enforced: from now on this process computes in that precision. Where the device does not have it, a warning
-    says so, and the precision is float32.
+    It changes nothing yet: see `Runtime.enforce`. Where the device does not have that precision, a warning says so, and
+    the precision is float32.
     """
-    precision = run.result.precision or run.config.device.precision
-    device = device_here()
+    precision = _precision_of(run)
     config = parse_group("device", DeviceConfig, {"precision": precision})
     try:
-        runtime = resolve_runtime(config, device=device)
+        return resolve_runtime(config, device=device)
     except ConfigError as exc:
         _LOG.warning("%s was trained in %s: its networks run in float32 here (%s)", run.origin, precision, exc)
-        runtime = resolve_runtime(replace(config, precision="float32"), device=device)
-    runtime.enforce()
-    return runtime
+        return resolve_runtime(replace(config, precision="float32"), device=device)
+
+
+def _precision_of(run: FinishedRun) -> str:
+    """What a run was trained in; of a run from before its result said so, what its config asked for."""
+    return run.result.precision or run.config.device.precision
 
 
 def _check_same_images(runs: Sequence[FinishedRun]) -> None:
