@@ -1,13 +1,14 @@
 """The result of one final training, as a file.
 
-What becomes of a training that diverged, that is, came to a loss, logits or weights that are not finite numbers:
+A training diverges when a loss, a logit or a weight becomes infinite or NaN. Then:
 
-- It ends there. Its result says at which epoch, and why; it has no accuracies, its weights are not kept, and
-  ``kdhpc train`` exits 1, also when it is asked again. Nodes of one training share this: one diverges, all have.
-- Where runs are averaged or drawn it never counts: ``kdhpc results`` says how many seeds diverged, a report that finds
-  it below a folder leaves it out and names it.
-- Where it is asked for by itself (a report of this run, ``--teacher``, ``objective.pretrained``) it is refused, and so
-  is every file of weights with a number that is none, whatever its result says.
+- It ends with that epoch. Its result has the epoch and the reason, but no accuracies; no weights are kept. The exit
+  code of ``kdhpc train`` is 1, also when the same command is given again. If one node diverges, the whole training
+  counts as diverged.
+- Means and figures leave it out. ``kdhpc results`` gives the number of seeds that diverged, and a report that finds
+  the run below a folder names it in a warning.
+- A command that names the run itself (a report, ``--teacher``, ``objective.pretrained``) refuses it. Every file of
+  weights with an infinite or NaN value is refused as well, whatever its result says.
 """
 
 import dataclasses
@@ -53,7 +54,7 @@ class SearchedWith:
 
     @classmethod
     def of(cls, provenance: Provenance) -> "SearchedWith":
-        """As far as a graph's file says."""
+        """The trial as a graph's file describes it. What the file does not have stays empty."""
         dataset, network, study = (str(provenance.get(key, "")) for key in ("dataset", "network", "study"))
         trial = provenance.get("trial")
         return cls(dataset=dataset, network=network, study=study, trial=trial if isinstance(trial, int) else None)
@@ -61,7 +62,7 @@ class SearchedWith:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalResult:
-    """What one final training came to: the last epoch's accuracies, never the best epoch's."""
+    """The result of one final training. Accuracies are those of the last epoch, never of the best one."""
 
     name: str
     """Data set, network, graph and number of nodes."""
@@ -76,7 +77,7 @@ class FinalResult:
     num_nodes: int
     """M, B of ONE, or 1 of a student."""
     seed: int
-    """Of weights and data order."""
+    """Seed of the initial weights and the order of the images."""
     epochs: int
     """Length of the schedule."""
     training_images: int
@@ -137,7 +138,7 @@ class FinalResult:
 
 
 def result_line(result: FinalResult) -> str:
-    """The accuracies of one training, or when and why it diverged."""
+    """A line for people: the accuracies of a training, or when and why it diverged."""
     what = f"{result.name} seed {result.seed}"
     if result.node_accuracies is None or result.ensemble_accuracy is None:
         return f"{what}: {result.divergence}"
@@ -146,10 +147,10 @@ def result_line(result: FinalResult) -> str:
 
 
 def refuse_diverged(result: FinalResult) -> None:
-    """Refuse a training that came to no numbers.
+    """Raise an error if a training has diverged, now or when it was trained earlier.
 
     Raises:
-        DivergedError: it diverged, now or earlier.
+        DivergedError: it has.
     """
     if result.divergence is not None:
         raise DivergedError(f"{result_line(result)}; no weights are kept: train with other settings")

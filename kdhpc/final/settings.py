@@ -1,6 +1,7 @@
-"""What the result of a final training depends on, but for its seed: compared before it goes on, and named by a digest.
+"""The settings that the result of a final training depends on, except its seed.
 
-A graph and a file of weights count by what is in them, not by where they lie.
+They are compared before a run goes on, and their digest identifies runs whose results may be averaged. A graph and a
+file of pretrained weights count by their content, not by their path.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from kdhpc.files.writing import write_whole
 from kdhpc.networks.weights import weights_digest
 
 Settings: TypeAlias = Mapping[str, str]
-"""JSON values by key, such as ``training.epochs``."""
+"""Values as JSON text, by key, such as ``training.epochs``."""
 _PRECISION = "device.precision"
 
 
@@ -35,11 +36,11 @@ def run_settings(
     """The settings of a run.
 
     Args:
-        config: The run's.
-        graph_key: Of its graph, or what names another method.
-        dataset_checksum: Of the packed data.
-        precision: That the networks run in; None: known only where it is trained.
-        method_settings: What its result depends on beside these, see `Method.settings`.
+        config: Config of the run.
+        graph_key: Key of its graph, or of another method.
+        dataset_checksum: Checksum of its packed data set.
+        precision: Precision that the networks run in; None: only the machine that trains the run knows it.
+        method_settings: Other settings that the result depends on, see `Method.settings`.
 
     Raises:
         NetworkError: the file of pretrained weights cannot be read.
@@ -49,7 +50,7 @@ def run_settings(
         for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
             found[f"{group}.{key}"] = json.dumps(value)
     found["objective.pretrained"] = json.dumps(weights_digest(config.objective))
-    # When accuracy is measured changes no weight.
+    # How often accuracy is measured does not change the weights.
     del found["training.evaluate"]
     found["run.split"] = json.dumps(config.run.split)
     found["graph"] = json.dumps(graph_key)
@@ -70,7 +71,7 @@ def digest(settings: Settings) -> str:
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write them whole or not at all.
+    """Write settings atomically.
 
     Raises:
         StorageError: the file system refuses.
@@ -97,15 +98,15 @@ def read_settings(path: Path) -> Settings | None:
 
 
 def check_same_settings(settings: Settings, begun: Settings, folder: Path) -> None:
-    """Refuse a run that was begun with something else.
+    """Raise an error if a run would go on with other settings than it, or another seed of it, was begun with.
 
     Args:
-        settings: Of now.
-        begun: Those that it, or another seed of it, was begun with.
-        folder: Where that lies.
+        settings: The settings of now.
+        begun: The settings that the folder was begun with.
+        folder: The folder, for the message.
 
     Raises:
-        ConfigError: the message names each that differs.
+        ConfigError: settings differ; the message names each of them.
     """
     if unknown := compatibility.newer_keys(begun.keys() - settings.keys()):
         raise ConfigError(compatibility.newer(str(folder), unknown))
@@ -118,12 +119,12 @@ def check_same_settings(settings: Settings, begun: Settings, folder: Path) -> No
 
 
 def knows_precision(settings: Settings) -> bool:
-    """Whether they say in which precision networks run: else their digest is that of no training that is done."""
+    """Whether settings contain the precision. If not, their digest cannot be compared with that of a result."""
     return _PRECISION in settings
 
 
 def differences(begun: Settings, settings: Settings) -> list[str]:
-    """The settings that differ, each with both values, in words; a precision that is not known differs from none."""
+    """The settings that differ, each in words with both values. An unknown precision is not compared."""
     was, now = ({key: json.loads(value) for key, value in one.items()} for one in (begun, settings))
     if not (knows_precision(begun) and knows_precision(settings)):
         was.pop(_PRECISION, None)

@@ -166,7 +166,7 @@ def _check_classes(classes: tuple[str, ...], *, origin: str) -> None:
 
 
 def _check_files(source: FileSource, *, origin: str) -> None:
-    """Check that no file is in both halves, by name or by any link, or in two classes, by name or by a symbolic link."""
+    """Check that no file is in both halves (by name or any link) or in two classes (by name or a symbolic link)."""
     files: dict[object, tuple[int, str, int]] = {}
     real_folder = lru_cache(maxsize=1024)(os.path.realpath)
     both, twice = [], []
