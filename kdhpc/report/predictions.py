@@ -1,4 +1,4 @@
-"""What the networks of finished runs predict for the images that they are scored on."""
+"""Predictions of the networks of finished runs, for the images that the runs are scored on."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ChosenNetworks:
     """Some networks of one run."""
 
     run: FinishedRun
@@ -46,7 +46,9 @@ class Chosen:
 
 
 class Predictor:
-    """Runs networks on the images that they are scored on. They may have been trained on another machine.
+    """Runs the networks of finished runs on the images that the runs are scored on.
+
+    A run may have been trained on another machine, or on another kind of device.
 
     The device, and what each precision means on it, are found out once for all runs.
 
@@ -62,7 +64,7 @@ class Predictor:
         self._batches: EvalBatches | None = None
 
     def batches(self, run: FinishedRun) -> EvalBatches:
-        """Batches of the images that a run is scored on. The same object is used again for runs with the same images.
+        """Batches of the images that a run is scored on. Runs with the same images share the object.
 
         Raises:
             ConfigError: the images do not fit the run's config.
@@ -103,21 +105,21 @@ class Predictor:
         return runtime
 
 
-def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
+def choose_networks(runs: Sequence[FinishedRun]) -> tuple[ChosenNetworks, ...]:
     """All networks of some runs, without duplicates. A warning names the duplicates.
 
-    Two runs may hold the same network: an independent network depends on its seed and node alone, not on the number of
-    nodes, and a frozen network may be in many runs. Such duplicates would be a pair that does not differ.
+    Two runs may have the same network. An independent network depends only on its seed and its node, and not on the
+    number of nodes; and a frozen network may be in many runs. Two equal networks would be a pair without differences.
 
     Raises:
-        ConfigError: a run's nodes are not networks of their own, or the runs are not scored on the same images.
+        ConfigError: a run's nodes have no networks of their own, or the runs are not scored on the same images.
         NetworkError: a file of weights is missing.
     """
     for run in runs:
         if run.method.no_networks is not None:
             raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_networks}: leave it out")
     _check_same_images(runs)
-    chosen: list[Chosen] = []
+    chosen: list[ChosenNetworks] = []
     twice: list[str] = []
     seen: set[str] = set()
     for run in runs:
@@ -126,14 +128,14 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
         twice += [_name(run, node) for node in range(len(digests)) if node not in nodes]
         seen.update(digests)
         if nodes:
-            chosen.append(Chosen(run=run, nodes=tuple(nodes)))
+            chosen.append(ChosenNetworks(run=run, nodes=tuple(nodes)))
     if twice:
         _LOG.warning("left out, the same network as another one: %s", ", ".join(twice))
     return tuple(chosen)
 
 
 @device_errors_in_words()
-def read_predictions(chosen: Sequence[Chosen], progress: Progress) -> Predictions:
+def read_predictions(chosen: Sequence[ChosenNetworks], progress: Progress) -> Predictions:
     """The logits of the chosen networks for all images that they are scored on.
 
     Raises:
@@ -161,7 +163,7 @@ def read_predictions(chosen: Sequence[Chosen], progress: Progress) -> Prediction
 
 
 def device_here() -> torch.device:
-    """The CUDA device if this machine has one, else the CPU, wherever the networks were trained."""
+    """The device that reports compute on: the GPU if this machine has one, else the CPU."""
     return resolve_runtime(DeviceConfig()).device
 
 
