@@ -1,4 +1,4 @@
-"""Data sets for Python users: by name, or of arrays that are in memory."""
+"""Data sets for Python users: a name, or images and labels in memory."""
 
 import logging
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from kdhpc.errors import DataError
 _LOG = logging.getLogger(__name__)
 _IMAGES = "uint8, 0 to 255, of shape (N, 1 or 3, H, W)"
 _PHOTOGRAPH = 96
-"""Side from which images are augmented as photographs, in pixels."""
+"""Images whose shorter side has so many pixels or more are augmented as photographs."""
 
 Array: TypeAlias = Tensor | NDArray[np.generic]
-"""Of torch or NumPy."""
+"""A tensor of torch's or an array of NumPy's."""
 
 
 @runtime_checkable
 class ImageDataset(Protocol):
-    """As ``torch.utils.data.Dataset``: pairs of an image and its label, by number."""
+    """A map-style data set such as ``torch.utils.data.Dataset``: each item is a pair of an image and its label."""
 
     def __len__(self) -> int: ...
 
@@ -35,22 +35,26 @@ class ImageDataset(Protocol):
 
 
 Data: TypeAlias = str | tuple[Array, Array | Sequence[int]] | ImageDataset
-"""A name, a pair (images, labels), or a data set of torch's."""
+"""The name of a data set that was prepared, a pair (images, labels), or a map-style data set."""
 
 
 def open_data(
     dataset: Data, test: Data | None, classes: Sequence[str] | None, *, needs_test: bool = True
 ) -> PackedDataset | None:
-    """A data set that is in memory; None: one that is named, with test images of its own.
+    """Make a data set in memory of what a user has given.
 
     Args:
-        dataset: Images to learn from.
-        test: Images to score on; None: those of a data set that is named, or else a fifth of the images by class.
-        classes: Names of the classes; None: those that a data set says, or else ``0``, ``1``, ...
-        needs_test: Say where the test images come from.
+        dataset: Images to train on.
+        test: Images to score on; None: the test images of a named data set, or else a fifth of each class of
+            ``dataset``.
+        classes: Names of the classes; None: the attribute ``classes`` of a map-style data set, or ``0``, ``1``, ...
+        needs_test: Log how many images are kept as test images, if none were given.
+
+    Returns:
+        None: ``dataset`` is a name and ``test`` is None, so that the data set is opened by its name later.
 
     Raises:
-        DataError: images of a wrong type, shape or range, labels outside the classes, one class alone.
+        DataError: images have a wrong type, shape or range, labels are outside the classes, or there is only one class.
         StorageError: the file system refuses.
     """
     if isinstance(dataset, str):
@@ -96,7 +100,7 @@ def _memory(
 
 
 def _split_of(data: Data, what: str) -> tuple[ArraySplit, tuple[str, ...] | None]:
-    """Arrays, and names of classes where the data say them."""
+    """Images and labels as arrays, and the names of the classes if the data set has them."""
     if isinstance(data, tuple):
         if len(data) != 2:
             raise DataError(f"{what} has {len(data)} parts: give a name, a pair (images, labels), or a Dataset")
@@ -109,14 +113,14 @@ def _split_of(data: Data, what: str) -> tuple[ArraySplit, tuple[str, ...] | None
 
 
 def as_pixels(images: object, what: str) -> NDArray[np.uint8]:
-    """Images as packed data sets store them, uint8 (N, H, W, C).
+    """Convert images to the form in which packed data sets store them, uint8 (N, H, W, C).
 
     Args:
-        images: (N, 1 or 3, H, W), of torch or NumPy.
-        what: What messages call them.
+        images: uint8 (N, 1 or 3, H, W), a tensor or an array.
+        what: Name of the images in messages.
 
     Raises:
-        DataError: they are of another type or shape; the message says which, and what range they have.
+        DataError: they have another type or shape; the message has that, and the range of their values.
     """
     if not isinstance(images, (Tensor, np.ndarray)):
         raise DataError(f"{what} has images in a {type(images).__name__}: give a tensor or an array, {_IMAGES}")
@@ -204,7 +208,7 @@ def _shape(split: ArraySplit) -> str:
 
 
 def dataset_group(packed: PackedDataset) -> dict[str, object]:
-    """How images in memory are augmented, unless the user says otherwise: as CIFAR's, or if large as photographs."""
+    """Default config of a data set in memory. Small images are augmented as CIFAR's, large ones as photographs."""
     height, width, _ = packed.manifest.image_shape
     side = min(height, width)
     common: dict[str, object] = {"name": packed.manifest.name, "validation_fraction": 0.2}
@@ -214,5 +218,5 @@ def dataset_group(packed: PackedDataset) -> dict[str, object]:
 
 
 def is_tensor(value: object) -> bool:
-    """Whether it is one of torch's or NumPy's."""
+    """Whether a value is a tensor of torch's or an array of NumPy's."""
     return isinstance(value, (torch.Tensor, np.ndarray))

@@ -1,4 +1,4 @@
-"""A finished run as a module: what its ensemble and its nodes say to new images."""
+"""A finished run as a module that predicts the classes of new images and shows attention maps."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,13 +30,14 @@ from kdhpc.networks.own import OwnNetwork
 from kdhpc.report.predictions import device_here, runtime_of
 from kdhpc.training.evaluation import mean_ensemble
 from kdhpc.training.pretrained import freeze_with
+from kdhpc.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from kdhpc.api.training import Run
 
 _LOG = logging.getLogger(__name__)
 _CLASSIFIERS = ("head.fc.bias", "heads.0.fc.bias", "fc.bias")
-"""Names of the tensor with a number for each class, in files of weights."""
+"""Names of the classifier's bias in files of weights. Its length is the number of classes."""
 
 Images: TypeAlias = Array | str | Path | PillowImage | Sequence[str | Path | PillowImage]
 """uint8 (N, 1 or 3, H, W), or files, or images of Pillow's."""
@@ -44,24 +45,24 @@ Images: TypeAlias = Array | str | Path | PillowImage | Sequence[str | Path | Pil
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What is made of an image before a network sees it, as when the run was scored."""
+    """Makes the networks' input from images, as when the run was scored: resize, crop, normalise."""
 
     card: ModelCard
-    """Classes, and the form of stored images."""
+    """Names of the classes, and the shape of stored images."""
     config: DatasetConfig
-    """Crop and normalisation."""
+    """Config of the run's data set, for crop and normalisation."""
     channels_last: bool = False
-    """Memory format of the result."""
+    """Whether the batches have torch's memory format ``channels_last``."""
 
     @property
     def image_size(self) -> int:
-        """S, the side of the images that networks see, in pixels."""
+        """S, the side of the networks' input, in pixels."""
         return self.config.image_size
 
     def __call__(
         self, images: Images, *, batch_size: int = 256, device: torch.device | None = None
     ) -> Iterator[Tensor]:
-        """Batches of what the networks take, float32 (n, 3, S, S).
+        """Batches of the networks' input, float32 (n, 3, S, S).
 
         Images of another size than the run's own are resized to it, as ``kdhpc data prepare`` does.
 
@@ -82,7 +83,8 @@ class Preprocessing:
 class Ensemble(nn.Module):
     """The networks of a finished run, frozen, in evaluation mode.
 
-    The mean of the nodes' logits is the ensemble. Moving it (``ensemble.to("cuda")``) moves what it computes.
+    The ensemble's logits are the mean of the nodes' logits. ``ensemble.to("cuda")`` moves it to a GPU; images are moved
+    to the same device.
     """
 
     def __init__(self, nodes: Sequence[nn.Module], preprocessing: Preprocessing, run: FinishedRun) -> None:
@@ -90,15 +92,16 @@ class Ensemble(nn.Module):
         self.nodes = nn.ModuleList(nodes)
         self.preprocessing = preprocessing
         self.run = run
+        self._runtime: Runtime | None = None
         self.eval()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, by label."""
+        """Names of the classes, by label."""
         return self.preprocessing.card.classes
 
     def forward(self, batch: Tensor) -> Tensor:
-        """The ensemble's logits, float32 (N, C), of what :attr:`preprocessing` makes of images: (N, 3, S, S)."""
+        """The ensemble's logits, float32 (N, C), for a batch that :attr:`preprocessing` has made, (N, 3, S, S)."""
         first = self.nodes[0]
         if isinstance(first, OneNetwork):
             logits: Tensor = first(batch).ensemble_logits_NC
@@ -106,11 +109,11 @@ class Ensemble(nn.Module):
         return mean_ensemble(torch.stack([output.logits for output in self._outputs(batch)])).ensemble_logits_NC
 
     def predict(self, images: Images, *, batch_size: int = 256) -> Tensor:
-        """The ensemble's probabilities.
+        """The class probabilities of the ensemble.
 
         Args:
             images: Files, images of Pillow's, or a tensor or array, uint8 (N, 1 or 3, H, W).
-            batch_size: Images a forward pass.
+            batch_size: Number of images in a forward pass.
 
         Returns:
             float32 (N, C), on the CPU; rows sum to 1, columns are :attr:`classes`.
@@ -128,11 +131,11 @@ class Ensemble(nn.Module):
 
         Args:
             images: As for :meth:`predict`.
-            batch_size: Images a forward pass.
+            batch_size: Number of images in a forward pass.
 
         Returns:
-            float32 (N, M, h, w), not negative, on the CPU; h and w are those of the largest node's map, to which the
-            others are resized.
+            float32 (N, M, h, w), 0 or more, on the CPU. Maps of the nodes that are smaller than those of another node
+            are resized to them.
 
         Raises:
             DataError, StorageError: as :meth:`predict`.
@@ -150,7 +153,10 @@ class Ensemble(nn.Module):
             return torch.cat([_side_by_side(self._outputs(batch)).cpu() for batch in batches])
 
     def node_weights(self, node: int) -> dict[str, Tensor]:
-        """Weights of a node, from 0, under the names of its file: torchvision's, where the network is torchvision's."""
+        """Weights of a node, which counts from 0, by the names in its file of weights.
+
+        If the network is one of torchvision's, these are torchvision's names.
+        """
         return exported_weights(self.nodes[node])
 
     def _outputs(self, batch: Tensor) -> list[NetworkOutput]:
@@ -162,9 +168,11 @@ class Ensemble(nn.Module):
         return self.preprocessing(images, batch_size=batch_size, device=self._device)
 
     def _autocast(self) -> torch.autocast:
-        """As when the run was scored, as far as the device can."""
-        dtype = runtime_of(self.run).autocast_dtype
-        return torch.autocast(self._device.type, dtype, enabled=dtype is not None)
+        """The precision in which the run was scored, as far as the device has it. It is found out once a device."""
+        if self._runtime is None or self._runtime.device != self._device:
+            self._runtime = runtime_of(self.run, self._device)
+        self._runtime.enforce()  # Another run may have been used since.
+        return self._runtime.autocast()
 
     @property
     def _device(self) -> torch.device:
@@ -176,17 +184,17 @@ def load(run: "Run | str | Path", *, network: object = None, device: str | torch
 
     Args:
         run: What :func:`kdhpc.train` returned, or the folder of a run: ``runs/train/NAME/seed<k>``.
-        network: Of a run with modules of your own that another process trained: what you gave to ``train``. A file's
-            name of code is never imported.
-        device: Where it computes; None: CUDA where there is one.
+        network: What was given to ``train`` as ``network``, if that was a module of your own and this is another
+            process. Code that a run's files name is never imported.
+        device: Device for the ensemble; None: the GPU if there is one, else the CPU.
 
     Returns:
-        A module in evaluation mode, which needs neither the data set nor the folder any more.
+        A module in evaluation mode. It no longer needs the data set or the folder.
 
     Raises:
-        ConfigError: no finished run lies there, or one that diverged.
+        ConfigError: there is no finished run in the folder, or it diverged.
         DataError: the run's result cannot be read.
-        NetworkError: weights are damaged, or ``network`` is needed or makes others than the run has.
+        NetworkError: weights are damaged, or ``network`` is missing or makes other modules than the run has.
         StorageError: the file system refuses.
 
     >>> import kdhpc, torch
@@ -219,7 +227,7 @@ def load(run: "Run | str | Path", *, network: object = None, device: str | torch
 
 
 def _only_seed(folder: Path) -> Path:
-    """The folder itself; or that of its only seed."""
+    """The folder of a run: the given one, or, if that holds exactly one finished run, the folder of that run."""
     done = [path for path in seed_folders(folder) if RunPaths(path).result.is_file()]
     return done[0] if len(done) == 1 and not RunPaths(folder).result.exists() else folder
 
@@ -238,7 +246,7 @@ def _settle_network(run: FinishedRun, network: object) -> None:
 
 
 def _card(run: FinishedRun) -> ModelCard:
-    """The run's own; of a run from before it was written, that of its data set, or numbers as names."""
+    """The run's model card. A run from before there were such cards gets its data set's, or else numbers as classes."""
     card = read_model_card(run.paths.model)
     if card is not None:
         return card
@@ -265,7 +273,7 @@ def _one(run: FinishedRun, num_classes: int, device: torch.device) -> OneNetwork
 
 
 def _side_by_side(outputs: Sequence[NetworkOutput]) -> Tensor:
-    """The maps of all nodes, (n, M, h, w), in the size of the largest."""
+    """The maps of all nodes, (n, M, h, w), resized to the largest of them."""
     maps = [output.attention_map.float() for output in outputs]
     largest = max((tuple(one.shape[1:]) for one in maps), key=lambda size: size[0] * size[1])
     return torch.stack([_resized(one, largest) for one in maps], dim=1)
@@ -278,7 +286,7 @@ def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _decoded(images: object, target: Target) -> Iterator[Decoded]:
-    """Each image in the form that the run's images are stored in."""
+    """Yield each image in the form in which the run's data set stores images."""
     if is_tensor(images):
         for pixels in as_pixels(images, "the images"):
             yield fit_pixels(pixels, target)

@@ -1,4 +1,4 @@
-"""Keyword arguments of Python users, which are the config's own keys, as overrides."""
+"""Python keyword arguments as overrides of the config: ``epochs=10`` becomes ``training.epochs=10``."""
 
 import numbers
 import re
@@ -10,18 +10,21 @@ from kdhpc.config.document import defaults
 from kdhpc.errors import ConfigError, nearest
 
 _OWN_ARGUMENTS = ("dataset.name", "network.name", "run.graph")
-"""Keys that arguments of their own stand for."""
+"""Keys that are not keywords, because the functions have other arguments for them."""
 
 
 def to_overrides(kind: type, keywords: Mapping[str, object]) -> list[str]:
-    """``epochs=10`` as ``training.epochs=10``, for each; ``training="short"`` chooses a config of a group.
+    """Convert keyword arguments to overrides.
+
+    A keyword is a key of the config without its group (``epochs=10``), or the name of a group, which chooses a config
+    file of that group (``training="short"``).
 
     Args:
         kind: The dataclass of the config.
-        keywords: Keys of the config without their group, and values of Python's.
+        keywords: The keyword arguments.
 
     Raises:
-        ConfigError: a key that does not exist, with the nearest that does, or a value that no config can have.
+        ConfigError: there is no such key, and the message names the nearest; or no config can have the value.
     """
     keys = keys_by_name(kind)
     groups = defaults(kind)
@@ -38,7 +41,7 @@ def to_overrides(kind: type, keywords: Mapping[str, object]) -> list[str]:
 
 
 def keys_by_name(kind: type) -> dict[str, str]:
-    """The keys of a config by their last word, where no other key has the same."""
+    """The keys of a config by their names without the group. Names that several groups have are left out."""
     found: dict[str, list[str]] = {}
     for group, fields in defaults(kind).items():
         for field in fields:
@@ -49,10 +52,10 @@ def keys_by_name(kind: type) -> dict[str, str]:
 
 
 def written(key: str, value: object) -> str:
-    """A value as overrides write it.
+    """A value in the grammar of overrides: ``null``, ``true``, ``'text'``, ``[1,2]``, ...
 
     Raises:
-        ConfigError: no config has such a value.
+        ConfigError: no config can have a value of that type.
     """
     if isinstance(value, Enum):
         return written(key, value.value)

@@ -17,7 +17,7 @@ _GIVE = "give a name, a callable that makes a new module, or a list of M modules
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenNetwork:
-    """What a user gave as the network of every node."""
+    """The networks that a user has chosen: one of kdhpc's by its name, or modules of the user's own."""
 
     name: str
     """As configs have it."""
@@ -32,7 +32,7 @@ class ChosenNetwork:
         return {"name": self.name, "crops": [crop for crop in _CROPS if crop <= side] or [side]}
 
     def makes_maps(self, image_size: int) -> bool:
-        """Whether attention maps can be compared."""
+        """Whether the networks make attention maps, so that a graph can compare them."""
         return self.own is None or self.own.make_maps(image_size)
 
     def check_nodes(self, num_nodes: int) -> None:

@@ -30,10 +30,10 @@ from kdhpc.server.control import ensure_server
 from kdhpc.study.status import StudyStatus, TrialRecord, read_status, top_trials
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
+from kdhpc.study.trial_table import TrialRow, read_trials
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE_S = 10.0
-_ALL = 1 << 31
 _WITHOUT_MAPS = ["prob+", "prob-"]
 
 
@@ -90,21 +90,35 @@ class Study:
         return tuple(map(self._graph, self._top(k)))
 
     @property
-    def trials(self) -> list[dict[str, str | int | float]]:
-        """The complete trials, best first: ``number``, ``value``, ``graph_key``, ``seconds``, and a column an edge.
+    def trials(self) -> list[dict[str, str | int | float | None]]:
+        """All trials that were begun: the complete ones, best first, then the others, by number.
 
-        ``pandas.DataFrame(study.trials)`` is a table of them.
+        ``pandas.DataFrame(study.trials)`` is a table of them. Its columns:
+
+        - ``number``: of the trial in the study.
+        - ``state``: ``complete``, ``pruned``, ``diverged``, ``running``, ``waiting`` (interrupted, to go on) or
+          ``failed``.
+        - ``value``: accuracy of the ensemble at the end, in percent; None unless the trial is complete.
+        - ``last_epoch``, ``last_value``: the last epoch at which the trial reported, and the accuracy there.
+        - ``reason``: why it failed, diverged or crashed; else None.
+        - ``seconds``: that workers spent on it.
+        - ``graph_key``, and a column for each gate and design of the graph.
         """
         space = self._shared.definition.space
+        rows = sorted(read_trials(self._storage, self.name), key=_best_first)
         return [
             {
-                "number": trial.number,
-                "value": trial.value,
-                "graph_key": graph_key(trial.graph),
-                "seconds": trial.worked_s,
-                **space.to_parameters(trial.graph),
+                "number": row.number,
+                "state": row.state,
+                "value": row.value,
+                "last_epoch": row.last_epoch,
+                "last_value": row.last_value,
+                "reason": row.reason,
+                "seconds": row.worked_s,
+                "graph_key": None if row.graph is None else graph_key(row.graph),
+                **({} if row.graph is None else space.to_parameters(row.graph)),
             }
-            for trial in top_trials(self._storage, self.name, _ALL)
+            for row in rows
         ]
 
     def export(self, top: int = 1, folder: str | Path | None = None, *, draw: bool = True) -> tuple[Path, ...]:
@@ -310,6 +324,11 @@ def _importable(network: ChosenNetwork) -> ChosenNetwork:
             "its folder in PYTHONPATH (not the working folder)"
         )
     return network
+
+
+def _best_first(row: TrialRow) -> tuple[bool, float, int]:
+    """Complete trials by accuracy, the earlier of equals first; then the others by number."""
+    return row.value is None, -(row.value or 0.0), row.number
 
 
 def _ignore(status: StudyStatus) -> None:

@@ -29,21 +29,21 @@ _PROBABILITY_DESIGNS = (Design.PROB_CLOSER, Design.PROB_APART)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A final training that is done. :func:`kdhpc.load` makes an ensemble of it."""
+    """A final training that is done. :func:`kdhpc.load` loads its ensemble."""
 
     folder: Path
-    """Where its weights and its result lie."""
+    """Folder with its weights and its result."""
     result: FinalResult
-    """All that its ``result.json`` says."""
+    """The content of its ``result.json``."""
 
     @property
     def name(self) -> str:
-        """Shared by all seeds of the same settings."""
+        """Name of the training, which all seeds with the same settings share."""
         return self.result.name
 
     @property
     def seed(self) -> int:
-        """Of weights and data order."""
+        """Seed of the initial weights and the order of the images."""
         return self.result.seed
 
     @property
@@ -73,9 +73,9 @@ def train(
 ) -> Run:
     """Train a graph from scratch on all training images, and score it on the test images.
 
-    What ``kdhpc train`` does: the run lies in ``runs/train/<name>/seed<k>``, goes on where it was interrupted, and is
-    not repeated when it is done. An interrupt (Ctrl-C, a notebook's stop button) ends the step, writes a checkpoint and
-    raises KeyboardInterrupt; the same call goes on.
+    This is ``kdhpc train``: the run's folder is ``runs/train/<name>/seed<k>``. A run that was interrupted goes on, and
+    one that is done is not trained again. An interrupt (Ctrl-C, a notebook's stop button, SIGTERM) lets the current
+    step end, writes a checkpoint and raises KeyboardInterrupt; the same call then goes on.
 
     Args:
         graph: From :func:`kdhpc.load_graph`, :func:`kdhpc.dml`, :func:`kdhpc.independent`; also a file, ``one`` or
@@ -140,13 +140,15 @@ def train(
         )
     if result is None:
         raise KeyboardInterrupt("stopped: the same call goes on from its checkpoint")
+    if stop.requested:  # It came while the last epoch was scored. A loop over seeds must end all the same.
+        raise KeyboardInterrupt("stopped; the training is done: the same call returns its run")
     refuse_diverged(result)
     return Run(folder=RunPaths.of(result.name, result.seed).root, result=result)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """A config to be composed: what stands in files, and what a user gave as objects."""
+    """What a config is composed of: overrides as text, and groups that objects of the user's have made."""
 
     overrides: tuple[str, ...]
     given: dict[str, dict[str, object]]
@@ -184,7 +186,7 @@ def _settings(
 
 
 def _method(graph: Graph) -> GraphMethod:
-    """What is trained, of a graph that was made in Python."""
+    """The method that trains a graph that was made in Python."""
     return GraphMethod(graph=graph.spec, name=graph.name, source=graph.provenance or {})
 
 
@@ -201,10 +203,11 @@ def _refuse_unlearned(graph: Graph, config: TrainConfig) -> None:
 
 
 def check_fits(graph: GraphSpec, network: ChosenNetwork, image_size: int) -> None:
-    """Refuse a graph that needs other networks than those.
+    """Refuse a graph that cannot be trained with the given networks.
 
     Raises:
-        GraphError: they are more or fewer than its nodes, or make no attention maps to compare.
+        GraphError: the number of networks is not that of the graph's nodes, or the graph compares attention maps, and
+            the networks make none.
     """
     network.check_nodes(graph.num_nodes)
     designs = {edge.design for edge in graph.edges if edge.gate is not Gate.CUTOFF}
@@ -218,7 +221,10 @@ def check_fits(graph: GraphSpec, network: ChosenNetwork, image_size: int) -> Non
 
 @contextmanager
 def interrupted_by() -> Iterator[StopSignals]:
-    """Whether an interrupt has come: only a process's main thread can hear of it."""
+    """While entered, signals that ask this process to stop only set a flag.
+
+    In another thread than the main thread this has no effect, as Python lets none handle signals.
+    """
     stop = StopSignals()
     if threading.current_thread() is not threading.main_thread():
         yield stop

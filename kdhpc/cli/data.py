@@ -88,13 +88,13 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def prepare_dataset(args: argparse.Namespace) -> int:
     """``kdhpc data prepare``: prints the folder of the packed form."""
     from kdhpc.config.schema import check_dataset_name
-    from kdhpc.data.prepare import Order, prepare
+    from kdhpc.data.prepare import PrepareRequest, prepare
     from kdhpc.data.progress import Progress
     from kdhpc.data.readers.registry import reader_of
 
     source: Path = args.source
     name = args.name or (source.resolve().name if args.reader == "folder" else args.reader)
-    order = Order(
+    request = PrepareRequest(
         reader=reader_of(args.reader),
         reader_name=args.reader,
         source=source,
@@ -106,11 +106,11 @@ def prepare_dataset(args: argparse.Namespace) -> int:
         force=args.force,
     )
     progress = Progress(sys.stderr)
-    outcome = prepare(order, progress)
-    manifest = outcome.manifest
+    prepared = prepare(request, progress)
+    manifest = prepared.manifest
     height, width, channels = manifest.image_shape
     progress.say(
-        f"{manifest.name} {'is prepared' if outcome.made else 'was prepared already, nothing to do (see --force)'}: "
+        f"{manifest.name} {'is prepared' if prepared.made else 'was prepared already, nothing to do (see --force)'}: "
         f"{manifest.train:,} training and {manifest.test:,} test images of {height}x{width}x{channels} "
         f"in {len(manifest.classes):,} classes"
     )
@@ -118,7 +118,7 @@ def prepare_dataset(args: argparse.Namespace) -> int:
         progress.say(f"not as published: its source {difference}")
     for image in manifest.skipped:
         progress.say(f"left out of {image.half}: {image.name} ({image.reason})")
-    print(order.folder)
+    print(request.folder)
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Running Slurm's commands: with a time limit, in an environment that means nothing else, and read only where certain.
+"""Running Slurm's commands: with a time limit, and without variables that would change what they do or print.
 
-Sites wrap these commands: their own words come before, after and between Slurm's. A table is asked for with a mark at
-the head of each line, and counts as an answer when its header is there; whatever else is printed is not read.
+Many sites wrap these commands in scripts that print lines of their own. So each line of a table is asked for with a
+mark at its beginning. Lines without the mark are skipped, and an answer without the table's header is an error.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _PATIENT_TRIES = 3
 _BETWEEN_TRIES_S = 2.0
 _MARK = "kdhpc"
 _SHOWN_CHARACTERS = 160
-# Slurm's words for a controller that is away, restarts or has too much to do; errno's for the way there.
+# Slurm's messages when its controller is away, restarts or is overloaded, and the system's when the network fails.
 _BUSY = re.compile(
     r"socket timed out|unable to contact slurm|in standby mode|zero bytes were transmitted"
     r"|temporarily (unable|unavailable)|connection (refused|timed out|reset)|not connected"
@@ -28,13 +28,14 @@ _BUSY = re.compile(
     re.IGNORECASE,
 )
 _UNCONFIGURED = re.compile(r"could not establish a configuration source|fetch_config: DNS SRV lookup failed")
-# What a job inherits from another: read by a nested sbatch or srun, they make jobs die, hang or read the wrong pickle.
+# Variables that a job would inherit from the job that submits it. A nested sbatch or srun reads them, and the new job
+# dies, hangs, or loads the wrong pickle.
 _FOREIGN = re.compile(r"(SLURM|SBATCH|SRUN|SALLOC|SLURMD|SUBMITIT|SPANK)_.*|KDHPC_SLURM_JOB")
-# How Slurm's client finds and convinces its controller: the user's own.
+# Variables by which Slurm's client finds its controller and authenticates: these are kept.
 _CLIENT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_SOCKET", "SLURM_SACK_KEY"})
-# What users set for their own use of these commands: other columns, a filter, a question before each job, a cluster.
+# Variables by which users change these commands for themselves: other columns, a filter, a prompt, another cluster.
 _HABITS = re.compile(r"(SQUEUE|SCANCEL|SCONTROL|SINFO)_.*|SLURM_CLUSTERS|SLURM_TIME_FORMAT|SLURM_LOCAL|SLURM_DEBUG")
-# And what is of one node or one job.
+# Variables that are valid on one node, or in one job, only.
 _LOCAL = frozenset(
     {
         *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
@@ -44,25 +45,25 @@ _LOCAL = frozenset(
 
 
 class UnconfiguredError(ClusterError):
-    """Slurm's commands are here, and do not know of any cluster: asking again is in vain."""
+    """Slurm's commands are installed, but no cluster is configured for them. Trying again does not help."""
 
 
 def ask(program: str, *arguments: str, timeout_s: float, cluster: str | None = None) -> str:
-    """What a Slurm command prints.
+    """Run a Slurm command, and return what it prints to standard output.
 
     Args:
-        program: ``squeue``, ``scontrol``, ``scancel``.
+        program: Such as ``squeue``, ``scontrol``, ``scancel``.
         arguments: Its arguments.
-        timeout_s: A controller that is away hangs it for longer.
-        cluster: The one that is asked, by Slurm's name; None: that of this machine's configuration.
+        timeout_s: Longest time to wait, in seconds. Without a controller, the command itself would wait for longer.
+        cluster: Name of the cluster to ask; None: that of this machine's configuration.
 
     Raises:
-        ClusterBusyError: it did not answer in time, or says that the controller is away.
-        ClusterError: it failed.
+        ClusterBusyError: the command did not end in time, or reports that the controller is away.
+        ClusterError: the command failed.
     """
     command = [program, *(("-M", cluster) if cluster else ()), *arguments]
     environment = {name: value for name, value in os.environ.items() if not _HABITS.fullmatch(name)}
-    # Without a configuration its client asks DNS for one, which may take long to say that there is none.
+    # Without a configuration file the client looks for one by DNS, which may take long to find that there is none.
     environment.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
     done = run(command, environment, timeout_s=timeout_s)
     if done.returncode != 0:
@@ -71,7 +72,7 @@ def ask(program: str, *arguments: str, timeout_s: float, cluster: str | None = N
 
 
 def ask_patiently(program: str, *arguments: str, cluster: str | None = None) -> str:
-    """As :func:`ask`, again where that fails: a busy controller refuses, or takes long."""
+    """As :func:`ask` with 30 s, and up to three times: a busy controller may refuse, or answer too late."""
     for _ in range(_PATIENT_TRIES - 1):
         try:
             return ask(program, *arguments, timeout_s=30.0, cluster=cluster)
@@ -85,14 +86,14 @@ def ask_patiently(program: str, *arguments: str, cluster: str | None = None) -> 
 def run(
     command: Sequence[str], environment: Mapping[str, str], *, timeout_s: float
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a Slurm command, which must not ask its user anything.
+    """Run a Slurm command without input, so that it cannot wait for an answer of the user's.
 
     Raises:
-        ClusterBusyError: it did not end in time.
-        ClusterError: it is not installed, or cannot be run.
+        ClusterBusyError: the command did not end in time.
+        ClusterError: the command is not installed, or cannot be run.
     """
     try:
-        # A session of its own: a site's wrapper is ended with the command that it waits for.
+        # In a session of its own, so that a site's wrapper and the command that it runs can be killed together.
         process = subprocess.Popen(
             command,
             env=environment,
@@ -122,22 +123,24 @@ def run(
 
 
 def table_format(fields: Sequence[str]) -> str:
-    """What ``squeue -o`` is given for a table that :func:`read_table` reads. A field that may hold ``|`` comes last."""
+    """Format of a table for ``squeue -o``, which :func:`read_table` reads. A field that may hold ``|`` must be last."""
     return "|".join((_MARK, *fields))
 
 
 def read_table(program: str, answer: str, first: str, num_fields: int) -> list[list[str]]:
-    """The rows of a table that was asked for with :func:`table_format`, whatever a site prints around them.
+    """Parse a table that was asked for with :func:`table_format`. Other lines of the answer are skipped.
 
     Args:
-        program: Whose answer it is.
-        answer: All that it printed.
-        first: Slurm's name of the first field, by which the header is known.
-        num_fields: How many there are.
+        program: The command that printed the answer, for messages.
+        answer: Everything that it printed.
+        first: Slurm's name of the first column, which identifies the header.
+        num_fields: Number of columns.
+
+    Returns:
+        The rows, without the header.
 
     Raises:
-        ClusterError: the header is not there: an empty table is not told from an answer to another question. Or a row
-            has too few fields.
+        ClusterError: there is no header, so that an empty table could be no table at all; or a row is too short.
     """
     marked = [line.rstrip() for line in answer.splitlines() if line.startswith(f"{_MARK}|")]
     if not any(line.startswith(f"{_MARK}|{first}|") for line in marked):
@@ -150,7 +153,7 @@ def read_table(program: str, answer: str, first: str, num_fields: int) -> list[l
 
 
 def parse_duration(text: str) -> float | None:
-    """Seconds of Slurm's ``[days-][hours:]minutes:seconds``; none of anything else (``UNLIMITED``, ``INVALID``)."""
+    """Seconds of Slurm's ``[days-][hours:]minutes:seconds``; None of any other text (``UNLIMITED``, ``INVALID``)."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
     if match is None:
         return None
@@ -159,7 +162,7 @@ def parse_duration(text: str) -> float | None:
 
 
 def require() -> None:
-    """See that this machine can submit jobs.
+    """Check that Slurm's commands are installed on this machine.
 
     Raises:
         ClusterError: Slurm's commands are missing.
@@ -170,10 +173,10 @@ def require() -> None:
 
 
 def require_configured() -> None:
-    """See that Slurm's commands know of a cluster, before anything is begun. One that is busy will answer later.
+    """Check that a cluster is configured for Slurm's commands. A controller that is busy or away is no error here.
 
     Raises:
-        UnconfiguredError: they do not.
+        UnconfiguredError: no cluster is configured.
     """
     try:
         ask("scontrol", "ping", timeout_s=5.0)
@@ -185,7 +188,7 @@ def require_configured() -> None:
 
 @contextlib.contextmanager
 def clean_environment() -> Iterator[None]:
-    """While entered, this process has nothing in its environment that another job must not inherit from this one."""
+    """While entered, variables that a new job must not inherit from this one are not in this process's environment."""
     in_job = "SLURM_JOB_ID" in os.environ
     dropped = {
         name: value
@@ -201,7 +204,7 @@ def clean_environment() -> Iterator[None]:
 
 
 def refusal(what: str, words: str) -> ClusterError:
-    """The error of a command that failed, by what Slurm said: it has refused, or it is only busy."""
+    """The error for a command that failed. Slurm's words tell whether it refused or is only busy."""
     if _UNCONFIGURED.search(words):
         return UnconfiguredError(
             "Slurm's commands know of no cluster on this machine: set SLURM_CONF to its slurm.conf"
@@ -211,7 +214,7 @@ def refusal(what: str, words: str) -> ClusterError:
 
 
 def not_understood(program: str, answer: str) -> ClusterError:
-    """The error of an answer that may mean anything."""
+    """The error for an answer that cannot be understood."""
     words = "".join(character if character.isprintable() else " " for character in answer)
     shown = " ".join(words.split())
     cut = f"{shown[:_SHOWN_CHARACTERS]}..." if len(shown) > _SHOWN_CHARACTERS else shown
@@ -220,5 +223,5 @@ def not_understood(program: str, answer: str) -> ClusterError:
 
 
 def not_installed(program: str) -> ClusterError:
-    """The error of a machine without Slurm."""
+    """The error for a command of Slurm's that is not installed."""
     return ClusterError(f"{program} is not installed here: this must run on a machine of a Slurm cluster")

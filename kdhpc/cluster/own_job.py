@@ -1,4 +1,4 @@
-"""What this process is part of."""
+"""The batch job that this process is part of: a job of Slurm, or one that submitit runs on this machine."""
 
 import os
 
@@ -6,6 +6,11 @@ from kdhpc.cluster import slurm
 
 
 def job_id() -> str | None:
-    """What this process is part of: a Slurm job (see :func:`kdhpc.cluster.slurm.own_job`), or ``local-<id>``."""
+    """Name of the batch job that this process is part of, for status and logs.
+
+    Returns:
+        The Slurm job as :func:`kdhpc.cluster.slurm.own_job` names it, or ``local-<id>`` of a job of submitit's on this
+        machine; None: this process is part of neither.
+    """
     local = os.environ.get("SUBMITIT_LOCAL_JOB_ID")
     return slurm.own_job() or (f"local-{local}" if local else None)

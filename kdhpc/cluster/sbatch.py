@@ -1,4 +1,4 @@
-"""Submitting by sbatch: what submitit writes, sent to one cluster, and answers of every kind understood or told."""
+"""Submitting jobs with sbatch: the script that submitit writes, for one cluster, and how sbatch's answer is read."""
 
 import contextlib
 import logging
@@ -26,26 +26,28 @@ _PARSABLE = re.compile(r"\A(\d+)(?:;(\S+))?\Z")
 
 @dataclass(frozen=True, kw_only=True)
 class Submissions:
-    """What is submitted by submitit while :func:`submissions` is entered."""
+    """The jobs that submitit submits while the context :func:`submissions` is entered."""
 
     otherwise: str | None = None
-    """``SLURM_CLUSTERS``: where jobs go whose options name no cluster."""
+    """Value of ``SLURM_CLUSTERS``: the cluster for jobs whose options name none."""
     jobs: dict[str, str] = field(default_factory=dict)
-    """By number: each job or array with its cluster."""
+    """Each job or array, with its cluster as :func:`kdhpc.cluster.slurm.qualified` writes it, by number."""
 
     def cluster_of(self, executor: SlurmExecutor) -> str | None:
-        """Where an executor's jobs go; None: to the cluster of this machine's configuration."""
+        """The cluster that an executor submits to; None: that of this machine's configuration."""
         options = executor.parameters.get("additional_parameters") or {}
         return slurm.wanted_cluster([f"{name}={value}" for name, value in options.items()], otherwise=self.otherwise)
 
     def submit(self, executor: SlurmExecutor, command: str) -> "Job[object]":
-        """As submitit's own: the job's number says where its pickles are put, for the job to find them.
+        """Submit a job; in place of the method ``_submit_command`` of submitit's executor.
+
+        As there, the script is moved to a path with the job's number, where the job looks for its pickles.
 
         Raises:
             ClusterError: as :func:`submit`.
         """
         cluster = slurm.elsewhere(self.cluster_of(executor))
-        # Asked before: what Slurm has taken must not be lost because a question fails.
+        # Found out before submitting: if it failed afterwards, a job would be in the queue that nobody knows of.
         name = cluster or slurm.local_cluster()
         path = JobPaths.get_first_id_independent_folder(executor.folder) / f".submission_file_{uuid.uuid4().hex}.sh"
         path.write_bytes(os.fsencode(script_text(executor, command, cluster)))
@@ -59,14 +61,14 @@ class Submissions:
 
 @contextlib.contextmanager
 def submissions() -> Iterator[Submissions]:
-    """While entered, submitit's jobs for Slurm are submitted as here, in a clean environment."""
+    """While entered, submitit submits its Slurm jobs by `Submissions.submit`, in a clean environment."""
     made = Submissions(otherwise=os.environ.get("SLURM_CLUSTERS"))
     before = SlurmExecutor._submit_command
 
     def submit_command(executor: SlurmExecutor, command: str) -> "Job[object]":
         return made.submit(executor, command)
 
-    # A method of the class: submitit makes executors of its own for arrays.
+    # The method of the class is replaced, not of one executor: submitit makes more executors for arrays.
     setattr(SlurmExecutor, "_submit_command", submit_command)  # noqa: B010  # mypy: methods are not assigned
     try:
         with clean_environment():
@@ -76,9 +78,9 @@ def submissions() -> Iterator[Submissions]:
 
 
 def script_text(executor: SlurmExecutor, command: str, cluster: str | None) -> str:
-    """What sbatch is given: submitit's script, with its cluster, and the line by which a job knows itself.
+    """The script for sbatch: submitit's, with the cluster, and a line by which the job recognises its own variables.
 
-    The job is run by :func:`kdhpc.interpreter.child_python`, also where it is Hydra that made the executor.
+    The job's Python is started as :func:`kdhpc.interpreter.child_python` says, also when Hydra made the executor.
     """
     command = f"{child_python()}{command.removeprefix(executor.python)}"
     parameters = dict(executor.parameters)
@@ -90,18 +92,20 @@ def script_text(executor: SlurmExecutor, command: str, cluster: str | None) -> s
 
 
 def submit(script: Path, cluster: str | None) -> tuple[str, str | None]:
-    """Give a script to sbatch. What it prints is Slurm's sentence or number, or the queue says what became of it.
+    """Submit a script with sbatch.
+
+    If sbatch's answer is no clear success, the queue is searched for a job with the path of the script.
 
     Args:
-        script: Its path, by which the queue knows it: never given twice.
-        cluster: As :func:`kdhpc.cluster.slurm.elsewhere` gives it; the script says so, too.
+        script: The script. Its path must be new for each submission.
+        cluster: The cluster as :func:`kdhpc.cluster.slurm.elsewhere` gives it. The script names it as well.
 
     Returns:
-        The number of the job, or array, and its cluster where sbatch tells.
+        The number of the job or array, and its cluster if sbatch names one.
 
     Raises:
-        ClusterBusyError: Slurm does not answer. It may have taken the jobs all the same: they are in its queue, then.
-        ClusterError: it refuses, or says what may mean anything.
+        ClusterBusyError: Slurm does not answer. It may have accepted the jobs all the same; then they are in its queue.
+        ClusterError: Slurm refuses, or its answer cannot be understood.
     """
     try:
         done = run(["sbatch", str(script)], os.environ, timeout_s=_TIMEOUT_S)
@@ -120,7 +124,7 @@ def submit(script: Path, cluster: str | None) -> tuple[str, str | None]:
 
 
 def _found(script: Path, cluster: str | None, error: ClusterError) -> tuple[str, str | None]:
-    """The job of a script, by the queue; else the error."""
+    """Find the job of a script in the queue; if it is not there, raise the error."""
     try:
         number = slurm.submitted_by(str(script), cluster)
     except ClusterError as exc:

@@ -17,13 +17,13 @@ _FAREWELL = b"\nkdhpc: interrupted twice, ended at once; the same command goes o
 class StopSignals:
     """While entered, SIGINT, SIGTERM, SIGUSR2 and SIGHUP only set :attr:`requested`.
 
-    submitit installs handlers of its own before it calls a worker: USR2 would raise in the middle of a step, and TERM
-    would be ignored. These replace them. A SIGHUP that is ignored stays so: ``nohup`` means that a closed terminal is
-    no reason to stop.
+    submitit installs handlers of its own before it calls a worker: with these, USR2 would raise in the middle of a
+    step, and TERM would be ignored. They are replaced while this context is entered. If SIGHUP is ignored, it stays
+    ignored: the user has started the process with ``nohup``, so a closed terminal is no reason to stop.
 
     Args:
-        ends_at_second: A SIGINT that is not the first signal ends this process at once, wherever it is, even in a call
-            that waits for a server: for commands that people start.
+        ends_at_second: After a first signal, a SIGINT ends this process at once, even in a call that waits for a
+            server. For commands that people start in a terminal.
     """
 
     def __init__(self, *, ends_at_second: bool = False) -> None:
@@ -36,7 +36,10 @@ class StopSignals:
 
     @property
     def requested(self) -> bool:
-        """True once a signal has come; told when this is first read: a handler may interrupt a line that is written."""
+        """Whether a signal has come. The first read that finds one logs it.
+
+        The handler itself does not log, as it may run while another line is being written.
+        """
         if self._received and not self._is_told:
             self._is_told = True
             _LOG.warning("%s: stopping after this step", self._received[0].name)
@@ -44,20 +47,20 @@ class StopSignals:
 
     @property
     def out_of_time(self) -> bool:
-        """USR2 has come, by which Slurm announces the time limit, and nothing that means a real end."""
+        """Whether USR2 has come, with which Slurm announces the time limit, and no other signal."""
         return bool(self._received) and set(self._received) == {signal.SIGUSR2}
 
     @property
     def terminated(self) -> bool:
-        """TERM has come: somebody, or Slurm, ends this process."""
+        """Whether TERM has come, with which Slurm, or a person, ends this process."""
         return signal.SIGTERM in self._received
 
     def stop(self, because: signal.Signals) -> None:
-        """As if that signal had come."""
+        """Request a stop, as if this signal had come."""
         self._received.append(because)
 
     def call_at_second(self, before_the_end: Callable[[], None]) -> None:
-        """What to do, in another thread, before a second signal ends this process."""
+        """Set a function that is called, in another thread, before a second signal ends this process."""
         self._before_the_end = before_the_end
 
     def __enter__(self) -> "StopSignals":
@@ -86,10 +89,10 @@ def _nothing() -> None:
 
 
 class _Watch:
-    """Ends this process at a SIGINT after another signal.
+    """Ends this process at a SIGINT that follows another signal.
 
-    Python runs a handler when the main thread comes back to it, which may be stuck in a library's call. The numbers of
-    signals are written to a pipe as they come, and a thread reads them there.
+    Python runs its signal handlers in the main thread, between two bytecodes. They never run while that thread waits
+    in a library's call. So the signals' numbers also go to a pipe (``signal.set_wakeup_fd``), which a thread reads.
     """
 
     def __init__(self, before: Callable[[], None]) -> None:
@@ -101,7 +104,7 @@ class _Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         signal.set_wakeup_fd(self._previous)
         os.close(self._writing)
         self._thread.join()

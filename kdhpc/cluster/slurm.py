@@ -1,9 +1,9 @@
-"""What Slurm is asked and told: about its queue, about a cluster, and about the job that this process is part of.
+"""Slurm's queue, its clusters, and the job that this process is part of.
 
-A job is known by its number and its cluster, as numbers of several clusters meet. In writing that is ``7_3@gpu``, or
-``7_3`` alone where the cluster is that of this machine's configuration: see :func:`here`.
+Jobs on two clusters may have the same number. So a job is named by its number and its cluster: ``7_3@gpu``. The cluster
+of this machine's configuration is left out: ``7_3``. :func:`here` makes this short form.
 
-Accounting (``sacct``) is never asked: many sites have none.
+Accounting (``sacct``) is never used, as many sites have none.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ _ENDED = frozenset({"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", 
 _NEVER = re.compile(r"held|hold|DependencyNeverSatisfied", re.IGNORECASE)
 _OWN = "KDHPC_SLURM_JOB"
 EXPORT_OWN_JOB = f"export {_OWN}=$SLURM_JOB_ID"
-"""A line for scripts that are submitted in a clean environment: by it their jobs know that all variables are theirs."""
+"""A line for scripts that are submitted in a clean environment. If a job has this variable with its own number, all of
+Slurm's variables are its own, and none is inherited from another job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,33 +32,33 @@ class QueuedJob:
     """A job, or a task of a job array, that Slurm has in its queue."""
 
     job: str
-    """``<job>`` or ``<array job>_<task>``, with ``@<cluster>`` where that is not this machine's."""
+    """``<job>`` or ``<array job>_<task>``, with ``@<cluster>`` unless that is this machine's cluster."""
     array: str
-    """The job, or its array, likewise."""
+    """``<job>`` or ``<array job>``, with the cluster in the same way."""
     state: str
-    """Slurm's word: RUNNING, PENDING, COMPLETING, ..."""
+    """Slurm's name of the state: RUNNING, PENDING, COMPLETING, ..."""
     time_left: str
-    """Until its time limit, as Slurm writes it: ``1-02:00:00``, ``59:10``."""
+    """Time until its limit, as Slurm writes it: ``1-02:00:00``, ``59:10``."""
     node: str
-    """Where it runs; empty: nowhere."""
+    """Node that it runs on; empty: it does not run."""
     reason: str
-    """Why it waits, in Slurm's words."""
+    """Slurm's reason why it waits."""
     script: str
-    """The path of what was given to sbatch."""
+    """Path of the script that was submitted."""
 
     @property
     def condition(self) -> str:
-        """In words: running, ending, waiting (and for what), held, waiting for requeue."""
+        """The state for people: running, ending, waiting (with the reason), held, waiting for requeue."""
         if self.state == "PENDING":
             if self.never_starts:
                 return f"held ({self.reason})"
-            # What was requeued may not start again before a moment that Slurm has set (two minutes, by default).
+            # Slurm sets a time before which a requeued job may not start again (two minutes later, by default).
             return "waiting for requeue" if self.reason == "BeginTime" else f"waiting ({self.reason})"
         return {"RUNNING": "running", "COMPLETING": "ending"}.get(self.state, self.state.lower())
 
     @property
     def never_starts(self) -> bool:
-        """Whether it is held, or waits for what cannot come: somebody must do something."""
+        """Whether the job is held, or waits for something that cannot happen, so that a person has to act."""
         return self.state in ("SPECIAL_EXIT", "REQUEUE_HOLD") or (
             self.state == "PENDING" and _NEVER.search(self.reason) is not None
         )
@@ -65,12 +66,12 @@ class QueuedJob:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeLimit:
-    """Of a job."""
+    """The time limit of a job."""
 
     left_s: float
-    """Until it ends, by Slurm's clock."""
+    """Seconds until the limit, by Slurm's clock."""
     whole_s: float
-    """From the job's start."""
+    """Seconds from the job's start to the limit."""
 
 
 def is_available() -> bool:
@@ -79,14 +80,14 @@ def is_available() -> bool:
 
 
 def wanted_cluster(options: Iterable[str] = (), *, otherwise: str | None = None) -> str | None:
-    """The cluster that jobs are submitted to; None: that of this machine's configuration.
+    """The cluster that jobs shall be submitted to; None: that of this machine's configuration.
 
     Args:
-        options: Of sbatch, as ``clusters=gpu``.
-        otherwise: What ``SLURM_CLUSTERS`` says, where the options name none.
+        options: Options of sbatch, such as ``clusters=gpu``.
+        otherwise: Value of ``SLURM_CLUSTERS``, which counts if the options name no cluster.
 
     Raises:
-        UsageError: several clusters are named: which of them takes the jobs would be Slurm's choice.
+        UsageError: several clusters are named, so that Slurm would choose one of them.
     """
     pairs = [option.partition("=") for option in options]
     given = [(f"clusters={value}", value) for name, _, value in pairs if name in ("clusters", "cluster")]
@@ -101,51 +102,58 @@ def wanted_cluster(options: Iterable[str] = (), *, otherwise: str | None = None)
 
 
 def elsewhere(cluster: str | None, *, patient: bool = True) -> str | None:
-    """A cluster as commands must be told of it; None: it is that of this machine's configuration.
+    """The name of a cluster that is not this machine's, for the option ``-M`` of Slurm's commands.
 
     Args:
-        cluster: Its name, or none.
+        cluster: Name of a cluster; None: that of this machine's configuration.
         patient: As for :func:`local_cluster`.
 
+    Returns:
+        None: it is the cluster of this machine's configuration, for which ``-M`` is left out.
+
     Raises:
-        ClusterError: Slurm does not say which that is.
+        ClusterError: Slurm does not tell this machine's cluster.
     """
     return here(qualified("", cluster), patient=patient).partition("@")[2] or None
 
 
 def local_cluster(*, patient: bool = True) -> str | None:
-    """The name of the cluster of this machine's configuration; None: Slurm does not say.
+    """Name of the cluster of this machine's configuration. It is asked for once, and then kept.
 
     Args:
-        patient: As for :func:`queue`; a name that was told once is known.
+        patient: As for :func:`queue`.
+
+    Returns:
+        None: Slurm's configuration has no such name.
 
     Raises:
         ClusterError: Slurm does not answer.
     """
-    # Slurm's daemon on this machine says so. A job of salloc may be on another cluster than the machine it is used on.
+    # Only Slurm's daemon on this machine sets SLURMD_NODENAME. Without it, SLURM_CLUSTER_NAME may be that of a job of
+    # salloc on another cluster.
     named = os.environ.get("SLURM_CLUSTER_NAME") if "SLURMD_NODENAME" in os.environ else None
     return named or _config(None, patient=patient).name
 
 
 def qualified(job: str, cluster: str | None) -> str:
-    """A job's number with its cluster."""
+    """The name of a job from its number and its cluster: ``7_3@gpu``; without a cluster ``7_3``."""
     return f"{job}@{cluster}" if cluster else job
 
 
 def cluster_of(job: str) -> str | None:
-    """The cluster that a job's name has, as :func:`here` asks for it; None: this machine's."""
+    """The cluster in the name of a job; None: that of this machine's configuration."""
     return here(job).partition("@")[2] or None
 
 
 def here(job: str, *, patient: bool = True) -> str:
-    """A job as :func:`queue` names it: without its cluster, if that is this machine's.
+    """The short name of a job, as :func:`queue` names it: without its cluster, if that is this machine's.
 
     Args:
-        job: Its number, with or without its cluster.
+        job: The job's number, with or without its cluster.
         patient: As for :func:`local_cluster`.
 
     Raises:
-        ClusterError: Slurm does not say which cluster that is.
+        ClusterError: Slurm does not tell this machine's cluster.
     """
     number, _, cluster = job.partition("@")
     is_elsewhere = cluster and cluster.casefold() != (local_cluster(patient=patient) or "").casefold()
@@ -153,11 +161,11 @@ def here(job: str, *, patient: bool = True) -> str:
 
 
 def queue(clusters: Iterable[str | None] = (None,), *, patient: bool = False) -> tuple[QueuedJob, ...]:
-    """This user's jobs that wait or run, array tasks one by one.
+    """This user's jobs that wait or run. Each task of an array is a job of its own.
 
     Args:
-        clusters: Where to look; None: the cluster of this machine's configuration.
-        patient: For what must not fail because the controller is busy: it may take minutes, and not 5 s.
+        clusters: The clusters to ask; None in it: that of this machine's configuration.
+        patient: Try again if the controller is busy, which may take minutes; else give up after 5 s.
 
     Raises:
         ClusterError: there is no Slurm here, or one of these clusters does not answer in time.
@@ -168,7 +176,7 @@ def queue(clusters: Iterable[str | None] = (None,), *, patient: bool = False) ->
 
 
 def is_started(job: str) -> bool:
-    """Whether a job is in its cluster's queue, and does not wait there; Slurm may take its time to tell.
+    """Whether a job is in its cluster's queue and is no longer pending. May take minutes if Slurm is busy.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -178,7 +186,7 @@ def is_started(job: str) -> bool:
 
 
 def submitted_by(script: str, cluster: str | None) -> str | None:
-    """The job, or array, that a script was submitted for, as a number; None: Slurm does not know of one.
+    """Number of the job or array that was submitted with a script; None: there is none in the queue.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -188,7 +196,7 @@ def submitted_by(script: str, cluster: str | None) -> str | None:
 
 
 def _queue(cluster: str | None, *options: str, patient: bool) -> list[QueuedJob]:
-    # All partitions: a hidden one's jobs would seem to have ended.
+    # -a: also hidden partitions, whose jobs would seem to have ended otherwise.
     command = ("squeue", "-a", "-r", "-u", str(os.geteuid()), *options, "-o", table_format(_FIELDS))
     answer = ask_patiently(*command, cluster=cluster) if patient else ask(*command, timeout_s=5.0, cluster=cluster)
     return [
@@ -210,15 +218,15 @@ class _OwnJob:
     """The job that this process is part of."""
 
     number: str
-    """As Slurm's commands take it: array tasks as ``<array job>_<task>``."""
+    """``<job>`` or ``<array job>_<task>``, as Slurm's commands take it."""
     cluster: str | None
-    """Its cluster's name; None: Slurm has not set it."""
+    """Name of its cluster; None: Slurm has not set it."""
     restarts: int
-    """How often Slurm started it before."""
+    """How many times Slurm has restarted the job."""
     cpus: int | None
-    """CPU cores of a task; None: Slurm does not say."""
+    """CPU cores of a task; None: Slurm does not tell."""
     is_submitted: bool
-    """A script of ours, submitted in a clean environment, is what the job runs."""
+    """The job runs a script that kdhpc submitted in a clean environment."""
 
 
 def in_job() -> bool:
@@ -227,19 +235,19 @@ def in_job() -> bool:
 
 
 def own_job() -> str | None:
-    """The Slurm job that this process is part of, with its cluster; none outside of one.
+    """Name of the Slurm job that this process is part of, with its cluster; None: it is not part of one.
 
     Raises:
-        ClusterError: another job's variables may be in the environment, and Slurm does not say.
+        ClusterError: the variables may be inherited from another job, and Slurm does not answer which job this is.
     """
     own = _own_job()
     return None if own is None else qualified(own.number, own.cluster)
 
 
 def own_cpus() -> int | None:
-    """CPU cores that this process may use as part of a Slurm job; None: it is not, or Slurm does not say.
+    """CPU cores that belong to this process's Slurm job; None: it is not part of one, or Slurm does not tell.
 
-    Where Slurm does not confine jobs to their cores, everybody sees all of the node's.
+    Where Slurm does not confine jobs to their cores, the system itself shows all cores of the node.
 
     Raises:
         ClusterError: as :func:`own_job`.
@@ -249,7 +257,7 @@ def own_cpus() -> int | None:
 
 
 def num_restarts() -> int:
-    """How often Slurm started this job before.
+    """How many times Slurm has restarted this job; 0 if this process is not part of one.
 
     Raises:
         ClusterError: as :func:`own_job`.
@@ -259,7 +267,7 @@ def num_restarts() -> int:
 
 
 def is_submitted() -> bool:
-    """Whether this process is all that its job does: the job was made by submitit, for one worker or one training."""
+    """Whether this process is all that its job runs: submitit has made the job for one worker or one training."""
     own = _own_job()
     return own is not None and own.is_submitted
 
@@ -277,7 +285,7 @@ def _own_job() -> _OwnJob | None:
         cpus=_count(cpus),
         is_submitted=False,
     )
-    # sbatch hands the variables of the job that it is called in on to the new one, where Slurm sets some of them anew.
+    # sbatch passes the variables of the job in which it is called on to the new job. Slurm sets only some of them anew.
     if os.environ.get(_OWN) == number:
         return replace(given, is_submitted=os.environ.get("SUBMITIT_EXECUTOR") == "slurm")
     if array or given.restarts:
@@ -291,10 +299,10 @@ def _count(text: str | None) -> int | None:
 
 @lru_cache
 def _own_job_asked(given: _OwnJob, number: str) -> _OwnJob:
-    """What Slurm says of a job whose variables may be those of another.
+    """This process's job as Slurm describes it, for when the variables may be inherited from another job.
 
     Raises:
-        ClusterError: it does not answer, or does not know the job.
+        ClusterError: Slurm does not answer, or does not know the job.
     """
     shown = ask_patiently("scontrol", "show", "job", "-o", number)
     for line in shown.splitlines():
@@ -316,14 +324,14 @@ def requeue_own_job() -> None:
     job = own_job()
     if job is None:
         raise ClusterError("this process is not part of a Slurm job: there is nothing to requeue")
-    # Never by SLURM_JOB_ID: that of an array's last task means the whole array.
+    # Not by SLURM_JOB_ID: for one task of an array it is the number of the array, and would requeue all of its tasks.
     ask("scontrol", "requeue", _number(job), timeout_s=30.0, cluster=cluster_of(job))
 
 
 def time_limit() -> TimeLimit | None:
-    """This job's; None: it has none, or that cannot be found out.
+    """The time limit of this process's job; None: there is none, or Slurm does not tell.
 
-    Asked, not computed from ``SLURM_JOB_END_TIME``: this machine's clock may be another than Slurm's.
+    It is not computed from ``SLURM_JOB_END_TIME``, as this machine's clock may differ from Slurm's.
     """
     with contextlib.suppress(ClusterError):
         job = own_job()
@@ -339,16 +347,16 @@ def time_limit() -> TimeLimit | None:
 
 
 def largest_array(cluster: str | None = None) -> int | None:
-    """How many tasks a job array may have on a cluster; None: Slurm does not say.
+    """The largest number of tasks in a job array of a cluster; None: Slurm does not tell. May take minutes.
 
     Raises:
-        ClusterError: Slurm does not answer; it may take minutes until that is sure.
+        ClusterError: Slurm does not answer.
     """
     return _config(cluster, patient=True).largest_array
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs; those that have ended do not matter.
+    """Cancel jobs. Jobs that have ended already are no error.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -366,20 +374,20 @@ def _number(job: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Config:
-    """What ``scontrol show config`` tells of a cluster."""
+    """What is used of the output of ``scontrol show config``."""
 
     name: str | None
     largest_array: int | None
 
 
 def _config(cluster: str | None, *, patient: bool) -> _Config:
-    """The answer, kept: by all that it depends on."""
+    """The configuration of a cluster. It is asked for once and kept, under everything that the answer depends on."""
     key = (cluster, os.environ.get("SLURM_CONF"), shutil.which("scontrol"))
     if key not in _KNOWN:
         command = ("scontrol", "show", "config")
         shown = ask_patiently(*command, cluster=cluster) if patient else ask(*command, timeout_s=5.0, cluster=cluster)
         name = re.search(r"(?m)^ClusterName\s*=\s*(\S+)", shown)
-        # The size is the first index that is not allowed.
+        # MaxArraySize is one more than the largest index, so it is the number of tasks, counted from 0.
         size = re.search(r"(?m)^MaxArraySize\s*=\s*(\d+)", shown)
         _KNOWN[key] = _Config(name=name[1] if name else None, largest_array=int(size[1]) if size else None)
     return _KNOWN[key]

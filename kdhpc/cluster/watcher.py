@@ -1,4 +1,4 @@
-"""How submitit finds out that a job has ended without leaving a result: by the queue."""
+"""How submitit finds out that a job has ended without a result: the job is not in Slurm's queue any more."""
 
 import logging
 import time
@@ -14,12 +14,13 @@ _ENDED = "ENDED"
 
 
 class QueueWatcher(SlurmInfoWatcher):
-    """Asks ``squeue`` for all jobs at once. submitit's own asks ``sacct``: without accounting, no job ever ends for it.
+    """Asks ``squeue`` for the states of all jobs at once.
 
-    A job that waits to be started again is in the queue, and has not ended.
+    submitit's own watcher asks ``sacct``. On a cluster without accounting it would wait for every job for ever. A
+    requeued job that waits to be started again is in the queue, so it has not ended.
 
     Args:
-        made: What was submitted, and to which cluster.
+        made: The jobs that were submitted, with their clusters.
     """
 
     def __init__(self, made: Submissions) -> None:
@@ -31,7 +32,7 @@ class QueueWatcher(SlurmInfoWatcher):
         return self.get_state(job_id, mode=mode) == _ENDED
 
     def update(self) -> None:
-        """Ask; where Slurm does not answer, nothing changes."""
+        """Read the queue. If Slurm does not answer, all states stay as they are."""
         self._num_calls += 1
         self._last_status_check = time.time()
         try:

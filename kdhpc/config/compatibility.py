@@ -10,7 +10,8 @@ have come and gone:
 - A key that this version has never had is a newer version's, and an error.
 
 Adding a key: give it a default that does what was done before, or an entry in ``BEFORE``. Neither may change later.
-Removing a key: put it into ``RETIRED``. ``FIRST_KEYS`` stays as it is, for ever.
+Removing a key: put it into ``RETIRED``. Renaming one: put both names into ``RENAMED_KEYS`` of ``renamed.py``.
+``FIRST_KEYS`` stays as it is, for ever.
 """
 
 import json
@@ -18,6 +19,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 
+from kdhpc.config.renamed import first_name
 from kdhpc.config.schema import SearchConfig, TrainConfig
 
 Groups: typing.TypeAlias = Mapping[str, Mapping[str, object]]
@@ -38,7 +40,8 @@ _FIRST = {
     "training": "epochs batch_size eval_batch_size learning_rate momentum weight_decay milestones gamma evaluate",
 }
 FIRST_KEYS = frozenset(f"{group}.{name}" for group, names in _FIRST.items() for name in names.split())
-"""Keys of version 0.1.0 that numbers depend on. They are always written down; later ones only if they say something."""
+"""Keys of version 0.1.0 that numbers depend on, under their names in it. They are always written down; later ones only
+where they are not at their default."""
 # A finished run is read by what these say. Other groups are compared by whoever goes on with them.
 _OF_NETWORKS = ("dataset", "network")
 
@@ -52,9 +55,14 @@ def written(group: str, values: Mapping[str, object]) -> dict[str, object]:
     said = {
         name: value
         for name, value in values.items()
-        if (key := f"{group}.{name}") in FIRST_KEYS or value != meaning_of_nothing(key)
+        if first_name(key := f"{group}.{name}") in FIRST_KEYS or value != meaning_of_nothing(key)
     }
     return said | {name: RETIRED[f"{group}.{name}"] for name in _names(group, FIRST_KEYS & RETIRED.keys())}
+
+
+def under_first_names(group: str, values: Mapping[str, object]) -> dict[str, object]:
+    """A group with the names that its keys had at first, which digests are made of."""
+    return {first_name(f"{group}.{name}").partition(".")[2]: value for name, value in values.items()}
 
 
 def meaning_of_nothing(key: str) -> object:

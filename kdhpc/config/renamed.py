@@ -1,4 +1,8 @@
-"""Config keys that have another name now, and are read still: as overrides, in config files and stored documents."""
+"""Config keys that have another name now. The old names are still read: as overrides, in config files and in documents.
+
+Settings that a run or a study has written down are compared under the new names. Digests of settings are made under the
+first names: so a checkpoint or a result from before a key was renamed is known by the digest that it has.
+"""
 
 import functools
 import re
@@ -6,7 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 RENAMED_KEYS = {"worker.seats": "worker.concurrent_trials"}
-"""Each old name with the new one, which is in the same group."""
+"""Each old name with the name of today, which is in the same group. Of several old names of one key the first comes
+first."""
 _UNSET = "(not set)"
 
 
@@ -44,6 +49,16 @@ def renamed_document(document: Mapping[str, object]) -> dict[str, object]:
             del values[new_key]
         groups[name] = values
     return groups
+
+
+def name_today(key: str) -> str:
+    """The name that a key of any version has now: ``worker.concurrent_trials`` for ``worker.seats``."""
+    return RENAMED_KEYS.get(key, key)
+
+
+def first_name(key: str) -> str:
+    """The name that a key had at first: ``worker.seats`` for ``worker.concurrent_trials``."""
+    return next((old for old, new in RENAMED_KEYS.items() if new == key), key)
 
 
 def _renamed(override: str) -> str:

@@ -1,7 +1,7 @@
-"""One image file to pixels, as a viewer would show it: upright, 8 bits, grey or red-green-blue, on white.
+"""Decoding an image file to the pixels that a viewer would show: upright, 8 bits, grey or RGB, transparency on white.
 
-Files come from anywhere. Few formats are read, none of them by another program; how many pixels a file has is known
-before they are decoded, and limited; whatever goes wrong in a decoder is an error of that one file.
+Files may come from anywhere, so they are not trusted. Only a few formats are read, and only by Pillow's own decoders.
+The number of pixels is checked before they are decoded. Any error of a decoder becomes a DataError about that file.
 """
 
 import io
@@ -39,11 +39,11 @@ FORMATS = tuple(
         WebPImagePlugin.WebPImageFile,
     )
 )
-"""What is read, by Pillow's names; a file's own name says nothing. Nothing else of Pillow is loaded."""
+"""The formats that are read, by Pillow's names. A file's content decides, not its name. No other decoder is loaded."""
 MAX_PIXELS = 1 << 27
-"""Of one image: a camera's have up to 1e8."""
+"""Most pixels of one image. Cameras make up to about 1e8."""
 MAX_BYTES = 1 << 30
-"""Of one file."""
+"""Longest file, in bytes."""
 
 _GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"))
 _SIDEWAYS = frozenset((5, 6, 7, 8))
@@ -56,62 +56,63 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes the pixels upright, by the EXIF tag Orientation."""
+"""For each value of the EXIF tag Orientation, the operation that turns the pixels upright."""
 _WIDTH, _LENGTH, _PHOTOMETRIC, _WHITE_IS_ZERO = 256, 257, 262, 0
-"""Three tags of TIFF, and what the last one says of a negative."""
+"""Three tags of TIFF, and the value of the last one by which 0 is white."""
 _DARKEST_16_BIT = 0x1000
-"""Of 65,535. An image whose brightest pixel is below that shows black, and mostly has another range than it says."""
+"""A 16-bit image whose brightest pixel is below this, of 65,535, would look black. Most such files really have another
+range, such as 10 or 12 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a file says about its image before it is decoded."""
+    """What is known of an image before it is decoded."""
 
     height: int
-    """Upright, in pixels."""
+    """Height when the image is upright, in pixels."""
     width: int
-    """Upright, in pixels."""
+    """Width when the image is upright, in pixels."""
     grey: bool
-    """It has no colours."""
+    """Whether it has grey pixels, without colours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """How images are stored."""
+    """The form in which images are stored."""
 
     height: int
-    """In pixels."""
+    """Height in pixels."""
     width: int
-    """In pixels."""
+    """Width in pixels."""
     channels: int
     """1: grey, 3: red, green, blue."""
     resize: bool
-    """Resize to that height and width; else every image must have them already."""
+    """Whether images are resized to that height and width. If not, every image must have them already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """An image, ready to be stored."""
+    """A decoded image, in the form in which it is stored."""
 
     pixels: NDArray[np.uint8]
-    """(height, width, channels) of the target."""
+    """uint8 (H, W, C), as the target says."""
     height: int
-    """Original, upright, in pixels."""
+    """Height of the original when it is upright, in pixels."""
     width: int
-    """Original, upright, in pixels."""
+    """Width of the original when it is upright, in pixels."""
 
 
 def read_header(path: Path) -> Header:
-    """Reads size and kind of an image without decoding it.
+    """Read the size and kind of an image without decoding it.
 
     Raises:
-        DataError: with the reason, but not the file.
-        StorageError: the file system refuses to read it, which says nothing about the image.
+        DataError: the file cannot be used; the message has the reason, and leaves the file's name to the caller.
+        StorageError: the file system refuses to read the file. The image itself may be fine.
     """
     with _opened(path, open_file) as image:
         width, height = image.size
         if image.format == "TIFF":
-            # Some versions of Pillow have turned them already.
+            # Pillow's `size` is that of the turned image in some versions, so the tags are read.
             width, height = (int(image.getexif()[tag]) for tag in (_WIDTH, _LENGTH))
         # Pillow decodes the whole of a PNG to look for its EXIF where none came before the pixels.
         looks = image.format != "PNG" or "exif" in image.info
@@ -121,31 +122,31 @@ def read_header(path: Path) -> Header:
 
 
 def decode(path: Path, target: Target) -> Decoded:
-    """Decodes an image and brings it to the target's form.
+    """Decode an image file, and bring it to the target's form.
 
-    Resizing is bicubic with antialiasing, which comes nearest to crops of the originals: 37.6 dB for random crops and
-    41.1 dB for centre crops of photographs, against 35.9 and 40.2 dB of bilinear.
+    Resizing is bicubic with antialiasing. Of the methods measured, crops of such images come nearest to crops of the
+    originals: PSNR 37.6 dB for random crops of photographs and 41.1 dB for centre crops (bilinear: 35.9 and 40.2 dB).
 
     Raises:
-        DataError: with the reason, but not the file.
-        StorageError: the file system refuses to read it, which says nothing about the image.
+        DataError: the file cannot be used; the message has the reason, and leaves the file's name to the caller.
+        StorageError: the file system refuses to read the file. The image itself may be fine.
     """
-    # Read beforehand: some of Pillow's decoders read or map the file on their own, and hide what the disk says.
+    # The file is read beforehand: some of Pillow's decoders open or map it by themselves, and hide errors of the disk.
     with _opened(path, lambda path: io.BytesIO(read_file(path, limit=MAX_BYTES))) as image:
         return _fitted(image, target)
 
 
 PillowImage: TypeAlias = Image.Image
-"""What Pillow calls an image."""
+"""Pillow's class for images."""
 
 
 def is_image(value: object) -> TypeGuard[PillowImage]:
-    """Whether that is an image of Pillow's."""
+    """Whether a value is an image of Pillow's."""
     return isinstance(value, Image.Image)
 
 
 def decode_image(image: PillowImage, target: Target) -> Decoded:
-    """Brings an image of Pillow's to the target's form, as :func:`decode` does a file's.
+    """Bring an image of Pillow's to the target's form, as :func:`decode` does with a file.
 
     Raises:
         DataError: with the reason.
@@ -159,7 +160,7 @@ def decode_image(image: PillowImage, target: Target) -> Decoded:
 
 
 def fit_pixels(pixels: NDArray[np.uint8], target: Target) -> Decoded:
-    """Brings pixels, uint8 (H, W, 1 or 3), to the target's form, as :func:`decode` does a file's."""
+    """Bring pixels, uint8 (H, W, 1 or 3), to the target's form, as :func:`decode` does with a file."""
     height, width, channels = pixels.shape
     if pixels.shape == (target.height, target.width, target.channels):
         return Decoded(pixels=pixels, height=height, width=width)
@@ -189,7 +190,7 @@ def _opened(path: Path, read: Callable[[Path], BinaryIO]) -> Iterator[Image.Imag
                 yield image
     except (DataError, StorageError):
         raise
-    # Decoders fail on damaged files in whatever way their bytes happen to say.
+    # Decoders may raise any error for a damaged file.
     except Exception as exc:
         raise DataError(_reason(exc, path)) from exc
 
@@ -214,13 +215,13 @@ def _reason(exc: Exception, path: Path) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF tag Orientation, 1 to 8; 1, upright, where there is none that means anything."""
+    """The EXIF tag Orientation, 1 to 8. A missing or invalid tag counts as 1, which is upright."""
     found = image.getexif().get(ExifTags.Base.Orientation)
     return found if isinstance(found, int) and found in _TURNS else 1
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
-    """Upright, 8 bits, grey or colour."""
+    """The image upright, with 8 bits a channel, in grey (1 channel) or RGB (3)."""
     stored = _stored_as(image)
     # Before the orientation is asked for: a PNG may say it after its pixels.
     image.load()
@@ -241,7 +242,7 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _stored_as(image: Image.Image) -> str:
-    """How the file stores its pixels, in Pillow's words (``I;16B``, ``RGB;16B``), as long as they are not decoded."""
+    """Pillow's name for the raw pixels in the file (``I;16B``, ``RGB;16B``). Known only before they are decoded."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -249,7 +250,7 @@ def _stored_as(image: Image.Image) -> str:
 
 
 def _eight_bits(image: Image.Image, stored: str) -> Image.Image:
-    """Grey of more than 8 bits, scaled; Pillow's own conversion would clip at 255."""
+    """A grey image of more than 8 bits, scaled to 8 bits. Pillow's own conversion would clip at 255 instead."""
     if ";16" not in stored and ";12" not in stored and image.format != "PPM":
         raise DataError("its pixels are whole numbers of unknown range: store them with 8 or 16 bits")
     values = np.asarray(image).astype(np.int64)
@@ -265,7 +266,7 @@ def _eight_bits(image: Image.Image, stored: str) -> Image.Image:
 
 
 def _check_16_bit_colours(image: Image.Image) -> None:
-    """Pillow gives their upper halves alone."""
+    """Refuse a colour image of 16 bits that would look black. Pillow has kept the upper 8 bits of each value only."""
     if image.mode in ("RGB", "RGBA", "LA"):
         extrema = np.array(image.getextrema())
         colours = extrema[:1] if image.mode == "LA" else extrema[:3]

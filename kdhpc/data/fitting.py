@@ -1,4 +1,4 @@
-"""Whether a config suits the images that it is for. Free of torch: who launches asks before any worker does."""
+"""Checks that a config fits its images. Free of torch, so that launching a search checks before workers start."""
 
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.packed import PackedSplit
@@ -6,7 +6,7 @@ from kdhpc.errors import ConfigError
 
 
 def check_image_size(config: DatasetConfig, stored: tuple[int, int]) -> None:
-    """Refuse squares that the stored images are too small for.
+    """Refuse an ``image_size`` that cannot be cropped from the stored images, because they are too small.
 
     Args:
         config: The augmentation.
@@ -25,9 +25,9 @@ def check_image_size(config: DatasetConfig, stored: tuple[int, int]) -> None:
 
 
 def check_resolution(config: DatasetConfig, split: PackedSplit) -> None:
-    """Refuse photographs that were prepared smaller than the networks are to see them, though they were larger.
+    """Refuse photographs that were stored smaller than ``image_size`` although their originals were larger.
 
-    Images that came as small as that may be enlarged.
+    Originals that are that small may be enlarged.
 
     Raises:
         ConfigError: the message names both sizes.
@@ -42,7 +42,7 @@ def check_resolution(config: DatasetConfig, split: PackedSplit) -> None:
 
 
 def check_batch_size(batch_size: int, num_images: int) -> None:
-    """Refuse a batch that is larger than all images that train.
+    """Refuse a batch size that is larger than the number of training images.
 
     Raises:
         ConfigError: the message names both numbers.

@@ -1,7 +1,7 @@
-"""A packed data set that is in memory: of arrays, without a folder, until somebody else has to read it.
+"""Data sets made of arrays in memory, with the interface of a packed data set. They need no folder.
 
-Its checksum is that of the same images packed into a folder: the files that it would have are hashed without being
-written.
+Where other processes have to read such a data set, :func:`write_packed` writes it to a folder. Its checksum is that of
+the folder in either case: the files that the folder would have are hashed without being written.
 """
 
 from collections.abc import Sequence
@@ -34,20 +34,21 @@ from kdhpc.errors import ConfigError, DataError
 from kdhpc.files.writing import write_whole
 
 READER = "memory"
-"""What manifests call data sets that were arrays in Python."""
+"""Name of the reader in the manifests of such data sets, and the beginning of their names."""
 TEST_SHARE = 0.2
-"""Of the images, by class, that become test images where there are no others."""
+"""Share of the images of each class that become test images, if no test images are given."""
 
 
 def in_memory(source: ArraySource, *, origin: str) -> PackedDataset:
-    """A data set of arrays, checked as if a reader had found them.
+    """Make a data set from arrays, with the checks that a reader's data sets go through.
 
     Args:
-        source: The images, labels and names of classes.
-        origin: What messages call it.
+        source: Images, labels and names of the classes.
+        origin: Name of the arrays in messages.
 
     Raises:
-        DataError: one class alone, a class without images, labels outside the classes, names that cannot be used.
+        DataError: there is only one class, a class has no images, a label is outside the classes, or a name of a class
+            cannot be used.
     """
     check_source(source, None, origin=origin)
     records = tuple(record for half, split in _halves(source) for record in _records(half, split))
@@ -71,10 +72,15 @@ def in_memory(source: ArraySource, *, origin: str) -> PackedDataset:
 
 
 def divide(split: ArraySplit, *, origin: str) -> tuple[ArraySplit, ArraySplit]:
-    """Images to learn from, and a fifth of them, by class and always the same, to test on.
+    """Divide images into training and test images. The test images are a fifth of each class.
+
+    Equal labels give equal halves, in every process and version.
+
+    Returns:
+        The training half and the test half.
 
     Raises:
-        DataError: there are too few.
+        DataError: there are too few images.
     """
     try:
         halves = search_split(split.labels, validation_fraction=TEST_SHARE, subset=None, seed=0)
@@ -89,10 +95,10 @@ def divide(split: ArraySplit, *, origin: str) -> tuple[ArraySplit, ArraySplit]:
 
 
 def with_test_half(packed: PackedDataset, other: PackedDataset) -> PackedDataset:
-    """The training images of a data set, with the test images of another.
+    """Combine the training images of one data set with the test images of another.
 
     Raises:
-        DataError: they differ in their classes or in the form of their images.
+        DataError: the two differ in their classes or in the shape of their images.
     """
     ours, theirs = packed.manifest, other.manifest
     for what, one, two in (
@@ -112,18 +118,18 @@ def with_test_half(packed: PackedDataset, other: PackedDataset) -> PackedDataset
 
 
 def write_packed(packed: PackedDataset, folder: Path, progress: Progress) -> bool:
-    """Write a data set that is in memory to a folder, for other processes; one that is there already stays.
+    """Write a data set from memory to a folder, for other processes, unless the folder has it already.
 
     Args:
-        packed: The data set, whose name says its content.
-        folder: Where to.
-        progress: Told where the file system has no locks.
+        packed: The data set.
+        folder: The folder to write.
+        progress: Receives a message if the file system has no locks.
 
     Returns:
-        Whether it was written now.
+        Whether it was written now; False: it was there already.
 
     Raises:
-        DataError: another process writes it now, or the folder holds something else.
+        DataError: another process is writing it now, or the folder holds other images.
         StorageError: the file system refuses.
     """
     if look_at(folder) is not None:

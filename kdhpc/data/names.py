@@ -1,4 +1,4 @@
-"""Names of files and folders that come from elsewhere: which of them mean nothing, and how they are shown."""
+"""Names of files and folders of a user's data set: which folders to leave out, and how to show names in messages."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -16,26 +16,27 @@ _LONGEST_SHOWN = 300
 
 
 def is_left_out(name: str) -> bool:
-    """Whether a folder of that name is one that desktops, notebooks and file servers leave behind, or hidden.
+    """Whether to leave out a folder of that name, as it holds no images of the data set.
 
-    File servers call theirs ``@eaDir``, ``@Recycle``, ``@Recently-Snapshot``, and more of that kind.
+    Such folders are hidden, or made by desktops, notebooks and file servers: ``.ipynb_checkpoints``, ``@eaDir``,
+    ``lost+found``, ...
     """
     return name.startswith((".", "@")) or name.casefold() in _LITTER
 
 
 def shown(text: str) -> str:
-    """A text of others as a part of a message: escaped, and not too long."""
+    """Text from a file, for use in a message: control characters are escaped, and a long text is cut."""
     whole = one_line(text[: _LONGEST_SHOWN + 1])
     return whole if len(whole) <= _LONGEST_SHOWN else f"{whole[:_LONGEST_SHOWN]}..."
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be printed as it is, in any script."""
+    """Whether a name has only characters that can be printed, of any script."""
     return one_line(name) == name
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of different names that look the same, because they differ only in their Unicode form."""
+    """Pairs of names that look the same, but are spelt in two Unicode normal forms (é as 1 or 2 code points)."""
     seen: dict[str, str] = {}
     pairs = []
     for name in names:

@@ -1,8 +1,9 @@
-"""The packed form of a data set: one folder, arrays in files, and a manifest that says what they are.
+"""The packed form of a data set: a folder with arrays, and a manifest that describes them. Training reads nothing else.
 
-``<data>/<name>/manifest.json`` and, for each half, ``train/`` or ``test/`` with ``images.npy`` (uint8, N x H x W x C),
-``labels.npy`` (int64, N) and ``sizes.npy`` (int32, N x 2: height and width before any resizing). Images of many sizes
-are stored resized to one square; their original sizes keep the geometry of crops. Training reads nothing but this.
+The folder ``<data>/<name>`` has ``manifest.json``, and a folder for each half, ``train/`` and ``test/``. In each half
+are ``images.npy`` (uint8, N x H x W x C), ``labels.npy`` (int64, N) and ``sizes.npy`` (int32, N x 2: height and width
+before any resizing). Images of different sizes are stored resized to one square. Random crops need the original sizes,
+as they choose areas and aspect ratios of the original image.
 """
 
 import hashlib
@@ -45,14 +46,14 @@ _Array: TypeAlias = tuple[tuple[int, ...], DTypeLike]
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """One file of the packed form, as it was written."""
+    """One file of a packed data set, as it was written."""
 
     path: str
-    """Below the data set's folder."""
+    """Path below the data set's folder."""
     bytes: int
-    """Its length."""
+    """Length of the file."""
     sha256: str
-    """Of its content."""
+    """SHA-256 of its content, in hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,48 +61,48 @@ class Skipped:
     """An image that could not be decoded and was left out on request."""
 
     half: Half
-    """The half that it would be in."""
+    """The half that it belongs to."""
     name: str
-    """Its path in the source."""
+    """Path in the source."""
     reason: str
-    """What was wrong with it."""
+    """Why it could not be decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a packed data set is."""
+    """The manifest: what a packed data set is, and what it was made from."""
 
     format: str
     """Always ``kdhpc-packed``."""
     version: int
-    """Of the packed form."""
+    """Version of the packed form."""
     name: str
-    """As given to ``kdhpc data prepare``."""
+    """Name that was given to ``kdhpc data prepare``."""
     reader: str
-    """The reader that it was made with."""
+    """Name of the reader that it was made with."""
     image_shape: tuple[int, int, int]
     """Stored height, width and channels (1: grey, 3: red, green, blue)."""
     resized: bool
-    """Images were resized to that shape; else they are as they came."""
+    """Whether images were resized to that shape; False: the source had them in it."""
     classes: tuple[str, ...]
-    """Names, by label."""
+    """Names of the classes, by label."""
     train: int
-    """Training images."""
+    """Number of training images."""
     test: int
-    """Test images."""
+    """Number of test images."""
     skipped: tuple[Skipped, ...]
-    """Images left out because they could not be decoded."""
+    """Images that were left out because they could not be decoded."""
     files: tuple[FileRecord, ...]
-    """All files beside the manifest."""
+    """All files but the manifest."""
     checksum: str
-    """sha256 that identifies the content: classes and files, whatever the name."""
+    """SHA-256 of the content, that is, of the classes and the files. The data set's name does not change it."""
     origin: Origin | None = None
-    """What it was made from; None: from before this was written down."""
+    """The source that it was made from; None: the manifest is from before this was recorded."""
     altered: tuple[str, ...] = ()
-    """How its source differs from what was published, which was accepted on request."""
+    """How the source differs from what was published. The user accepted that (``--altered``)."""
 
     def size_of(self, half: Half) -> int:
-        """Images in a half."""
+        """Number of images in a half."""
         return self.train if half == "train" else self.test
 
     def to_json(self) -> str:
@@ -114,30 +115,30 @@ class PackedSplit:
     """One half of a data set."""
 
     images: Images
-    """(N, H, W, C); of a data set that was opened, on the disk."""
+    """uint8 (N, H, W, C). Those of a data set in a folder stay on the disk until they are read."""
     labels: NDArray[np.int64]
-    """(N,), 0 to classes - 1; read-only."""
+    """int64 (N,), from 0 to the number of classes - 1; read-only."""
     sizes: NDArray[np.int32]
-    """(N, 2), height and width of each image before it was resized; read-only."""
+    """int32 (N, 2), height and width of each image before it was resized, in pixels; read-only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedDataset:
-    """A packed data set, open."""
+    """A packed data set that is open for reading."""
 
     manifest: Manifest
-    """What it is."""
+    """Its manifest."""
     train: PackedSplit
     """The official training half."""
     test: PackedSplit
-    """The official test half: a search never sees it."""
+    """The official test half. A search never uses it."""
 
     @classmethod
     def open(cls, folder: Path) -> "PackedDataset":
-        """Opens a data set: checks version, presence and length of every file, but does not hash them.
+        """Open a data set. It is checked that every file exists and has its length; contents are not hashed.
 
         Raises:
-            DataError: not prepared, of another version, or damaged.
+            DataError: the data set is not prepared, of another version, or damaged.
             StorageError: the file system refuses to read it.
         """
         manifest = read_manifest(folder)
@@ -150,17 +151,17 @@ class PackedDataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, by label."""
+        """Names of the classes, by label."""
         return self.manifest.classes
 
     @property
     def checksum(self) -> str:
-        """Identifies the content."""
+        """SHA-256 of the content, see `Manifest.checksum`."""
         return self.manifest.checksum
 
 
 def prepared_names(root: Path) -> list[str]:
-    """Names of the data sets that are prepared below a folder, with those that are damaged or cannot be read.
+    """Names of all data sets that are prepared in a folder. Damaged and unreadable ones are among them.
 
     Raises:
         StorageError: the file system refuses to list the folder.
@@ -173,15 +174,15 @@ def prepared_names(root: Path) -> list[str]:
 
 
 def hidden_folder(folder: Path) -> Path:
-    """Where a data set lies while it is made."""
+    """The hidden folder in which a data set is made, before it is moved to its final folder."""
     return folder.with_name(f".{folder.name}.partial")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads what a data set is.
+    """Read the manifest of a data set.
 
     Raises:
-        DataError: not prepared, not a manifest, or of another version.
+        DataError: the data set is not prepared, or its manifest is damaged or of another version.
         StorageError: the file system refuses to read it.
     """
     path = folder / MANIFEST
@@ -195,17 +196,17 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = dacite.from_dict(Manifest, document, dacite.Config(strict=True, cast=[tuple]))
         _check_manifest(manifest)
-    # What is in the place of a name or a number may be anything, and too deep to be written down.
+    # RecursionError: a value that is nested deeply cannot even be quoted in dacite's message.
     except (dacite.DaciteError, ValueError, TypeError, RecursionError) as exc:
         raise _damaged(path, exc, folder) from exc
     return manifest
 
 
 def _check_manifest(manifest: Manifest) -> None:
-    """Checks what training relies on.
+    """Check the values that training relies on.
 
     Raises:
-        ValueError: it is not so.
+        ValueError: one of them cannot be right.
     """
     if min(manifest.image_shape) < 1 or manifest.image_shape[2] not in (1, 3):
         raise ValueError(f"images of shape {manifest.image_shape}")
@@ -223,7 +224,7 @@ def _check_manifest(manifest: Manifest) -> None:
 def _damaged(path: Path, exc: Exception, folder: Path) -> DataError:
     try:
         why = shown(" ".join(str(exc).split()))
-    # An error that quotes a value fails as the value does.
+    # The text of an error that quotes a deeply nested value is nested as deeply.
     except RecursionError as error:
         exc = error
     if isinstance(exc, RecursionError):
@@ -242,11 +243,11 @@ def _not_prepared(folder: Path) -> DataError:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Checks that every file is there and as long as it was written.
+    """Check that every file exists and has the length that the manifest says.
 
     Raises:
-        DataError: with the file, its length and the length that it should have.
-        StorageError: the file system refuses to tell.
+        DataError: a file is missing or has another length; the message names both lengths.
+        StorageError: the file system refuses.
     """
     for record in manifest.files:
         path = folder / record.path
@@ -258,13 +259,13 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def check_content(folder: Path, progress: Progress) -> Manifest:
-    """Hashes every file and compares with the manifest.
+    """Hash every file, and compare with the manifest.
 
     Returns:
-        The manifest, when all is well.
+        The manifest, if everything agrees.
 
     Raises:
-        DataError: with the file whose content has changed.
+        DataError: a file has changed; the message names it.
         StorageError: the file system refuses to read it.
     """
     manifest = PackedDataset.open(folder).manifest
@@ -278,7 +279,7 @@ def check_content(folder: Path, progress: Progress) -> Manifest:
 
 
 def content_checksum(classes: tuple[str, ...], files: tuple[FileRecord, ...]) -> str:
-    """sha256 over the classes and the files' own checksums."""
+    """SHA-256 of the classes and of the files' paths and checksums."""
     content = [list(classes), [[record.path, record.sha256] for record in files]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -310,11 +311,11 @@ def _of_this_version(content: object, path: Path) -> dict[str, object]:
 
 
 def file_sha256(path: Path, advance: Callable[[int], None] = lambda num: None) -> str:
-    """sha256 of a file's content.
+    """SHA-256 of a file's content.
 
     Args:
-        path: the file.
-        advance: told the number of bytes that were read, again and again.
+        path: The file.
+        advance: Called with the number of bytes of each block that was read.
 
     Raises:
         StorageError: the file system refuses to read it.

@@ -1,4 +1,4 @@
-"""Bringing a source's images to one shape and writing them as arrays."""
+"""Packing: the images of a source are brought to one shape and written as arrays."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,18 +31,18 @@ DEFAULT_SIZE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """Arrays that have been written."""
+    """The arrays that were written."""
 
     target: Target
-    """Form of the stored images."""
+    """Shape of the stored images."""
     train: int
-    """Training images."""
+    """Number of training images."""
     test: int
-    """Test images."""
+    """Number of test images."""
     files: tuple[FileRecord, ...]
-    """What was written."""
+    """The files that were written."""
     skipped: tuple[Skipped, ...] = ()
-    """What was left out."""
+    """The images that were left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class _DecodedPart:
     part: Part
     """Where the images are."""
     reasons: tuple[str, ...]
-    """Why an image could not be decoded; empty where it could."""
+    """For each image why it could not be decoded; an empty text: it could."""
 
     @property
     def kept(self) -> NDArray[np.bool_]:
@@ -58,7 +58,7 @@ class _DecodedPart:
 
 
 def pack_arrays(source: ArraySource, folder: Path) -> Packed:
-    """Writes images that are decoded already, as they are."""
+    """Write images that are decoded already, without changing them."""
     height, width, channels = source.train.images.shape[1:]
     files: list[FileRecord] = []
     for half, split in zip(HALVES, (source.train, source.test), strict=True):
@@ -87,20 +87,20 @@ def pack_files(
     origin: str,
     progress: Progress,
 ) -> Packed:
-    """Decodes image files in parallel and writes them in one shape.
+    """Decode image files in parallel, and write them as arrays of one shape.
 
     Args:
-        source: the files.
-        stage: keeps what is decoded; the arrays go to its ``packed``.
-        size: side of the square that images are resized to; None: 256, or as they are where all have one size of at
-            most 256.
-        num_jobs: decoding processes.
-        skip_broken: leave out images that cannot be decoded.
-        origin: what the user named, for messages.
-        progress: told how far it is.
+        source: The files.
+        stage: The folder for decoded parts; the arrays go to its ``packed``.
+        size: Side of the square that images are resized to, in pixels; None: 256, or no resizing, if all images have
+            the same size and no side is longer than 256.
+        num_jobs: Number of processes that decode.
+        skip_broken: Leave out images that cannot be decoded.
+        origin: Path of the source as the user gave it, for messages.
+        progress: Counts images.
 
     Raises:
-        DataError: images that cannot be decoded, unless they are to be skipped and none of their classes ends empty.
+        DataError: images cannot be decoded, and ``skip_broken`` is false or a class would be left without images.
         StorageError: the file system refuses.
     """
     target = _target(source, size, num_jobs, progress)
@@ -125,7 +125,7 @@ def pack_files(
 
 
 def _target(source: FileSource, size: int | None, num_jobs: int, progress: Progress) -> Target:
-    """How the images are to be stored: one look at all headers decides."""
+    """The shape in which images will be stored. It depends on the headers of all of them."""
     jobs = [job for split in (source.train, source.test) for job in header_jobs(split)]
     progress.start("reading headers", len(source.train.names) + len(source.test.names))
     headers: list[Header] = []
@@ -164,7 +164,7 @@ def _skipped(decoded: list[_DecodedPart]) -> tuple[Skipped, ...]:
 def _write_half(
     half: Half, decoded: list[_DecodedPart], target: Target, classes: tuple[str, ...], folder: Path, *, origin: str
 ) -> tuple[int, list[FileRecord]]:
-    """Joins the parts of a half, without the images that could not be decoded."""
+    """Join the parts of a half into arrays, without the images that could not be decoded."""
     mine = [each for each in decoded if each.part.half == half]
     labels = np.concatenate([each.part.labels[each.kept] for each in mine])
     check_labels(labels, classes, half="training" if half == "train" else half, origin=origin)

@@ -1,8 +1,8 @@
-"""Decoding thousands of files in parallel, in parts that survive an interruption.
+"""Decoding thousands of image files in parallel, in parts that an interruption does not lose.
 
-A part is some hundred images of one half, decoded into one file by one process. Its name carries a checksum of what it
-was made from (names, lengths and times of the files, the target), so a run that is started again finds what an earlier
-one finished, and does again only what has changed since.
+A part is up to 128 images of one half. One process decodes it into one file. The file's name has a checksum of what the
+part was made from (names, lengths and times of the image files, and the target). So a run that is started again uses
+the parts that an earlier run has finished, and decodes only those that are missing or whose files have changed.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ _PART_VERSION = 1
 _Item = TypeVar("_Item", "Part", "HeaderJob")
 _Result = TypeVar("_Result")
 _Places: TypeAlias = "ctypes.Array[ctypes.c_int]"
-"""Of each item the image that a process is at, counted from 1; 0: not begun, or done."""
+"""For each item, the image that a process is reading, counted from 1; 0: the item is not begun, or done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +51,15 @@ class Part:
     half: Half
     """Which half."""
     root: Path
-    """Folder that the names start from."""
+    """Folder that the names are relative to."""
     names: tuple[str, ...]
-    """The images."""
+    """Paths of the images below ``root``."""
     labels: NDArray[np.int64]
-    """Their labels."""
+    """int64 (n,), their labels."""
     target: Target
-    """How they are stored."""
+    """Shape of the decoded images."""
     file: Path
-    """Where the decoded images go."""
+    """The file for the decoded images."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -70,23 +70,23 @@ class HeaderJob:
     """Some images whose headers are to be read."""
 
     root: Path
-    """Folder that the names start from."""
+    """Folder that the names are relative to."""
     names: tuple[str, ...]
-    """The images."""
+    """Paths of the images below ``root``."""
 
 
 def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], num_jobs: int) -> Iterator[_Result]:
-    """The function's results, in the order of the items, worked out by several processes.
+    """Call a function for each item, in several processes. Yields the results in the order of the items.
 
-    The processes end with this one, however it ends, and leave Ctrl-C to it.
+    The processes end when this one ends, even if it is killed. They ignore Ctrl-C, which this process handles.
 
     Args:
-        function: importable by its name.
-        items: arguments.
-        num_jobs: processes; with one the work is done in this process.
+        function: A function that other processes can import by its name.
+        items: The arguments, one for each call.
+        num_jobs: Number of processes. With 1 the function is called in this process.
 
     Raises:
-        DataError: a process died, with the images that were being read.
+        DataError: a process died; the message names the images that were being read.
     """
     if num_jobs == 1 or len(items) <= 1:
         yield from map(function, items)
@@ -115,26 +115,26 @@ def _work(function: Callable[[_Item], _Result], numbered: tuple[int, _Item]) -> 
 
 
 class _Here:
-    """What a process of the pool is doing; in any other process nothing."""
+    """Which item a process of the pool works on. In any other process ``places`` is None."""
 
     places: "_Places | None" = None
     number = 0
 
 
 def _go_to(place: int) -> None:
-    """Write down the image that this process is at."""
+    """Record the image that this process reads now, for the message if it dies."""
     if _Here.places is not None:
         _Here.places[_Here.number] = place
 
 
 def header_jobs(split: FileSplit) -> list[HeaderJob]:
-    """A half, cut up for ``read_headers``."""
+    """Divide the images of a half among jobs for ``read_headers``."""
     starts = range(0, len(split.names), IMAGES_PER_PART)
     return [HeaderJob(root=split.root, names=split.names[start : start + IMAGES_PER_PART]) for start in starts]
 
 
 def read_headers(job: HeaderJob) -> list[Header]:
-    """The headers of a job's images; those that cannot be read are left for decoding to name."""
+    """Read the headers of a job's images. Images without a readable header are left out; decoding will name them."""
     headers = []
     for index, name in enumerate(job.names):
         _go_to(index + 1)
@@ -146,7 +146,7 @@ def read_headers(job: HeaderJob) -> list[Header]:
 
 
 def plan_parts(split: FileSplit, half: Half, target: Target, folder: Path) -> list[Part]:
-    """Cuts a half into parts."""
+    """Divide the images of a half into parts."""
     parts = []
     for start in range(0, len(split.names), IMAGES_PER_PART):
         names = split.names[start : start + IMAGES_PER_PART]
@@ -164,10 +164,10 @@ def plan_parts(split: FileSplit, half: Half, target: Target, folder: Path) -> li
 
 
 def decode_part(part: Part) -> int:
-    """Decodes a part into its file, atomically.
+    """Decode the images of a part, and write them to its file atomically.
 
     Returns:
-        The number of images, for counting.
+        The number of images in the part.
 
     Raises:
         StorageError: the file system refuses to read an image, or to write the part.
@@ -192,30 +192,30 @@ def decode_part(part: Part) -> int:
 
 
 def part_reasons(part: Part) -> tuple[str, ...]:
-    """Why each image of a decoded part could not be decoded; empty where it could.
+    """For each image of a decoded part why it could not be decoded; an empty text: it could.
 
     Raises:
-        DataError: its file is damaged.
+        DataError: the part's file is damaged.
         StorageError: the file system refuses to read it.
     """
     return tuple(str(reason) for reason in _array(part, "reasons"))
 
 
 def part_images(part: Part) -> NDArray[np.uint8]:
-    """The images of a decoded part, (n, H, W, C); zero where one could not be decoded.
+    """The images of a decoded part, uint8 (n, H, W, C). An image that could not be decoded is all zeros.
 
     Raises:
-        DataError: its file is damaged.
+        DataError: the part's file is damaged.
         StorageError: the file system refuses to read it.
     """
     return _array(part, "images").astype(np.uint8, copy=False)
 
 
 def part_sizes(part: Part) -> NDArray[np.int32]:
-    """The original heights and widths of a decoded part, (n, 2).
+    """The original height and width of each image of a decoded part, int32 (n, 2), in pixels.
 
     Raises:
-        DataError: its file is damaged.
+        DataError: the part's file is damaged.
         StorageError: the file system refuses to read it.
     """
     return _array(part, "sizes").astype(np.int32, copy=False)
@@ -227,7 +227,7 @@ def _array(part: Part, name: str) -> NDArray[np.generic]:
             array: NDArray[np.generic] = arrays[name]
             return array
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
-        # Removed, so that the next run makes it again.
+        # Removed, so that the next run decodes it again.
         remove(part.file)
         raise DataError(f"{part.file} was damaged ({exc}) and is removed: run the same command again") from exc
 
@@ -249,7 +249,7 @@ def _stat(path: Path) -> tuple[int, int]:
 
 
 def _begin(places: "_Places") -> None:
-    """Makes a process of the pool end with its parent, even when that is killed, and leave Ctrl-C to it."""
+    """Initialise a process of the pool: it ends with its parent, even if that is killed, and ignores Ctrl-C."""
     _Here.places = places
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

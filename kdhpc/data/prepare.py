@@ -20,27 +20,28 @@ _CHOICE = "--force replaces it, another --name keeps both"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class PrepareRequest:
     """What to prepare, and how."""
 
     reader: Reader
-    """Knows the source's format."""
+    """The reader of the source's format."""
     reader_name: str
-    """As in the registry."""
+    """Name of the reader in the registry."""
     source: Path
-    """What the user downloaded."""
+    """The file or folder that the user downloaded."""
     folder: Path
-    """Where the packed form goes; its last part is the data set's name."""
+    """Folder for the packed data set. Its last part is the data set's name."""
     size: int | None = None
-    """Side of the square to resize to; None: 256, or no resizing where all images have one size of at most 256."""
+    """Side of the square that images are resized to, in pixels. None: 256; or no resizing, if all images have the same
+    size and no side is longer than 256."""
     num_jobs: int = 1
-    """Decoding processes."""
+    """Number of processes that decode images."""
     skip_broken: bool = False
-    """Leave out images that cannot be decoded."""
+    """Leave out images that cannot be decoded, instead of failing."""
     altered: bool = False
-    """The source need not be as published; how it differs is written down."""
+    """Accept a source that differs from what was published. The manifest then says how it differs."""
     force: bool = False
-    """Replace what is prepared already."""
+    """Replace a data set of that name that is prepared already."""
 
     def __post_init__(self) -> None:
         check_dataset_name(self.folder.name)
@@ -51,120 +52,122 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of an order."""
+class Prepared:
+    """A data set that is prepared."""
 
     manifest: Manifest
-    """The packed data set."""
+    """Its manifest."""
     made: bool
-    """It was made now; else it was there already."""
+    """Whether it was made now; False: it was there already."""
 
 
-def prepare(order: Order, progress: Progress) -> Outcome:
-    """Packs a data set, or finds it packed. It may be killed at any time and run again.
+def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
+    """Pack a data set, unless it is packed already. The process may be killed at any time; the next one goes on.
 
     Raises:
-        DataError: the source is not what it should be, images cannot be decoded, or the name is that of another
-            source's images.
-        StorageError: the disk is full, or a file system refuses to be read or written.
+        DataError: the source is not what it should be, images cannot be decoded, or a data set of that name was made
+            from another source.
+        StorageError: the disk is full, or a file system refuses to read or to write.
         UsageError: the source cannot be stored in that size.
     """
     try:
-        existing = _existing(order)
+        existing = _existing(request)
         if existing is not None:
-            tidy(order.folder)
-            return Outcome(manifest=existing, made=False)
-        with staged(order.folder, progress) as stage:
-            # Where a run was killed, or another process has just ended.
-            existing = _existing(order)
+            tidy(request.folder)
+            return Prepared(manifest=existing, made=False)
+        with staged(request.folder, progress) as stage:
+            # Again: `staged` may have completed what a killed run left, and another process may just have ended.
+            existing = _existing(request)
             if existing is not None:
-                return Outcome(manifest=existing, made=False)
-            return Outcome(manifest=_make(order, stage, progress), made=True)
+                return Prepared(manifest=existing, made=False)
+            return Prepared(manifest=_make(request, stage, progress), made=True)
     except (OSError, StorageError) as exc:
         kind = StorageError if is_of_storage(exc) else DataError
-        raise kind(f"preparing {order.folder} stopped: {exc}; what is done is kept, run it again") from exc
+        raise kind(f"preparing {request.folder} stopped: {exc}; what is done is kept, run it again") from exc
 
 
-def _make(order: Order, stage: Stage, progress: Progress) -> Manifest:
-    source, altered = _read(order, stage, progress)
-    origin = _origin(order)
-    manifest = _manifest(order, origin, source, altered, _pack(order, source, stage, progress))
-    # Last: what has a manifest is whole.
+def _make(request: PrepareRequest, stage: Stage, progress: Progress) -> Manifest:
+    source, altered = _read(request, stage, progress)
+    origin = _origin(request)
+    manifest = _manifest(request, origin, source, altered, _pack(request, source, stage, progress))
+    # The manifest is written last: a folder that has one is complete.
     write_whole(stage.packed / MANIFEST, manifest.to_json())
-    publish(stage, order.folder)
+    publish(stage, request.folder)
     return manifest
 
 
-def _existing(order: Order) -> Manifest | None:
-    """What has the name already and is to stay."""
-    if look_at(order.folder) is None:
+def _existing(request: PrepareRequest) -> Manifest | None:
+    """The manifest of a data set that has the name already and fits the request; None: there is none to keep."""
+    if look_at(request.folder) is None:
         return None
-    if look_at(order.folder / MANIFEST) is None:
-        raise DataError(f"{order.folder} exists and is not a packed data set: choose another --name, or move it away")
-    if order.force:
+    if look_at(request.folder / MANIFEST) is None:
+        raise DataError(f"{request.folder} exists and is not a packed data set: choose another --name, or move it away")
+    if request.force:
         return None
-    manifest = PackedDataset.open(order.folder).manifest
+    manifest = PackedDataset.open(request.folder).manifest
     height, width, _ = manifest.image_shape
-    if manifest.reader != order.reader_name or order.size not in (None, height):
+    if manifest.reader != request.reader_name or request.size not in (None, height):
         raise DataError(
-            f"{order.folder} is prepared already, by reader {manifest.reader!r} at {height}x{width}: {_CHOICE}"
+            f"{request.folder} is prepared already, by reader {manifest.reader!r} at {height}x{width}: {_CHOICE}"
         )
     if manifest.origin is not None:
-        _check_origin(order, manifest.origin)
+        _check_origin(request, manifest.origin)
     return manifest
 
 
-def _check_origin(order: Order, origin: Origin) -> None:
-    """What is gone cannot have changed."""
-    path = order.source.resolve()
+def _check_origin(request: PrepareRequest, origin: Origin) -> None:
+    """Refuse a data set that was made from another source, or from other files. The source may be gone since."""
+    path = request.source.resolve()
     if str(path) != origin.path:
-        raise DataError(f"{order.folder} is prepared already, from {origin.path} and not from {path}: {_CHOICE}")
-    if look_at(path) is not None and _origin(order) != origin:
-        raise DataError(f"{order.folder} is prepared already, from {path}, which holds other files now: {_CHOICE}")
+        raise DataError(f"{request.folder} is prepared already, from {origin.path} and not from {path}: {_CHOICE}")
+    if look_at(path) is not None and _origin(request) != origin:
+        raise DataError(f"{request.folder} is prepared already, from {path}, which holds other files now: {_CHOICE}")
 
 
-def _origin(order: Order) -> Origin:
-    return origin_of(order.source, exclude=order.folder.parent)
+def _origin(request: PrepareRequest) -> Origin:
+    return origin_of(request.source, exclude=request.folder.parent)
 
 
-def _read(order: Order, stage: Stage, progress: Progress) -> tuple[Source, tuple[str, ...]]:
-    """The source, and how it differs from what was published."""
+def _read(request: PrepareRequest, stage: Stage, progress: Progress) -> tuple[Source, tuple[str, ...]]:
+    """Read the source; also gives how it differs from what was published."""
     try:
-        source = order.reader.read(order.source, stage.unpacked, progress)
-        origin = str(order.source)
-        altered = check_source(source, order.reader.expected, origin=origin, altered=order.altered)
-        if isinstance(source, ArraySource) and order.size is not None:
+        source = request.reader.read(request.source, stage.unpacked, progress)
+        origin = str(request.source)
+        altered = check_source(source, request.reader.expected, origin=origin, altered=request.altered)
+        if isinstance(source, ArraySource) and request.size is not None:
             height, width = source.train.images.shape[1:3]
             raise UsageError(
-                f"--size {order.size} is not allowed: {order.reader_name} is stored as it is, {height}x{width}"
+                f"--size {request.size} is not allowed: {request.reader_name} is stored as it is, {height}x{width}"
             )
     except (DataError, UsageError):
-        # A refused archive is of no use to the next run.
+        # The next run shall unpack the archive that replaces this one.
         remove_tree(stage.unpacked)
         raise
     return source, altered
 
 
-def _pack(order: Order, source: Source, stage: Stage, progress: Progress) -> Packed:
+def _pack(request: PrepareRequest, source: Source, stage: Stage, progress: Progress) -> Packed:
     if isinstance(source, ArraySource):
         return pack_arrays(source, stage.packed)
     return pack_files(
         source,
         stage,
-        size=order.size,
-        num_jobs=order.num_jobs,
-        skip_broken=order.skip_broken,
-        origin=str(order.source),
+        size=request.size,
+        num_jobs=request.num_jobs,
+        skip_broken=request.skip_broken,
+        origin=str(request.source),
         progress=progress,
     )
 
 
-def _manifest(order: Order, origin: Origin, source: Source, altered: tuple[str, ...], packed: Packed) -> Manifest:
+def _manifest(
+    request: PrepareRequest, origin: Origin, source: Source, altered: tuple[str, ...], packed: Packed
+) -> Manifest:
     return Manifest(
         format=FORMAT,
         version=VERSION,
-        name=order.folder.name,
-        reader=order.reader_name,
+        name=request.folder.name,
+        reader=request.reader_name,
         image_shape=(packed.target.height, packed.target.width, packed.target.channels),
         resized=packed.target.resize,
         classes=source.classes,

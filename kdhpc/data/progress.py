@@ -1,4 +1,4 @@
-"""What a long job tells on stderr while it runs."""
+"""Progress of a long job, on stderr."""
 
 import time
 from typing import TextIO
@@ -7,12 +7,12 @@ from kdhpc.printing import erase_line, one_line
 
 
 class Progress:
-    """A counter that shows how far a job is, how fast it goes and how long it will still take.
+    """A counter that shows how much of a job is done, how fast it goes, and how long the rest will take.
 
-    On a terminal it rewrites one line; in a log file it adds a line now and then.
+    On a terminal it rewrites one line, five times a second. In a log file it adds a line every ten seconds.
 
     Args:
-        stream: where to write, usually ``sys.stderr``.
+        stream: Where to write, usually ``sys.stderr``.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -24,17 +24,17 @@ class Progress:
         self._started = self._shown = 0.0
 
     def say(self, line: str) -> None:
-        """Writes one line; control characters, which names of files may hold, are escaped."""
+        """Write one line. Control characters are escaped, as names of files may contain some."""
         self._stream.write(f"{one_line(line)}\n")
         self._stream.flush()
 
     def start(self, what: str, total: int) -> None:
-        """Begins to count ``total`` things."""
+        """Begin a new count, from 0 to ``total``. ``what`` is the text before the numbers."""
         self._what, self._total, self._done = what, total, 0
         self._started = self._shown = time.monotonic()
 
     def advance(self, num: int) -> None:
-        """Counts ``num`` more, and shows it when it is time or all are done."""
+        """Count ``num`` more. The count is shown now and then, and when everything is done."""
         self._done += num
         now = time.monotonic()
         finished = self._done >= self._total

@@ -1,8 +1,9 @@
-"""Reading files of others: what the file system says never looks like a fault of the file.
+"""Reading a user's files through libraries, so that a failure of the disk is not taken for a damaged file.
 
 Libraries that decode images or unpack archives take any ``OSError`` for a damaged file, and some hide it in an error of
-their own. So a failure of the disk is tried again below them, and then comes through as a ``StorageError``, which none
-of them catches. Only regular files are opened: a named pipe would wait for ever, a device may do anything.
+their own. So the files that they are given try a temporary failure again, and then raise ``StorageError``, which is no
+``OSError`` and which no library catches. Only regular files are opened: opening a named pipe would wait for ever, and
+opening a device may have any effect.
 """
 
 import errno
@@ -23,11 +24,15 @@ T = TypeVar("T")
 
 _NOTHING_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG))
 _SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
-"""Errors of a system that has no room for one more open file, which say nothing about that file."""
+"""Errors of a system that cannot open one more file. They say nothing about the file."""
 
 
 def read_from(path: Path, work: Callable[[], T]) -> T:
-    """Do work that reads a file or a folder, and again for some seconds while it fails by what may pass.
+    """Call a function that reads a file or a folder. A temporary failure is tried again for some seconds.
+
+    Args:
+        path: The file or folder, for messages.
+        work: The function.
 
     Raises:
         StorageError: the file system refuses.
@@ -42,7 +47,7 @@ def read_from(path: Path, work: Callable[[], T]) -> T:
 
 
 def look_at(path: Path) -> os.stat_result | None:
-    """What a file or a folder is, links followed; none where nothing, or a link to itself, has that name.
+    """``stat`` of a file or a folder, with links followed; None: there is none, or only a broken or circular link.
 
     Raises:
         StorageError: the file system refuses to tell.
@@ -56,7 +61,7 @@ def look_at(path: Path) -> os.stat_result | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder of that name, links followed.
+    """Whether a path is a folder, or a link to one.
 
     Raises:
         StorageError: the file system refuses to tell.
@@ -66,7 +71,7 @@ def is_folder(path: Path) -> bool:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names of all that is in a folder, sorted.
+    """The names of all entries of a folder, sorted.
 
     Raises:
         StorageError: the file system refuses to list it.
@@ -76,7 +81,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """The names of the folders in a folder, links followed, sorted.
+    """The names of the subfolders of a folder, and of links to folders, sorted.
 
     Raises:
         StorageError: the file system refuses to list it.
@@ -86,7 +91,7 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def open_file(path: Path) -> io.BufferedReader:
-    """Open a file whose reading raises ``StorageError`` where the file system refuses.
+    """Open a regular file. Where the file system refuses to read it, reading raises ``StorageError``.
 
     Raises:
         StorageError: the file system refuses to open it.
@@ -97,22 +102,22 @@ def open_file(path: Path) -> io.BufferedReader:
 
 
 def read_file(path: Path, *, limit: int) -> bytes:
-    """The content of a regular file.
+    """Read a whole regular file.
 
     Args:
         path: The file.
-        limit: The bytes that it may have.
+        limit: Largest length that is accepted, in bytes.
 
     Raises:
         StorageError: the file system refuses to read it.
-        UnfitFileError: it is no regular file, or a longer one.
+        UnfitFileError: it is no regular file, or it is longer.
         OSError: there is no such file.
     """
     with open_file(path) as file:
         length = os.fstat(file.fileno()).st_size
         if length > limit:
             raise UnfitFileError(f"it has {length:,} bytes, allowed are {limit:,}")
-        # Some files of the system have no length, and no end.
+        # Some files of the system report a length of 0, and never end.
         content = file.read(length + 1)
     if len(content) > length:
         raise UnfitFileError(f"it has more than the {length:,} bytes that it says")
@@ -120,7 +125,7 @@ def read_file(path: Path, *, limit: int) -> bytes:
 
 
 def entries_in(folder: Path) -> "list[tuple[os.DirEntry[str], bool]]":
-    """All that is in a folder, in the order of the names, each with whether it is a folder, links followed.
+    """The entries of a folder, ordered by name, each with whether it is a folder or a link to one.
 
     Raises:
         StorageError: the file system refuses to list it.
@@ -138,7 +143,7 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError as exc:
-        # A link that leads back to itself is none.
+        # A circular link is no folder.
         if is_of_storage(exc):
             raise
         return False

@@ -1,7 +1,7 @@
-"""The search split: which training images teach and which score, by class and from a seed.
+"""The search split: which of the training images train networks, and which score graphs. It follows from a seed.
 
-No random generator takes part. Within a class, images are ordered by the sha256 of ``kdhpc/<seed>/<index>``, so the
-split is the same on every platform and with every version of every library.
+No random generator is used. Within a class, images are ordered by the SHA-256 of ``kdhpc/<seed>/<index>``. So the split
+is the same on every platform and with every version of every library.
 """
 
 import hashlib
@@ -19,27 +19,28 @@ class SearchSplit:
     """Indices into the official training half."""
 
     train: NDArray[np.int64]
-    """Images that train, rising."""
+    """Images that networks are trained on, in rising order."""
     validation: NDArray[np.int64]
-    """Images that score graphs, rising; none of them trains."""
+    """Images that graphs are scored on, in rising order. None of them is in ``train``."""
 
 
 def search_split(
     labels: NDArray[np.int64], *, validation_fraction: float, subset: int | None, seed: int
 ) -> SearchSplit:
-    """Divides the training half, class by class.
+    """Divide the training half, class by class.
 
-    First the subset is taken, then it is divided; both in proportion to the classes, by largest remainder. A class of
-    two or more images keeps at least one on each side; a class of one image trains.
+    First a subset is taken, then it is divided. Both are in proportion to the sizes of the classes, rounded by the
+    method of largest remainders. Of two or more images of a class, at least one trains and at least one scores. The
+    only image of a class trains.
 
     Args:
-        labels: (N,), of the training half.
-        validation_fraction: share of the images that score, in (0, 1).
-        subset: how many images to use at all; None: all.
-        seed: of the order within each class.
+        labels: int64 (N,), labels of the training half.
+        validation_fraction: Share of the images that score graphs, between 0 and 1.
+        subset: Number of images to use in all; None: every image.
+        seed: Decides the order of the images within each class.
 
     Raises:
-        ConfigError: too few images for that.
+        ConfigError: there are too few images.
     """
     classes, counts = np.unique(np.asarray(labels), return_counts=True)
     sizes = counts.tolist()
@@ -54,18 +55,18 @@ def search_split(
 
 
 def training_subset(labels: NDArray[np.int64], *, subset: int | None, seed: int) -> NDArray[np.int64]:
-    """The images that ``search_split`` divides, undivided: all, or a subset in proportion to the classes.
+    """The images that ``search_split`` would divide: all, or a subset in proportion to the sizes of the classes.
 
     Args:
-        labels: (N,), of the training half.
-        subset: how many images; None: all.
-        seed: of the order within each class.
+        labels: int64 (N,), labels of the training half.
+        subset: Number of images; None: every image.
+        seed: Decides the order of the images within each class.
 
     Returns:
-        Indices, rising.
+        Indices into the training half, in rising order.
 
     Raises:
-        ConfigError: too few images for that.
+        ConfigError: there are too few images.
     """
     if subset is None:
         return np.arange(len(labels), dtype=np.int64)
@@ -76,20 +77,20 @@ def training_subset(labels: NDArray[np.int64], *, subset: int | None, seed: int)
 
 
 def apportion(total: int, weights: Sequence[int], low: Sequence[int], high: Sequence[int]) -> list[int]:
-    """Shares of a total in proportion to weights, by largest remainder, each within its bounds.
+    """Divide a total into whole shares, in proportion to weights and within bounds, by largest remainders.
 
     Args:
-        total: sum of the shares, between the sums of ``low`` and ``high``.
-        weights: one or more per share.
-        low: smallest shares.
-        high: largest shares.
+        total: Sum of the shares. It lies between the sums of ``low`` and ``high``.
+        weights: Weight of each share, 1 or more.
+        low: Smallest value that each share may have.
+        high: Largest value that each share may have.
     """
     assert sum(low) <= total <= sum(high), f"{total} is not between {sum(low)} and {sum(high)}"
     whole = sum(weights)
     shares = [
         min(max(total * weight // whole, least), most) for weight, least, most in zip(weights, low, high, strict=True)
     ]
-    # Integers all the way, so that ties fall alike everywhere: to the first class.
+    # Only integers are used, so that ties are broken in the same way everywhere: for the first class.
     while (rest := total - sum(shares)) != 0:
         step = 1 if rest > 0 else -1
         owed = [step * (total * weight - share * whole) for weight, share in zip(weights, shares, strict=True)]

@@ -1,8 +1,8 @@
-"""The hidden folder in which a data set is made, and the step that gives it its name.
+"""The hidden folder in which a data set is made, and how the finished data set is moved to its final folder.
 
-``.<name>.partial`` lies beside the final folder. A run may be killed at any time: what it leaves there does not open,
-and the next run goes on with it. Nothing in it keeps a name that the next run needs: some file systems keep the hidden
-files of what a process still has open, and their folders with them, for as long as that lasts.
+The hidden folder, ``.<name>.partial``, lies beside the final one. A run may be killed at any time. What it leaves in
+the hidden folder cannot be opened as a data set, and the next run goes on with it. Each run uses names of its own
+there: some file systems keep hidden files, and so their folders, for as long as a process has removed files open.
 """
 
 import os
@@ -25,46 +25,46 @@ _PACKED, _REPLACED = "packed", "replaced"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """The hidden folder of a data set in the making."""
+    """Paths in the hidden folder of a data set that is being made."""
 
     root: Path
-    """``.<name>.partial``."""
+    """The hidden folder, ``.<name>.partial``."""
     run: str = field(default_factory=lambda: secrets.token_hex(4))
-    """Of this run: two that do not know of each other never write the same array."""
+    """Random name of this run. Where there are no locks, two runs never write the same array."""
 
     @property
     def unpacked(self) -> Path:
-        """What came out of archives."""
+        """Folder for files unpacked from archives."""
         return self.root / "unpacked"
 
     @property
     def parts(self) -> Path:
-        """Decoded images, in parts."""
+        """Folder for decoded images, in parts."""
         return self.root / "parts"
 
     @property
     def packed(self) -> Path:
-        """The packed form, until it takes its name."""
+        """Folder for the packed data set, until it is moved to its final place."""
         return self.root / f"{_PACKED}-{self.run}"
 
     @property
     def replaced(self) -> Path:
-        """What had the name before."""
+        """Folder for an earlier data set of the same name, which the new one replaces."""
         return self.root / f"{_REPLACED}-{self.run}"
 
 
 @contextmanager
 def staged(folder: Path, progress: Progress) -> Iterator[Stage]:
-    """The hidden folder of ``folder``, for one process at a time; it goes when the block ends well.
+    """Lock the hidden folder of a data set for this process. It is removed if the block succeeds.
 
-    Where an earlier run was killed between taking a name away and giving it anew, that is completed first.
+    If an earlier run was killed while it replaced the data set, the replacement is completed first.
 
     Args:
-        folder: the data set's.
-        progress: told where the file system cannot keep a second process away.
+        folder: Final folder of the data set.
+        progress: Receives a message if the file system has no locks.
 
     Raises:
-        DataError: another process has it.
+        DataError: another process has locked it.
         StorageError: the file system refuses.
     """
     stage = Stage(root=hidden_folder(folder))
@@ -87,7 +87,7 @@ def staged(folder: Path, progress: Progress) -> Iterator[Stage]:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what earlier runs have left of a data set that is there, unless another process is at it."""
+    """Remove what earlier runs have left in the hidden folder of a finished data set, unless it is locked."""
     with suppress(StorageError):
         if look_at(hidden_folder(folder)) is None:
             return
@@ -101,10 +101,10 @@ def tidy(folder: Path) -> None:
 
 
 def publish(stage: Stage, folder: Path) -> None:
-    """Gives the finished data set its name; what had the name before goes with the hidden folder.
+    """Move the finished data set to its final folder. An earlier data set there moves to the hidden folder.
 
     Raises:
-        StorageError: the file system refuses; what had the name before has it again, or the next run gives it back.
+        StorageError: the file system refuses. The earlier data set is moved back, now or by the next run.
     """
     try:
         if look_at(folder) is not None:
@@ -118,20 +118,20 @@ def publish(stage: Stage, folder: Path) -> None:
 
 
 def _lock(folder: Path) -> FileLock | None:
-    # Not in the hidden folder, which could not be removed while a file in it is open. The file stays for good: a lock
-    # on a file that another process may remove and make again is none.
+    # Not in the hidden folder, which could not be removed while a file in it is open. The file is never removed: if
+    # another process could make it anew, two processes could hold locks on two files of the same name.
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock.take(path)
     if lock is not None:
         with suppress(OSError):
-            # Whoever may write into a folder that several people share may prepare there. Not by its name, which
-            # somebody else may have given to another file.
+            # In a folder that several people share, each of them may prepare data sets. The descriptor is used and not
+            # the path, which may lead to another file by now.
             os.fchmod(lock.fileno(), path.parent.stat().st_mode & 0o666)
     return lock
 
 
 def _complete(root: Path, folder: Path) -> None:
-    """Give a data set its name that has lost it, because a run was killed just then: the new one's, else the old one's.
+    """Complete a replacement that a killed run left undone: move the new data set, else the old one, to its folder.
 
     Raises:
         StorageError: the file system refuses.
@@ -147,9 +147,9 @@ def _complete(root: Path, folder: Path) -> None:
 
 
 def _leave(stage: Stage) -> None:
-    """Keep what the next run can use."""
+    """After a failure, keep only what the next run can use."""
     with suppress(OSError):
-        # Whole, it may be the only one that there is: the disk may have failed while it took its name.
+        # If it is complete, it may be the only copy: the disk may have failed while it was moved.
         if not (stage.packed / MANIFEST).exists():
             remove_tree(stage.packed)
         stage.root.rmdir()
@@ -164,7 +164,10 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _discard(root: Path) -> None:
-    """Remove data sets without a name. Their manifests go first: what a kill leaves of them is not whole."""
+    """Remove data sets that are not in their final folder.
+
+    Their manifests are removed first, so that a kill leaves none that seems complete.
+    """
     with suppress(StorageError):
         for folder in _without_name(root, _PACKED, _REPLACED):
             remove(folder / MANIFEST)
@@ -172,10 +175,10 @@ def _discard(root: Path) -> None:
 
 
 def _without_name(root: Path, *kinds: str) -> list[Path]:
-    """Data sets in the hidden folder that are, or were, to take the name or have lost it.
+    """Data sets in the hidden folder, of the given kinds: packed but not moved yet, or replaced.
 
     Raises:
-        StorageError: the file system refuses to tell.
+        StorageError: the file system refuses.
     """
     if look_at(root) is None:
         return []

@@ -1,7 +1,7 @@
-"""Where the images of one half, or some of them, are kept while a network is trained.
+"""Where the images of a half are kept during a training: on the disk, in the device's memory, or moved in batches.
 
-A store gives out each batch in two parts: what of it must come to the device in time (`stream`), and the work on the
-device that makes images of that (`gather`). The second can be part of a CUDA graph.
+A batch is made in two steps. `stream` brings to the device what it needs of the host: the images, or only their
+positions. `gather` makes the images of that, on the device alone, so that it can be part of a CUDA graph.
 
 Dimensions: N images of a batch, H x W pixels, C channels.
 """
@@ -25,34 +25,38 @@ Placement = Literal["disk", "resident", "streamed"]
 
 
 class ImageStore(Protocol):
-    """Gives out batches of images on the training device."""
+    """Gives batches of images on the training device."""
 
     placement: Placement
-    """Where the images are."""
+    """Where the images are kept."""
 
     def stream(self, positions: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """What `gather` makes the images at these positions of, in this order.
+        """The input of `gather` for each batch.
 
         Args:
-            positions: int64 (P,) on the CPU, into the images that the store was made with.
-            batch_size: N; the last batch may be smaller.
+            positions: int64 (P,) on the CPU: which images, in this order, from 0 among those that the store holds.
+            batch_size: N. The last batch may be smaller.
 
         Yields:
-            On the device: the images themselves, or their positions, int64 (N,).
+            For each batch, on the device: either its images, uint8 (N, H, W, C), or their positions, int64 (N,).
         """
         ...
 
     def gather(self, streamed: Tensor) -> Tensor:
-        """Images, uint8 (N, H, W, C), on the device. Nothing waits for the host."""
+        """The images of a batch, uint8 (N, H, W, C), on the device. It does not synchronise with the host.
+
+        Args:
+            streamed: What `stream` has given for the batch.
+        """
         ...
 
 
 class DiskImages:
-    """Images that stay on the disk, and in the memory that the system keeps of it; for training on the CPU.
+    """Images that are read from the disk, or from the system's page cache, for each batch. For training on the CPU.
 
     Args:
-        images: all.
-        indices: int64, those that are used.
+        images: All images of the half.
+        indices: int64 (P,), the images that are used.
     """
 
     placement: Placement = "disk"
@@ -67,17 +71,17 @@ class DiskImages:
             yield torch.from_numpy(self._images[self._indices[chosen.numpy()]])
 
     def gather(self, streamed: Tensor) -> Tensor:
-        """See ``ImageStore``: they are the images."""
+        """See ``ImageStore``: what was streamed are the images."""
         return streamed
 
 
 class ResidentImages:
-    """Images that are moved to the device once and stay there.
+    """Images that are copied to the device once and stay there.
 
     Args:
-        images: all.
-        indices: int64, those that are used.
-        device: where they go.
+        images: All images of the half.
+        indices: int64 (P,), the images that are used.
+        device: The training device.
     """
 
     placement: Placement = "resident"
@@ -100,12 +104,12 @@ class ResidentImages:
 
 
 class StreamedImages:
-    """Images that are too many for the device: the next batch is gathered while the present one is used.
+    """Images that do not fit on the device. A thread reads the next batch while the present one is used.
 
     Args:
-        images: all.
-        indices: int64, those that are used.
-        device: where batches go.
+        images: All images of the half.
+        indices: int64 (P,), the images that are used.
+        device: The training device.
     """
 
     placement: Placement = "streamed"
@@ -128,11 +132,11 @@ class StreamedImages:
                 yield self._moved(pending)
 
     def gather(self, streamed: Tensor) -> Tensor:
-        """See ``ImageStore``: they are the images."""
+        """See ``ImageStore``: what was streamed are the images."""
         return streamed
 
     def _pinned(self, chosen: Tensor) -> Tensor:
-        """In pinned memory, from where CUDA copies asynchronously; torch reuses it only when the copy is done."""
+        """A batch in pinned memory, from which CUDA copies asynchronously. Torch reuses it only after the copy."""
         shape = (len(chosen), *self._images.shape[1:])
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         rows, out = self._indices[chosen.numpy()], batch.numpy()
@@ -147,12 +151,12 @@ class StreamedImages:
 
 
 def store_images(images: Images, indices: NDArray[np.int64], device: torch.device) -> ImageStore:
-    """The best place for these images: the device where they fit, else as near as they come.
+    """Choose a store: the disk for the CPU; on a GPU, its memory if half of what is free is enough, else streaming.
 
     Args:
-        images: all.
-        indices: int64, those that are used.
-        device: where the networks are.
+        images: All images of the half.
+        indices: int64 (P,), the images that are used.
+        device: The training device.
     """
     if device.type == "cpu":
         return DiskImages(images, indices)

@@ -1,8 +1,8 @@
-"""The images of a packed data set: a file of which some are read whenever they are asked for.
+"""The image file of a packed data set. Images are read from it by index, when they are needed.
 
-They are read by calls of their own and not by a memory mapping: where a disk fails, a mapping ends the process by a
-signal (SIGBUS), without a word, and some file systems cannot map files at all. A call says what is wrong, and can be
-tried again. The system keeps what was read in memory either way. See docs/decisions/0006.
+They are read with ``pread`` and not through a memory map. If a disk fails, a memory map ends the process by a signal
+(SIGBUS) without a message, and some file systems cannot map files at all. A failed ``pread`` gives an error and can be
+tried again. The system's page cache serves both. See docs/decisions/0006.
 """
 
 import math
@@ -19,14 +19,17 @@ from kdhpc.data.reading import open_file, read_from
 from kdhpc.errors import DataError, StorageError
 
 _HEADER = (1, 0)
-"""Version of NumPy's format that packed arrays are written in."""
+"""Version of NumPy's file format in which packed arrays are written."""
 
 
 def read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    """Shape and type of the array in a ``.npy`` file, which is read up to the array's first byte.
+    """Read the header of a ``.npy`` file, up to the first byte of the array.
+
+    Returns:
+        The array's shape and type.
 
     Raises:
-        ValueError: it holds no array, or one that kdhpc has not written.
+        ValueError: the file holds no array, or one that kdhpc cannot have written.
     """
     version = np.lib.format.read_magic(file)
     if version != _HEADER:
@@ -35,7 +38,7 @@ def read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[np.gene
         shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
     except (StorageError, OSError):
         raise
-    # A header is a Python literal, which fails in whatever way its bytes happen to say.
+    # The header is parsed as a Python literal, and damaged bytes may raise any error there.
     except Exception as exc:
         raise ValueError("it has a damaged header") from exc
     if is_fortran:
@@ -44,13 +47,13 @@ def read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[np.gene
 
 
 class StoredImages:
-    """Images of one size in a ``.npy`` file, uint8 (N, H, W, C). Threads may share them.
+    """Images of one size in a ``.npy`` file, uint8 (N, H, W, C). Several threads may read them at once.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: it does not hold such images.
+        ValueError: the file does not hold such images.
         StorageError: the file system refuses.
         OSError: there is no such file.
     """
@@ -71,10 +74,10 @@ class StoredImages:
         return self.shape[0]
 
     def __getitem__(self, chosen: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """Some images, uint8 (n, H, W, C), in memory.
+        """Read some images into memory, as uint8 (n, H, W, C).
 
         Raises:
-            IndexError: there are not so many images.
+            IndexError: an index is out of range.
             StorageError, DataError: as :meth:`read`.
         """
         rows = np.arange(len(self), dtype=np.int64)[chosen] if isinstance(chosen, slice) else chosen
@@ -83,27 +86,27 @@ class StoredImages:
         return images
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.uint8]:
-        """All of them, in memory."""
+        """Read all images into memory."""
         return self[:].astype(np.uint8 if dtype is None else dtype, copy=False)
 
     def read(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Read some images into an array.
 
         Args:
-            rows: int64 (n,), 0 to N - 1.
-            out: uint8 (n, H, W, C), contiguous.
+            rows: int64 (n,), indices of the images, 0 to N - 1.
+            out: uint8 (n, H, W, C), contiguous, which receives them.
 
         Raises:
-            IndexError: there are not so many images.
+            IndexError: an index is out of range.
             StorageError: the file system refuses.
-            DataError: the file has become shorter.
+            DataError: the file has become shorter since it was opened.
         """
         if len(rows) == 0:
             return
         if not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"images {rows.min()} to {rows.max()} of {len(self)}")
         free = out.data.cast("B")
-        # Neighbours are read at once: the images of a half are scored in order.
+        # Images that follow each other in the file are read in one call. Scoring reads a half in this order.
         begins = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist()]
         for begin, end, row in zip(begins, [*begins[1:], len(rows)], rows[begins].tolist(), strict=True):
             place = free[begin * self._bytes_each : end * self._bytes_each]
@@ -118,4 +121,4 @@ class StoredImages:
 
 
 Images: TypeAlias = StoredImages | NDArray[np.uint8]
-"""uint8 (N, H, W, C), on the disk or in memory."""
+"""Images, uint8 (N, H, W, C), on the disk or in memory."""

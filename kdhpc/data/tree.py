@@ -1,4 +1,4 @@
-"""The files below a folder, without what is hidden or left behind, links followed."""
+"""The files below a folder, at any depth. Links are followed; hidden files and `is_left_out` folders are skipped."""
 
 import os
 from collections import deque
@@ -15,14 +15,14 @@ class TreeFile:
     """A file that was found."""
 
     path: Path
-    """As it was found."""
+    """Path below the folder where the walk began; it may lead through links."""
     real: str
-    """Where it lies, links resolved."""
+    """Real path, with links resolved."""
 
 
 @dataclass
 class Walk:
-    """A walk through folders, links followed. Each real folder is entered once: links may lead back, or cross.
+    """A walk through folders that follows links. Each real folder is entered once, as links may form a cycle.
 
     Args:
         exclude: A folder that is not entered.
@@ -30,13 +30,13 @@ class Walk:
 
     exclude: Path | None = None
     left_out: list[Path] = field(default_factory=list)
-    """Folders that were not entered because of their names."""
-    again: list[Path] = field(default_factory=list)
-    """Links to folders that were entered by another way."""
+    """Folders that were not entered because of their names, see `is_left_out`."""
+    repeated: list[Path] = field(default_factory=list)
+    """Paths to folders that had been entered already by another path."""
     _entered: set[str] = field(default_factory=set)
 
     def files(self, folder: Path) -> Iterator[TreeFile]:
-        """The files below a folder at any depth, but for hidden ones; those that links lead to come last.
+        """The files below a folder, at any depth, without hidden ones. Links to files come after all other files.
 
         Raises:
             StorageError: the file system refuses to list a folder.
@@ -47,7 +47,7 @@ class Walk:
             entered = waiting.pop() if waiting else linked_folders.popleft()
             real = os.path.realpath(entered)
             if real in self._entered:
-                self.again.append(entered)
+                self.repeated.append(entered)
                 continue
             self._entered.add(real)
             for entry, is_folder in entries_in(entered):

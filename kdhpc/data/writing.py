@@ -1,4 +1,4 @@
-"""Writing an array of the packed form: streamed to the disk, hashed on the way, and read back."""
+"""Writing an array of a packed data set: in pieces, hashed while it is written, and read back to compare."""
 
 import errno
 import hashlib
@@ -17,18 +17,21 @@ from kdhpc.files.writing import replacing
 def write_array(
     folder: Path, half: Half, name: str, shape: tuple[int, ...], dtype: str, pieces: Iterable[NDArray[np.generic]]
 ) -> FileRecord:
-    """Writes one ``.npy`` a piece at a time, so that it need not fit in memory.
+    """Write a ``.npy`` file piece by piece, so that the array need not fit in memory.
 
     Args:
-        folder: the data set's folder.
-        half: which half the array belongs to.
-        name: its name, without suffix.
-        shape: of all pieces together.
-        dtype: as NumPy spells it with its byte order: ``|u1``, ``<i4``, ``<i8``.
-        pieces: cuts along the first dimension, in order.
+        folder: Folder of the data set.
+        half: The half that the array belongs to.
+        name: Name of the array, without suffix.
+        shape: Shape of the whole array.
+        dtype: Its type with the byte order, as NumPy spells it: ``|u1``, ``<i4``, ``<i8``.
+        pieces: The array, divided along its first dimension.
+
+    Returns:
+        The record of the file for the manifest.
 
     Raises:
-        StorageError: the file system refuses, or gives back something else than was written.
+        StorageError: the file system refuses, or what is read back is not what was written.
     """
     path = folder / half / f"{name}.npy"
     digest, rows = hashlib.sha256(), 0
@@ -46,7 +49,7 @@ def write_array(
             os.fsync(file.fileno())
             length = file.tell()
         assert rows == shape[0], f"{path}: {rows} rows written, {shape[0]} announced"
-        # The manifest vouches for what is on the disk.
+        # The checksum in the manifest must be that of the file on the disk.
         if file_sha256(temporary) != digest.hexdigest():
             raise OSError(errno.EIO, "what was written is not what is read back")
     return FileRecord(path=f"{half}/{name}.npy", bytes=length, sha256=digest.hexdigest())
@@ -55,7 +58,7 @@ def write_array(
 def array_record(
     half: Half, name: str, shape: tuple[int, ...], dtype: str, pieces: Iterable[NDArray[np.generic]]
 ) -> FileRecord:
-    """The record of the file that :func:`write_array` would write, without writing it; arguments as there."""
+    """The record that :func:`write_array` would return, without writing the file. Arguments as there."""
     header = _header(shape, dtype)
     digest, length = hashlib.sha256(header), len(header)
     for piece in pieces:

@@ -1,30 +1,29 @@
-"""JSON that every reader takes, and that none reads as more than it says."""
+"""Strict JSON: without NaN and Infinity, which are not in the standard, and not nested too deep."""
 
 import json
 import math
 from collections.abc import Iterable
 
 _MAX_DEPTH = 64
-"""Of JSON; documents of kdhpc's own have less than ten levels."""
+"""Most levels of a document. Those that kdhpc writes have fewer than ten."""
 
 
 def strict_json(document: object, *, indent: int | None = None) -> str:
-    """JSON that every reader takes: a number that is none (nan, infinite) is ``null``."""
+    """A document as strict JSON. NaN and infinite numbers become ``null``."""
     return json.dumps(_without_nan(document), indent=indent, allow_nan=False)
 
 
 def parse_json(text: str | bytes) -> object:
-    """The document in a text.
+    """Parse strict JSON.
 
     Raises:
-        ValueError: it is no JSON, or has NaN or Infinity, which are none, or is nested deeper than anything that means
-            something.
+        ValueError: the text is not JSON, has NaN or Infinity, or is nested more than 64 levels deep.
     """
     try:
         document: object = json.loads(text, parse_constant=_refuse)
     except RecursionError as exc:
         raise ValueError("it is nested too deep") from exc
-    # Python reads what it can then neither compare nor write down.
+    # Python's parser accepts a depth at which comparing or writing the document would exceed the recursion limit.
     level = [document]
     for _ in range(_MAX_DEPTH):
         level = [part for value in level for part in _parts(value)]

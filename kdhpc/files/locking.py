@@ -1,4 +1,4 @@
-"""Locking files, also where a file system has no locks."""
+"""Locks on files. Where a file system has no locks, the lock says so instead of failing."""
 
 import contextlib
 import errno
@@ -12,27 +12,28 @@ from kdhpc.files.writing import make_folder
 
 
 class FileLock:
-    """A lock on a file, which lives as long as a process has its descriptor: this one, or a child that it was given to.
+    """An exclusive lock on a file, held until every process that has its descriptor has closed it or has ended.
 
-    Use as a context, which gives it back.
+    That is this process, and any child that inherited the descriptor. As a context manager it is released at the end.
     """
 
     def __init__(self, descriptor: int, problem: str | None) -> None:
         self._descriptor = descriptor
         self.problem = problem
-        """Why the file system locks nothing; None: it does, as far as can be told from here."""
+        """Why the file system did not lock the file; None: it did, as far as this machine can tell."""
 
     @classmethod
     def take(cls, path: Path, *, wait: bool = False, private: bool = False) -> "FileLock | None":
-        """Lock a file, which is made where it is missing; never what a link names.
+        """Lock a file, which is created if it is missing. Symbolic links are not followed.
 
         Args:
             path: The file.
-            wait: Until nobody else has it.
-            private: Take it from all other users, who could hold it for ever: to open it for reading is enough.
+            wait: Wait until no other process holds the lock.
+            private: Remove the permissions of all other users. Whoever can open the file, if only for reading, can
+                hold its lock for ever.
 
         Returns:
-            None: another process has it. A file system without locks gives a lock with a :attr:`problem`.
+            None: another process holds the lock. On a file system without locks the result has a :attr:`problem`.
 
         Raises:
             StorageError: the file cannot be made or opened.
@@ -57,11 +58,11 @@ class FileLock:
         return cls(descriptor, None)
 
     def fileno(self) -> int:
-        """Its descriptor, for a child process that is to hold the lock, too."""
+        """The file descriptor, for a child process that shall hold the lock as well."""
         return self._descriptor
 
     def close(self) -> None:
-        """Give it back, as far as this process has it."""
+        """Release the lock, unless a child process holds it as well."""
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
 

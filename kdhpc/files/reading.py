@@ -1,4 +1,4 @@
-"""Reading regular files whole, and again where a failure may pass."""
+"""Reading whole files, regular ones only. A temporary failure of the file system is tried again."""
 
 import errno
 import io
@@ -18,7 +18,7 @@ _KINDS = {
 
 
 class UnfitFileError(OSError):
-    """Something that is no regular file, or one that is too long to be what it should be."""
+    """The path is no regular file (but a folder, a pipe, a device), or the file is too long for what it should hold."""
 
     def __init__(self, why: str, path: str | None = None) -> None:
         super().__init__(errno.EINVAL, why, path)
@@ -28,13 +28,16 @@ class UnfitFileError(OSError):
 
 
 def open_regular(path: str, flags: int) -> int:
-    """An opener, as ``open`` takes it, of regular files alone: a pipe would wait for ever, a device may do anything.
+    """Open a regular file, and nothing else. For the argument ``opener`` of Python's ``open``.
+
+    Opening a pipe would wait for ever, and opening a device may have any effect.
 
     Raises:
-        UnfitFileError: it is something else.
-        OSError: there is no such file, it is a folder, or the file system refuses.
+        UnfitFileError: the path is a folder, a pipe, a socket or a device.
+        OSError: there is no such file, or the file system refuses.
     """
-    # Asked before it is opened, because opening a device may do something; and after, because it may be another by now.
+    # Checked before opening, because opening a device may have an effect; and after, because the path may lead to
+    # another file by now.
     _check_regular(Path(path).stat(), path)
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -52,15 +55,15 @@ def _check_regular(found: os.stat_result, path: str) -> None:
 
 
 def read_whole(path: Path, *, first: int = -1) -> bytes:
-    """The content of a file.
+    """Read the content of a file.
 
     Args:
         path: The file.
-        first: So many bytes of it at most; -1: all.
+        first: Read at most this many bytes, from the beginning; -1: all.
 
     Raises:
-        FileNotFoundError: there is none.
-        StorageError: the file system refuses, also a few seconds later.
+        FileNotFoundError: there is no such file.
+        StorageError: the file system refuses, and still does a few seconds later.
         OSError: the path is no regular file.
     """
 

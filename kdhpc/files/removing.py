@@ -1,4 +1,4 @@
-"""Removing files and folders that nobody needs any more, as far as the file system lets them go."""
+"""Removing files and folders that nobody needs any more. That the file system refuses is no error."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,11 @@ _HIDDEN = (".nfs", ".fuse_hidden")
 
 
 def remove(path: Path) -> bool:
-    """Remove a file that nobody needs any more; False: the file system refuses, and it stays."""
+    """Remove a file. A file that is not there counts as removed.
+
+    Returns:
+        False: the file system refuses, and the file is still there.
+    """
     try:
         patiently(lambda: path.unlink(missing_ok=True))
     except OSError:
@@ -18,12 +22,12 @@ def remove(path: Path) -> bool:
 
 
 def remove_tree(path: Path) -> bool:
-    """Remove a folder and all that is in it, as far as that goes.
+    """Remove a folder and everything in it, as far as the file system allows.
 
-    By names alone: a file system may give a file another inode number each time that it is asked.
+    Only names are used, as some file systems give a file another inode number each time that they are asked.
 
     Returns:
-        False: something is left, such as the hidden file of what a process still has open.
+        False: something is left, such as the hidden file that NFS keeps while a process has a removed file open.
     """
     try:
         with os.scandir(path) as entries:

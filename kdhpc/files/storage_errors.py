@@ -1,8 +1,8 @@
-"""What a file system says when it fails: what may pass, what is its own fault, and what that is in one line.
+"""Errors of file systems: which of them are temporary, which are not the fault of the data, and how to say them.
 
-Shared file systems tell of a full quota only when a file is closed, fail for a moment and then work again, keep a
-hidden file of what a process still has open, and change inode numbers. What kdhpc writes and calls done goes through
-this room.
+Shared file systems report a full quota only when a file is closed. They fail for a moment and then work again, keep a
+hidden file for whatever a process still has open, and change inode numbers. Every file that kdhpc writes, and then
+reports as done, is written by the modules of this folder.
 """
 
 import contextlib
@@ -23,38 +23,41 @@ PASSING = frozenset(
         *(errno.ENOTCONN, errno.EREMOTEIO, errno.ESHUTDOWN, errno.EHOSTDOWN),
     }
 )
-"""Errors of a file system that may be gone a moment later."""
+"""Temporary errors: the same call may succeed a moment later."""
 REFUSING = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
         *(errno.EFBIG, errno.ENODEV, errno.ENXIO, errno.ENOLCK),
     }
 )
-"""Errors of a file system that is full, read-only, closed to this user, or cannot do what was asked."""
+"""Lasting errors: the file system is full, read-only or closed to this user, or it cannot do what was asked."""
 _PAUSES_S = (0.2, 1.0, 3.0)
 
 
 def is_of_storage(exc: BaseException) -> bool:
-    """Whether an error is the disk's or the file system's, and says nothing about what was to be written or read."""
+    """Whether the disk or the file system is at fault, and not the data that were to be written or read."""
     return isinstance(exc, StorageError) or (isinstance(exc, OSError) and exc.errno in PASSING | REFUSING)
 
 
 def storage_error(exc: OSError, path: Path, what: str) -> StorageError:
-    """The error of a file system as one line.
+    """Turn an error of the file system into one line.
 
     Args:
-        exc: What it said.
-        path: The file that is meant; it knows better than an error at close, which names none.
-        what: ``written``, ``read``, ``removed``.
+        exc: The error.
+        path: The file that could not be used. The error itself may name none, as when a file is closed.
+        what: What could not be done with the file: ``written``, ``read``, ``removed``.
     """
     return StorageError(f"{path} cannot be {what}: {_words(exc, path)}")
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """Do work that reads, and again for some seconds while it fails by what may pass.
+    """Call a function, and call it again for about four seconds while it fails with a temporary error.
+
+    Args:
+        work: What to call. It must be harmless to call it twice, such as a function that only reads.
 
     Raises:
-        OSError: another error, or one that did not pass.
+        OSError: the error is not temporary, or it stayed.
     """
     for pause_s in _PAUSES_S:
         try:
@@ -67,7 +70,7 @@ def patiently(work: Callable[[], T]) -> T:
 
 
 def _words(exc: OSError, path: Path) -> str:
-    """What an error of the file system means."""
+    """The reason in an error of the file system, in words."""
     if exc.errno == errno.ELOOP:
         return "it is a link, which may lead anywhere, and is not followed: look at it, then remove it"
     said = exc.strerror or str(exc)

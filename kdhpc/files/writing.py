@@ -1,4 +1,4 @@
-"""Writing files whole or not at all: under a temporary name, flushed, read back, then renamed."""
+"""Atomic writing: a file is written under a temporary name, flushed to the disk, read back, and then renamed."""
 
 import contextlib
 import errno
@@ -16,18 +16,19 @@ _BLOCK_BYTES = 1 << 22
 
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = 0o666, may_replace: Callable[[], bool] = lambda: True) -> Iterator[Path]:
-    """A temporary file beside ``path``: flushed to the disk and renamed to it where the block succeeds, else removed.
+    """Write a file atomically, by code that takes a path: ``with replacing(path) as temporary: save(temporary)``.
 
-    It is there already, empty, under a name that nobody can guess. The folder is made where it is missing.
+    The temporary file lies beside ``path``, under a name that nobody can guess. It exists already and is empty. If the
+    block succeeds, it is flushed to the disk and renamed to ``path``; if not, it is removed. Missing folders are made.
 
     Args:
         path: The file.
-        mode: Permissions of a new file, lessened by the umask; others than its owner may never write to it, as it is
-            replaced and not changed.
-        may_replace: Asked when all is on the disk, which may take minutes: False leaves the old file.
+        mode: Permissions of the new file, before the umask. Group and others never get the permission to write: the
+            file is meant to be replaced, not to be changed.
+        may_replace: Called when everything is on the disk, which may take minutes. False: the old file stays.
 
     Raises:
-        StorageError: the file system refuses; what had the name before is still there.
+        StorageError: the file system refuses. The old file is still there.
     """
     with _replacing(path, mode, may_replace) as (temporary, file):
         file.close()
@@ -41,17 +42,17 @@ def write_whole(
     may_replace: Callable[[], bool] = lambda: True,
     durable: bool = True,
 ) -> None:
-    """Write a file in one step: flushed, closed and read back under a temporary name, then renamed.
+    """Write a file atomically, by its content.
 
     Args:
-        path: The file; its folder is made where it is missing.
-        parts: Its content, one after the other; text as UTF-8.
+        path: The file. Missing folders are made.
+        parts: The content, in pieces that are written one after the other. Text is encoded as UTF-8.
         mode: As for :func:`replacing`.
         may_replace: As for :func:`replacing`.
-        durable: False: it is neither flushed to the disk nor read back, as for many files in a temporary folder.
+        durable: Flush the file to the disk and read it back. False saves time for many files in a temporary folder.
 
     Raises:
-        StorageError: the file system refuses, or gives back something else than was written.
+        StorageError: the file system refuses, or what is read back is not what was written.
     """
     contents = [memoryview(part.encode() if isinstance(part, str) else part).cast("B") for part in parts]
     with _replacing(path, mode, may_replace, durable=durable) as (temporary, file):
@@ -66,7 +67,7 @@ def write_whole(
 
 
 def move(path: Path, target: Path) -> None:
-    """Give a file or a folder another name on the same disk, which no other folder has.
+    """Rename a file or a folder, durably. The new path must be on the same file system and must not be a folder yet.
 
     Raises:
         StorageError: the file system refuses.
@@ -80,13 +81,15 @@ def move(path: Path, target: Path) -> None:
 
 
 def create_alone(path: Path, content: str) -> bool:
-    """Make a file that was not there, and know that nobody else did: atomic on NFS and Lustre, with and without locks.
+    """Create a file if it does not exist. Of several processes, on any machines, exactly one gets True.
+
+    This is atomic on NFS and Lustre as well, and needs no locks.
 
     Returns:
-        False: it is there already, though this machine may not see it yet.
+        False: the file exists already, even if this machine does not see it yet.
 
     Raises:
-        StorageError: the file system refuses, or gives back something else than was written.
+        StorageError: the file system refuses, or what is read back is not what was written.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -110,7 +113,7 @@ def create_alone(path: Path, content: str) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where they are missing.
+    """Make a folder and its parents, unless they exist.
 
     Raises:
         StorageError: a file is in the way.
@@ -126,7 +129,7 @@ def make_folder(path: Path) -> None:
 def _replacing(
     path: Path, mode: int, may_replace: Callable[[], bool], *, durable: bool = True
 ) -> Iterator[tuple[Path, BinaryIO]]:
-    """As :func:`replacing`, with the file open for writing, which the block closes."""
+    """As :func:`replacing`, and the temporary file is open for writing. The block has to close it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         make_folder(path.parent)
@@ -147,7 +150,7 @@ def _replacing(
 
 
 def _holds(path: Path, contents: list[memoryview]) -> bool:
-    """Whether a file has that content and nothing else."""
+    """Whether a file has exactly this content."""
     with path.open("rb") as file:
         for content in contents:
             for start in range(0, len(content), _BLOCK_BYTES):
@@ -158,7 +161,7 @@ def _holds(path: Path, contents: list[memoryview]) -> bool:
 
 
 def _flush(path: Path, how: int) -> None:
-    """Have it on the disk: a file's content, or the names in a folder."""
+    """Flush to the disk: the content of a file, or the entries of a folder."""
     descriptor = os.open(path, how)
     try:
         os.fsync(descriptor)

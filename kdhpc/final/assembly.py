@@ -1,4 +1,4 @@
-"""From a config to a training that can start."""
+"""Making a final training from its config: checks, data, and the training loop."""
 
 import dataclasses
 from typing import TypeAlias
@@ -23,11 +23,12 @@ from kdhpc.training.runtime import Runtime
 from kdhpc.training.setting import TrainingSetting
 
 _Halves: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64] | None, PackedSplit]
-"""Images to learn from (of the training half), images to score on (None: all), and the half that those are of."""
+"""Indices of the images to train on, in the training half; indices of the images to score on (None: all); and the half
+that the images to score on belong to."""
 
 
 def check(config: TrainConfig, method: Method, packed: PackedDataset) -> None:
-    """Find what would keep `assemble` from its end, on whatever device, without its cost.
+    """Check everything that would make `assemble` fail on any device, without making networks or copying images.
 
     Raises:
         ConfigError: something does not fit the images.
@@ -51,9 +52,9 @@ def assemble(config: TrainConfig, method: Method, packed: PackedDataset, runtime
 
     Args:
         config: What to train.
-        method: What its ``run.graph`` means.
-        packed: Its images.
-        runtime: Where and how it runs; this process computes so from now on.
+        method: The method that ``run.graph`` of the config names.
+        packed: Its data set.
+        runtime: Device, precision and mode. They are enforced: from now on this process computes with them.
     """
     runtime.enforce()
     train, test = _batches(config, packed, runtime.device)
@@ -77,12 +78,14 @@ def assemble(config: TrainConfig, method: Method, packed: PackedDataset, runtime
 
 
 def num_training_images(config: TrainConfig, packed: PackedDataset) -> int:
-    """Images that the networks learn from."""
+    """Number of images that the networks are trained on."""
     return len(_halves(config, packed)[0])
 
 
 def scored_batches(config: TrainConfig, packed: PackedDataset, device: torch.device) -> EvalBatches:
-    """The images that a final training is scored on: the test half, or what a search would hold out.
+    """Batches of the images that a final training is scored on.
+
+    They are the test images; or under ``run.split=search`` the training images on which a search scores graphs.
 
     Raises:
         ConfigError: the config does not fit the images.

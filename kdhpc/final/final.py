@@ -1,4 +1,4 @@
-"""Final training: one graph, from scratch, on the original training images, scored on the original test images."""
+"""Final training: a graph is trained from scratch on all training images, and scored on the test images."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from kdhpc.files.writing import write_whole
 from kdhpc.final.assembly import assemble, num_training_images
 from kdhpc.final.model import ModelCard, write_model_card
 from kdhpc.final.owner import RunOwner, owned
-from kdhpc.final.result import FinalResult, SearchedWith, read_result, write_result
+from kdhpc.final.result import FinalResult, NewerResultError, SearchedWith, read_result, write_result
 from kdhpc.final.run import Run, open_run
 from kdhpc.final.settings import digest, read_settings, write_settings
 from kdhpc.final.weights import check_weights_files
@@ -42,15 +42,15 @@ def train_final(
     method: Method | None = None,
     packed: PackedDataset | None = None,
 ) -> FinalResult | None:
-    """Train, or go on with, one final training.
+    """Begin a final training, or go on with it.
 
-    What is done is on the disk and was read back: first the weights, then the result that names them by their content,
-    and only then the checkpoint goes.
+    At the end the weights are written, then the result, which has their digests; then the checkpoint is removed. Both
+    are read back from the disk before that. A run that is done is not trained again.
 
     Args:
-        config: What to train; a run that is done with the same settings is not repeated.
-        show: Called after each epoch.
-        should_stop: Asked after each step; True checkpoints and returns.
+        config: What to train.
+        show: Called with a report after each epoch.
+        should_stop: Called after each step. If it returns True, a checkpoint is written and the training stops.
         method: As for :func:`kdhpc.final.run.open_run`.
         packed: As there.
 
@@ -83,13 +83,15 @@ def train_final(
 
 
 def _read_done(run: Run) -> FinalResult | None:
-    """The result of a run that is done: none where there is none, and never one whose weights are not as it says."""
+    """The result of a run that is done, whose weights were compared with it; None: the run is not done."""
     paths = run.paths
     if not paths.result.exists():
         return None
     remedy = f"remove {paths.result}, and the same command goes on from its checkpoint, or trains it again"
     try:
         result = read_result(paths.result)
+    except NewerResultError:
+        raise
     except DataError as exc:
         raise DataError(f"{exc}: {remedy}") from exc
     if (result.name, result.seed) != (run.name, run.config.run.seed):
@@ -128,7 +130,7 @@ def _train(
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
 ) -> "_Ended | None":
-    """To the end, from the checkpoint where there is one; None if it was stopped."""
+    """Train to the end, from the checkpoint if there is one; None: it was stopped."""
     checkpointing = Checkpointing(
         run.paths.checkpoint,
         training,
@@ -158,16 +160,16 @@ def _train(
 
 @dataclass(frozen=True, kw_only=True)
 class _Ended:
-    """A training that came to its end."""
+    """A training that has reached its end, or has diverged."""
 
     report: EpochReport
-    """Of its last epoch."""
+    """Report of its last epoch."""
     is_kept: bool
-    """Whether a checkpoint stands there, from which nothing need be trained again."""
+    """Whether there is a checkpoint of the end, so that nothing has to be trained again if a file cannot be written."""
 
 
 def _keep_end(training: TrainingLoop, checkpoint: Checkpointing) -> bool:
-    """Write a checkpoint of the end, from which the last epoch is scored again; False: the disk refuses."""
+    """Write a last checkpoint, from which only the scoring of the last epoch is repeated; False: the disk refuses."""
     training.reopen_epoch()
     try:
         return checkpoint.save_now()
@@ -176,7 +178,7 @@ def _keep_end(training: TrainingLoop, checkpoint: Checkpointing) -> bool:
 
 
 def _finish(run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Module]) -> FinalResult:
-    """Write the weights, then the result; then the checkpoint goes."""
+    """Write the weights, then the result, then remove the checkpoint."""
     has_diverged = ended.report.diverged is not None
     try:
         owner.check()
@@ -200,7 +202,7 @@ def _finish(run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Modu
 
 
 def _write_weights(run: Run, networks: Sequence[nn.Module]) -> Iterator[str]:
-    """As safetensors, which execute nothing when they are loaded. Gives the digest of each file."""
+    """Write the weights as safetensors, a format that executes nothing when it is loaded. Yields each file's digest."""
     for index, network in enumerate(networks):
         content = save({name: tensor.contiguous() for name, tensor in exported_weights(network).items()})
         write_whole(run.paths.weights(index), content)

@@ -1,4 +1,4 @@
-"""A final training that is done, from its folder: what it was, what it came to, and its networks."""
+"""Opening a finished run from its folder: its config, its result and its networks."""
 
 import json
 import logging
@@ -30,18 +30,18 @@ _AGAIN = "train it again"
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """A run that is done, and has not diverged."""
+    """A run that is done and has not diverged."""
 
     paths: RunPaths
-    """Its folder."""
+    """Its paths."""
     origin: str
-    """What messages call it."""
+    """Its name in messages."""
     config: TrainConfig
-    """What it was trained with."""
+    """The config that it was trained with."""
     result: FinalResult
-    """What it came to."""
+    """Its result."""
     dataset_checksum: str
-    """Of the images that it learnt from."""
+    """Checksum of its data set."""
 
     @property
     def label(self) -> str:
@@ -50,7 +50,7 @@ class FinishedRun:
 
     @property
     def method(self) -> type[Method]:
-        """What it was trained by.
+        """The class of the method that trained it.
 
         Raises:
             ConfigError: this kdhpc has no such method.
@@ -59,41 +59,41 @@ class FinishedRun:
 
     @property
     def node_accuracies(self) -> tuple[float, ...]:
-        """Top-1 of each node, in percent."""
+        """Top-1 accuracy of each node, in percent."""
         assert self.result.node_accuracies is not None, "a run that diverged is none of these"
         return self.result.node_accuracies
 
     @property
     def ensemble_accuracy(self) -> float:
-        """Top-1 of the ensemble, in percent."""
+        """Top-1 accuracy of the ensemble, in percent."""
         assert self.result.ensemble_accuracy is not None, "a run that diverged is none of these"
         return self.result.ensemble_accuracy
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The files of its networks."""
+        """Its files of weights: one for each node, or a single one if all nodes share it."""
         return weights_files(self.paths, self.result)
 
     def read_weights(self, index: int) -> dict[str, Tensor]:
-        """What is in the file of a network; ``index`` counts from 0.
+        """The tensors in a file of weights, by name; ``index`` counts from 0.
 
         Raises:
-            NetworkError: it is missing or damaged, or holds numbers that are none.
+            NetworkError: the file is missing or damaged, or has values that are infinite or NaN.
             StorageError: the file system refuses.
         """
         return parse_weights(self._content(index), origin=self._file(index), remedy=_AGAIN)
 
     def weights_digest(self, *indices: int) -> str:
-        """Names the content of those files; of all without an index.
+        """A digest of the content of some files of weights; without an index, of all of them.
 
         Raises:
-            NetworkError: one is missing.
+            NetworkError: a file is missing.
             StorageError: the file system refuses.
         """
         return content_digest(self._content(index) for index in indices or range(len(self.weights)))
 
     def check_weights(self) -> None:
-        """Refuse weights that are not those that training has written.
+        """Check that all weights are those that training has written.
 
         Raises:
             NetworkError, StorageError: as :func:`kdhpc.final.weights.check_weights_files`.
@@ -101,14 +101,15 @@ class FinishedRun:
         check_weights_files(self.paths, self.result, origin=self.origin, remedy=_AGAIN)
 
     def network(self, node: int, num_classes: int, device: torch.device) -> nn.Module:
-        """A node's network as it was at the end, frozen, in evaluation mode; it gives `NetworkOutput`.
+        """A node's network as it was at the end of the training, frozen and in evaluation mode.
 
-        Not of a method whose nodes are no networks of their own, see `Method.no_networks`.
+        It returns a `NetworkOutput`. Some methods have nodes without networks of their own, see `Method.no_networks`;
+        this must not be called for them.
 
         Args:
-            node: Counts from 0.
-            num_classes: C of its data set.
-            device: Where it will run.
+            node: Number of the node, from 0.
+            num_classes: C, number of classes of its data set.
+            device: Device for the network.
 
         Raises:
             NetworkError: the weights are missing or damaged, another network's, or not what training has written.
@@ -128,10 +129,10 @@ class FinishedRun:
         return f"{self.origin}: {self.weights[index].name}"
 
     def open_images(self) -> PackedDataset:
-        """The images that it was trained and scored on.
+        """Open the data set that it was trained and scored on.
 
         Raises:
-            DataError: they are not prepared here, damaged, or others than those.
+            DataError: the data set is not prepared here, is damaged, or has other images.
         """
         name = self.config.dataset.name
         packed = PackedDataset.open(packed_dir(name))
@@ -144,14 +145,14 @@ class FinishedRun:
 
 
 def open_finished(folder: Path, *, origin: str | None = None) -> FinishedRun:
-    """The run in a folder.
+    """Open the finished run in a folder.
 
     Args:
-        folder: ``runs/train/NAME/seed<k>``, or wherever it was moved.
-        origin: What messages call it; None: the folder.
+        folder: Folder of the run: ``runs/train/NAME/seed<k>``, or wherever that was moved.
+        origin: Name of the run in messages; None: the folder.
 
     Raises:
-        ConfigError: no finished run lies there, or one that diverged.
+        ConfigError: there is no finished run, or it diverged.
         DataError: its result cannot be read.
         StorageError: the file system refuses.
     """
@@ -171,13 +172,16 @@ def open_finished(folder: Path, *, origin: str | None = None) -> FinishedRun:
 
 
 def find_finished(folders: Iterable[Path]) -> tuple[FinishedRun, ...]:
-    """The runs in folders, or below them; each once, by name and seed.
+    """All finished runs in folders and below them, each once, ordered by name and seed.
 
-    Warns of what lies below a folder and is left out: runs that are not done or that diverged, and copies.
+    Warns of runs below a folder that are left out: runs that are not done or that diverged, and copies.
+
+    Args:
+        folders: Folders of runs, or folders above them.
 
     Raises:
-        ConfigError: there is none in one of the folders, or one that is named itself diverged.
-        DataError: the result of one that is named itself cannot be read.
+        ConfigError: a folder has no finished run, or is itself the folder of a run that diverged.
+        DataError: a folder is itself the folder of a run, and its result cannot be read.
         StorageError: the file system refuses.
     """
     folders = tuple(folders)

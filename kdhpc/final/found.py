@@ -1,4 +1,4 @@
-"""Results of final trainings found below folders: each training once, whatever copies of it lie around. No torch."""
+"""Finding the results of final trainings below folders. A training with copies counts once. Free of torch."""
 
 import dataclasses
 import json
@@ -22,27 +22,30 @@ _CONFIG, _RESULT = (path.name for path in (RunPaths(Path()).config, RunPaths(Pat
 
 @dataclass(frozen=True, kw_only=True)
 class FoundResult:
-    """A result and where it lies."""
+    """A result, and the run's folder that it was found in."""
 
     paths: RunPaths
-    """Its folder."""
+    """Paths of the run."""
     result: FinalResult
-    """What the training came to."""
+    """The result."""
 
     @property
     def is_in_place(self) -> bool:
-        """Whether it lies where training has written it: ``NAME/seed<k>``."""
+        """Whether the folder is called ``NAME/seed<k>``, as training names it. A copy usually is not."""
         folder = self.paths.root.resolve()
         return folder.name == f"seed{self.result.seed}" and folder.parent.name == self.result.name
 
 
 def seed_folders(folder: Path) -> tuple[Path, ...]:
-    """The folders ``seed<k>`` of one training; a copy by another name is none."""
+    """The folders ``seed<k>`` in the folder of a training. Copies with other names do not count."""
     return tuple(sorted(path for path in folder.glob("seed*") if _SEED.fullmatch(path.name)))
 
 
 def result_folders(folder: Path) -> tuple[Path, ...]:
-    """Every folder with a result, at or below one, by path. Warns of folders that cannot be looked into."""
+    """Every folder with a result: the given one, and those below it, ordered by path.
+
+    Warns of folders that cannot be listed.
+    """
 
     def tell(exc: OSError) -> None:
         if not isinstance(exc, (FileNotFoundError, NotADirectoryError)):
@@ -52,16 +55,17 @@ def result_folders(folder: Path) -> tuple[Path, ...]:
 
 
 def unfinished_folders(folder: Path) -> tuple[Path, ...]:
-    """The folders of trainings below one that were begun and are not done, by path."""
+    """The folders below a folder with trainings that were begun and are not done, ordered by path."""
     begun = (Path(at) for at, _, files in os.walk(folder) if _CONFIG in files and _RESULT not in files)
     return tuple(sorted(path for path in begun if _SEED.fullmatch(path.name) and path != folder))
 
 
 def find_results(folders: Iterable[Path]) -> tuple[FoundResult, ...]:
-    """The results at or below folders, by path.
+    """The results in folders and below them, ordered by path.
 
-    Results of one name, seed and settings are one training, and count once: the one that lies where training has
-    written it, or else the first by path. Warns of the others, and of results that cannot be read.
+    Results with the same name, seed and settings belong to one training, of which one counts: the one that is in
+    place (`FoundResult.is_in_place`), or else the first by path. Warns of the others, and of results that cannot be
+    read.
     """
     # The same folder may be named twice.
     paths = {found.resolve(): found for folder in folders for found in result_folders(folder)}
@@ -76,7 +80,7 @@ def find_results(folders: Iterable[Path]) -> tuple[FoundResult, ...]:
 
 
 def _each_once(results: Iterable[FoundResult]) -> list[FoundResult]:
-    """One of each training, with a warning for each that is left out."""
+    """One result for each training. Warns of those that are left out."""
     first: dict[tuple[str, int, str], FoundResult] = {}
     for found in sorted(results, key=lambda found: not found.is_in_place):
         result = found.result
@@ -95,7 +99,8 @@ def _relation(result: FinalResult, kept: FinalResult) -> str:
 
 def _found(paths: RunPaths) -> FoundResult:
     result = read_result(paths.result)
-    # Before results said so, a training that had diverged went on to its end, and was scored. In fp16 losses overflow.
+    # A result from before `diverged_epoch` existed does not tell: the training went on to its end, and was scored. So
+    # the log of its epochs is read. In fp16 an infinite loss does not mean that it diverged.
     said_nothing = result.divergence is None and not result.weights and result.precision != "fp16"
     epoch = _diverged_epoch(paths.metrics) if said_nothing else None
     if epoch is not None:
@@ -110,7 +115,7 @@ def _found(paths: RunPaths) -> FoundResult:
 
 
 def _diverged_epoch(metrics: Path) -> int | None:
-    """The first epoch in a log with a loss that is no finite number."""
+    """The first epoch in a log whose loss is infinite or NaN; None: there is none, or the log cannot be read."""
     try:
         reports = [json.loads(line) for line in read_whole(metrics).decode().splitlines()]
         return next((r["epoch"] for r in reports if not all(map(math.isfinite, r["train_losses"]))), None)

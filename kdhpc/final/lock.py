@@ -1,4 +1,4 @@
-"""A run's folder belongs to one process at a time."""
+"""The lock on a run's folder: only one process at a time trains the run."""
 
 import logging
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ _LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold a lock file; the kernel gives it back even if this process is killed.
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file while the context is entered. If this process is killed, the kernel releases the lock.
 
-    Warns where the file system locks nothing.
+    Warns if the file system has no locks.
 
     Raises:
-        ConfigError: another process holds it.
-        StorageError: the file cannot be made.
+        ConfigError: another process holds the lock.
+        StorageError: the file cannot be created.
     """
     lock = FileLock.take(path, private=True)
     if lock is None:

@@ -1,4 +1,4 @@
-"""What a run's networks need to be used where its images are not: names of classes, and the form of the images."""
+"""The file ``model.json``, which makes a run usable without its data set: names of the classes, shape of the images."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """Names of classes, and the form in which images are stored before the run's own transform makes its input."""
+    """Names of the classes, and the shape that images have before the run's transform makes the networks' input."""
 
     classes: tuple[str, ...]
-    """By label."""
+    """Names of the classes, by label."""
     image_shape: tuple[int, int, int]
     """Height, width and channels (1: grey, 3: red, green, blue) of a stored image."""
     resized: bool
-    """Images of other sizes were resized to that shape; else they came so."""
+    """Whether the data set's images were resized to that shape; False: its source had them in it."""
 
     def __post_init__(self) -> None:
         if not self.classes or min(self.image_shape) < 1 or self.image_shape[2] not in (1, 3):
@@ -33,12 +33,12 @@ class ModelCard:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "ModelCard":
-        """What a data set says."""
+        """The model card for networks that are trained on a data set."""
         return cls(classes=manifest.classes, image_shape=manifest.image_shape, resized=manifest.resized)
 
 
 def write_model_card(card: ModelCard, path: Path) -> None:
-    """Write it whole or not at all.
+    """Write a model card atomically.
 
     Raises:
         StorageError: the file system refuses.
@@ -48,7 +48,7 @@ def write_model_card(card: ModelCard, path: Path) -> None:
 
 
 def read_model_card(path: Path) -> ModelCard | None:
-    """The one in a file; none where there is none, as in a run from before it was written.
+    """Read a model card; None: there is no such file, as in a run from before there were model cards.
 
     Raises:
         DataError: the file is damaged, or of another version.

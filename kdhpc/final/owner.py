@@ -1,9 +1,10 @@
-"""Who trains a run: a lock, and a record in its folder for file systems on which two nodes' locks do not meet.
+"""Which process trains a run: a lock, and a record for file systems that do not share locks between machines.
 
-The record names the process that has begun the run last. A process that ends on its own removes it; one that was killed
-leaves it, so a record of another process proves nothing: it is said, and the run is taken up. Whoever finds that the
-record is another's by now stops and writes nothing more. So two processes never train a run to its end unheard, and
-a run of a node that died can always go on.
+The record, ``owner.json`` in the run's folder, names the process that was the last to begin the run. A process that
+ends by itself removes its record. A process that is killed leaves it. So the record of another process does not prove
+that this process still runs: the new process warns, writes its own record, and goes on. A process that finds the record
+of another process in place of its own stops and writes nothing more. So of two processes only one trains the run to its
+end, and a run whose machine died can always go on.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from kdhpc.files.json_text import parse_json, strict_json
 from kdhpc.files.reading import read_whole
 from kdhpc.files.removing import remove
 from kdhpc.files.writing import write_whole
-from kdhpc.final.lock import held
+from kdhpc.final.lock import hold_lock
 from kdhpc.processes import has_ended, process_space, process_start
 
 _LOG = logging.getLogger(__name__)
@@ -36,27 +37,27 @@ class OwnerRecord:
     """A process that has begun a run."""
 
     token: str
-    """Of this beginning, and no other."""
+    """Random text by which the process recognises its own record."""
     host: str
-    """For people: many machines may share a name."""
+    """Name of its machine. It is for people only, as machines may share a name."""
     pid: int
-    """Number of the process."""
+    """Process id."""
     space: str
-    """Where that number holds."""
+    """Where the process id is valid, see `kdhpc.processes.process_space`."""
     start: int
-    """When the process began, in clock ticks since boot."""
+    """When the process started, in clock ticks since its machine was booted."""
     since: str
-    """When it began the run, by its own clock."""
+    """When it began the run, by its machine's clock."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} at {self.since}"
 
 
 class RunOwner:
-    """This process, as the owner of a run.
+    """This process, as the one that trains a run.
 
     Args:
-        paths: The run's.
+        paths: Paths of the run.
     """
 
     def __init__(self, paths: RunPaths) -> None:
@@ -72,7 +73,7 @@ class RunOwner:
         self._taken: str | None = None
 
     def take(self) -> None:
-        """Become the owner, and say who may believe to be it.
+        """Write this process's record. Warns if another process has left one and may still run.
 
         Raises:
             StorageError: the file system refuses.
@@ -87,7 +88,7 @@ class RunOwner:
         self._write()
 
     def is_own(self) -> bool:
-        """Whether no other process has begun the run since; as far as the file system answers."""
+        """Whether no other process has begun the run since. True, with a warning, if that cannot be read."""
         if self._taken is None:
             try:
                 self._look()
@@ -96,16 +97,16 @@ class RunOwner:
         return self._taken is None
 
     def check(self) -> None:
-        """Stop where another process has begun the run since.
+        """Raise an error if another process has begun the run since.
 
         Raises:
-            RunTakenError: it has.
+            RunTakenError: another process has begun it, or has trained it to its end.
         """
         if not self.is_own():
             raise RunTakenError(f"{self._paths.root} {self._taken}: this one stops and writes nothing more")
 
     def give_back(self) -> None:
-        """Say that this process has ended."""
+        """Remove this process's record, unless it is another process's by now."""
         try:
             record = _read(self._paths.owner)
         except StorageError:
@@ -119,7 +120,7 @@ class RunOwner:
             self._taken = f"was begun again by {record}"
         elif self._paths.result.exists():
             self._taken = "was trained to its end by another process"
-        elif record is None:  # Another process has taken the run over, and was stopped.
+        elif record is None:  # Another process has begun the run, was stopped, and has removed its record.
             self._write()
 
     def _write(self) -> None:
@@ -128,13 +129,13 @@ class RunOwner:
 
 @contextmanager
 def owned(paths: RunPaths) -> Iterator[RunOwner]:
-    """Be the owner of a run.
+    """While entered, this process holds the lock of a run and has its record there.
 
     Raises:
-        ConfigError: another process holds its lock.
+        ConfigError: another process holds the lock.
         StorageError: the file system refuses.
     """
-    with held(paths.lock):
+    with hold_lock(paths.lock):
         owner = RunOwner(paths)
         owner.take()
         try:
@@ -144,7 +145,7 @@ def owned(paths: RunPaths) -> Iterator[RunOwner]:
 
 
 def _read(path: Path) -> OwnerRecord | None:
-    """The record in a file; None where there is none, or one that a power cut has damaged."""
+    """Read a record; None: there is none, or it is damaged, as after a power cut."""
     try:
         document = parse_json(read_whole(path))
         return dacite.from_dict(OwnerRecord, document) if isinstance(document, dict) else None

@@ -1,13 +1,14 @@
 """The result of one final training, as a file.
 
-What becomes of a training that diverged, that is, came to a loss, logits or weights that are not finite numbers:
+A training diverges when a loss, a logit or a weight becomes infinite or NaN. Then:
 
-- It ends there. Its result says at which epoch, and why; it has no accuracies, its weights are not kept, and
-  ``kdhpc train`` exits 1, also when it is asked again. Nodes of one training share this: one diverges, all have.
-- Where runs are averaged or drawn it never counts: ``kdhpc results`` says how many seeds diverged, a report that finds
-  it below a folder leaves it out and names it.
-- Where it is asked for by itself (a report of this run, ``--teacher``, ``objective.pretrained``) it is refused, and so
-  is every file of weights with a number that is none, whatever its result says.
+- It ends with that epoch. Its result has the epoch and the reason, but no accuracies; no weights are kept. The exit
+  code of ``kdhpc train`` is 1, also when the same command is given again. If one node diverges, the whole training
+  counts as diverged.
+- Means and figures leave it out. ``kdhpc results`` gives the number of seeds that diverged, and a report that finds
+  the run below a folder names it in a warning.
+- A command that names the run itself (a report, ``--teacher``, ``objective.pretrained``) refuses it. Every file of
+  weights with an infinite or NaN value is refused as well, whatever its result says.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import dacite
 
+from kdhpc.config.compatibility import newer
 from kdhpc.config.names import is_folder_name
+from kdhpc.data.names import shown
 from kdhpc.errors import DataError, DivergedError
 from kdhpc.files.json_text import parse_json, strict_json
 from kdhpc.files.reading import read_whole
@@ -25,8 +28,15 @@ from kdhpc.files.writing import write_whole
 from kdhpc.graph.serial import Provenance
 from kdhpc.methods.registry import method_of
 
+
+class NewerResultError(DataError):
+    """A newer version of kdhpc has written the result; nothing is wrong with it."""
+
+
 _FORMAT = "kdhpc-result"
 _VERSION = 1
+_NAMED_FIELDS = 5
+"""At most so many unknown fields are named in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +54,7 @@ class SearchedWith:
 
     @classmethod
     def of(cls, provenance: Provenance) -> "SearchedWith":
-        """As far as a graph's file says."""
+        """The trial as a graph's file describes it. What the file does not have stays empty."""
         dataset, network, study = (str(provenance.get(key, "")) for key in ("dataset", "network", "study"))
         trial = provenance.get("trial")
         return cls(dataset=dataset, network=network, study=study, trial=trial if isinstance(trial, int) else None)
@@ -52,7 +62,7 @@ class SearchedWith:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalResult:
-    """What one final training came to: the last epoch's accuracies, never the best epoch's."""
+    """The result of one final training. Accuracies are those of the last epoch, never of the best one."""
 
     name: str
     """Data set, network, graph and number of nodes."""
@@ -67,7 +77,7 @@ class FinalResult:
     num_nodes: int
     """M, B of ONE, or 1 of a student."""
     seed: int
-    """Of weights and data order."""
+    """Seed of the initial weights and the order of the images."""
     epochs: int
     """Length of the schedule."""
     training_images: int
@@ -128,7 +138,7 @@ class FinalResult:
 
 
 def result_line(result: FinalResult) -> str:
-    """The accuracies of one training, or when and why it diverged."""
+    """A line for people: the accuracies of a training, or when and why it diverged."""
     what = f"{result.name} seed {result.seed}"
     if result.node_accuracies is None or result.ensemble_accuracy is None:
         return f"{what}: {result.divergence}"
@@ -137,10 +147,10 @@ def result_line(result: FinalResult) -> str:
 
 
 def refuse_diverged(result: FinalResult) -> None:
-    """Refuse a training that came to no numbers.
+    """Raise an error if a training has diverged, now or when it was trained earlier.
 
     Raises:
-        DivergedError: it diverged, now or earlier.
+        DivergedError: it has.
     """
     if result.divergence is not None:
         raise DivergedError(f"{result_line(result)}; no weights are kept: train with other settings")
@@ -157,10 +167,14 @@ def write_result(result: FinalResult, path: Path) -> None:
 
 
 def read_result(path: Path) -> FinalResult:
-    """The result in a file.
+    """Read a result that this version or an earlier one has written.
+
+    A field that an earlier version did not have gets its default. A field that this version does not have may change
+    what the others mean, so that the result is refused.
 
     Raises:
-        DataError: there is none, or none of this version.
+        NewerResultError: a newer version wrote it.
+        DataError: there is no such file, or it is damaged.
         StorageError: the file system refuses.
     """
     try:
@@ -169,10 +183,27 @@ def read_result(path: Path) -> FinalResult:
             raise ValueError("it is no JSON object")
         found = (document.pop("format"), document.pop("version"))
         if found != (_FORMAT, _VERSION):
-            raise DataError(f"{path} is {found[0]} version {found[1]}, this kdhpc reads {_FORMAT} version {_VERSION}")
+            kind = NewerResultError if found[0] == _FORMAT and _is_newer(found[1]) else DataError
+            raise kind(f"{path} is {found[0]} version {found[1]}, this kdhpc reads {_FORMAT} version {_VERSION}")
+        if unknown := _unknown_fields(document):
+            raise NewerResultError(newer(str(path), unknown))
         result = dacite.from_dict(FinalResult, document, dacite.Config(strict=True, cast=[tuple]))
         if not is_folder_name(result.name):
             raise ValueError(f"the name {result.name[:80]!r} can be no folder's")
         return result
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, dacite.DaciteError) as exc:
         raise DataError(f"{path} is not a result of a final training: {exc}") from exc
+
+
+def _is_newer(version: object) -> bool:
+    return isinstance(version, int) and version > _VERSION
+
+
+def _unknown_fields(document: dict[str, object]) -> list[str]:
+    """The fields that this version does not know, those of ``searched`` as ``searched.<field>``."""
+    unknown = document.keys() - {field.name for field in dataclasses.fields(FinalResult)}
+    searched = document.get("searched")
+    if isinstance(searched, dict):
+        known = {field.name for field in dataclasses.fields(SearchedWith)}
+        unknown |= {f"searched.{name}" for name in searched.keys() - known}
+    return [shown(name) for name in sorted(unknown)[:_NAMED_FIELDS]]

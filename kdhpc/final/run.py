@@ -1,4 +1,4 @@
-"""A final training before it starts: all that it is made of, and whatever is wrong with it."""
+"""Opening a final training before it starts: what it consists of, and a check of everything that may be wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,32 +28,32 @@ from kdhpc.training.runtime import Runtime, resolve_runtime
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a final training is."""
+    """A final training with one seed, not started yet."""
 
     config: TrainConfig
-    """What to train."""
+    """Its config."""
     method: Method
-    """A graph, or what is trained instead of one."""
+    """What is trained: a graph, or another method."""
     packed: PackedDataset
-    """Its images."""
+    """Its data set."""
     settings: Settings
-    """What its result depends on, but for the seed."""
+    """All settings that its result depends on, except the seed."""
     name: str
-    """Of the training: all seeds of one name have the same settings."""
+    """Name of the training. All seeds of one name have the same settings."""
     paths: RunPaths
-    """Where it writes."""
+    """Paths of the run."""
     runtime: Runtime | None
-    """Where and how this process trains it; None: another machine does."""
+    """Device, precision and mode on this machine; None: another machine trains it."""
 
     @property
     def here(self) -> Runtime:
-        """Where and how this process trains it."""
+        """The runtime of a run that this process trains."""
         assert self.runtime is not None, "another machine trains it"
         return self.runtime
 
     @property
     def identity(self) -> CheckpointKey:
-        """Whose checkpoints it may go on from."""
+        """The key that a checkpoint must have for this run to go on from it."""
         seed = self.config.run.seed
         return CheckpointKey(
             study=self.name, number=seed, graph_key=self.method.key, seed=seed, settings=digest(self.settings)
@@ -67,18 +67,18 @@ def open_run(
     method: Method | None = None,
     packed: PackedDataset | None = None,
 ) -> Run:
-    """A training, checked as far as can be without beginning it.
+    """Open a training, and check everything that can be checked without starting it.
 
     Args:
         config: What to train.
-        elsewhere: Another machine will train it: this one's devices have no say, and the precision that they would
-            give is left out of the comparison with what was begun.
-        method: What is trained, where it is made in Python; None: what ``run.graph`` names.
-        packed: Images that are in memory; None: those that ``dataset.name`` names.
+        elsewhere: Whether another machine will train it. Then this machine's devices are not looked at, and the
+            precision, which depends on them, is not compared with that of a run that was begun.
+        method: The method, if it was made in Python; None: the one that ``run.graph`` names.
+        packed: The data set, if it is in memory; None: the one that ``dataset.name`` names.
 
     Raises:
-        ConfigError: something cannot be meant or does not fit, the device is not there, or the run's folder holds one
-            with other settings, and the message says which differ.
+        ConfigError: settings contradict each other or do not fit the data set, the device does not exist, or the run's
+            folder has a run with other settings; the message says which differ.
         DataError: the data set is not prepared, or the result of a teacher cannot be read.
         GraphError: the graph does not exist, is damaged, or does not fit.
         NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
@@ -113,14 +113,15 @@ def open_run(
 
 
 def open_all(configs: Sequence[TrainConfig], *, elsewhere: bool = False) -> tuple[Run, ...]:
-    """The trainings of a sweep, all of them checked before the first one starts.
+    """Open all trainings of a sweep, and check them before the first one starts.
 
     Args:
-        configs: One for each combination.
+        configs: The configs, one for each training.
         elsewhere: As for :func:`open_run`.
 
     Raises:
-        KdhpcError: as :func:`open_run`, of the first that is wrong, by name; or two have one name and other settings.
+        KdhpcError: as :func:`open_run`, for the first training that is wrong, which the message names; or two trainings
+            have the same name and different settings.
     """
     if len(configs) == 1:
         return (open_run(configs[0], elsewhere=elsewhere),)
@@ -142,10 +143,10 @@ def open_all(configs: Sequence[TrainConfig], *, elsewhere: bool = False) -> tupl
 
 
 def _check_begun(settings: Settings, paths: RunPaths) -> None:
-    """Refuse a folder that was begun with something else, as far as it says.
+    """Refuse a folder that was begun with other settings.
 
-    After a power cut ``settings.json`` may be damaged. A result has the digest of what it was trained with, and so has
-    a checkpoint, which is compared where it is read.
+    They are in ``settings.json``, which a power cut may damage. Then the digest of settings in the result is compared
+    instead. A checkpoint has such a digest as well, which is compared when the checkpoint is read.
     """
     begun = read_settings(paths.settings)
     if begun is not None:
@@ -168,7 +169,7 @@ def describe(config: TrainConfig) -> str:
 
 
 def _name(config: TrainConfig, method: Method) -> str:
-    """Unless it is given: data set, network, graph, and what it is scored on if not tests."""
+    """Name of a training: ``run.name``, or a name made of data set, network, graph and, if not official, the split."""
     if config.run.name is not None:
         return config.run.name
     search = "-search" if config.run.split == "search" else ""

@@ -1,6 +1,7 @@
-"""What the result of a final training depends on, but for its seed: compared before it goes on, and named by a digest.
+"""The settings that the result of a final training depends on, except its seed.
 
-A graph and a file of weights count by what is in them, not by where they lie.
+They are compared before a run goes on, and their digest identifies runs whose results may be averaged. A graph and a
+file of pretrained weights count by their content, not by their path.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from typing import TypeAlias
 
 from kdhpc.config import compatibility
 from kdhpc.config.document import to_document
+from kdhpc.config.renamed import first_name, name_today
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError
 from kdhpc.files.json_text import parse_json
@@ -19,7 +21,7 @@ from kdhpc.files.writing import write_whole
 from kdhpc.networks.weights import weights_digest
 
 Settings: TypeAlias = Mapping[str, str]
-"""JSON values by key, such as ``training.epochs``."""
+"""Values as JSON text, by key, such as ``training.epochs``."""
 _PRECISION = "device.precision"
 
 
@@ -34,11 +36,11 @@ def run_settings(
     """The settings of a run.
 
     Args:
-        config: The run's.
-        graph_key: Of its graph, or what names another method.
-        dataset_checksum: Of the packed data.
-        precision: That the networks run in; None: known only where it is trained.
-        method_settings: What its result depends on beside these, see `Method.settings`.
+        config: Config of the run.
+        graph_key: Key of its graph, or of another method.
+        dataset_checksum: Checksum of its packed data set.
+        precision: Precision that the networks run in; None: only the machine that trains the run knows it.
+        method_settings: Other settings that the result depends on, see `Method.settings`.
 
     Raises:
         NetworkError: the file of pretrained weights cannot be read.
@@ -48,7 +50,7 @@ def run_settings(
         for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
             found[f"{group}.{key}"] = json.dumps(value)
     found["objective.pretrained"] = json.dumps(weights_digest(config.objective))
-    # When accuracy is measured changes no weight.
+    # How often accuracy is measured does not change the weights.
     del found["training.evaluate"]
     found["run.split"] = json.dumps(config.run.split)
     found["graph"] = json.dumps(graph_key)
@@ -60,12 +62,16 @@ def run_settings(
 
 
 def digest(settings: Settings) -> str:
-    """Names settings: results of one digest can be averaged over seeds."""
-    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:16]
+    """A digest of settings. Runs with one digest differ in their seeds alone, so that their results can be averaged.
+
+    It does not change where a config key gets another name.
+    """
+    document = {first_name(key): value for key, value in settings.items()}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write them whole or not at all.
+    """Write settings atomically.
 
     Raises:
         StorageError: the file system refuses.
@@ -74,7 +80,10 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 
 def read_settings(path: Path) -> Settings | None:
-    """Those in a file; None where there is none, or where it cannot be understood, as after a power cut.
+    """Settings from a file, with the names that their keys have today.
+
+    Returns:
+        None: there is no such file, or it is damaged, as after a power cut.
 
     Raises:
         StorageError: the file system refuses.
@@ -83,19 +92,21 @@ def read_settings(path: Path) -> Settings | None:
         document = parse_json(read_whole(path))
     except (FileNotFoundError, ValueError):
         return None
-    return {key: json.dumps(value) for key, value in document.items()} if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        return None
+    return {name_today(key): json.dumps(value) for key, value in document.items()}
 
 
 def check_same_settings(settings: Settings, begun: Settings, folder: Path) -> None:
-    """Refuse a run that was begun with something else.
+    """Raise an error if a run would go on with other settings than it, or another seed of it, was begun with.
 
     Args:
-        settings: Of now.
-        begun: Those that it, or another seed of it, was begun with.
-        folder: Where that lies.
+        settings: The settings of now.
+        begun: The settings that the folder was begun with.
+        folder: The folder, for the message.
 
     Raises:
-        ConfigError: the message names each that differs.
+        ConfigError: settings differ; the message names each of them.
     """
     if unknown := compatibility.newer_keys(begun.keys() - settings.keys()):
         raise ConfigError(compatibility.newer(str(folder), unknown))
@@ -108,12 +119,12 @@ def check_same_settings(settings: Settings, begun: Settings, folder: Path) -> No
 
 
 def knows_precision(settings: Settings) -> bool:
-    """Whether they say in which precision networks run: else their digest is that of no training that is done."""
+    """Whether settings contain the precision. If not, their digest cannot be compared with that of a result."""
     return _PRECISION in settings
 
 
 def differences(begun: Settings, settings: Settings) -> list[str]:
-    """The settings that differ, each with both values, in words; a precision that is not known differs from none."""
+    """The settings that differ, each in words with both values. An unknown precision is not compared."""
     was, now = ({key: json.loads(value) for key, value in one.items()} for one in (begun, settings))
     if not (knows_precision(begun) and knows_precision(settings)):
         was.pop(_PRECISION, None)

@@ -12,7 +12,7 @@ from kdhpc.final.result import FinalResult, SearchedWith
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """A mean and how far values lie from it."""
+    """Mean and standard deviation of some values."""
 
     mean: float
     """Arithmetic mean, in percent."""
@@ -25,7 +25,7 @@ class Summary:
     """All seeds of one training with equal settings."""
 
     name: str
-    """Of the training."""
+    """Name of the training."""
     dataset: str
     """Packed data set."""
     network: str
@@ -41,30 +41,30 @@ class Summary:
     scored_on: str
     """``test`` or ``validation`` images."""
     seeds: tuple[int, ...]
-    """Those that are done and averaged."""
+    """The seeds that are averaged."""
     diverged_seeds: tuple[int, ...]
-    """Those that diverged, which have no accuracy."""
+    """The seeds that diverged, so that they have no accuracy."""
     node: Spread | None
-    """Of the nodes' mean accuracy in each run; None: all diverged."""
+    """Spread over seeds of the mean accuracy of a run's nodes; None: all seeds diverged."""
     ensemble: Spread | None
-    """Of the ensemble's accuracy in each run; None: all diverged."""
+    """Spread over seeds of the ensemble's accuracy; None: all seeds diverged."""
     num_parameters: int
-    """Of all networks together."""
+    """Number of parameters of all networks together."""
     precision: str | None
-    """What the networks ran in; None where it is not known."""
+    """Precision that the networks ran in; None: it is not known."""
     searched: SearchedWith
     """What the graph was searched with."""
     teacher: str
-    """Of a student: name and seed of the run that taught it; else empty."""
+    """Name and seed of a student's teacher; empty for other methods."""
     teacher_accuracy: float | None
-    """Top-1 of that run's ensemble, in percent."""
+    """Top-1 accuracy of the teacher's ensemble, in percent."""
 
 
 def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
-    """Those of all results below a folder that can be read.
+    """Summaries of all results below a folder. Results that cannot be read are left out, with a warning.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no result that can be read.
     """
     found = find_results([folder])
     if not found:
@@ -77,9 +77,9 @@ def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary
     """Group results by settings and average over seeds.
 
     Args:
-        results: Of any trainings.
-        ddof: What the number of values is lessened by under the standard deviation's root: 1 for the sample's (the
-            default), 0 for the population's.
+        results: Results of any trainings.
+        ddof: Delta degrees of freedom, as in NumPy's ``std``: the sum of squares is divided by the number of values
+            minus this. 1 gives the sample's standard deviation, 0 the population's.
 
     Source: paper section 5.1: mean and standard deviation of five trials.
     """

@@ -1,4 +1,4 @@
-"""The files of a run's weights, which its result names by their content. Free of torch."""
+"""A run's files of weights, and checking them against the digests in its result. Free of torch."""
 
 from pathlib import Path
 
@@ -10,10 +10,13 @@ from kdhpc.networks.weights import check_content, content_digest, read_content
 
 
 def weights_files(paths: RunPaths, result: FinalResult) -> tuple[Path, ...]:
-    """One a node, or a single one where all nodes are one network; none of a training that diverged.
+    """The files of weights that a finished run must have: one for each node, or a single one if all nodes share it.
+
+    A training that diverged has none.
 
     Raises:
-        ConfigError: this kdhpc has no such method, and the result is from before it said how many there are.
+        ConfigError: the number is not known: the result is from before it listed the files, and this kdhpc does not
+            have the run's method.
     """
     if result.divergence is not None:
         return ()
@@ -24,16 +27,16 @@ def weights_files(paths: RunPaths, result: FinalResult) -> tuple[Path, ...]:
 
 
 def check_weights_files(paths: RunPaths, result: FinalResult, *, origin: str, remedy: str) -> None:
-    """Refuse weights that are not there, not whole, not finite, or not those that training has written.
+    """Check that all weights of a run exist, are complete and finite, and are those that training has written.
 
     Args:
-        paths: Of the run.
-        result: Of the run.
-        origin: What messages call it.
-        remedy: What messages ask for.
+        paths: Paths of the run.
+        result: Result of the run.
+        origin: Name of the run in messages.
+        remedy: What messages tell the user to do.
 
     Raises:
-        NetworkError: they are refused.
+        NetworkError: a file is missing or wrong.
         StorageError: the file system refuses.
     """
     for index, path in enumerate(weights_files(paths, result)):
@@ -44,17 +47,17 @@ def check_weights_files(paths: RunPaths, result: FinalResult, *, origin: str, re
 
 
 def check_digest(result: FinalResult, index: int, content: bytes, *, origin: str, remedy: str) -> None:
-    """Refuse content of a file of weights that is not what training has written, as far as its result knows.
+    """Check that a file of weights has the content that training has written, if the result has its digest.
 
     Args:
-        result: Of the run.
-        index: Of the file, from 0.
-        content: Of the file.
-        origin: What messages call the file.
-        remedy: What messages ask for.
+        result: Result of the run.
+        index: Number of the file, from 0.
+        content: Content of the file.
+        origin: Name of the file in messages.
+        remedy: What messages tell the user to do.
 
     Raises:
-        NetworkError: it is refused.
+        NetworkError: the content is another.
     """
     if result.weights and content_digest([content]) != result.weights[index]:
         raise NetworkError(f"{origin} is not what was written when the training ended: {remedy}")

@@ -56,7 +56,7 @@ class Chart:
     """Which images accuracies are measured on: ``test`` or ``validation``."""
     by: By
     """The horizontal axis."""
-    alike: tuple[str, ...]
+    common: tuple[str, ...]
     """Settings that all curves have in common, in words."""
     curves: tuple[Curve, ...]
     """The curves, baselines first."""
@@ -107,23 +107,23 @@ def _chart(dataset: str, scored_on: str, by: By, summaries: Sequence[Summary]) -
     families: dict[_Family, list[Summary]] = {}
     for summary in summaries:
         families.setdefault(_family(summary), []).append(summary)
-    found = [part for family, members in families.items() for part in _parted(family, members)]
-    found = [(family, name, _begun(family, name, members, families)) for family, name, members in found]
+    found = [part for family, members in families.items() for part in _split_family(family, members)]
+    found = [(family, name, _with_single(family, name, members, families)) for family, name, members in found]
     if by == "parameters":
         found += _single_networks(families)
     found.sort(key=lambda entry: (_rank(entry[0].kind), entry[0].kind, entry[0].traits, entry[1]))
-    varying = _varying([family.traits for family, _, _ in found])
+    varying = _varying_traits([family.traits for family, _, _ in found])
     curves = [
         Curve(
             kind=family.kind,
-            label=", ".join([name or family.kind, *_chosen(family.traits, varying)]),
+            label=", ".join([name or family.kind, *_traits_at(family.traits, varying)]),
             points=_points(members, by),
         )
         for family, name, members in found
     ]
     first = found[0][0].traits
-    alike = tuple(trait for index, trait in enumerate(first) if index not in varying and trait)
-    return Chart(dataset=dataset, scored_on=scored_on, by=by, alike=alike, curves=tuple(curves))
+    common = tuple(trait for index, trait in enumerate(first) if index not in varying and trait)
+    return Chart(dataset=dataset, scored_on=scored_on, by=by, common=common, curves=tuple(curves))
 
 
 def _family(summary: Summary) -> _Family:
@@ -148,7 +148,7 @@ def _rank(kind: str) -> int:
     return order.index(kind) if kind in order else len(order)
 
 
-def _parted(family: _Family, members: Sequence[Summary]) -> list[_Part]:
+def _split_family(family: _Family, members: Sequence[Summary]) -> list[_Part]:
     """Split a family into its curve and, by name, the trainings that share their number of nodes with another one."""
     counts = [member.num_nodes for member in members]
     curve = [member for member in members if counts.count(member.num_nodes) == 1]
@@ -156,8 +156,10 @@ def _parted(family: _Family, members: Sequence[Summary]) -> list[_Part]:
     return [(family, "", curve), *rest] if curve else rest
 
 
-def _begun(family: _Family, name: str, members: list[Summary], families: dict[_Family, list[Summary]]) -> list[Summary]:
-    """A curve's trainings; a preset's curve begins with the single network that has the same traits."""
+def _with_single(
+    family: _Family, name: str, members: list[Summary], families: dict[_Family, list[Summary]]
+) -> list[Summary]:
+    """The trainings of a curve. A preset's curve also gets the single network that has the same traits."""
     if name or family.kind not in PRESETS or any(member.num_nodes == 1 for member in members):
         return members
     singles = [
@@ -183,11 +185,12 @@ def _single_networks(families: dict[_Family, list[Summary]]) -> list[_Part]:
     ]
 
 
-def _varying(all_traits: Sequence[tuple[str, ...]]) -> set[int]:
+def _varying_traits(all_traits: Sequence[tuple[str, ...]]) -> set[int]:
+    """Indices of the traits in which some families differ."""
     return {index for index, values in enumerate(zip(*all_traits, strict=True)) if len(set(values) - {""}) > 1}
 
 
-def _chosen(traits: tuple[str, ...], indices: set[int]) -> list[str]:
+def _traits_at(traits: tuple[str, ...], indices: set[int]) -> list[str]:
     return [trait for index, trait in enumerate(traits) if index in indices and trait]
 
 

@@ -1,4 +1,4 @@
-"""What each node of a run looks at in some images, what it predicts, and how sure it is.
+"""Attention maps and predictions of each node of a run for some images, and measures over all images.
 
 Dimension suffixes: M nodes, L = M + 1 nodes and their ensemble, n images of one batch, C classes.
 """
@@ -21,7 +21,7 @@ from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.evaluation import mean_ensemble
 
 MAX_IMAGES = 24
-"""Rows of a picture that can still be looked at."""
+"""Most rows of a picture."""
 
 
 @device_errors_in_words()
@@ -32,8 +32,8 @@ def read_attention(
 
     Args:
         run: A run of a method whose nodes make attention maps.
-        num_images: How many images to show where ``indices`` is None, each of another class: the first image of each.
-        indices: Images to show, counted from 0 among those that the run is scored on; None: ``num_images`` decides.
+        num_images: Number of images to show if ``indices`` is None: the first image of each of so many classes.
+        indices: The images to show, counted from 0 among those that the run is scored on; None: see ``num_images``.
         progress: Counts images times networks.
 
     Raises:
@@ -81,7 +81,7 @@ def read_attention(
 
 
 class _Tally:
-    """Sums over all images of correct predictions and entropies, for M nodes and, last, for their ensemble."""
+    """Sums over images, for each of the M nodes and then their ensemble: correct predictions, and entropies."""
 
     def __init__(self, num_nodes: int) -> None:
         self._num_correct_L = torch.zeros(num_nodes + 1, dtype=torch.int64)
@@ -104,7 +104,7 @@ class _Tally:
 
 
 def _node_predictions(logits_LC: Tensor, label: int, classes: Sequence[str]) -> list[NodePrediction]:
-    """The predictions of L for one image."""
+    """The predictions of the M nodes and of their ensemble for one image."""
     predicted, entropies = logits_LC.argmax(dim=1).tolist(), _entropies(logits_LC).tolist()
     return [
         NodePrediction(predicted=classes[index], correct=index == label, entropy=entropy)

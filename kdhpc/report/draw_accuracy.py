@@ -99,8 +99,8 @@ def _describe(axes: Axes, chart: Chart) -> None:
 
 
 def _caption(chart: Chart, ddof: int) -> str:
-    """What all points have in common."""
+    """The caption: settings that all curves have in common, and the number of seeds."""
     seeds = sorted({point.num_seeds for curve in chart.curves for point in curve.points})
     over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     told = "one seed" if seeds == [1] else f"mean and standard deviation (ddof {ddof}) over {over} seeds"
-    return ", ".join([*chart.alike, told])
+    return ", ".join([*chart.common, told])

@@ -1,4 +1,4 @@
-"""What the networks of finished runs predict for the images that they are scored on."""
+"""Predictions of the networks of finished runs, for the images that the runs are scored on."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ChosenNetworks:
     """Some networks of one run."""
 
     run: FinishedRun
@@ -46,7 +46,11 @@ class Chosen:
 
 
 class Predictor:
-    """Runs networks on the images that they are scored on. They may have been trained on another machine.
+    """Runs the networks of finished runs on the images that the runs are scored on.
+
+    A run may have been trained on another machine, or on another kind of device.
+
+    The device, and what each precision means on it, are found out once for all runs.
 
     Args:
         progress: Counts images times networks.
@@ -54,11 +58,13 @@ class Predictor:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+        self._device = device_here()
+        self._runtimes: dict[str, Runtime] = {}
         self._key: object = None
         self._batches: EvalBatches | None = None
 
     def batches(self, run: FinishedRun) -> EvalBatches:
-        """Batches of the images that a run is scored on. The same object is used again for runs with the same images.
+        """Batches of the images that a run is scored on. Runs with the same images share the object.
 
         Raises:
             ConfigError: the images do not fit the run's config.
@@ -68,7 +74,7 @@ class Predictor:
         key = (config.dataset, config.run.split, config.training.eval_batch_size, config.device.channels_last)
         if self._batches is None or key != self._key:
             self._key = key
-            self._batches = scored_batches(config, run.open_images(), device_here())
+            self._batches = scored_batches(config, run.open_images(), self._device)
         return self._batches
 
     def predict(self, run: FinishedRun, nodes: Sequence[int]) -> Iterator[tuple[Batch, list[NetworkOutput]]]:
@@ -78,7 +84,7 @@ class Predictor:
             NetworkError: the weights are damaged, or give logits that are not finite.
             StorageError: the file system refuses.
         """
-        runtime = runtime_of(run)
+        runtime = self._runtime(run)
         num_classes = len(run.open_images().classes)
         networks = [run.network(node, num_classes, runtime.device) for node in nodes]
         for batch in self.batches(run):
@@ -90,22 +96,30 @@ class Predictor:
             yield batch, outputs
             self._progress.advance(len(networks) * len(batch.labels))
 
+    def _runtime(self, run: FinishedRun) -> Runtime:
+        precision = _precision_of(run)
+        if precision not in self._runtimes:
+            self._runtimes[precision] = runtime_of(run, self._device)
+        runtime = self._runtimes[precision]
+        runtime.enforce()
+        return runtime
 
-def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
+
+def choose_networks(runs: Sequence[FinishedRun]) -> tuple[ChosenNetworks, ...]:
     """All networks of some runs, without duplicates. A warning names the duplicates.
 
-    Two runs may hold the same network: an independent network depends on its seed and node alone, not on the number of
-    nodes, and a frozen network may be in many runs. Such duplicates would be a pair that does not differ.
+    Two runs may have the same network. An independent network depends only on its seed and its node, and not on the
+    number of nodes; and a frozen network may be in many runs. Two equal networks would be a pair without differences.
 
     Raises:
-        ConfigError: a run's nodes are not networks of their own, or the runs are not scored on the same images.
+        ConfigError: a run's nodes have no networks of their own, or the runs are not scored on the same images.
         NetworkError: a file of weights is missing.
     """
     for run in runs:
         if run.method.no_networks is not None:
             raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_networks}: leave it out")
     _check_same_images(runs)
-    chosen: list[Chosen] = []
+    chosen: list[ChosenNetworks] = []
     twice: list[str] = []
     seen: set[str] = set()
     for run in runs:
@@ -114,14 +128,14 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[Chosen, ...]:
         twice += [_name(run, node) for node in range(len(digests)) if node not in nodes]
         seen.update(digests)
         if nodes:
-            chosen.append(Chosen(run=run, nodes=tuple(nodes)))
+            chosen.append(ChosenNetworks(run=run, nodes=tuple(nodes)))
     if twice:
         _LOG.warning("left out, the same network as another one: %s", ", ".join(twice))
     return tuple(chosen)
 
 
 @device_errors_in_words()
-def read_predictions(chosen: Sequence[Chosen], progress: Progress) -> Predictions:
+def read_predictions(chosen: Sequence[ChosenNetworks], progress: Progress) -> Predictions:
     """The logits of the chosen networks for all images that they are scored on.
 
     Raises:
@@ -149,7 +163,7 @@ def read_predictions(chosen: Sequence[Chosen], progress: Progress) -> Prediction
 
 
 def device_here() -> torch.device:
-    """The CUDA device if this machine has one, else the CPU, wherever the networks were trained."""
+    """The device that reports compute on: the GPU if this machine has one, else the CPU."""
     return resolve_runtime(DeviceConfig()).device
 
 
@@ -170,22 +184,24 @@ def _name(run: FinishedRun, node: int) -> str:
     return f"{run.result.name}/seed{run.result.seed}/node{node + 1}"
 
 
-def runtime_of(run: FinishedRun) -> Runtime:
-    """The runtime for a run's networks: the device here, in the precision of the run's training.
+def runtime_of(run: FinishedRun, device: torch.device) -> Runtime:
+    """The runtime for a run's networks: a device, in the precision of the run's training.
 
-    It is enforced: from now on this process computes in that precision. Where the device does not have it, a warning
-    says so, and the precision is float32.
+    It changes nothing yet: see `Runtime.enforce`. Where the device does not have that precision, a warning says so, and
+    the precision is float32.
     """
-    precision = run.result.precision or run.config.device.precision
-    device = device_here()
+    precision = _precision_of(run)
     config = parse_group("device", DeviceConfig, {"precision": precision})
     try:
-        runtime = resolve_runtime(config, device=device)
+        return resolve_runtime(config, device=device)
     except ConfigError as exc:
         _LOG.warning("%s was trained in %s: its networks run in float32 here (%s)", run.origin, precision, exc)
-        runtime = resolve_runtime(replace(config, precision="float32"), device=device)
-    runtime.enforce()
-    return runtime
+        return resolve_runtime(replace(config, precision="float32"), device=device)
+
+
+def _precision_of(run: FinishedRun) -> str:
+    """What a run was trained in; of a run from before its result said so, what its config asked for."""
+    return run.result.precision or run.config.device.precision
 
 
 def _check_same_images(runs: Sequence[FinishedRun]) -> None:

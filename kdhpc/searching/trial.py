@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Protocol
 
-from kdhpc.config.compatibility import written
+from kdhpc.config.compatibility import under_first_names, written
 from kdhpc.config.document import to_document
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
@@ -127,7 +127,7 @@ class TrialSetting:
         """
         config = self.config
         document = {
-            name: written(name, to_document(getattr(config, name)))
+            name: under_first_names(name, written(name, to_document(getattr(config, name))))
             for name in ("dataset", "network", "objective", "training")
         }
         document["objective"]["pretrained"] = self.pretrained_weights

@@ -1,5 +1,6 @@
 """A finished run, used where its data are not."""
 
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -46,6 +47,19 @@ def test_batches_and_preprocessing_change_no_prediction(ensemble: Ensemble) -> N
     (batch,) = ensemble.preprocessing(_IMAGES)
     torch.testing.assert_close(ensemble(batch).softmax(dim=1), whole)
     torch.testing.assert_close(batch, _IMAGES / 255)
+
+
+def test_precision_is_found_out_once_and_told_once(
+    done: kdhpc.Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ensemble = kdhpc.load(done)
+    result = dataclasses.replace(ensemble.run.result, precision="fp16")  # As of a run that a GPU has trained.
+    ensemble.run = dataclasses.replace(ensemble.run, result=result)
+    first = ensemble.predict(_IMAGES[:2])
+    monkeypatch.setattr("kdhpc.api.ensemble.runtime_of", lambda *args: pytest.fail("it was asked for again"))
+    assert torch.equal(ensemble.predict(_IMAGES[:2]), first)
+    ensemble.attention(_IMAGES[:2])
+    assert caplog.text.count("was trained in fp16: its networks run in float32 here") == 1
 
 
 def test_files_images_and_tensors_are_the_same(ensemble: Ensemble, tmp_path: Path) -> None:

@@ -41,12 +41,16 @@ def test_page_about_python_runs_and_a_study_goes_on(
     _check_docstrings("kdhpc.api.searching", names)
     study = names["study"]
     assert isinstance(study, kdhpc.Study)
-    assert len(study.trials) == study.status.trials.complete == 2
+    assert [trial["state"] for trial in study.trials] == ["complete"] * 2
+    assert [trial["value"] for trial in study.trials] == sorted((t["value"] for t in study.trials), reverse=True)
+    assert study.trials[0]["value"] == study.best_value
+    assert study.trials[0]["graph_key"] == study.best.key
     assert kdhpc.load_graph("best.json").key == study.best.key
     goes_on = runpy.run_path(str(_ROOT / "examples" / "continue_a_study.py"), run_name="example")["main"]
     table = goes_on("mine", 3)
     assert isinstance(table, pd.DataFrame)
     assert study.status.target == 3
+    assert table["state"].tolist() == ["complete"] * 3
     assert "best: " in capsys.readouterr().out
 
 

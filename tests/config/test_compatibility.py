@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdhpc.config import compatibility
+from kdhpc.config import compatibility, renamed
 from kdhpc.config.compatibility import (
     FIRST_KEYS,
     NOT_THERE,
@@ -14,10 +14,12 @@ from kdhpc.config.compatibility import (
     meaning_of_nothing,
     newer_keys,
     readable,
+    under_first_names,
     written,
 )
 from kdhpc.config.compose import compose_search
 from kdhpc.config.document import read_config, to_document, write_config
+from kdhpc.config.renamed import first_name
 from kdhpc.config.schema import DatasetConfig, NetworkConfig, ObjectiveConfig, SearchConfig, TrainConfig, TrainingConfig
 from kdhpc.errors import ConfigError
 
@@ -42,7 +44,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_key_that_came_later_means_something_where_it_is_not_there() -> None:
     later = {
-        f"{group}.{field.name}" for group, kind in GROUPS.items() for field in dataclasses.fields(kind)
+        first_name(f"{group}.{field.name}") for group, kind in GROUPS.items() for field in dataclasses.fields(kind)
     } - FIRST_KEYS
     assert [key for key in later if meaning_of_nothing(key) == NOT_THERE] == []
 
@@ -51,7 +53,9 @@ def test_first_keys_are_those_of_the_first_version_or_retired() -> None:
     fixture = Path(__file__).parents[1] / "upgrades/fixtures/0.1.0-0468066/runs/train/graph/seed0/settings.json"
     keys = {key for key in json.loads(fixture.read_text()) if key.split(".")[0] in GROUPS}
     assert keys - {"dataset.checksum"} | {"training.evaluate"} == FIRST_KEYS
-    known = {f"{group}.{field.name}" for group, kind in GROUPS.items() for field in dataclasses.fields(kind)}
+    known = {
+        first_name(f"{group}.{field.name}") for group, kind in GROUPS.items() for field in dataclasses.fields(kind)
+    }
     assert known | compatibility.RETIRED.keys() >= FIRST_KEYS
 
 
@@ -131,3 +135,13 @@ def test_read_config_of_an_earlier_and_of_a_newer_version(tmp_path: Path) -> Non
         ConfigError, match=r"config\.yaml was made by a newer kdhpc, this one does not know training\.later"
     ):
         read_config(SearchConfig, path)
+
+
+def test_key_that_was_renamed_is_written_as_before_and_has_its_first_name_in_digests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(renamed, "RENAMED_KEYS", {"training.gamma": "training.decay"})
+    # Always written, as it was there at first.
+    assert written("training", {"decay": 0.1, "epochs": 3}) == {"decay": 0.1, "epochs": 3}
+    assert under_first_names("training", {"decay": 0.1, "epochs": 3}) == {"gamma": 0.1, "epochs": 3}
+    assert under_first_names("network", {"decay": 0.1}) == {"decay": 0.1}

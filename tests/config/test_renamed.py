@@ -14,6 +14,7 @@ from kdhpc.config.renamed import RENAMED_KEYS, renamed_document
 from kdhpc.config.schema import SearchConfig
 from kdhpc.config.sweep import combinations
 from kdhpc.errors import ConfigError
+from kdhpc.final import settings as run_settings
 from kdhpc.study import definition as definitions
 from tests.study.made import definition
 
@@ -112,6 +113,22 @@ def test_study_definition_with_an_old_name_is_read_and_told(
     old = definition(settings=json.dumps({"training": {"rounds": 4, "batch_size": 16}}))
     assert definitions.differences(definitions.from_json(definitions.to_json(old), name="tiny"), made) == []
     assert capsys.readouterr() == ("", "training.rounds is called training.epochs now: use the new name\n")
+
+
+def test_settings_of_a_run_with_an_old_name_are_those_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a version that calls ``training.gamma`` another name: its settings are equal, and so is their digest."""
+    fixture = Path(__file__).parents[1] / "upgrades/fixtures/0.1.0-0468066/runs/train/graph/seed0"
+    settings = run_settings.read_settings(fixture / "settings.json")
+    monkeypatch.setattr(renamed, "RENAMED_KEYS", {"training.gamma": "training.decay"})
+    now = {"training.decay" if key == "training.gamma" else key: value for key, value in settings.items()}
+    assert run_settings.read_settings(fixture / "settings.json") == now
+    assert run_settings.digest(now) == json.loads((fixture / "result.json").read_text())["settings"]
+    run_settings.check_same_settings(now, run_settings.read_settings(fixture / "settings.json"), fixture)
+    with pytest.raises(ConfigError, match=r"training\.decay was 0\.1, is 0\.5"):
+        run_settings.check_same_settings({**now, "training.decay": "0.5"}, now, fixture)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_document_with_both_names_keeps_the_new_one() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdhpc.data.prepare import Order, Outcome, prepare
+from kdhpc.data.prepare import Prepared, PrepareRequest, prepare
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.folder import FolderReader
 from kdhpc.data.readers.source import Reader
@@ -20,9 +20,9 @@ def pack(
     altered: bool = False,
     force: bool = False,
     progress: Progress | None = None,
-) -> Outcome:
+) -> Prepared:
     """Prepare a source, a folder of images unless a reader is given."""
-    order = Order(
+    request = PrepareRequest(
         reader=reader or FolderReader(),
         reader_name="folder" if reader is None else type(reader).__name__,
         source=source,
@@ -33,4 +33,4 @@ def pack(
         altered=altered,
         force=force,
     )
-    return prepare(order, progress or silent())
+    return prepare(request, progress or silent())

@@ -7,7 +7,7 @@ import torch
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.batches import Batch, EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset, PackedSplit
-from kdhpc.data.prepare import Order, prepare
+from kdhpc.data.prepare import PrepareRequest, prepare
 from kdhpc.data.readers.folder import FolderReader
 from kdhpc.data.store import DiskImages, ImageStore, ResidentImages, StreamedImages, store_images
 from kdhpc.errors import ConfigError, DataError
@@ -120,7 +120,9 @@ def test_eval_batches_of_nothing_are_refused() -> None:
 
 def test_batches_of_a_prepared_data_set_are_what_networks_take(tmp_path: Path) -> None:
     source, folder = write_folder(tmp_path / "source", train=5), tmp_path / "pets"
-    prepare(Order(reader=FolderReader(), reader_name="folder", source=source, folder=folder, size=64), silent())
+    prepare(
+        PrepareRequest(reader=FolderReader(), reader_name="folder", source=source, folder=folder, size=64), silent()
+    )
     dataset = PackedDataset.open(folder)
     config = _config(image_size=48, resize=56, augmentation="resized_crop")
 
@@ -165,8 +167,10 @@ def test_streamed_images_can_be_left_early() -> None:
 def test_batches_of_photographs_prepared_smaller_than_they_are_wanted_are_refused(tmp_path: Path, half: str) -> None:
     """They are 30 pixels wide and 21 to 30 high."""
     source = write_folder(tmp_path / "source")
-    order = Order(reader=FolderReader(), reader_name="folder", source=source, folder=tmp_path / "pets", size=16)
-    prepare(order, silent())
+    request = PrepareRequest(
+        reader=FolderReader(), reader_name="folder", source=source, folder=tmp_path / "pets", size=16
+    )
+    prepare(request, silent())
     split = getattr(PackedDataset.open(tmp_path / "pets"), half)
 
     def make(image_size: int) -> TrainBatches | EvalBatches:

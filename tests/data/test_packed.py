@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kdhpc.data.packed import PackedDataset, check_content, prepared_names
-from kdhpc.data.prepare import Order, prepare
+from kdhpc.data.prepare import PrepareRequest, prepare
 from kdhpc.data.readers.folder import FolderReader
 from kdhpc.data.stored import StoredImages
 from kdhpc.errors import DataError
@@ -17,7 +17,9 @@ def pets(tmp_path: Path) -> Path:
     """A packed data set of six training and four test images, 16x16."""
     folder = tmp_path / "data" / "pets"
     source = write_folder(tmp_path / "source")
-    prepare(Order(reader=FolderReader(), reader_name="folder", source=source, folder=folder, size=16), silent())
+    prepare(
+        PrepareRequest(reader=FolderReader(), reader_name="folder", source=source, folder=folder, size=16), silent()
+    )
     return folder
 
 

@@ -214,13 +214,14 @@ def test_prepare_repaired_image_is_decoded_again(tmp_path: Path) -> None:
 _PREPARE_ALONE = """
 import sys
 from pathlib import Path
-from kdhpc.data.prepare import Order, prepare
+from kdhpc.data.prepare import PrepareRequest, prepare
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.folder import FolderReader
 if __name__ == "__main__":
     source, folder = map(Path, sys.argv[1:])
-    order = Order(reader=FolderReader(), reader_name="folder", source=source, folder=folder, size=200, num_jobs=2)
-    prepare(order, Progress(sys.stderr))
+    given = {"source": source, "folder": folder, "size": 200, "num_jobs": 2}
+    request = PrepareRequest(reader=FolderReader(), reader_name="folder", **given)
+    prepare(request, Progress(sys.stderr))
 """
 
 

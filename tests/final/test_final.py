@@ -14,7 +14,7 @@ from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ConfigError, DeviceError, DeviceLostError, GraphError, KdhpcError, NetworkError
 from kdhpc.final.final import train_final
-from kdhpc.final.lock import held
+from kdhpc.final.lock import hold_lock
 from kdhpc.final.result import SearchedWith, read_result
 from kdhpc.graph.presets import dml, independent, uniform
 from kdhpc.graph.serial import read_graph, write_graph
@@ -250,7 +250,7 @@ def test_train_final_damaged_checkpoint_starts_again_and_says_so(place, caplog):
 
 def test_train_final_of_a_folder_in_use_is_refused(place):
     config = place.config("run.num_nodes=1", "run.name=busy")
-    with held(RunPaths.of("busy", 0).lock), pytest.raises(ConfigError, match="being trained by another process"):
+    with hold_lock(RunPaths.of("busy", 0).lock), pytest.raises(ConfigError, match="being trained by another process"):
         train(config)
     assert train(config)[0] is not None
 

@@ -10,7 +10,7 @@ import pytest
 
 from kdhpc.cli.main import main
 from kdhpc.errors import DataError
-from kdhpc.final.result import FinalResult, SearchedWith, read_result, write_result
+from kdhpc.final.result import FinalResult, NewerResultError, SearchedWith, read_result, write_result
 from kdhpc.final.summary import summarise
 
 ENSEMBLE = (71.0, 74.5, 70.25)
@@ -65,6 +65,33 @@ def test_read_result_of_an_older_kdhpc_lacks_what_it_did_not_write(tmp_path):
         del document[key]
     path.write_text(json.dumps(document))
     assert read_result(path) == result_of(1, threads=None, precision=None, searched=SearchedWith())
+
+
+def test_result_fields_that_came_later_have_a_default():
+    first = "name dataset network graph graph_key num_nodes seed epochs training_images scored_on settings"
+    first += " node_accuracies ensemble_accuracy num_parameters seconds device versions"
+    fields = dataclasses.fields(FinalResult)
+    assert [field.name for field in fields if field.default is dataclasses.MISSING] == first.split()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"judged_by": "x", "flops": 1}, "does not know flops, judged_by: use that version"),
+        ({"searched": {"dataset": "cars", "goal": "x"}}, "does not know searched.goal: use that version"),
+        ({"version": 2}, "is kdhpc-result version 2, this kdhpc reads kdhpc-result version 1"),
+    ],
+)
+def test_result_of_a_newer_kdhpc_is_one_line_and_is_left_out(written, capsys, caplog, more, said):
+    path = written / "seed1" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+    with pytest.raises(NewerResultError) as error:
+        read_result(path)
+    assert str(error.value).startswith(f"{path} ")
+    assert str(error.value).endswith(said)
+    assert main(["results", str(written), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["seeds"] == [0, 2]
+    assert caplog.messages == [f"left out: {error.value}"]
 
 
 @pytest.mark.parametrize(

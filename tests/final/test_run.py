@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from kdhpc.config import renamed
+from kdhpc.config.compatibility import FIRST_KEYS
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import ConfigError, DataError, GraphError, KdhpcError, NetworkError
 from kdhpc.final.final import train_final
 from kdhpc.final.run import open_all, open_run
+from kdhpc.final.settings import digest, read_settings
 
 
 def train(config):
@@ -87,3 +90,31 @@ def test_open_run_goes_on_with_what_was_begun_before_precision_counted(place):
     assert '"device.precision": "float32"' in text
     settings.write_text(text.replace(',\n  "device.precision": "float32"', ""))
     assert open_run(config).paths.settings == settings
+
+
+def test_run_from_before_a_key_was_renamed_goes_on_from_its_checkpoint_and_counts_with_it(place, monkeypatch, caplog):
+    """``training.gamma`` as the new name of ``training.decay``, which the run's files have."""
+    config = place.config("run.num_nodes=1", "training.evaluate=last")
+    monkeypatch.setattr(renamed, "RENAMED_KEYS", {"training.decay": "training.gamma"})
+    first = FIRST_KEYS - {"training.gamma"} | {"training.decay"}
+    monkeypatch.setattr("kdhpc.config.compatibility.FIRST_KEYS", first)
+    assert train_final(config, show=lambda report: None, should_stop=lambda: True) is None
+    path = open_run(config).paths.settings
+    path.write_text(path.read_text().replace("training.gamma", "training.decay"))
+    assert read_settings(path).keys() == open_run(config).settings.keys()
+    with caplog.at_level("INFO"):
+        result = train_final(config, show=lambda report: None, should_stop=lambda: False)
+    assert "goes on after epoch 0, step 1" in caplog.text
+    assert result.settings == digest(open_run(config).settings)
+    with pytest.raises(ConfigError, match=r"training\.gamma was 0\.1, is 0\.5"):
+        open_run(place.config("run.num_nodes=1", "training.gamma=0.5", "run.seed=1"))
+
+
+def test_run_that_a_newer_kdhpc_has_finished_is_said_to_be_so_and_is_not_to_be_removed(place):
+    config = place.config("run.num_nodes=1")
+    train(config)
+    path = open_run(config).paths.result
+    path.write_text(path.read_text().replace('"seed":', '"judged_by": "x",\n  "seed":'))
+    with pytest.raises(DataError) as error:
+        train(config)
+    assert str(error.value) == f"{path} was made by a newer kdhpc, this one does not know judged_by: use that version"

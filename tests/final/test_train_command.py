@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from kdhpc.cli.main import main
 from kdhpc.config.paths import RunPaths
-from kdhpc.final.lock import held
+from kdhpc.final.lock import hold_lock
 from kdhpc.graph.presets import dml
 from kdhpc.graph.serial import write_graph
 from kdhpc.training.metrics import read_metrics
@@ -142,7 +142,7 @@ def test_train_sweep_runs_every_combination_as_a_local_job(place):
 
 def test_train_sweep_with_a_job_that_fails_names_it_and_finishes_the_others(place):
     """That a run is trained elsewhere already is found out by its job only."""
-    with held(RunPaths.of("tiny-resnet14-independent1", 0).lock):
+    with hold_lock(RunPaths.of("tiny-resnet14-independent1", 0).lock):
         done = place.run(
             *("train", "--graph", "independent", "--nodes", "1", "--launcher", "submitit_local", *TINY),
             "network.name=resnet8,resnet14",

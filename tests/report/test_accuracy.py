@@ -58,7 +58,7 @@ def test_chart_by_nodes_has_a_curve_for_each_kind_of_graph():
         ("searched graph (dogs)", [2, 3]),
     ]
     assert (chart.dataset, chart.scored_on) == ("dogs", "test")
-    assert chart.alike == ("resnet18", "300 epochs", "12,000 training images", "bf16")
+    assert chart.common == ("resnet18", "300 epochs", "12,000 training images", "bf16")
     (point,) = chart.curves[3].points
     assert (point.accuracy.mean, point.num_seeds) == (62.5, 2)
     assert point.accuracy.std == pytest.approx(np.std([62, 63], ddof=1))
@@ -77,7 +77,7 @@ def test_chart_names_what_tells_curves_apart():
         ("dml, resnet18, 300 epochs", [1, 2]),
         ("dml, resnet20, 300 epochs", [2]),
     ]
-    assert chart.alike == ("12,000 training images", "bf16")
+    assert chart.common == ("12,000 training images", "bf16")
 
 
 def test_chart_two_of_a_curve_at_one_place_are_points_by_name():

@@ -17,11 +17,13 @@ from kdhpc.cli.main import main
 from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.data.progress import Progress
+from kdhpc.final.finished import find_finished
 from kdhpc.final.result import read_result, write_result
 from kdhpc.report import pairs as pairs_module
 from kdhpc.report.correlation import Pairs, fit_line, pairs_table
 from kdhpc.report.pairs import compare_pairs
-from kdhpc.report.predictions import Predictions, runtime_of
+from kdhpc.report.predictions import Predictions, choose_networks, read_predictions, runtime_of
+from kdhpc.training.runtime import resolve_runtime
 from tests.report.conftest import INDEPENDENT, svg_texts
 from tests.report.paper_numbers import accuracy, answers_of, gain, mutual_kl
 
@@ -32,24 +34,20 @@ CPU = torch.device("cpu")
     ("trained_in", "asked_for", "dtype"),
     [("float32", "auto", None), ("bf16", "auto", torch.bfloat16), (None, "bf16", torch.bfloat16)],
 )
-def test_networks_run_in_the_precision_that_they_were_trained_in(monkeypatch, caplog, trained_in, asked_for, dtype):
-    monkeypatch.setattr("kdhpc.report.predictions.device_here", lambda: CPU)
+def test_networks_run_in_the_precision_that_they_were_trained_in(caplog, trained_in, asked_for, dtype):
     run = SimpleNamespace(
         origin="runs/x",
         result=SimpleNamespace(precision=trained_in),
         config=SimpleNamespace(device=DeviceConfig(precision=asked_for)),
     )
-    assert runtime_of(run).autocast_dtype is dtype
+    assert runtime_of(run, CPU).autocast_dtype is dtype
     assert not caplog.text
 
 
 @pytest.mark.parametrize("precision", ["tf32", "fp16"])
-def test_networks_whose_precision_the_device_does_not_have_run_in_float32_and_that_is_told(
-    monkeypatch, caplog, precision
-):
-    monkeypatch.setattr("kdhpc.report.predictions.device_here", lambda: CPU)
+def test_networks_whose_precision_the_device_does_not_have_run_in_float32_and_that_is_told(caplog, precision):
     run = SimpleNamespace(origin="runs/x", result=SimpleNamespace(precision=precision))
-    assert runtime_of(run).autocast_dtype is None
+    assert runtime_of(run, CPU).autocast_dtype is None
     said = (
         f"runs/x was trained in {precision}: its networks run in float32 here (device.precision={precision} needs CUDA"
     )
@@ -177,6 +175,18 @@ def test_report_pairs_agrees_with_the_equations_on_trained_networks(finished, ca
     orange = (pixels[..., 0] > 180) & (pixels[..., 2] < 60)
     assert blue.sum() > 21 * 50
     assert orange.sum() > 500
+
+
+def test_read_predictions_finds_out_once_where_and_how_to_compute(finished, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "kdhpc.report.predictions.resolve_runtime",
+        lambda *args, **more: asked.append(0) or resolve_runtime(*args, **more),
+    )
+    runs = find_finished([Path(INDEPENDENT)])
+    read_predictions(choose_networks(runs), Progress(io.StringIO()))
+    assert len(runs) == 2
+    assert len(asked) == 2, "the device, and float32 on it"
 
 
 def test_report_pairs_leaves_out_what_is_there_twice_or_not_done(finished, capsys):

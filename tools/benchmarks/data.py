@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.batches import TrainBatches
 from kdhpc.data.packed import PackedDataset
-from kdhpc.data.prepare import Order, prepare
+from kdhpc.data.prepare import PrepareRequest, prepare
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.registry import reader_of
 from kdhpc.errors import DataError
@@ -84,7 +84,8 @@ def _rows(
     _sort_into_classes(paths, source)
     with Path(os.devnull).open("w") as nowhere:
         prepare(
-            Order(reader=reader_of("folder"), reader_name="folder", source=source, folder=packed), Progress(nowhere)
+            PrepareRequest(reader=reader_of("folder"), reader_name="folder", source=source, folder=packed),
+            Progress(nowhere),
         )
     batches = TrainBatches(
         PackedDataset.open(packed).train, None, config, batch_size=arguments.batch, device=torch.device("cpu"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdhpc.data.prepare import Order, prepare
+from kdhpc.data.prepare import PrepareRequest, prepare
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import ArraySource, ArraySplit, Counts
 
@@ -65,5 +65,5 @@ def pack(folder: Path, reader: MadeUpReader, source: Path) -> None:
     """
     import io
 
-    order = Order(reader=reader, reader_name="made_up", source=source, folder=folder)
-    prepare(order, Progress(io.StringIO()))
+    request = PrepareRequest(reader=reader, reader_name="made_up", source=source, folder=folder)
+    prepare(request, Progress(io.StringIO()))

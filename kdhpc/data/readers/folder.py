@@ -20,18 +20,19 @@ _VALIDATION = ("validation", "valid", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class FolderReader:
-    """Reads one folder a class.
+    """Reads a folder for each class.
 
-    A third folder, ``validation`` (or ``valid``, ``val``), counts as training images, because a search divides the
-    training half itself; without a ``test`` folder it is the test half. Links are followed, and a file counts once in
-    its class; folders that are hidden, or that others leave behind, are left out.
+    There may be a third folder, ``validation`` (or ``valid``, ``val``). Its images are training images, because a
+    search divides the training half itself. If there is no ``test`` folder, they are the test images instead. Links
+    are followed, and a file that is linked several times counts once in its class. Hidden folders are left out, and
+    those that desktops and file servers make (`kdhpc.data.names.is_left_out`).
     """
 
     expected: Counts | None = None
     """Any counts are right."""
 
     def read(self, source: Path, scratch: Path, progress: Progress) -> FileSource:
-        """Lists the images, in the order of their names.
+        """List the images, ordered by name.
 
         Raises:
             DataError: no such folders, an empty class, or classes that training and test don't share.
@@ -123,7 +124,7 @@ def _images(source: Path, folder: Path, progress: Progress) -> list[str]:
         raise DataError(f"class {shown(folder.name)!r} has no image in {folder}: remove it everywhere, or add images")
     _tell(progress, "files", others, "not images by their names")
     _tell(progress, "folders", walk.left_out, "hidden, or left behind by others")
-    _tell(progress, "links", [*walk.again, *again], "to what the class has already")
+    _tell(progress, "links", [*walk.repeated, *again], "to what the class has already")
     return sorted(path.relative_to(source).as_posix() for path in found.values())
 
 

@@ -1,4 +1,4 @@
-"""What a reader hands on: class names, and the official training and test halves, not yet packed."""
+"""What a reader returns: the names of the classes, and the official training and test halves, not packed yet."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from kdhpc.data.reading import read_file, read_from
 from kdhpc.errors import DataError
 
 _LONGEST_LIST = 1 << 28
-"""Bytes of a text file."""
+"""Longest text file, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,11 @@ class Counts:
     """How many images and classes a data set has."""
 
     classes: int
-    """Classes."""
+    """Number of classes."""
     train: int
-    """Training images."""
+    """Number of training images."""
     test: int
-    """Test images."""
+    """Number of test images."""
 
     def __str__(self) -> str:
         return f"{self.train:,} training and {self.test:,} test images in {self.classes:,} classes"
@@ -39,7 +39,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySplit:
-    """Images that are decoded and of one size already."""
+    """Images in memory, all of one size."""
 
     images: NDArray[np.uint8]
     """(N, H, W, C), C = 1 or 3."""
@@ -49,10 +49,10 @@ class ArraySplit:
 
 @dataclass(frozen=True, kw_only=True)
 class FileSplit:
-    """Images in files, of any format and size."""
+    """Images in files of any format and size."""
 
     root: Path
-    """Folder that the names start from."""
+    """Folder that the names are relative to."""
     names: tuple[str, ...]
     """Path of each image below ``root``."""
     labels: NDArray[np.int64]
@@ -61,7 +61,7 @@ class FileSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySource:
-    """A data set whose images come decoded."""
+    """A data set whose images are in memory."""
 
     classes: tuple[str, ...]
     """Names, by label."""
@@ -70,12 +70,12 @@ class ArraySource:
     test: ArraySplit
     """The official test half."""
     changed: tuple[str, ...] = ()
-    """Files that are not those that were published."""
+    """Names of files whose content differs from what was published."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileSource:
-    """A data set whose images are files."""
+    """A data set whose images are in files, one file for each."""
 
     classes: tuple[str, ...]
     """Names, by label."""
@@ -89,43 +89,44 @@ Source = ArraySource | FileSource
 
 
 class Reader(Protocol):
-    """Knows one published format."""
+    """Reads data sets of one published format."""
 
     @property
     def expected(self) -> Counts | None:
-        """The published counts; None: any are right."""
+        """Numbers of images and classes that were published; None: any numbers are accepted."""
 
     def read(self, source: Path, scratch: Path, progress: Progress) -> Source:
-        """Reads a file or folder.
+        """Read a data set.
 
         Args:
-            source: what the user named.
-            scratch: a folder for what has to be unpacked; it is deleted when the data set is packed.
-            progress: told about anything that takes long or is left out.
+            source: The file or folder that the user gave.
+            scratch: A folder for unpacking archives. It is deleted when the data set is packed.
+            progress: Receives messages about what takes long and what is left out.
 
         Raises:
-            DataError: it is not what it should be.
-            StorageError: a file system refuses to read the source, or to write what has to be unpacked.
+            DataError: the source does not have this format, or is damaged.
+            StorageError: a file system refuses to read the source, or to write unpacked files.
         """
 
 
 def check_source(source: Source, expected: Counts | None, *, origin: str, altered: bool = False) -> tuple[str, ...]:
-    """Checks that a source is a data set, and the published one where one is expected.
+    """Check that a source is a valid data set, and that it is as published.
 
-    Two classes at least, none empty, no two of one name; no image in both halves or in two classes, by whatever links.
+    There must be at least two classes, with different names, and with images in both halves. No image may be in both
+    halves, by name or by any link, or in two classes, by name or by a symbolic link.
 
     Args:
-        source: what a reader found.
-        expected: the published counts; None: any.
-        origin: what the user named, for messages.
-        altered: it need not be as published.
+        source: What a reader has returned.
+        expected: Numbers of images and classes that were published; None: any numbers are accepted.
+        origin: Path of the source as the user gave it, for messages.
+        altered: Accept a source that differs from what was published.
 
     Returns:
-        How it differs from what was published.
+        How the source differs from what was published.
 
     Raises:
-        DataError: with the counts, classes or images that are wrong.
-        StorageError: a file system refuses to tell where a link leads.
+        DataError: the message names the numbers, classes or images that are wrong.
+        StorageError: a file system refuses to resolve a link.
     """
     found = Counts(classes=len(source.classes), train=len(source.train.labels), test=len(source.test.labels))
     differences: list[str] = []
@@ -165,7 +166,7 @@ def _check_classes(classes: tuple[str, ...], *, origin: str) -> None:
 
 
 def _check_files(source: FileSource, *, origin: str) -> None:
-    """Checks that no file is in both halves, or in two classes: by its name, by a link, or by another name of it."""
+    """Check that no file is in both halves (by name or any link) or in two classes (by name or a symbolic link)."""
     files: dict[object, tuple[int, str, int]] = {}
     real_folder = lru_cache(maxsize=1024)(os.path.realpath)
     both, twice = [], []
@@ -177,7 +178,7 @@ def _check_files(source: FileSource, *, origin: str) -> None:
                 if other_half != half:
                     both.append(name if other == name else f"{name} is {other}")
                     break
-                # Another name on the disk, unlike a link, may be what a program made of equal files.
+                # A hard link to a file of another class is accepted: programs that remove duplicates make such links.
                 if other_label != label and isinstance(identity, str):
                     twice.append(f"{name} is {other}")
                     break
@@ -194,7 +195,7 @@ def _check_name(name: str, *, origin: str) -> None:
 
 
 def _identities(path: Path, real_folder: Callable[[Path], str]) -> Iterator[object]:
-    """What tells a file from others: where it lies, links resolved; of one that has several names its number, too."""
+    """What identifies a file: its real path, and if it has hard links also its inode number."""
     try:
         found = read_from(path, path.lstat)
         if stat.S_ISLNK(found.st_mode):
@@ -206,15 +207,15 @@ def _identities(path: Path, real_folder: Callable[[Path], str]) -> Iterator[obje
         yield str(path)
         return
     if found.st_nlink > 1:
-        # Some file systems give numbers anew: length and time have to agree as well.
+        # Some file systems reuse inode numbers, so length and time have to agree as well.
         yield found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def check_labels(labels: NDArray[np.int64], classes: tuple[str, ...], *, half: str, origin: str) -> None:
-    """Checks that labels name classes, and that each class has an image.
+    """Check that all labels are valid, and that each class has an image.
 
     Raises:
-        DataError: with the labels or classes that are wrong.
+        DataError: the message names the labels or classes that are wrong.
     """
     counts = np.bincount(labels[(labels >= 0) & (labels < len(classes))], minlength=len(classes))
     if counts.sum() != len(labels):
@@ -226,24 +227,24 @@ def check_labels(labels: NDArray[np.int64], classes: tuple[str, ...], *, half: s
 
 
 def first_few(names: Iterable[str], limit: int = 5) -> str:
-    """Names for a message that has to stay one line: at most ``limit``, printable, then how many more."""
+    """Names for a message of one line: at most ``limit`` of them, made printable, and the number of the others."""
     every = list(names)
     more = f" and {len(every) - limit:,} more" if len(every) > limit else ""
     return ", ".join(map(shown, every[:limit])) + more
 
 
 def changed_files(contents: Iterable[tuple[str, bytes]], published: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of files that have other content than was published.
+    """Names of files whose content differs from what was published.
 
     Args:
-        contents: Names and contents.
-        published: The MD5 sums that data sets are published with; what it does not name is not compared.
+        contents: Names and contents of files.
+        published: Published MD5 sums by name. Files without one are not compared.
     """
     return tuple(name for name, content in contents if name in published and md5(content) != published[name])
 
 
 def md5(content: bytes) -> str:
-    """The MD5 sum, in hexadecimal: not to be trusted against those who make two files, but it is what was published."""
+    """MD5 sum in hexadecimal, as data sets publish it. It finds damage, but not a forgery."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
@@ -251,7 +252,7 @@ def lines_of(path: Path) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
-        DataError: it cannot be read as text.
+        DataError: the file cannot be read as text.
         StorageError: the file system refuses to read it.
     """
     try:
