@@ -78,8 +78,8 @@ def train(
     step end, writes a checkpoint and raises KeyboardInterrupt; the same call then goes on.
 
     Args:
-        graph: From :func:`kdhpc.load_graph`, :func:`kdhpc.dml`, :func:`kdhpc.independent`; also a file, ``one`` or
-            ``student``, as for ``kdhpc train --graph``.
+        graph: From :func:`kdhpc.load_graph`, :func:`kdhpc.dml`, :func:`kdhpc.independent`; also a file, or
+            ``one``, ``sla``, ``frskd`` or ``student``, as for ``kdhpc train --graph``.
         dataset: The name of a data set that was prepared, a pair (images, labels), or a ``torch.utils.data.Dataset``
             of such pairs. Images are uint8, (N, 1 or 3, H, W); labels are whole numbers from 0.
         network: The name of a network, a callable that makes a new module, or a list of M modules, which are copied.

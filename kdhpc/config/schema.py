@@ -362,13 +362,23 @@ class RunConfig:
 
     graph: str
     """A graph's file, or a preset: ``independent``, ``dml``, ``uniform:DESIGN``; ``one`` for the branched baseline,
-    ``student`` for a single network that learns from ``teacher``."""
+    ``sla`` and ``frskd`` for a single network that teaches itself, ``student`` for one that learns from ``teacher``."""
     num_nodes: int | None = None
-    """Nodes of a preset, or branches of ``one``. None for a graph's file, which has the number, and for a student."""
+    """Nodes of a preset, or branches of ``one``. None for a graph's file, which has the number, and for one network."""
     teacher: str | None = None
-    """``graph: student``: folder of a run of `kdhpc train` that is done. The mean of its nodes' logits teaches."""
+    """``graph: student``: folder of a run of `kdhpc train` that is done. Its ensemble teaches."""
+    teacher_node: int | None = None
+    """``graph: student``: the node of that run, from 1, which teaches alone; None: the ensemble does."""
     temperature: float = 1.0
-    """``graph: student``: temperature T of the distillation. The paper does not state its value."""
+    """``graph: student`` and ``sla``: temperature T of the distillation. The paper does not state a student's."""
+    distillation_weight: float | None = None
+    """``graph: student``: w in (1 - w) CE + w T^2 KL, 0 to 1; None: CE + T^2 KL."""
+    large_loss: bool = False
+    """``graph: sla``: the joint loss counts four times, as the authors advise for data sets such as ImageNet."""
+    alpha: float = 2.0
+    """``graph: frskd``: weight of the distillation of probabilities; the authors' for CIFAR-100."""
+    beta: float = 100.0
+    """``graph: frskd``: weight of the attention losses; the authors' for CIFAR-100."""
     seed: int = 0
     """Seeds weights, data order and augmentation."""
     name: str | None = None
@@ -387,6 +397,11 @@ class RunConfig:
         _require((self.num_nodes or 1) <= MOST_NODES, "run.num_nodes", self.num_nodes, f"at most {MOST_NODES}")
         _require(self.seed >= 0, "run.seed", self.seed, "0 or more")
         _positive("run", checkpoint_every_s=self.checkpoint_every_s, temperature=self.temperature)
+        node, weight = self.teacher_node, self.distillation_weight
+        _require(node is None or node > 0, "run.teacher_node", node, "1 or more, or null for the ensemble")
+        _require(weight is None or 0 <= weight <= 1, "run.distillation_weight", weight, "in [0, 1], or null")
+        for key, value in (("alpha", self.alpha), ("beta", self.beta)):
+            _require(value >= 0, f"run.{key}", value, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ def train_final(
             return done
         _begin(run)
         ended = _train(training, run, owner, show, should_stop)
-        return None if ended is None else _finish(run, owner, ended, training.networks)
+        return None if ended is None else _finish(run, owner, ended, training.kept_networks)
 
 
 def _read_done(run: Run) -> FinalResult | None:

@@ -128,6 +128,10 @@ class FinishedRun:
     def _file(self, index: int) -> str:
         return f"{self.origin}: {self.weights[index].name}"
 
+    def teaching_network(self, index: int, num_classes: int) -> nn.Module:
+        """A network of the shapes in the file of that number, from 0, see `Method.teaching_network`."""
+        return self.method.teaching_network(self.config, num_classes, index)
+
     def open_images(self) -> PackedDataset:
         """Open the data set that it was trained and scored on.
 

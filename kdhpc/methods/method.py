@@ -50,6 +50,11 @@ class TrainedRun(Protocol):
         ...
 
     @property
+    def node_accuracies(self) -> tuple[float, ...]:
+        """The same of each node."""
+        ...
+
+    @property
     def weights(self) -> tuple[Path, ...]:
         """The files of its networks."""
         ...
@@ -61,6 +66,10 @@ class TrainedRun(Protocol):
             NetworkError: it is missing or damaged, or holds numbers that are none.
             StorageError: the file system refuses.
         """
+        ...
+
+    def teaching_network(self, index: int, num_classes: int) -> nn.Module:
+        """A network of the shapes in the file of that number, from 0; see `Method.teaching_network`."""
         ...
 
     def weights_digest(self, *indices: int) -> str:
@@ -105,7 +114,7 @@ class Method(ABC):
     title: ClassVar[str]
     """What messages call a run of it: ``is a run of TITLE``."""
     no_teacher: ClassVar[str | None] = None
-    """Why a run of it cannot teach a student; None: it can, by the mean of its nodes' logits."""
+    """Why a run of it cannot teach a student; None: it can, see `teaching_network`."""
     no_networks: ClassVar[str | None] = None
     """Why its nodes are no networks of their own; None: each file of weights is one, see `node_network`."""
     no_maps: ClassVar[str | None] = None
@@ -151,6 +160,14 @@ class Method(ABC):
     def node_network(cls, config: TrainConfig, num_classes: int, node: int) -> nn.Module:
         """A network of the shapes in the file of a node, from 0, which gives `NetworkOutput`."""
         return build_network(config.network, num_classes=num_classes, image_size=config.dataset.image_size, node=node)
+
+    @classmethod
+    def teaching_network(cls, config: TrainConfig, num_classes: int, index: int) -> nn.Module:
+        """A network of the shapes in a file of weights, from 0, which gives `NetworkOutput`.
+
+        The mean of the logits over all files is the ensemble, which teaches a student.
+        """
+        return cls.node_network(config, num_classes, index)
 
     def compiled_name(self, network: str) -> str:
         """Names what is compiled: the network, and what other methods do not compile."""

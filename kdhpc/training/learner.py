@@ -66,6 +66,11 @@ class Learner:
         return self.model.networks
 
     @property
+    def kept_networks(self) -> tuple[nn.Module, ...]:
+        """What is kept of them when training ends."""
+        return self.model.kept_networks
+
+    @property
     def programs(self) -> Programs:
         """What computes a step."""
         return self.model.programs

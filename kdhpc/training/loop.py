@@ -129,6 +129,11 @@ class TrainingLoop:
         return self._learner.networks
 
     @property
+    def kept_networks(self) -> tuple[nn.Module, ...]:
+        """What is kept of them when training ends: parts that only the training needs are left out."""
+        return self._learner.kept_networks
+
+    @property
     def mode(self) -> Mode:
         """How steps run; known for sure after the first."""
         return self._learner.programs.mode

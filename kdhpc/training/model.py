@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdhpc.networks.build import Network
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.compile import Programs
@@ -68,6 +67,11 @@ class Model(ABC, Generic[NetworkT]):
         )
         self.untaught_MG = torch.zeros(num_networks, 1, device=setting.runtime.device)
 
+    @property
+    def kept_networks(self) -> tuple[nn.Module, ...]:
+        """What is kept when training ends, a file of weights each: parts that only the training needs are left out."""
+        return self.networks
+
     @abstractmethod
     def losses(self, batch: ImageBatch) -> Tensor:
         """What each network learns from a batch, (M,), with gradients towards that network alone.
@@ -119,8 +123,8 @@ AnyModel: TypeAlias = Model[Any]
 """Whatever kind of network learns."""
 
 
-def run_network(network: Network, images: Tensor) -> NetworkOutput:
-    """A node's network, as a function that can be compiled once for all nodes."""
+def run_network(network: nn.Module, images: Tensor) -> NetworkOutput:
+    """A node's network, or another that gives the same, as a function that can be compiled once for all nodes."""
     output: NetworkOutput = network(images)
     return output
 
