@@ -175,6 +175,7 @@ class StudentModel(Model[Network]):
             seed=seed,
         )
         self._temperature = temperature
+        self._label_smoothing = setting.training.label_smoothing
         self.teachers = tuple(
             build_seeded(
                 lambda index: build_network(
@@ -202,6 +203,7 @@ class StudentModel(Model[Network]):
             teacher_logits_NC,
             batch.labels,
             self._temperature,
+            self._label_smoothing,
         ).unsqueeze(0)
 
     def predict(self, images: Tensor) -> Prediction:
