@@ -56,28 +56,33 @@ def operate(images: Tensor, operations: Tensor, strengths: Tensor) -> Tensor:
     """Do one operation to each image.
 
     Args:
-        images: uint8 (N, C, H, W); may be overwritten.
+        images: uint8 (N, C, H, W).
         operations: (N,), values of `Operation`.
         strengths: float32 (N,), signed.
 
     Returns:
         uint8 (N, C, H, W).
     """
-    is_moved = (operations >= Operation.SHEAR_X) & (operations <= Operation.ROTATE)
-    images = _where(is_moved, _moved, images, operations, strengths)
+    change_some = _look_up if images.device.type == "cpu" else _change_all
+    # Plain numbers: torch.compile compares no tensor with an enum.
+    is_moved = (operations >= Operation.SHEAR_X.value) & (operations <= Operation.ROTATE.value)
+    images = change_some(is_moved, _moved, images, operations, strengths)
     for operation, function in _COLOURS.items():
-        images = _where(operations == operation, function, images, strengths)
+        images = change_some(operations == operation.value, function, images, strengths)
     return images
 
 
-def _where(chosen: Tensor, function: Callable[..., Tensor], images: Tensor, *values: Tensor) -> Tensor:
+def _look_up(chosen: Tensor, function: Callable[..., Tensor], images: Tensor, *values: Tensor) -> Tensor:
     """The images, those that are chosen changed by a function of them and of their values, (N,) each."""
-    if images.device.type != "cpu":  # Which they are, the host does not know: all are changed, and some of them taken.
-        return torch.where(chosen[:, None, None, None], function(images, *values), images)
     places = chosen.nonzero().squeeze(1)
-    if len(places):
-        images = images.index_copy(0, places, function(images[places], *(value[places] for value in values)))
-    return images
+    if len(places) == 0:
+        return images
+    return images.index_copy(0, places, function(images[places], *(value[places] for value in values)))
+
+
+def _change_all(chosen: Tensor, function: Callable[..., Tensor], images: Tensor, *values: Tensor) -> Tensor:
+    """The same, for images of a device: which are chosen, the host does not know."""
+    return torch.where(chosen[:, None, None, None], function(images, *values), images)
 
 
 def _moved(images: Tensor, operations: Tensor, strengths: Tensor) -> Tensor:
@@ -87,17 +92,18 @@ def _moved(images: Tensor, operations: Tensor, strengths: Tensor) -> Tensor:
     row, column = row[None, :, None], column[None, None, :]
 
     def of(operation: Operation) -> Tensor:
-        return torch.where(operations == operation, strengths, 0)[:, None, None]
+        return torch.where(operations == operation.value, strengths, 0)[:, None, None]
 
-    turn = torch.deg2rad(of(Operation.ROTATE))
+    turn = torch.deg2rad(of(Operation.ROTATE).double())  # Its last digits depend on the batch, those of float32 do not.
+    sine, cosine = turn.sin().float(), turn.cos().float()
     right, down = column - (width - 1) / 2, row - (height - 1) / 2  # From the middle.
     source_column = (
-        (right * turn.cos() - down * turn.sin() + (width - 1) / 2)
+        (right * cosine - down * sine + (width - 1) / 2)
         + of(Operation.SHEAR_X) * (row + 0.5)
         - of(Operation.TRANSLATE_X).trunc()
     ).round()
     source_row = (
-        (right * turn.sin() + down * turn.cos() + (height - 1) / 2)
+        (right * sine + down * cosine + (height - 1) / 2)
         + of(Operation.SHEAR_Y) * (column + 0.5)
         - of(Operation.TRANSLATE_Y).trunc()
     ).round()
@@ -109,11 +115,11 @@ def _moved(images: Tensor, operations: Tensor, strengths: Tensor) -> Tensor:
 
 
 def _brightness(images: Tensor, strengths: Tensor) -> Tensor:
-    return _blended(images, torch.zeros((), device=images.device), strengths)
+    return (images * (1 + strengths[:, None, None, None])).clamp(0, 255).to(torch.uint8)
 
 
 def _color(images: Tensor, strengths: Tensor) -> Tensor:
-    return _blended(images, _grey(images), strengths)
+    return images if images.shape[1] == 1 else _blended(images, _grey(images), strengths)
 
 
 def _contrast(images: Tensor, strengths: Tensor) -> Tensor:
@@ -138,8 +144,8 @@ def _sharpness(images: Tensor, strengths: Tensor) -> Tensor:
 
 
 def _posterize(images: Tensor, strengths: Tensor) -> Tensor:
-    step = torch.exp2(8 - strengths).int()[:, None, None, None]
-    return (images.int() // step * step).to(torch.uint8)
+    lost = (8 - strengths).int().clamp(0, 8)[:, None, None, None]
+    return (images.int() >> lost << lost).to(torch.uint8)
 
 
 def _solarize(images: Tensor, strengths: Tensor) -> Tensor:
@@ -178,5 +184,5 @@ def _grey(images: Tensor) -> Tensor:
 
 def _blended(images: Tensor, others: Tensor, strengths: Tensor) -> Tensor:
     """``1 + strength`` of the images, the rest of the others; cut off to whole numbers, as torchvision does."""
-    factor = 1 + strengths[:, None, None, None]
-    return (images * factor + others * (1 - factor)).clamp(0, 255).to(torch.uint8)
+    exact = images.float()
+    return (exact + strengths[:, None, None, None] * (exact - others)).clamp(0, 255).to(torch.uint8)
