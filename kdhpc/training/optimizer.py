@@ -23,6 +23,7 @@ class _Skips(torch.optim.Optimizer):
     """float32, (groups,) or a scalar for all of them: 1 to leave a group's weights and state as they are, 0 to step."""
     found_inf: Tensor
     """float32 scalar: the same, as the fused kernel expects it and as a GradScaler sets it."""
+    _rate: float
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update the weights of each group unless its ``skip``, or the overflow that a GradScaler found, is 1."""
