@@ -134,7 +134,7 @@ class NodeTrainer(Generic[NetworkT]):
             CheckpointError: with the first tensor that differs.
         """
         _same_shapes("network", state.tensors, self.network.state_dict())
-        _same_shapes("optimiser", state.momentum, self._momentum())
+        _same_shapes("momentum", state.momentum, self._momentum())
         known = set() if self._scaler is None else self._scaler.state_dict().keys()
         if state.loss_scale and known and state.loss_scale.keys() != known:
             raise CheckpointError(f"the checkpoint has {sorted(state.loss_scale)} of a loss scale, not {sorted(known)}")

@@ -84,9 +84,9 @@ def test_restart_gives_the_bits_of_a_new_training(recipe):
 
 
 def test_state_of_another_optimiser_is_refused():
-    with pytest.raises(CheckpointError, match="for optimiser tensor"):
+    with pytest.raises(CheckpointError, match="for momentum tensor"):
         training_of(**ADAMW).restore(training_of().state())
-    with pytest.raises(CheckpointError, match="for optimiser tensor"):
+    with pytest.raises(CheckpointError, match="for momentum tensor"):
         training_of().restore(training_of(**ADAMW).state())
 
 
