@@ -20,6 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kdhpc.config.document import defaults, parse_config, unreadable
 from kdhpc.config.folders import config_dirs, config_names
+from kdhpc.config.meaning import refuse_meaningless
 from kdhpc.config.networks import NETWORKS
 from kdhpc.config.overrides import check_single, takes, unknown_key
 from kdhpc.config.renamed import renamed_overrides, with_old_keys
@@ -70,7 +71,9 @@ def compose_config(
         raise ConfigError(_unreadable(exc, folders)) from exc
     except ValueError as exc:  # Hydra's, of an entry that has the wrong type.
         raise ConfigError(_explain(exc, kind, config_dir)) from exc
-    return parse_config(kind, document)
+    config = parse_config(kind, document)
+    refuse_meaningless(config, overrides)
+    return config
 
 
 def compose_search(

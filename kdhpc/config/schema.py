@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kdhpc.config.paths import OWN_FOLDERS
-from kdhpc.errors import ConfigError
+from kdhpc.errors import ConfigError, nearest
 from kdhpc.graph.spec import MOST_NODES, Design, Gate
 
 
@@ -33,6 +33,11 @@ def _positive(group: str, **values: float) -> None:
         _require(value > 0, f"{group}.{key}", value, "a number above 0")
 
 
+AUGMENTATIONS = ("RandAugment", "TrivialAugmentWide", "RandomErasing")
+"""What ``dataset.augmentations`` may name: classes of ``torchvision.transforms.v2``."""
+_OF_TWO_LABELS = ("mixup", "cutmix")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
     """A packed data set, how the search divides its training half, and how its images are augmented."""
@@ -46,7 +51,10 @@ class DatasetConfig:
     validation_fraction: float
     """Share of the training images that the search keeps to score graphs, taken by class."""
     pad: int = 4
-    """``pad_crop``: zero border on each side, in pixels."""
+    """``pad_crop``: border on each side, in pixels."""
+    padding_mode: Literal["constant", "edge", "reflect", "symmetric"] = "constant"
+    """``pad_crop``: what the border shows, by torchvision's names. ``constant``: black. ``edge``: the outermost pixels.
+    ``reflect``, ``symmetric``: the image mirrored at them, without and with the outermost ones repeated."""
     flip: bool = True
     """Flip left-right with probability 1/2."""
     scale: tuple[float, float] = (0.08, 1.0)
@@ -55,6 +63,19 @@ class DatasetConfig:
     """``resized_crop``: range of the crop's width / height."""
     resize: int = 256
     """``resized_crop``, testing: short side before the centre crop, in pixels."""
+    augmentations: tuple[str, ...] = ()
+    """Further random changes of training images, by torchvision's names. ``RandAugment`` or ``TrivialAugmentWide``:
+    after crop and flip. ``RandomErasing``: after normalisation."""
+    rand_augment_num_ops: int = 2
+    """``RandAugment``: operations on each image, one after the other."""
+    rand_augment_magnitude: int = 9
+    """``RandAugment``: how strong they are, 0 to 30."""
+    random_erasing_p: float = 0.5
+    """``RandomErasing``: the share of images of which a rectangle is erased."""
+    random_erasing_scale: tuple[float, float] = (0.02, 0.33)
+    """``RandomErasing``: range of the rectangle's share of the image's area."""
+    random_erasing_ratio: tuple[float, float] = (0.3, 3.3)
+    """``RandomErasing``: range of the rectangle's height / width."""
     mean: tuple[float, ...] | None = None
     """Subtracted from each channel (0 to 1); None: no normalisation."""
     std: tuple[float, ...] | None = None
@@ -82,6 +103,24 @@ class DatasetConfig:
         _require((self.mean is None) == (self.std is None), "dataset.std", self.std, "given exactly when mean is")
         _require(self.std is None or min(self.std) > 0, "dataset.std", self.std, "every channel above 0")
         _require(self.subset is None or self.subset > 0, "dataset.subset", self.subset, "above 0, or null for all")
+        self._check_augmentations()
+
+    def _check_augmentations(self) -> None:
+        key, names = "dataset.augmentations", list(self.augmentations)
+        for name in names:
+            why = "its gates and teachers need one label an image. " if name.lower() in _OF_TWO_LABELS else ""
+            _require(name in AUGMENTATIONS, key, names, f"{name!r} is none. {why}{nearest(name, AUGMENTATIONS)}")
+        _require(len(set(names)) == len(names), key, names, "each name once")
+        of_operations = [name for name in names if name in ("RandAugment", "TrivialAugmentWide")]
+        _require(len(of_operations) < 2, key, names, f"one of {' and '.join(of_operations)}, not both")
+        num_ops, magnitude = self.rand_augment_num_ops, self.rand_augment_magnitude
+        _require(num_ops > 0, "dataset.rand_augment_num_ops", num_ops, "a number above 0")
+        _require(0 <= magnitude <= 30, "dataset.rand_augment_magnitude", magnitude, "0 to 30")
+        _require(0 <= self.random_erasing_p <= 1, "dataset.random_erasing_p", self.random_erasing_p, "in [0, 1]")
+        low, high = self.random_erasing_scale
+        _require(0 < low <= high <= 1, "dataset.random_erasing_scale", [low, high], "0 < low <= high <= 1")
+        low, high = self.random_erasing_ratio
+        _require(0 < low <= high, "dataset.random_erasing_ratio", [low, high], "0 < low <= high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +164,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a training is optimised: schedule, batches, SGD."""
+    """How a training is optimised: schedule, batches, optimiser, targets."""
 
     epochs: int = 300
     """Epochs of the full schedule; the linear gate reaches 1 at their end."""
@@ -133,16 +172,35 @@ class TrainingConfig:
     """Images in a step. What is left at the end of an epoch is dropped if it does not fill a batch."""
     eval_batch_size: int = 256
     """Images in a forward pass when accuracy is measured."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """``sgd``: with momentum. ``adamw``: Adam with decoupled weight decay."""
     learning_rate: float = 0.1
-    """Initial learning rate of SGD."""
+    """Initial learning rate; after the warm-up, if there is one."""
     momentum: float = 0.9
-    """Momentum of SGD, no Nesterov."""
+    """``sgd``: momentum."""
+    nesterov: bool = False
+    """``sgd``: Nesterov's momentum."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """``adamw``: how much is kept of the running means of gradients, and of their squares."""
+    eps: float = 1e-8
+    """``adamw``: added to the root of the mean square."""
     weight_decay: float = 1e-4
-    """L2 penalty of SGD."""
+    """``sgd``: L2 penalty, part of the gradient. ``adamw``: decoupled; this share of each weight, times the learning
+    rate, is taken away by a step."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """``steps``: the learning rate falls at ``milestones``. ``cosine``: it falls at every step, along half a cosine,
+    from the end of the warm-up to ``min_learning_rate``."""
+    warmup_epochs: int = 0
+    """In these first epochs the learning rate rises at every step, in a line, to what the schedule says."""
+    min_learning_rate: float = 0.0
+    """``cosine``: where it ends."""
     milestones: tuple[int, ...] = (150, 225)
-    """1-based epochs that start with the learning rate multiplied by ``gamma``."""
+    """``steps``: 1-based epochs that start with the learning rate multiplied by ``gamma``."""
     gamma: float = 0.1
-    """Factor at each milestone."""
+    """``steps``: factor at each milestone."""
+    label_smoothing: float = 0.0
+    """Share of the label loss's target that is spread evenly over all classes; in label losses alone, not between
+    networks."""
     evaluate: Literal["rungs", "every_epoch", "last"] = "rungs"
     """When accuracy is measured. ``rungs``: after epochs 1, 2, 4, ... and the last. ``every_epoch``: after each.
     ``last``: after the last one only; for final trainings, since a search prunes at the rungs."""
@@ -164,6 +222,25 @@ class TrainingConfig:
         factor = math.prod([self.gamma] * len(self.milestones))
         is_finite = math.isfinite(factor) and math.isfinite(self.learning_rate * factor)
         _require(is_finite, "training.gamma", self.gamma, "so that the last learning rate is a finite number")
+        self._check_recipe()
+
+    def _check_recipe(self) -> None:
+        if self.nesterov:
+            allowed = "it is an option of sgd, leave it out or choose training.optimizer=sgd"
+            _require(self.optimizer == "sgd", "training.nesterov", "true", allowed)
+            _require(self.momentum > 0, "training.nesterov", "true", "it needs training.momentum above 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), "training.betas", list(self.betas), "each in [0, 1)")
+        _positive("training", eps=self.eps)
+        below = f"0 or more, below training.epochs={self.epochs}"
+        _require(self.warmup_epochs in range(self.epochs), "training.warmup_epochs", self.warmup_epochs, below)
+        lowest = self.min_learning_rate
+        if lowest != 0:
+            _require(
+                self.schedule == "cosine", "training.min_learning_rate", lowest, "0, unless training.schedule=cosine"
+            )
+            up_to = f"0 to training.learning_rate={self.learning_rate}"
+            _require(0 <= lowest <= self.learning_rate, "training.min_learning_rate", lowest, up_to)
+        _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)

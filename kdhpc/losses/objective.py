@@ -36,6 +36,7 @@ def node_losses(
     ramp: Tensor,
     *,
     terms: Terms,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """The loss L_t of every node t: its gated label loss plus the gated losses of the edges into it, averaged over N.
 
@@ -52,6 +53,7 @@ def node_losses(
         windows: The crop windows for maps of this size.
         ramp: The weight of ``linear`` gates, k / k_end: a scalar tensor from 0 to 1.
         terms: Which elementary losses to compute; these must include all that the graph uses.
+        label_smoothing: 0 to below 1: share of the label loss's target that is spread evenly over the C classes.
 
     Returns:
         (M,), the loss of each node.
@@ -60,7 +62,7 @@ def node_losses(
     """
     logits_MNC = at_least_float32(output.logits_MNC)
     log_probability_MNC = F.log_softmax(logits_MNC, dim=2).clamp_min(_LOG_FLOOR)
-    loss_M = _label_losses(output, log_probability_MNC, labels_N, coefficients, ramp)
+    loss_M = _label_losses(output, log_probability_MNC, labels_N, coefficients, ramp, label_smoothing)
     if not any(terms):
         return loss_M
 
@@ -91,15 +93,23 @@ def node_losses(
 
 
 def _label_losses(
-    output: EnsembleOutput, log_probability_MNC: Tensor, labels_N: Tensor, coefficients: GraphCoefficients, ramp: Tensor
+    output: EnsembleOutput,
+    log_probability_MNC: Tensor,
+    labels_N: Tensor,
+    coefficients: GraphCoefficients,
+    ramp: Tensor,
+    smoothing: float,
 ) -> Tensor:
     """(M,): gated cross-entropy with the labels, summed over each node's classifiers. Source: paper Eq. 15."""
     num_nodes = log_probability_MNC.shape[0]
     labels = labels_N.repeat(num_nodes)
-    cross_entropy = F.nll_loss(log_probability_MNC.flatten(0, 1), labels, reduction="none")
+    log_probability = log_probability_MNC.flatten(0, 1)
+    cross_entropy = F.nll_loss(log_probability, labels, reduction="none")
+    if smoothing:  # As `F.cross_entropy`, whose softmax the distillation has computed already.
+        cross_entropy = torch.lerp(cross_entropy, -log_probability.mean(dim=1), smoothing)
     for extra_MNC in output.extra_logits_MNC:
         extra = at_least_float32(extra_MNC).flatten(0, 1)
-        cross_entropy = cross_entropy + F.cross_entropy(extra, labels, reduction="none")
+        cross_entropy = cross_entropy + F.cross_entropy(extra, labels, reduction="none", label_smoothing=smoothing)
     weight_M = torch.addcmul(coefficients.label_through_M, coefficients.label_linear_M, ramp)
     loss_M = cross_entropy.view(num_nodes, -1).mean(dim=1)
     return weight_M * loss_M.masked_fill(weight_M.logical_not(), 0)

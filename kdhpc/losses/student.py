@@ -16,6 +16,7 @@ def student_loss(
     labels_N: Tensor,
     temperature: float,
     distillation_weight: float | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """CE(student) + T^2 KL(softmax(teacher / T) || softmax(student / T)), each averaged over N.
 
@@ -30,6 +31,7 @@ def student_loss(
         labels_N: (N,) class indices, 0 to C - 1.
         temperature: T, above 0.
         distillation_weight: w, 0 to 1; None: the sum of both, which is twice that with w = 1/2.
+        label_smoothing: 0 to below 1: share of CE's target that is spread evenly over the C classes.
 
     Returns:
         A scalar.
@@ -38,9 +40,9 @@ def student_loss(
     5.5, which gives neither the loss nor T.
     """
     logits_NC = at_least_float32(logits_NC)
-    hard = F.cross_entropy(logits_NC, labels_N)
+    hard = F.cross_entropy(logits_NC, labels_N, label_smoothing=label_smoothing)
     for extra_NC in extra_logits_NC:
-        hard = hard + F.cross_entropy(at_least_float32(extra_NC), labels_N)
+        hard = hard + F.cross_entropy(at_least_float32(extra_NC), labels_N, label_smoothing=label_smoothing)
     teacher_log_NC = F.log_softmax(at_least_float32(teacher_logits_NC.detach()) / temperature, dim=1)
     student_log_NC = F.log_softmax(logits_NC / temperature, dim=1)
     soft = F.kl_div(student_log_NC, teacher_log_NC, reduction="batchmean", log_target=True)

@@ -152,6 +152,7 @@ class GraphModel(Model[Network]):
             seed=seed,
         )
         self._objective = setting.objective
+        self._label_smoothing = setting.training.label_smoothing
         self._pretrained = read_pretrained(setting.objective)
         self._streams = [OwnStream(device) for _ in range(graph.num_nodes) if setting.runtime.node_streams]
         groups = weight_groups_of_all(self.networks, image_size)
@@ -202,7 +203,16 @@ class GraphModel(Model[Network]):
     def losses(self, batch: ImageBatch) -> Tensor:
         """`kdhpc.losses.objective.node_losses`, (M,)."""
         output = self._outputs(batch.images)
-        return self.run(graph_losses, output, batch.labels, self._coefficients, self._windows, self._ramp, self._terms)
+        return self.run(
+            graph_losses,
+            output,
+            batch.labels,
+            self._coefficients,
+            self._windows,
+            self._ramp,
+            self._terms,
+            self._label_smoothing,
+        )
 
     def predict(self, images: Tensor) -> Prediction:
         """The ensemble is the mean of the nodes."""
@@ -243,9 +253,10 @@ def graph_losses(
     windows: CropWindows,
     ramp: Tensor,
     terms: Terms,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """`node_losses`, as a function that can be compiled once for all graphs."""
-    return node_losses(output, labels, coefficients, windows, ramp, terms=terms)
+    return node_losses(output, labels, coefficients, windows, ramp, terms=terms, label_smoothing=label_smoothing)
 
 
 def _run_networks(networks: tuple[Network, ...], images: Tensor) -> EnsembleOutput:

@@ -94,6 +94,7 @@ class OneModel(Model[OneNetwork]):
             seed=seed,
         )
         self._ramp = torch.zeros((), device=setting.runtime.device)
+        self._label_smoothing = setting.training.label_smoothing
 
     def set_schedule(self, step: ScheduleStep) -> None:
         """The weight of the distillation, which rises over the first epochs."""
@@ -105,7 +106,8 @@ class OneModel(Model[OneNetwork]):
 
     def losses(self, batch: ImageBatch) -> Tensor:
         """`kdhpc.losses.one.one_loss`, (1,)."""
-        return self.run(one_loss, *self._outputs(batch.images), batch.labels, self._ramp).unsqueeze(0)
+        output = self._outputs(batch.images)
+        return self.run(one_loss, *output, batch.labels, self._ramp, self._label_smoothing).unsqueeze(0)
 
     def predict(self, images: Tensor) -> Prediction:
         """The branches are the nodes, the gated ensemble is the ensemble."""

@@ -200,6 +200,7 @@ class StudentModel(Model[Network]):
         )
         self._temperature = temperature
         self._distillation_weight = distillation_weight
+        self._label_smoothing = setting.training.label_smoothing
         self.teachers = tuple(
             build_seeded(teacher.build, seed=seed, node=index, runtime=setting.runtime)
             for index in range(len(teacher.weights))
@@ -221,6 +222,7 @@ class StudentModel(Model[Network]):
             batch.labels,
             self._temperature,
             self._distillation_weight,
+            self._label_smoothing,
         ).unsqueeze(0)
 
     def predict(self, images: Tensor) -> Prediction:

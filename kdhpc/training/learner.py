@@ -93,7 +93,7 @@ class Learner:
         """Tell the next `learn` where it stands."""
         self.model.set_schedule(step)
         for node in self._nodes:
-            node.set_learning_rate(learning_rate(self._training, step.epoch))
+            node.set_learning_rate(learning_rate(self._training, step))
 
     @contextmanager
     def varied(self) -> Iterator[None]:

@@ -90,11 +90,11 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
             "epochs=1,2 is not allowed: give one value, training.epochs takes a whole",
         ),
         (["study=dogs4", "training.milestones=1,2"], "takes a list, each a whole number; a list is written [1,2]"),
-        (["study=dogs4", "training=paper,short"], "give one value, training takes one of paper, paper_cifar, short"),
+        (["study=dogs4", "training=paper,short"], "give one value, training takes one of adamw_cosine, ktg, paper,"),
         (["study=dogs4", "network=[resnet8,resnet14]"], "network=[resnet8,resnet14] is not allowed: give one, network"),
         (["study=dogs4", "network=null"], "network=null is not allowed: give one, network takes one of"),
         (["study=dogs4", "training=1"], "training=1 is not allowed: give one, training takes one of"),
-        (["study=dogs4", "training=[short]"], "give one, training takes one of paper, paper_cifar, short"),
+        (["study=dogs4", "training=[short]"], "give one, training takes one of adamw_cosine, ktg, paper,"),
         (["study=[quickstart,dogs4]"], "study=[quickstart,dogs4] is not allowed: give one, study takes one of"),
         (["study=dogs4", "+device=[cpu,cuda]"], "+device=[cpu,cuda] is not allowed: give one, device takes one of"),
         (["study=dogs4", "dataset=[]"], "dataset=[] is not allowed: give one, dataset takes one of cifar10"),
@@ -115,6 +115,48 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "device=cpu", "device.precision=fp16"], "device.precision=fp16 needs CUDA, the device is cpu"),
         (["study=dogs4", "device=cpu", "device.node_streams=true"], "device.node_streams=true needs CUDA"),
         (["study=dogs4", "device=cpu", "device.mode=cudagraph"], "device.mode=cudagraph needs CUDA"),
+        (["study=dogs4", "training.optimizer=adam"], "training.optimizer='adam' is not allowed: sgd, adamw"),
+        (
+            ["study=dogs4", "training.schedule=cosine", "training.milestones=[3]"],
+            "training.milestones has no meaning with training.schedule=cosine: leave it out, or choose steps",
+        ),
+        (
+            ["study=dogs4", "training=adamw_cosine", "training.momentum=0.8"],
+            "training.momentum has no meaning with training.optimizer=adamw: leave it out, or choose sgd",
+        ),
+        (["study=dogs4", "training.eps=1e-6"], "training.eps has no meaning with training.optimizer=sgd"),
+        (
+            ["study=cifar10_2", "dataset.augmentations=[RandomErasing]", "dataset.rand_augment_magnitude=3"],
+            "dataset.rand_augment_magnitude has no meaning with dataset.augmentations=[RandomErasing]",
+        ),
+        (["study=dogs4", "dataset.padding_mode=reflect"], "has no meaning with dataset.augmentation=resized_crop"),
+        (
+            ["study=cifar10_2", "dataset.padding_mode=mirror"],
+            "dataset.padding_mode='mirror' is not allowed: constant, edge, reflect, symmetric",
+        ),
+        (
+            ["study=dogs4", "training.epochs=5", "training.warmup_epochs=5"],
+            "training.warmup_epochs=5 is not allowed: 0 or more, below training.epochs=5",
+        ),
+        (["study=dogs4", "training.label_smoothing=1"], "training.label_smoothing=1.0 is not allowed: in [0, 1)"),
+        (
+            ["study=dogs4", "training.nesterov=true", "training.momentum=0"],
+            "training.nesterov=true is not allowed: it needs training.momentum above 0",
+        ),
+        (
+            ["study=dogs4", "training.optimizer=adamw", "training.nesterov=true"],
+            "training.nesterov=true is not allowed: it is an option of sgd",
+        ),
+        (["study=dogs4", "training.optimizer=adamw", "training.betas=[0.9,1]"], "training.betas=[0.9, 1.0] is not"),
+        (["study=dogs4", "training.min_learning_rate=0.01"], "is not allowed: 0, unless training.schedule=cosine"),
+        (
+            ["study=dogs4", "training.schedule=cosine", "training.min_learning_rate=0.5"],
+            "training.min_learning_rate=0.5 is not allowed: 0 to training.learning_rate=0.1",
+        ),
+        (
+            ["study=cifar10_2", "dataset.augmentations=[RandAugmet]"],
+            "dataset.augmentations=['RandAugmet'] is not allowed: 'RandAugmet' is none. did you mean 'RandAugment'?",
+        ),
     ],
 )
 def test_compose_mistake_is_one_line_with_the_way_out(overrides: list[str], expected: str) -> None:
@@ -122,6 +164,11 @@ def test_compose_mistake_is_one_line_with_the_way_out(overrides: list[str], expe
         compose_search(overrides)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_compose_another_schedule_leaves_the_milestones_of_the_file_aside() -> None:
+    training = compose_search(["study=dogs4", "training.schedule=cosine"]).training
+    assert (training.schedule, training.milestones) == ("cosine", (150, 225))
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e999", ".inf", "1" + 400 * "0"])
