@@ -64,16 +64,21 @@ class EdgeDocument(TypedDict):
     gate: str
 
 
-class GraphDocument(TypedDict):
-    """The JSON object of a file, in the order of its fields."""
+class _GraphFields(TypedDict):
+    """What every file has."""
 
     format: str
     version: int
     nodes: int
     label_edges: list[LabelEdgeDocument]
     edges: list[EdgeDocument]
-    plugins: dict[str, str]
     provenance: dict[str, str | int | float]
+
+
+class GraphDocument(_GraphFields, total=False):
+    """The JSON object of a file."""
+
+    plugins: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,7 @@ def to_document(
 ) -> GraphDocument:
     """The JSON object of a graph; cutoff edges are left out where reading gives them back unchanged."""
     needed = plugins_of(names_in(graph))
-    return GraphDocument(
+    document = GraphDocument(
         format=FORMAT,
         version=VERSION,
         nodes=graph.num_nodes,
@@ -103,9 +108,11 @@ def to_document(
             for edge in graph.edges
             if edge != edge_of(edge.source, edge.target)
         ],
-        plugins={module: (plugins or {}).get(module, digest) for module, digest in needed.items()},
         provenance=dict(provenance or {}),
     )
+    if needed:
+        document["plugins"] = {module: (plugins or {}).get(module, digest) for module, digest in needed.items()}
+    return document
 
 
 def to_json(graph: GraphSpec, provenance: Provenance | None = None, plugins: Mapping[str, str] | None = None) -> str:
@@ -128,7 +135,7 @@ def to_json(graph: GraphSpec, provenance: Provenance | None = None, plugins: Map
         _block("label_edges", "[]", map(json.dumps, document["label_edges"])),
         _block("edges", "[]", map(json.dumps, document["edges"])),
     ]
-    if document["plugins"]:
+    if "plugins" in document:
         digests = (f"{json.dumps(module)}: {json.dumps(digest)}" for module, digest in document["plugins"].items())
         parts.append(_block("plugins", "{}", digests))
     if document["provenance"]:
