@@ -143,7 +143,8 @@ def _try_weight(weight: WeightFunction, device: str) -> None:
     for ramp in (0.0, 0.5, 1.0):
         found = weight(torch.tensor(ramp, device=device), right_NS)
         _check(found, "gives")
-        if torch.broadcast_shapes(found.shape, right_NS.shape) != right_NS.shape:
+        sizes = zip(reversed(found.shape), reversed(right_NS.shape), strict=False)
+        if found.ndim > 2 or any(size not in (1, whole) for size, whole in sizes):
             raise _WrongResultError(f"gives a weight of shape {tuple(found.shape)}, which must fit (samples, sources)")
         if device != "meta" and not found.isfinite().all():
             raise _WrongResultError(f"gives a weight that is no finite number at ramp {ramp}")
@@ -152,7 +153,7 @@ def _try_weight(weight: WeightFunction, device: str) -> None:
 def _check(result: object, verb: str, shape: tuple[int, ...] | None = None) -> None:
     if not isinstance(result, Tensor) or not result.is_floating_point():
         shown = str(result.dtype) if isinstance(result, Tensor) else type(result).__name__
-        raise _WrongResultError(f"{verb} a {shown}: it must give a tensor of floating point")
+        raise _WrongResultError(f"{verb} {shown}: it must give a tensor of floating point")
     if shape is not None and tuple(result.shape) != shape:
         names = ("samples", "sources", "targets")
         wanted = ", ".join(f"{size} {name}" for size, name in zip(shape, names, strict=True))
