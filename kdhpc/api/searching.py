@@ -19,7 +19,6 @@ from kdhpc.data.memory import write_packed
 from kdhpc.data.packed import PackedDataset
 from kdhpc.data.progress import Progress
 from kdhpc.errors import ConfigError, NetworkError, StudyError
-from kdhpc.graph.catalogue import outputs_compared
 from kdhpc.graph.space import graph_key
 from kdhpc.interpreter import child_python_words
 from kdhpc.networks.own import register_imported
@@ -298,7 +297,7 @@ def _config(
     if config.cluster.executor != "local":
         raise ConfigError("cluster.executor=slurm is not allowed here: kdhpc.search works on this machine")
     if network is not None and not network.makes_maps(config.dataset.image_size):
-        wrong = [design for design in config.study.designs if "attention" in outputs_compared(design)]
+        wrong = [design for design in config.study.designs if design.compares_maps]
         if wrong:
             raise ConfigError(
                 f"study.designs has {', '.join(wrong)}, and {network.name} makes no attention map: use "

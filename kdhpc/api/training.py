@@ -18,7 +18,6 @@ from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import GraphError
 from kdhpc.final.final import train_final
 from kdhpc.final.result import FinalResult, refuse_diverged
-from kdhpc.graph.catalogue import outputs_compared
 from kdhpc.graph.plugins import load_plugins
 from kdhpc.graph.presets import PRESETS
 from kdhpc.graph.spec import Gate, GraphSpec
@@ -213,7 +212,7 @@ def check_fits(graph: GraphSpec, network: ChosenNetwork, image_size: int) -> Non
     """
     network.check_nodes(graph.num_nodes)
     designs = {edge.design for edge in graph.edges if edge.gate is not Gate.CUTOFF}
-    wrong = sorted(design for design in designs if "attention" in outputs_compared(design))
+    wrong = sorted(design for design in designs if design.compares_maps)
     if wrong and not network.makes_maps(image_size):
         raise GraphError(
             f"the graph compares attention maps ({', '.join(wrong)}), and {network.name} makes none of 2x2 pixels or "

@@ -129,6 +129,7 @@ def add_design(entry: DesignEntry) -> Design:
         raise GraphError(f"design {entry.name!r} is there already: give yours another name")
     design = Design.add(entry.name)
     _DESIGNS[design] = entry
+    design.compares_maps = "attention" in outputs_compared(design)
     return design
 
 
@@ -189,5 +190,6 @@ _GATES |= {
     gate: GateEntry(name=gate.value, weight=f"kdhpc.losses.gates:{gate}", line="solid")
     for gate in (Gate.THROUGH, Gate.LINEAR, Gate.CORRECT)
 }
+assert all(design.compares_maps == ("attention" in outputs_compared(design)) for design in _DESIGNS)
 if missing := ({*Design} - _DESIGNS.keys()) | ({*Gate} - _GATES.keys() - {Gate.CUTOFF}):
     raise GraphError(f"no weight, colour or line is in kdhpc/graph/catalogue.py for {', '.join(sorted(missing))}")

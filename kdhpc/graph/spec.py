@@ -36,6 +36,9 @@ class Design(OpenName):
     Source of kdhpc's own: paper Eq. 4-7. A plug-in adds others.
     """
 
+    compares_maps: bool
+    """Whether it compares attention maps, which not every network has."""
+
     PROB_CLOSER: ClassVar["Design"]
     PROB_APART: ClassVar["Design"]
     ATTENTION_CLOSER: ClassVar["Design"]
@@ -50,6 +53,9 @@ Design.ATTENTION_CLOSER = Design.add("att+", is_built_in=True)
 Design.ATTENTION_APART = Design.add("att-", is_built_in=True)
 Design.BOTH_CLOSER = Design.add("prob+att+", is_built_in=True)
 Design.BOTH_APART = Design.add("prob-att-", is_built_in=True)
+
+for _design in Design:
+    _design.compares_maps = _design not in (Design.PROB_CLOSER, Design.PROB_APART)
 
 BUILT_IN_GATES: tuple[Gate, ...] = tuple(Gate)
 """kdhpc's own gates, which a search space has unless it says otherwise."""
@@ -109,6 +115,11 @@ class GraphSpec:
         """Nodes whose incoming edges are all cut off: they keep their initial weights and still vote."""
         learning = {edge.target for edge in self.edges if edge.gate is not Gate.CUTOFF}
         return tuple(node for node, gate in enumerate(self.label_gates) if gate is Gate.CUTOFF and node not in learning)
+
+    @property
+    def compares_maps(self) -> bool:
+        """Whether some edge that is not cut off compares attention maps."""
+        return any(edge.design.compares_maps for edge in self.edges if edge.gate is not Gate.CUTOFF)
 
 
 def _pairs(pairs: list[tuple[int, int]]) -> str:

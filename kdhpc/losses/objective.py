@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdhpc.graph.catalogue import Output
 from kdhpc.losses.coefficients import GraphCoefficients, Terms
 from kdhpc.losses.distillation import CropWindows, PairLosses, attention_losses, probability_losses
-from kdhpc.losses.kinds import BUILT_IN_KINDS, KindsCode, WeightFunction
+from kdhpc.losses.kinds import BUILT_IN_KINDS, KindsCode, PluginLoss, WeightFunction
 from kdhpc.losses.precision import at_least_float32
 
 _LOG_FLOOR = -1e30
@@ -78,11 +77,10 @@ def node_losses(
         probability = probability_losses(
             _finite(log_NMC.detach()), log_NMC, closer=terms.prob_closer, apart=terms.prob_apart
         )
-    if terms.attention_closer or terms.attention_apart or _compares("attention", code):
+    if terms.attention_closer or terms.attention_apart:
         maps_NMP = at_least_float32(output.maps_MNHW).flatten(2).transpose(0, 1)
         source_NMP = maps_NMP.detach()
         peak_NM, broken_map_NM = _highest(source_NMP)
-    if terms.attention_closer or terms.attention_apart:
         attention = attention_losses(
             _finite(source_NMP),
             maps_NMP,
@@ -91,29 +89,21 @@ def node_losses(
             closer=terms.attention_closer,
             apart=terms.attention_apart,
         )
-    broken = [broken_answer_NM, broken_answer_NM, broken_map_NM, broken_map_NM]
-    broken += [
-        broken_map_NM if loss is not None and loss.compares == "attention" else broken_answer_NM for loss in code.losses
-    ]
-    losses = (*probability, *attention, *_plugin_losses(output, logits_MNC, code))
+    more = [_plugin_loss(output, logits_MNC, loss) for loss in code.losses]
+    losses = (*probability, *attention, *(loss_NST for loss_NST, _ in more))
+    broken = [broken_answer_NM, broken_answer_NM, broken_map_NM, broken_map_NM, *(broken_NM for _, broken_NM in more)]
     return loss_M + _gated(losses, coefficients, gate_NST, torch.stack(broken))
 
 
-def _compares(output: Output, code: KindsCode) -> bool:
-    return any(loss is not None and loss.compares == output for loss in code.losses)
-
-
-def _plugin_losses(output: EnsembleOutput, logits_MNC: Tensor, code: KindsCode) -> list[Tensor | None]:
-    """(N, S, T) each: the elementary losses of plug-ins; None: one that is not needed."""
-    losses: list[Tensor | None] = []
-    for loss in code.losses:
-        if loss is None:
-            losses.append(None)
-            continue
-        compared = logits_MNC if loss.compares == "probability" else at_least_float32(output.maps_MNHW)
-        target = compared.transpose(0, 1)
-        losses.append(loss.function(_finite(target.detach()), target).to(logits_MNC.dtype))
-    return losses
+def _plugin_loss(output: EnsembleOutput, logits_MNC: Tensor, loss: PluginLoss | None) -> tuple[Tensor | None, Tensor]:
+    """An elementary loss of a plug-in, (N, S, T), or None if it is not needed; (N, S), NaN where a source is broken."""
+    if loss is None:
+        return None, logits_MNC.new_zeros(logits_MNC.shape[1], len(logits_MNC))
+    compared = logits_MNC if loss.compares == "probability" else at_least_float32(output.maps_MNHW)
+    target = compared.transpose(0, 1)
+    source = target.detach()
+    loss_NST = loss.function(_finite(source), target).to(logits_MNC.dtype)
+    return loss_NST, (0 * source.flatten(2)).sum(dim=2).to(logits_MNC.dtype)
 
 
 def _label_losses(
