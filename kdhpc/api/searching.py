@@ -68,6 +68,11 @@ class Study:
         return read_status(self._storage, self.name)
 
     @property
+    def plugins(self) -> tuple[str, ...]:
+        """Modules of the designs and gates that its graphs may have, beside kdhpc's own."""
+        return tuple(self._shared.definition.plugins)
+
+    @property
     def best(self) -> Graph:
         """The graph of the best complete trial, with where it comes from.
 

@@ -101,7 +101,8 @@ def allowed(kind: type, group: str, key: str) -> str:
 
 
 def _groups(kind: type) -> dict[str, type]:
-    return {name: hint for name, hint in typing.get_type_hints(kind).items() if dataclasses.is_dataclass(hint)}
+    hints = typing.get_type_hints(kind).items()
+    return {name: hint for name, hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
 
 
 def _root_keys(kind: type) -> dict[str, object]:

@@ -114,10 +114,10 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
     points = [_xy(point) for point in (arrow.curve.start, arrow.curve.leave, arrow.curve.arrive, arrow.curve.end)]
     outline = Outline(points, [Outline.MOVETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4])
     colour, _ = _look(arrow)
-    line = gate_entry(arrow.gate).line
+    style = gate_entry(arrow.gate).line
     axes.add_patch(
         FancyArrowPatch(
-            path=outline, arrowstyle="-|>", mutation_scale=11, linewidth=1.3, linestyle=line, color=colour, zorder=2
+            path=outline, arrowstyle="-|>", mutation_scale=11, linewidth=1.3, linestyle=style, color=colour, zorder=2
         )
     )
     tag = arrow.tag

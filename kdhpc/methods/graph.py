@@ -31,7 +31,7 @@ from kdhpc.losses.coefficients import (
     other_weight,
 )
 from kdhpc.losses.distillation import CropWindows, crop_windows
-from kdhpc.losses.kinds import Kinds, KindsCode, kinds_of
+from kdhpc.losses.kinds import BUILT_IN_KINDS, Kinds, KindsCode, kinds_of
 from kdhpc.losses.objective import EnsembleOutput, node_losses
 from kdhpc.methods.differences import IMAGES, differences, facts_of
 from kdhpc.methods.method import Method, OpenRun
@@ -273,7 +273,7 @@ def graph_losses(
     windows: CropWindows,
     ramp: Tensor,
     terms: Terms,
-    code: KindsCode,
+    code: KindsCode = BUILT_IN_KINDS.code,
 ) -> Tensor:
     """`node_losses`, as a function that can be compiled once for all graphs."""
     return node_losses(output, labels, coefficients, windows, ramp, terms=terms, code=code)
