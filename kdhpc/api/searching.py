@@ -35,6 +35,10 @@ from kdhpc.study.trial_table import TrialRow, read_trials
 _LOG = logging.getLogger(__name__)
 _PATIENCE_S = 10.0
 _WITHOUT_MAPS = ["prob+", "prob-"]
+_NOT_BY_WORKERS = (
+    "cannot be imported by worker processes: install the package of {}, or put its folder in PYTHONPATH (not the "
+    "working folder)"
+)
 
 
 class Study:
@@ -62,6 +66,11 @@ class Study:
     def status(self) -> StudyStatus:
         """Trials by state, rungs, workers and speed, as ``kdhpc status`` shows them."""
         return read_status(self._storage, self.name)
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Modules of the designs and gates that its graphs may have, beside kdhpc's own."""
+        return tuple(self._shared.definition.plugins)
 
     @property
     def best(self) -> Graph:
@@ -165,6 +174,7 @@ def search(
     workers: int | None = None,
     test: Data | None = None,
     classes: Sequence[str] | None = None,
+    plugins: Sequence[str] = (),
     on_status: Callable[[StudyStatus], None] | None = None,
     overrides: Sequence[str] = (),
     config_dir: str | Path | None = None,
@@ -185,6 +195,8 @@ def search(
         workers: Processes at once; None: 1.
         test: Images that the search never sees, kept with ``dataset`` in memory for a final training.
         classes: As for :func:`kdhpc.train`.
+        plugins: Modules of designs and gates of one's own, which ``designs``, ``gates`` and ``label_gates`` may then
+            name. Worker processes import them, too.
         on_status: Called with the study's status about once a second.
         overrides: Any key of the config, as ``"worker.lease_s=60"``.
         config_dir: Your own configs, searched before the shipped ones.
@@ -219,6 +231,8 @@ def search(
     if dataset is not None:
         packed = open_data(dataset, test, classes, needs_test=False)
     folder = None if config_dir is None else Path(config_dir)
+    if plugins:
+        keywords["plugins"] = plugins
     config = _config(name, dataset, packed, chosen, nodes, trials, workers, overrides, folder, keywords)
     if packed is not None:
         place = packed_dir(packed.manifest.name)
@@ -259,7 +273,8 @@ def _config(
     """The config of a search: by the data set and the network, of a study's file, or as the study was made."""
     words = to_overrides(SearchConfig, keywords)
     chosen: list[str] = []
-    given: dict[str, dict[str, object]] = {}
+    given: dict[str, object] = {}
+    study: dict[str, object] = {}
     names_study = any(word.startswith("study=") for word in words)
     if not names_study and dataset is None and network is None:
         if name in config_names("study", config_dir):
@@ -274,7 +289,7 @@ def _config(
             raise ConfigError(
                 f"a search needs {absent}: give them, or study=NAME of a config, or only the study's name"
             )
-        given["study"] = {"num_nodes": nodes, "trials": trials}
+        given["study"] = study = {"num_nodes": nodes, "trials": trials}
     for key, number in (("study.num_nodes", nodes), ("study.trials", trials), ("cluster.workers", workers)):
         if number is not None:
             chosen.append(f"{key}={number}")
@@ -288,17 +303,20 @@ def _config(
         chosen.append(f"network={network.name}")
     more = [*words, *overrides]
     if network is not None and network.own is not None:
-        standing_in: dict[str, dict[str, object]] = {**given, "network": {"name": "-", "crops": [1]}}
+        standing_in: dict[str, object] = {**given, "network": {"name": "-", "crops": [1]}}
         side = compose_search([*chosen, *more], config_dir=config_dir, given=standing_in).dataset.image_size
         given["network"] = network.group(side) or {}
-        if not network.makes_maps(side) and "designs" not in keywords and "study" in given:
-            given["study"] = {**given["study"], "designs": _WITHOUT_MAPS}
+        if not network.makes_maps(side) and "designs" not in keywords and study:
+            given["study"] = {**study, "designs": _WITHOUT_MAPS}
     config = compose_search([*chosen, *more], config_dir=config_dir, given=given)
     register_imported(config.network.name)  # Of a study that was made earlier.
+    for plugin in config.plugins:
+        if not _can_be_imported(plugin):
+            raise ConfigError(f"plug-in {plugin!r} {_NOT_BY_WORKERS.format(plugin)}")
     if config.cluster.executor != "local":
         raise ConfigError("cluster.executor=slurm is not allowed here: kdhpc.search works on this machine")
     if network is not None and not network.makes_maps(config.dataset.image_size):
-        wrong = [design.value for design in config.study.designs if design.value not in _WITHOUT_MAPS]
+        wrong = [design for design in config.study.designs if design.compares_maps]
         if wrong:
             raise ConfigError(
                 f"study.designs has {', '.join(wrong)}, and {network.name} makes no attention map: use "
@@ -316,14 +334,16 @@ def _importable(network: ChosenNetwork) -> ChosenNetwork:
     if network.own is None:
         return network
     module = network.name.partition(":")[0]
+    if not _can_be_imported(module):
+        raise NetworkError(f"network {network.name!r} {_NOT_BY_WORKERS.format(module)}")
+    return network
+
+
+def _can_be_imported(module: str) -> bool:
+    """Whether another Python than this one finds a module."""
     code = "import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)"
     done = subprocess.run([*child_python_words(), "-c", code, module], capture_output=True, check=False)
-    if done.returncode != 0:
-        raise NetworkError(
-            f"network {network.name!r} cannot be imported by worker processes: install the package of {module}, or put "
-            "its folder in PYTHONPATH (not the working folder)"
-        )
-    return network
+    return done.returncode == 0
 
 
 def _best_first(row: TrialRow) -> tuple[bool, float, int]:

@@ -18,13 +18,12 @@ from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import GraphError
 from kdhpc.final.final import train_final
 from kdhpc.final.result import FinalResult, refuse_diverged
+from kdhpc.graph.plugins import load_plugins
 from kdhpc.graph.presets import PRESETS
-from kdhpc.graph.spec import Design, Gate, GraphSpec
+from kdhpc.graph.spec import Gate, GraphSpec
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.methods.registry import named_methods
 from kdhpc.training.loop import EpochReport
-
-_PROBABILITY_DESIGNS = (Design.PROB_CLOSER, Design.PROB_APART)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +65,7 @@ def train(
     network: Network,
     test: Data | None = None,
     classes: Sequence[str] | None = None,
+    plugins: Sequence[str] = (),
     on_epoch: Callable[[EpochReport], None] | None = None,
     overrides: Sequence[str] = (),
     config_dir: str | Path | None = None,
@@ -86,6 +86,7 @@ def train(
             A module takes images, float32 (N, 3, S, S), and gives logits, (N, C). ``"my_module:MyNet"`` is imported.
         test: Images to score on, as ``dataset``; None: the data set's own, or of images in memory a fifth by class.
         classes: Names of the classes of images in memory; None: those that a Dataset says, else numbers.
+        plugins: Modules of designs and gates of one's own, which the graph may then have.
         on_epoch: Called with a report after each epoch.
         overrides: Any key of the config, as ``"objective.unlearned=reject"``.
         config_dir: Your own configs, searched before the shipped ones.
@@ -116,6 +117,9 @@ def train(
     """
     chosen = choose_network(network)
     packed = open_data(dataset, test, classes)
+    if plugins:
+        load_plugins(plugins)
+        keywords["plugins"] = plugins
     # ONE, students and other methods are no graphs.
     found = None if str(graph) in named_methods() else as_graph(graph, keywords.get("num_nodes"))
     source = str(graph) if found is None else found.source or found.name
@@ -211,7 +215,7 @@ def check_fits(graph: GraphSpec, network: ChosenNetwork, image_size: int) -> Non
     """
     network.check_nodes(graph.num_nodes)
     designs = {edge.design for edge in graph.edges if edge.gate is not Gate.CUTOFF}
-    wrong = sorted(design.value for design in designs - set(_PROBABILITY_DESIGNS))
+    wrong = sorted(design for design in designs if design.compares_maps)
     if wrong and not network.makes_maps(image_size):
         raise GraphError(
             f"the graph compares attention maps ({', '.join(wrong)}), and {network.name} makes none of 2x2 pixels or "

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from kdhpc.config.document import defaults, parse_config, unreadable
+from kdhpc.config.document import defaults, parse_config, root_defaults, unreadable
 from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.meaning import refuse_meaningless
 from kdhpc.config.networks import NETWORKS
@@ -28,8 +28,9 @@ from kdhpc.config.schema import ObjectiveConfig, SearchConfig, TrainConfig
 from kdhpc.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
-Groups = Mapping[str, Mapping[str, object]]
-"""Some groups of a config, as plain documents: of a study that exists, or of what a Python user gave as objects."""
+Groups = Mapping[str, object]
+"""Some groups of a config, as plain documents, and keys that are in no group: of a study that exists, or of what a
+Python user gave as objects."""
 
 
 def compose_config(
@@ -98,7 +99,7 @@ def compose_train(
 def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
     for override in overrides:
         group = override.lstrip("+").partition("=")[0]
-        if group in given:
+        if isinstance(given.get(group), Mapping):
             raise ConfigError(
                 f"override {override!r} is not allowed here, what it chooses is given: give {group}.key=value"
             )
@@ -160,7 +161,7 @@ def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups)
         raise ConfigError(f"config file {path} has no list of defaults: take the shipped {root}.yaml as it is")
     node.defaults = [entry for entry in node.defaults if not (isinstance(entry, DictConfig) and entry.keys() & given)]
     OmegaConf.update(node, "hydra.searchpath", [f"file://{folder}" for folder in folders[1:]])
-    ConfigStore.instance().store(name="schema", node=with_old_keys(defaults(kind)))
+    ConfigStore.instance().store(name="schema", node={**with_old_keys(defaults(kind)), **root_defaults(kind)})
     ConfigStore.instance().store(name="root", node=OmegaConf.merge(node, given))
     # A file of that name goes before; Hydra would take what is stored for its schema.
     files = {path.name for folder in folders for path in (folder / "network").glob("*.yaml")}

@@ -11,7 +11,7 @@ from typing import Literal
 
 from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.errors import ConfigError, nearest
-from kdhpc.graph.spec import MOST_NODES, Design, Gate
+from kdhpc.graph.spec import BUILT_IN_DESIGNS, BUILT_IN_GATES, MOST_NODES, Design, Gate
 
 
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
@@ -292,11 +292,11 @@ class StudyConfig:
     """The budget: complete, pruned and failed trials together."""
     seed: int = 0
     """Seeds the graphs, the weights and the data order."""
-    label_gates: tuple[Gate, ...] = tuple(Gate)
+    label_gates: tuple[Gate, ...] = BUILT_IN_GATES
     """Gates that label edges may have."""
-    gates: tuple[Gate, ...] = tuple(Gate)
+    gates: tuple[Gate, ...] = BUILT_IN_GATES
     """Gates that distillation edges may have."""
-    designs: tuple[Design, ...] = tuple(Design)
+    designs: tuple[Design, ...] = BUILT_IN_DESIGNS
     """Loss designs that distillation edges may have."""
     pruner: Literal["median", "asha", "none"] = "median"
     """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
@@ -427,8 +427,11 @@ class SearchConfig:
     study: StudyConfig
     worker: WorkerConfig
     cluster: ClusterConfig
+    plugins: tuple[str, ...] = ()
+    """Modules of designs and gates of one's own, which ``study.designs`` and ``study.gates`` may then name."""
 
     def __post_init__(self) -> None:
+        _check_plugins(self.plugins)
         evaluate = self.training.evaluate
         _require(evaluate != "last", "training.evaluate", evaluate, "rungs or every_epoch, a search prunes by them")
 
@@ -491,6 +494,15 @@ class TrainConfig:
     training: TrainingConfig
     device: DeviceConfig
     run: RunConfig
+    plugins: tuple[str, ...] = ()
+    """Modules of designs and gates of one's own, which the graph may then have."""
+
+    def __post_init__(self) -> None:
+        _check_plugins(self.plugins)
+
+
+def _check_plugins(plugins: tuple[str, ...]) -> None:
+    _require(len(set(plugins)) == len(plugins), "plugins", list(plugins), "different names of modules")
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")

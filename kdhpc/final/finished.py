@@ -169,7 +169,8 @@ def open_finished(folder: Path, *, origin: str | None = None) -> FinishedRun:
     return FinishedRun(
         paths=paths,
         origin=origin,
-        config=read_config(TrainConfig, paths.config),
+        # Its networks need no plug-in: designs and gates were for their training.
+        config=read_config(TrainConfig, paths.config, imports=False),
         result=result,
         dataset_checksum=_dataset_checksum(paths, origin),
     )

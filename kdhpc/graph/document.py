@@ -3,12 +3,12 @@
 import json
 import math
 from dataclasses import dataclass
-from enum import Enum
 from typing import NoReturn, TypeVar
 
 from kdhpc.errors import GraphError, nearest
+from kdhpc.graph.names import OpenName
 
-Choice = TypeVar("Choice", bound=Enum)
+Choice = TypeVar("Choice", bound=OpenName)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +64,10 @@ class Value:
         return self.value
 
     def choice(self, kind: type[Choice]) -> Choice:
-        """A member of an enum of strings."""
-        for member in kind:
-            if member.value == self.value:
-                return member
-        self.fail(f"{self.shown} is not allowed: {nearest(str(self.value), (member.value for member in kind))}")
+        """A member of an open set of names."""
+        if isinstance(self.value, str) and self.value in set(kind):
+            return kind(self.value)
+        self.fail(f"{self.shown} is not allowed: {nearest(str(self.value), kind)}")
 
     def scalar(self) -> str | int | float:
         """A string or a finite number."""

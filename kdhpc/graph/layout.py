@@ -8,7 +8,6 @@ in the middle (below, where there are one or two network nodes): its thin lines 
 import cmath
 import math
 from dataclasses import dataclass
-from enum import Enum
 
 from kdhpc.graph.curves import Box, Curve
 from kdhpc.graph.spec import Design, Gate, GraphSpec
@@ -35,23 +34,16 @@ _BOW = 0.11
 _MAX_BOW = 25.0
 _CLEARANCE = ENSEMBLE_RADIUS + 29.0
 """Distance that edges keep from the middle of the ensemble node."""
-_APART = (Design.PROB_APART, Design.ATTENTION_APART, Design.BOTH_APART)
-
-
-class Kind(Enum):
-    """What an arrow stands for."""
-
-    LABEL = "label"
-    CLOSER = "closer"
-    APART = "apart"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrow:
     """An edge as it is drawn."""
 
-    kind: Kind
-    """What it stands for."""
+    design: Design | None
+    """Of the distillation edge; None: a label edge."""
+    gate: Gate
+    """Of the edge."""
     curve: Curve
     """From rim to rim."""
     lines: tuple[str, ...]
@@ -91,28 +83,29 @@ def lay_out(graph: GraphSpec) -> Layout:
     ensemble = 0j if graph.num_nodes > 2 else complex(0, -_BELOW)
     top = max(node.imag for node in nodes)
     label = Box(center=complex(0, top + _ABOVE), width=_LABEL_WIDTH, height=_LABEL_HEIGHT)
-    edges: list[tuple[Kind, Curve, tuple[str, ...]]] = [
-        (Kind.LABEL, _label_curve(label, node, radius), (gate.value,))
+    edges: list[tuple[Design | None, Gate, Curve]] = [
+        (None, gate, _label_curve(label, node, radius))
         for node, gate in zip(nodes, graph.label_gates, strict=True)
         if gate is not Gate.CUTOFF
     ]
     edges += [
         (
-            Kind.APART if edge.design in _APART else Kind.CLOSER,
+            edge.design,
+            edge.gate,
             _edge_curve(nodes[edge.source], nodes[edge.target], ensemble, crowded=graph.num_nodes > 3),
-            (edge.design.value, edge.gate.value),
         )
         for edge in graph.edges
         if edge.gate is not Gate.CUTOFF
     ]
+    texts = [(gate.value,) if design is None else (design.value, gate.value) for design, gate, _ in edges]
     tags = place_tags(
-        [curve for _, curve, _ in edges],
-        [text_box(lines) for _, _, lines in edges],
+        [curve for _, _, curve in edges],
+        [text_box(lines) for lines in texts],
         [label, *_around(nodes, ensemble)],
     )
     arrows = tuple(
-        Arrow(kind=kind, curve=curve, lines=lines, tag=tag)
-        for (kind, curve, lines), tag in zip(edges, tags, strict=True)
+        Arrow(design=design, gate=gate, curve=curve, lines=lines, tag=tag)
+        for (design, gate, curve), lines, tag in zip(edges, texts, tags, strict=True)
     )
     return Layout(nodes=nodes, ensemble=ensemble, label=label, arrows=arrows)
 

@@ -22,7 +22,7 @@ from kdhpc.graph.node_space import (
     canonical_edge_kind,
     canonical_label_gate,
 )
-from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
+from kdhpc.graph.spec import BUILT_IN_DESIGNS, BUILT_IN_GATES, Design, DistillationEdge, Gate, GraphSpec
 
 SMALL_SPACE = 65_536
 """In a space of at most so many canonical graphs, slots draw without replacement."""
@@ -66,7 +66,8 @@ class Parameter:
 class SearchSpace:
     """All graphs of M nodes with the given gates and designs.
 
-    The order of the given gates and designs has no effect: they are kept in the order of their enums.
+    The order of the given gates and designs has no effect: kdhpc's own come first, in
+    their own order, then those of plug-ins by name.
 
     Raises:
         GraphError: there is no node, a list is empty or repeats a name, or no graph is left once those with unlearned
@@ -75,11 +76,11 @@ class SearchSpace:
 
     num_nodes: int
     """M, the number of network nodes."""
-    label_gates: tuple[Gate, ...] = tuple(Gate)
+    label_gates: tuple[Gate, ...] = BUILT_IN_GATES
     """Gates that label edges may have."""
-    gates: tuple[Gate, ...] = tuple(Gate)
+    gates: tuple[Gate, ...] = BUILT_IN_GATES
     """Gates that distillation edges may have."""
-    designs: tuple[Design, ...] = tuple(Design)
+    designs: tuple[Design, ...] = BUILT_IN_DESIGNS
     """Loss designs that distillation edges may have."""
     reject_unlearned: bool = False
     """Leave out graphs with a node whose incoming edges are all cut off."""

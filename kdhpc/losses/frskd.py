@@ -20,6 +20,7 @@ def frskd_loss(
     labels_N: Tensor,
     alpha: float,
     beta: float,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """CE(s) + CE(t) + alpha T^2 KL(softmax(t / T) || softmax(s / T)) + beta sum_i AT_i.
 
@@ -35,6 +36,7 @@ def frskd_loss(
         labels_N: (N,) class indices, 0 to C - 1.
         alpha: Weight of KL, 0 or more.
         beta: Weight of AT, 0 or more.
+        label_smoothing: 0 to below 1: share of each target that is spread evenly over the classes.
 
     Returns:
         A scalar.
@@ -43,7 +45,8 @@ def frskd_loss(
     https://github.com/MingiJi/FRSKD: where the paper has another KL and norm, alpha and beta are the code's.
     """
     student_logits_NC, teacher_logits_NC = at_least_float32(student_logits_NC), at_least_float32(teacher_logits_NC)
-    hard = F.cross_entropy(student_logits_NC, labels_N) + F.cross_entropy(teacher_logits_NC, labels_N)
+    both = (student_logits_NC, teacher_logits_NC)
+    hard = sum(F.cross_entropy(logits_NC, labels_N, label_smoothing=label_smoothing) for logits_NC in both)
     soft = F.kl_div(
         F.log_softmax(student_logits_NC / TEMPERATURE, dim=1),
         F.log_softmax(teacher_logits_NC.detach() / TEMPERATURE, dim=1),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdhpc.losses.coefficients import GraphCoefficients, Terms
 from kdhpc.losses.distillation import CropWindows, PairLosses, attention_losses, probability_losses
+from kdhpc.losses.kinds import BUILT_IN_KINDS, KindsCode, PluginLoss, WeightFunction
 from kdhpc.losses.precision import at_least_float32
 
 _LOG_FLOOR = -1e30
@@ -37,6 +38,7 @@ def node_losses(
     *,
     terms: Terms,
     label_smoothing: float = 0.0,
+    code: KindsCode = BUILT_IN_KINDS.code,
 ) -> Tensor:
     """The loss L_t of every node t: its gated label loss plus the gated losses of the edges into it, averaged over N.
 
@@ -52,8 +54,9 @@ def node_losses(
         coefficients: The graph.
         windows: The crop windows for maps of this size.
         ramp: The weight of ``linear`` gates, k / k_end: a scalar tensor from 0 to 1.
-        terms: Which elementary losses to compute; these must include all that the graph uses.
+        terms: Which of the paper's elementary losses to compute; these must include all that the graph uses.
         label_smoothing: 0 to below 1: share of the label loss's target that is spread evenly over the C classes.
+        code: Elementary losses of plug-ins and all gates, in the order that the coefficients have them.
 
     Returns:
         (M,), the loss of each node.
@@ -62,13 +65,13 @@ def node_losses(
     """
     logits_MNC = at_least_float32(output.logits_MNC)
     log_probability_MNC = F.log_softmax(logits_MNC, dim=2).clamp_min(_LOG_FLOOR)
-    loss_M = _label_losses(output, log_probability_MNC, labels_N, coefficients, ramp, label_smoothing)
-    if not any(terms):
+    loss_M = _label_losses(output, log_probability_MNC, labels_N, coefficients, ramp, code.weights, label_smoothing)
+    if not any(terms) and not any(loss is not None for loss in code.losses):
         return loss_M
 
     answer_NM, broken_answer_NM = _highest(logits_MNC.detach().transpose(0, 1))
     right_NM = (answer_NM == labels_N.unsqueeze(1)) & broken_answer_NM.logical_not()
-    gate_NST = _gate_weights(right_NM, coefficients, ramp)
+    gate_NST = _gate_weights(right_NM.to(logits_MNC.dtype), coefficients, ramp, code.weights)
     probability = attention = PairLosses(None, None)
     broken_map_NM = broken_answer_NM
     if terms.prob_closer or terms.prob_apart:
@@ -88,8 +91,21 @@ def node_losses(
             closer=terms.attention_closer,
             apart=terms.attention_apart,
         )
-    broken_LNM = torch.stack([broken_answer_NM, broken_answer_NM, broken_map_NM, broken_map_NM])
-    return loss_M + _gated((*probability, *attention), coefficients, gate_NST, broken_LNM)
+    more = [_plugin_loss(output, logits_MNC, loss) for loss in code.losses]
+    losses = (*probability, *attention, *(loss_NST for loss_NST, _ in more))
+    broken = [broken_answer_NM, broken_answer_NM, broken_map_NM, broken_map_NM, *(broken_NM for _, broken_NM in more)]
+    return loss_M + _gated(losses, coefficients, gate_NST, torch.stack(broken))
+
+
+def _plugin_loss(output: EnsembleOutput, logits_MNC: Tensor, loss: PluginLoss | None) -> tuple[Tensor | None, Tensor]:
+    """An elementary loss of a plug-in, (N, S, T), or None if it is not needed; (N, S), NaN where a source is broken."""
+    if loss is None:
+        return None, logits_MNC.new_zeros(logits_MNC.shape[1], len(logits_MNC))
+    compared = logits_MNC if loss.compares == "probability" else at_least_float32(output.maps_MNHW)
+    target = compared.transpose(0, 1)
+    source = target.detach()
+    loss_NST = loss.function(_finite(source), target).to(logits_MNC.dtype)
+    return loss_NST, (0 * source.flatten(2)).sum(dim=2).to(logits_MNC.dtype)
 
 
 def _label_losses(
@@ -98,6 +114,7 @@ def _label_losses(
     labels_N: Tensor,
     coefficients: GraphCoefficients,
     ramp: Tensor,
+    weights: tuple[WeightFunction, ...],
     smoothing: float,
 ) -> Tensor:
     """(M,): gated cross-entropy with the labels, summed over each node's classifiers. Source: paper Eq. 15."""
@@ -110,15 +127,23 @@ def _label_losses(
     for extra_MNC in output.extra_logits_MNC:
         extra = at_least_float32(extra_MNC).flatten(0, 1)
         cross_entropy = cross_entropy + F.cross_entropy(extra, labels, reduction="none", label_smoothing=smoothing)
-    weight_M = torch.addcmul(coefficients.label_through_M, coefficients.label_linear_M, ramp)
+    right_11 = ramp.new_ones(1, 1)  # Labels are always right.
+    weight_M = torch.zeros_like(coefficients.label_gate_GM[0])
+    for label_gate_M, weight in zip(coefficients.label_gate_GM, weights, strict=True):
+        weight_M = torch.addcmul(weight_M, label_gate_M, weight(ramp, right_11).reshape(()))
     loss_M = cross_entropy.view(num_nodes, -1).mean(dim=1)
     return weight_M * loss_M.masked_fill(weight_M.logical_not(), 0)
 
 
-def _gate_weights(right_NS: Tensor, coefficients: GraphCoefficients, ramp: Tensor) -> Tensor:
+def _gate_weights(
+    right_NS: Tensor, coefficients: GraphCoefficients, ramp: Tensor, weights: tuple[WeightFunction, ...]
+) -> Tensor:
     """(N, S, T): the weight that each edge's gate gives to each sample's loss. Source: paper Eq. 8-11."""
-    steady_ST = torch.addcmul(coefficients.through_ST, coefficients.linear_ST, ramp)
-    return steady_ST + coefficients.correct_ST * right_NS.unsqueeze(2)
+    num_nodes = right_NS.shape[1]
+    total = right_NS.new_zeros(len(right_NS), num_nodes, num_nodes)
+    for gate_ST, weight in zip(coefficients.gate_GST, weights, strict=True):
+        total = torch.addcmul(total, gate_ST, weight(ramp, right_NS).expand_as(right_NS).unsqueeze(2))
+    return total
 
 
 def _gated(

@@ -16,6 +16,7 @@ def sla_loss(
     labels_N: Tensor,
     temperature: float,
     joint_weight: float,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """w CE(joint) + CE(single) + T^2 KL(softmax(A / T) || softmax(single / T)), each averaged over its rows.
 
@@ -29,6 +30,7 @@ def sla_loss(
         labels_N: (N,) class indices, 0 to C - 1.
         temperature: T, above 0; the authors' is 1.
         joint_weight: w, 1; 4 with the authors' ``--with-large-loss``.
+        label_smoothing: 0 to below 1: share of each target that is spread evenly over the classes.
 
     Returns:
         A scalar.
@@ -42,8 +44,8 @@ def sla_loss(
     num_rotations = len(joint_logits_RJ) // num_images
     rotations = torch.arange(num_rotations, device=labels_N.device)
     joint_labels_R = (labels_N.unsqueeze(1) * num_rotations + rotations).flatten()
-    joint = F.cross_entropy(joint_logits_RJ, joint_labels_R)
-    single = F.cross_entropy(single_logits_NC, labels_N)
+    joint = F.cross_entropy(joint_logits_RJ, joint_labels_R, label_smoothing=label_smoothing)
+    single = F.cross_entropy(single_logits_NC, labels_N, label_smoothing=label_smoothing)
     # [image, rotated by, class, rotation that is told]: where both rotations are the same.
     told = joint_logits_RJ.detach().view(num_images, num_rotations, num_classes, num_rotations)
     aggregated_NC = told.diagonal(dim1=1, dim2=3).mean(dim=2)

@@ -75,12 +75,12 @@ class FrskdModel(SelfTaughtModel[FrskdNetwork]):
             setting=setting,
             seed=seed,
         )
-        self._alpha, self._beta = method.alpha, method.beta
+        self._weights = (method.alpha, method.beta, setting.training.label_smoothing)
 
     def losses(self, batch: ImageBatch) -> Tensor:
         """`kdhpc.losses.frskd.frskd_loss`, (1,)."""
         output = self.forward(_run_frskd, self.networks[0], batch.images)
-        return self.run(frskd_loss, *output, batch.labels, self._alpha, self._beta).unsqueeze(0)
+        return self.run(frskd_loss, *output, batch.labels, *self._weights).unsqueeze(0)
 
 
 def _run_frskd(network: FrskdNetwork, images: Tensor) -> FrskdOutput:

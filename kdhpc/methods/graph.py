@@ -4,7 +4,7 @@ Dimension suffixes: M nodes, G groups of weights, N samples, C classes, H, W row
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,7 @@ from torch import Tensor
 from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError, GraphError
+from kdhpc.graph.plugins import names_in, plugins_of
 from kdhpc.graph.presets import PRESETS, load_graph, preset_label
 from kdhpc.graph.serial import Provenance, read_stored, write_graph
 from kdhpc.graph.space import graph_key
@@ -24,11 +25,13 @@ from kdhpc.losses.coefficients import (
     Terms,
     all_terms,
     graph_coefficients,
+    needed_code,
     needed_terms,
     other_coefficients,
     other_weight,
 )
 from kdhpc.losses.distillation import CropWindows, crop_windows
+from kdhpc.losses.kinds import BUILT_IN_KINDS, Kinds, KindsCode, kinds_of
 from kdhpc.losses.objective import EnsembleOutput, node_losses
 from kdhpc.methods.differences import IMAGES, differences, facts_of
 from kdhpc.methods.method import Method, OpenRun
@@ -65,6 +68,8 @@ class GraphMethod(Method):
     """Short name, for folders; empty in a search, which numbers its graphs."""
     source: Provenance = field(default_factory=dict)
     """Where a graph's file says that it comes from."""
+    kinds: Kinds | None = None
+    """The losses and gates of all graphs that the same model may become; None: those of this one."""
 
     title: ClassVar[str] = "a graph"
 
@@ -111,9 +116,22 @@ class GraphMethod(Method):
         """Where a graph's file says that it comes from."""
         return self.source
 
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The digests of the plug-ins whose designs and gates it has."""
+        return {f"plugins.{module}": digest for module, digest in plugins_of(names_in(self.graph)).items()}
+
     def compiled_name(self, network: str) -> str:
         """What is compiled for one graph serves all of them."""
         return network
+
+    def check(self, num_classes: int) -> None:
+        """Refuse code of plug-ins that cannot be used.
+
+        Raises:
+            ConfigError: as :func:`kdhpc.losses.kinds.kinds_of`.
+        """
+        kinds_of(names_in(self.graph))
 
     def warn_about(self, config: TrainConfig, dataset_checksum: str) -> None:
         """Log nodes that nothing teaches, and that the graph was searched with something else."""
@@ -127,7 +145,7 @@ class GraphMethod(Method):
 
     def model(self, setting: TrainingSetting, seed: int) -> "GraphModel":
         """A network for each node."""
-        return GraphModel(self.graph, setting, seed)
+        return GraphModel(self.graph, setting, seed, kinds=self.kinds)
 
 
 class GraphModel(Model[Network]):
@@ -137,13 +155,15 @@ class GraphModel(Model[Network]):
         graph: Who teaches whom.
         setting: The network of every node, and what it is trained with.
         seed: Initial weights follow from it.
+        kinds: The losses and gates of all graphs that it may become; None: those of this one.
 
     Raises:
+        ConfigError: code of a plug-in cannot be used.
         NetworkError: the network cannot be built, its attention map is smaller than a crop, or the pretrained weights
             are another network's.
     """
 
-    def __init__(self, graph: GraphSpec, setting: TrainingSetting, seed: int) -> None:
+    def __init__(self, graph: GraphSpec, setting: TrainingSetting, seed: int, *, kinds: Kinds | None = None) -> None:
         network, image_size, device = setting.network, setting.image_size, setting.runtime.device
         super().__init__(
             lambda node: build_network(network, num_classes=setting.num_classes, image_size=image_size, node=node),
@@ -161,7 +181,8 @@ class GraphModel(Model[Network]):
         self.untaught_MG = torch.zeros(graph.num_nodes, len(self._groups), device=device)
         if self._pretrained is not None:  # For every graph: a search hears of a wrong file at once.
             check_weights(self.networks[0], self._pretrained, origin=pretrained_origin(self._objective))
-        self._coefficients = graph_coefficients(graph, device=device, dtype=torch.float32)
+        self._kinds = kinds or kinds_of(names_in(graph))
+        self._coefficients = graph_coefficients(graph, device=device, dtype=torch.float32, kinds=self._kinds)
         side = map_side(network.name, image_size)
         self._windows = crop_windows(
             network.crops,
@@ -178,9 +199,8 @@ class GraphModel(Model[Network]):
         """Learn under another graph of as many nodes."""
         assert isinstance(method, GraphMethod), "another method needs another training"
         assert method.num_nodes == len(self.networks), "another number of nodes needs another training"
-        for ours, new in zip(
-            self._coefficients, graph_coefficients(method.graph, device="cpu", dtype=torch.float32), strict=True
-        ):
+        coefficients = graph_coefficients(method.graph, device="cpu", dtype=torch.float32, kinds=self._kinds)
+        for ours, new in zip(self._coefficients, coefficients, strict=True):
             ours.copy_(new)
         self._set_graph(method.graph)
 
@@ -212,6 +232,7 @@ class GraphModel(Model[Network]):
             self._ramp,
             self._terms,
             self._label_smoothing,
+            self._code,
         )
 
     def predict(self, images: Tensor) -> Prediction:
@@ -244,6 +265,7 @@ class GraphModel(Model[Network]):
         """Eager runs leave out what the graph does not use; other programs are the same for all graphs."""
         eager = self.programs.mode == "eager"
         self._terms = needed_terms(self._graph) if eager else all_terms(self._graph.num_nodes)
+        self._code = needed_code(self._graph, self._kinds) if eager else self._kinds.code
 
 
 def graph_losses(
@@ -254,9 +276,12 @@ def graph_losses(
     ramp: Tensor,
     terms: Terms,
     label_smoothing: float = 0.0,
+    code: KindsCode = BUILT_IN_KINDS.code,
 ) -> Tensor:
     """`node_losses`, as a function that can be compiled once for all graphs."""
-    return node_losses(output, labels, coefficients, windows, ramp, terms=terms, label_smoothing=label_smoothing)
+    return node_losses(
+        output, labels, coefficients, windows, ramp, terms=terms, label_smoothing=label_smoothing, code=code
+    )
 
 
 def _run_networks(networks: tuple[Network, ...], images: Tensor) -> EnsembleOutput:

@@ -77,11 +77,13 @@ class SlaModel(SelfTaughtModel[SlaNetwork]):
         )
         self._temperature = method.temperature
         self._joint_weight = float(NUM_ROTATIONS) if method.large_loss else 1.0
+        self._label_smoothing = setting.training.label_smoothing
 
     def losses(self, batch: ImageBatch) -> Tensor:
         """`kdhpc.losses.sla.sla_loss`, (1,)."""
         output = self.forward(_run_sla, self.networks[0], batch.images)
-        return self.run(sla_loss, *output, batch.labels, self._temperature, self._joint_weight).unsqueeze(0)
+        options = (self._temperature, self._joint_weight, self._label_smoothing)
+        return self.run(sla_loss, *output, batch.labels, *options).unsqueeze(0)
 
 
 def _run_sla(network: SlaNetwork, images: Tensor) -> SlaOutput:

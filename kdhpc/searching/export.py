@@ -108,7 +108,7 @@ def _export(
     definition: StudyDefinition, trial: TrialRecord, stem: Path, study_uid: str | None, *, draw: bool
 ) -> ExportedGraph:
     graph, svg, png = (stem.with_name(f"{stem.name}.{ending}") for ending in ("json", "svg", "png"))
-    write_graph(graph, trial.graph, provenance=provenance(definition, trial, study_uid))
+    write_graph(graph, trial.graph, provenance(definition, trial, study_uid), definition.plugins)
     if not draw:
         return ExportedGraph(graph=graph, svg=None, png=None)
     from kdhpc.graph.drawing import draw_graph  # Matplotlib is large, and not everywhere that graphs are exported.

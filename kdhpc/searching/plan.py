@@ -13,7 +13,9 @@ from kdhpc.data.packed import PackedDataset
 from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
 from kdhpc.files.removing import remove
+from kdhpc.graph.plugins import plugins_of
 from kdhpc.graph.space import SearchSpace
+from kdhpc.graph.spec import Design, Gate
 from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import check_weights_file, weights_digest
 from kdhpc.searching.manifest import Manifest, freeze_launch
@@ -123,6 +125,7 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         dataset=config.dataset.name,
         dataset_checksum=dataset_checksum,
         settings=json.dumps(settings, sort_keys=True),
+        plugins=plugins_of(names_of(config)),
         pretrained_weights=weights_digest(config.objective),
         precision=None if config.device.precision == "auto" else config.device.precision,
     )
@@ -149,6 +152,11 @@ def check_same_study(study: SharedStudy, config: SearchConfig) -> None:
         raise StudyMismatchError(f"study {made_with.name!r} was made with something else: {'; '.join(different)}")
 
 
+def names_of(config: SearchConfig) -> tuple[Design | Gate, ...]:
+    """All designs and gates that graphs of a study may have."""
+    return (*config.study.designs, *config.study.gates, *config.study.label_gates)
+
+
 def search_space(config: SearchConfig) -> SearchSpace:
     """The graphs that a study draws from.
 
@@ -167,8 +175,8 @@ def search_space(config: SearchConfig) -> SearchSpace:
         raise ConfigError(f"{exc} (study.label_gates, study.gates, objective.unlearned)") from exc
 
 
-def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
-    """The groups of the config that a study was made with: not how it is run (device, worker, cluster).
+def stored_groups(study: SharedStudy) -> dict[str, object]:
+    """The groups of the config that a study was made with, and its plug-ins: not how it is run (device, worker, ...).
 
     Raises:
         StudyMismatchError: a newer version of kdhpc made it.
@@ -181,6 +189,7 @@ def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
         raise StudyMismatchError(f"study {made_with.name!r} {exc}") from exc
     return {
         **settings,
+        "plugins": list(made_with.plugins),
         "study": {
             "num_nodes": space.num_nodes,
             "trials": study.progress().target,

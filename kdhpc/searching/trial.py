@@ -15,10 +15,13 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.errors import CheckpointError, DatabaseError, StudyMismatchError
+from kdhpc.graph.plugins import plugins_of
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.losses.kinds import BUILT_IN_KINDS, Kinds
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.weights import pretrained_origin, weights_digest
+from kdhpc.searching.plan import names_of
 from kdhpc.study.outcome import Outcome
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
@@ -105,6 +108,8 @@ class TrialSetting:
     """Classes of the data set."""
     runtime: Runtime
     """Where and how this worker computes."""
+    kinds: Kinds = BUILT_IN_KINDS
+    """The losses and gates that graphs of the study may have."""
 
     @property
     def training(self) -> TrainingSetting:
@@ -132,6 +137,8 @@ class TrialSetting:
         }
         document["objective"]["pretrained"] = self.pretrained_weights
         document["data"] = {"content": self.data}
+        if plugins := plugins_of(names_of(config)):
+            document["plugins"] = dict(plugins)
         digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
         return f"{digest} {self.runtime.precision}"
 
@@ -151,7 +158,7 @@ def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: Trainin
     """
     config = setting.config
     warn_about_unlearned(trial.graph, config.objective, name=f"trial {trial.number}")
-    method = GraphMethod(graph=trial.graph)
+    method = GraphMethod(graph=trial.graph, kinds=setting.kinds)
     if previous is not None:
         previous.restart(method, trial.seed)
         return previous

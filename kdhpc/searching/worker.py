@@ -18,10 +18,11 @@ from kdhpc.config.schema import DeviceConfig, SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, ConfigError, DeviceLostError, KdhpcError, StudyMismatchError
+from kdhpc.losses.kinds import kinds_of
 from kdhpc.networks.own import register_imported
 from kdhpc.searching.concurrency import concurrency_on
 from kdhpc.searching.deadline import Deadline
-from kdhpc.searching.plan import check_same_study
+from kdhpc.searching.plan import check_same_study, names_of
 from kdhpc.searching.trial import StepKind, TrialSetting
 from kdhpc.searching.trial_runner import Ended, TrialRunner
 from kdhpc.study.definition import Split
@@ -290,6 +291,7 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
     """
     check_same_study(study, config)
     register_imported(config.network.name)
+    kinds = kinds_of(names_of(config))
     device_config, runtime = _runtime_of_the_study(study, config)
     config = replace(config, device=device_config)
     runtime.enforce()
@@ -323,4 +325,5 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
         ),
         num_classes=len(packed.classes),
         runtime=runtime,
+        kinds=kinds,
     )

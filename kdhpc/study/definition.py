@@ -4,7 +4,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kdhpc.config import compatibility
 from kdhpc.config.renamed import renamed_document
 from kdhpc.errors import StudyError, StudyMismatchError
+from kdhpc.graph.plugins import load_plugins
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import Design, Gate
 
@@ -69,6 +70,8 @@ class StudyDefinition:
     """Its checksum."""
     settings: str
     """Everything else that a trial's result depends on, as JSON text of the config's groups."""
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the plug-ins whose designs and gates graphs may have, by module."""
     pretrained_weights: str | None = None
     """Digest of the file that ``objective.pretrained`` names; None where it names none."""
     precision: str | None = None
@@ -85,6 +88,7 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
     """The definition that a database row holds.
 
     Raises:
+        ConfigError: a plug-in that it needs cannot be imported.
         StudyError: another version of kdhpc wrote it.
     """
     try:
@@ -95,6 +99,8 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
         unknown = {*document} - _KNOWN | {f"space.{key}" for key in {*space} - _KNOWN_OF_SPACE}
         if unknown:
             raise ValueError(compatibility.newer("it", sorted(unknown)))
+        plugins = {str(module): str(digest) for module, digest in document.get("plugins", {}).items()}
+        load_plugins(plugins)
         return StudyDefinition(
             space=SearchSpace(
                 num_nodes=space["num_nodes"],
@@ -104,6 +110,7 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
                 reject_unlearned=space["reject_unlearned"],
             ),
             settings=json.dumps(renamed_document(document["settings"]), sort_keys=True),
+            plugins=plugins,
             pretrained_weights=document.get("pretrained_weights"),
             **{key: document[key] for key in _PLAIN if key in document or key not in _OPTIONAL},
         )
@@ -170,9 +177,9 @@ _PLAIN = (
     "dataset",
     "dataset_checksum",
 )
-_KNOWN = frozenset({"format", "version", "space", "settings", "pretrained_weights", *_PLAIN})
+_KNOWN = frozenset({"format", "version", "space", "settings", "plugins", "pretrained_weights", *_PLAIN})
 _KNOWN_OF_SPACE = frozenset({"num_nodes", "label_gates", "gates", "designs", "reject_unlearned"})
-_OPTIONAL = frozenset(field.name for field in fields(StudyDefinition) if field.default is not MISSING)
+_OPTIONAL = frozenset(found.name for found in fields(StudyDefinition) if found.default is not MISSING)
 """A field that an earlier version did not have needs a default, which means what was done then."""
 
 
@@ -188,6 +195,7 @@ def _document(definition: StudyDefinition) -> dict[str, object]:
             "reject_unlearned": space.reject_unlearned,
         },
         "settings": json.loads(definition.settings),
+        **({"plugins": dict(definition.plugins)} if definition.plugins else {}),
         "pretrained_weights": definition.pretrained_weights,
     }
 

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from kdhpc.graph.spec import Gate
+from kdhpc.losses.frskd import frskd_loss
 from kdhpc.losses.objective import node_losses
 from kdhpc.losses.one import one_loss
+from kdhpc.losses.sla import sla_loss
 from kdhpc.losses.student import student_loss
 from tests.losses.test_objective import ALL_TERMS, RAMP, losses, random_case
 
@@ -71,6 +73,25 @@ def test_one_and_student_losses_smooth_every_classifier():
 
     student, extra, teacher = branches[0], branches[1], branches[2]
     of_student = (student, (extra,), teacher, labels, 2.0)
-    found = student_loss(*of_student, SMOOTHING) - student_loss(*of_student)
+    found = student_loss(*of_student, label_smoothing=SMOOTHING) - student_loss(*of_student)
     expected = added(student, labels).mean() + added(extra, labels).mean()
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_self_taught_losses_smooth_every_classifier():
+    generator = torch.Generator().manual_seed(0)
+    joint, single, teacher = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
+        for shape in ((24, 20), (6, 5), (6, 5))
+    )
+    labels = torch.arange(6) % 5
+    joint_labels = (4 * labels.unsqueeze(1) + torch.arange(4)).flatten()
+    found = sla_loss(joint, single, labels, 1.0, 1.0, SMOOTHING) - sla_loss(joint, single, labels, 1.0, 1.0)
+    expected = added(joint, joint_labels).mean() + added(single, labels).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert_same_gradients([joint, single], found, expected)
+    of_frskd = (single, teacher, (), (), labels, 2.0, 100.0)
+    found = frskd_loss(*of_frskd, SMOOTHING) - frskd_loss(*of_frskd)
+    expected = added(single, labels).mean() + added(teacher, labels).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert_same_gradients([single, teacher], found, expected)
