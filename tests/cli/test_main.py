@@ -47,6 +47,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc stop": ["--study", "--no-wait"],
         "kdhpc retry": ["--study", "--trial"],
         "kdhpc export-best": ["--study", "--top", "--out"],
+        "kdhpc import-graph": ["config", "--out"],
         "kdhpc train": ["--graph", "--nodes", "--teacher", "--seeds", "--launcher", "--config-dir", "overrides"],
         "kdhpc results": ["folder", "--ddof", "--format"],
         "kdhpc report": [],
