@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from kdhpc.config.goals import DEFAULT_GOAL, GoalName
 from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.errors import ConfigError
 from kdhpc.graph.spec import MOST_NODES, Design, Gate
@@ -225,6 +226,10 @@ class StudyConfig:
     """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
     sampler: Literal["random", "tpe"] = "random"
     """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's."""
+    goal: GoalName = DEFAULT_GOAL
+    """What the search makes better, on the validation images. ``ensemble``: the ensemble's accuracy. ``node1``: that
+    of node 1. ``mean_node``: the mean of the nodes'. ``nll``: the mean negative log-likelihood of the softmax of the
+    ensemble's logits, which is made smaller. Pruning and samplers go by it, too."""
     max_attempts: int = 3
     """After so many crashes without progress, a trial counts as failed and is not tried again."""
 

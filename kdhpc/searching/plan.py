@@ -117,6 +117,7 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         seed=config.study.seed,
         pruner=config.study.pruner,
         sampler=config.study.sampler,
+        goal=config.study.goal,
         max_attempts=config.study.max_attempts,
         last_epoch=config.training.epochs,
         network=config.network.name,
@@ -190,6 +191,7 @@ def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
             "designs": [design.value for design in space.designs],
             "pruner": made_with.pruner,
             "sampler": made_with.sampler,
+            "goal": made_with.goal,
             "max_attempts": made_with.max_attempts,
         },
     }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdhpc.config import compatibility
+from kdhpc.config.goals import DEFAULT_GOAL
 from kdhpc.config.renamed import renamed_document
 from kdhpc.errors import StudyError, StudyMismatchError
 from kdhpc.graph.space import SearchSpace
@@ -69,6 +70,8 @@ class StudyDefinition:
     """Its checksum."""
     settings: str
     """Everything else that a trial's result depends on, as JSON text of the config's groups."""
+    goal: str = DEFAULT_GOAL
+    """What its values are, see ``kdhpc.config.goals``."""
     pretrained_weights: str | None = None
     """Digest of the file that ``objective.pretrained`` names; None where it names none."""
     precision: str | None = None
@@ -78,7 +81,11 @@ class StudyDefinition:
 
 def to_json(definition: StudyDefinition) -> str:
     """The definition as JSON text."""
-    return json.dumps({"format": _FORMAT, "version": _VERSION, **_document(definition)}, sort_keys=True)
+    document = _document(definition)
+    for key, default in _LATER.items():
+        if document[key] == default:
+            del document[key]
+    return json.dumps({"format": _FORMAT, "version": _VERSION, **document}, sort_keys=True)
 
 
 def from_json(text: str, *, name: str) -> StudyDefinition:
@@ -106,6 +113,7 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
             settings=json.dumps(renamed_document(document["settings"]), sort_keys=True),
             pretrained_weights=document.get("pretrained_weights"),
             **{key: document[key] for key in _PLAIN if key in document or key not in _OPTIONAL},
+            **{key: document[key] for key in _LATER if key in document},
         )
     except (ValueError, KeyError, TypeError) as exc:
         raise StudyError(
@@ -170,7 +178,9 @@ _PLAIN = (
     "dataset",
     "dataset_checksum",
 )
-_KNOWN = frozenset({"format", "version", "space", "settings", "pretrained_weights", *_PLAIN})
+_LATER: Mapping[str, object] = {"goal": DEFAULT_GOAL}
+"""Fields that version 0.1.0 did not have: written down only if they say something, so that it can read the rest."""
+_KNOWN = frozenset({"format", "version", "space", "settings", "pretrained_weights", *_PLAIN, *_LATER})
 _KNOWN_OF_SPACE = frozenset({"num_nodes", "label_gates", "gates", "designs", "reject_unlearned"})
 _OPTIONAL = frozenset(field.name for field in fields(StudyDefinition) if field.default is not MISSING)
 """A field that an earlier version did not have needs a default, which means what was done then."""
@@ -179,7 +189,7 @@ _OPTIONAL = frozenset(field.name for field in fields(StudyDefinition) if field.d
 def _document(definition: StudyDefinition) -> dict[str, object]:
     space = definition.space
     return {
-        **{key: getattr(definition, key) for key in _PLAIN},
+        **{key: getattr(definition, key) for key in (*_PLAIN, *_LATER)},
         "space": {
             "num_nodes": space.num_nodes,
             "label_gates": [gate.value for gate in space.label_gates],

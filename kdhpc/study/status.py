@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from kdhpc.config.goals import DEFAULT_GOAL, GOALS
 from kdhpc.graph.space import canonical
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import foreign, slots, study_rows, trial_rows
@@ -57,7 +58,7 @@ class BestTrial:
     number: int
     """Its number."""
     value: float
-    """Its accuracy, in percent."""
+    """By the study's goal: such as the ensemble's accuracy, in percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class RungStatus:
     survived: int
     """Those that were not pruned at it."""
     median: float
-    """Of their accuracies, in percent."""
+    """Of what they reported, by the study's goal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,8 @@ class StudyStatus:
     """Trials that another program has put into the study: they are in none of these numbers."""
     trials_per_hour: float | None
     """What the workers of this moment do, going by the last 50 trials; None before the first."""
+    goal: str = DEFAULT_GOAL
+    """What its values are, see ``kdhpc.config.goals``."""
     seconds_to_go: float | None
     """At that speed; None if nobody works or the speed is not known."""
 
@@ -161,7 +164,7 @@ class TrialRecord:
     number: int
     """Its number."""
     value: float
-    """Its accuracy, in percent."""
+    """By the study's goal: such as the ensemble's accuracy, in percent."""
     graph: GraphSpec
     """What was trained, in canonical form."""
     worked_s: float
@@ -187,6 +190,7 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
 
     def read(connection: Connection) -> StudyStatus:
         study_id = study_rows.find_id(connection, name, uid=uid)
+        goal = study_rows.goal(connection, study_id)
         counts = read_counts(connection, study_id)
         leases = slots.active_leases(connection, study_id)
         trial_s = _mean_worked_s(connection, study_id)
@@ -196,11 +200,12 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
             draining=study_rows.is_draining(connection, study_id),
             precision=study_rows.read_precision(connection, study_id),
             trials=counts,
-            best=_read_best(connection, study_id),
+            best=_read_best(connection, study_id, GOALS[goal].sign),
             rungs=_read_rungs(connection, study_id),
             workers=tuple(_worker(lease) for lease in leases),
             crashes=_read_crashes(connection, study_id),
             diverged=_read_diverged(connection, study_id),
+            goal=goal,
             foreign_trials=foreign.count(connection, study_id),
             trials_per_hour=3600 * counts.running / trial_s if trial_s else None,
             seconds_to_go=_seconds_to_go(counts, trial_s),
@@ -218,7 +223,8 @@ def top_trials(storage: Storage, name: str, k: int) -> tuple[TrialRecord, ...]:
 
     def read(connection: Connection) -> tuple[TrialRecord, ...]:
         study = study_rows.find(connection, name)
-        rows = connection.execute(_BEST, {"study_id": study.study_id, "limit": k}).all()
+        sign = GOALS[study.definition.goal].sign
+        rows = connection.execute(_BEST, {"study_id": study.study_id, "limit": k, "sign": sign}).all()
         return tuple(
             TrialRecord(
                 number=row.number,
@@ -261,7 +267,7 @@ _BEST = text("""
     FROM kdhpc_slots AS slots JOIN trials USING (trial_id) JOIN trial_values USING (trial_id)
     WHERE slots.study_id = :study_id AND slots.state = 'done' AND trials.state = 'COMPLETE'
         AND objective = 0 AND value_type = 'FINITE'
-    ORDER BY value DESC, number LIMIT :limit
+    ORDER BY CAST(:sign AS integer) * value DESC, number LIMIT :limit
 """)
 _RUNGS = text("""
     SELECT step, count(*) AS reached,
@@ -293,8 +299,8 @@ _WORKED = text("""
 """)
 
 
-def _read_best(connection: Connection, study_id: int) -> BestTrial | None:
-    row = connection.execute(_BEST, {"study_id": study_id, "limit": 1}).one_or_none()
+def _read_best(connection: Connection, study_id: int, sign: int) -> BestTrial | None:
+    row = connection.execute(_BEST, {"study_id": study_id, "limit": 1, "sign": sign}).one_or_none()
     return None if row is None else BestTrial(number=row.number, value=row.value)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
+from kdhpc.config.goals import GOALS
 from kdhpc.graph.space import canonical
 from kdhpc.study import definition as definitions
 from kdhpc.study import slots, study_rows, trial_rows
@@ -40,7 +41,10 @@ class SharedStudy:
         self._storage = storage
         self._study_id = row.study_id
         self._policy = PruningPolicy(
-            pruner=row.definition.pruner, last_epoch=row.definition.last_epoch, max_attempts=row.definition.max_attempts
+            pruner=row.definition.pruner,
+            last_epoch=row.definition.last_epoch,
+            sign=GOALS[row.definition.goal].sign,
+            max_attempts=row.definition.max_attempts,
         )
 
     @classmethod
@@ -71,7 +75,9 @@ class SharedStudy:
         from kdhpc.study.optuna_view import ensure_study
 
         def create() -> "SharedStudy":
-            study_id = ensure_study(storage, definition.name)
+            # Of another goal, Optuna's study has another direction: kdhpc says more of what differs.
+            storage.read(lambda connection: study_rows.refuse_other(connection, definition, split))
+            study_id = ensure_study(storage, definition.name, maximise=GOALS[definition.goal].maximise)
             storage.write(
                 lambda connection: study_rows.create(
                     connection, study_id, definition, split, target, precision=precision
@@ -230,7 +236,7 @@ class SharedStudy:
         space = self.definition.space
         seed = definitions.trial_seed(self.definition.seed, lease.slot) % 2**32
         own = self._storage.read(lambda connection: study_rows.trial_ids(connection, self._study_id))
-        graph = self._optuna.tpe_graph(space, seed, own)
+        graph = self._optuna.tpe_graph(space, seed, own, maximise=GOALS[self.definition.goal].maximise)
 
         def write(connection: Connection) -> dict[str, str] | None:
             if slots.renew(connection, lease) is None:
