@@ -50,6 +50,8 @@ def progress_line(status: "StudyStatus") -> str:
         f"({trials.complete} complete, {trials.pruned} pruned{diverged}{failed})",
         f"{trials.running} running",
     ]
+    if status.max_gpu_hours is not None:
+        parts.append(f"{status.hours_used:.2f} of {status.max_gpu_hours:g} h used")
     if status.best is not None:
         parts.append(f"best {GOALS[status.goal].named(status.best.value)} (trial {status.best.number})")
     if status.seconds_to_go:

@@ -101,7 +101,11 @@ def _document(job: "QueuedJob") -> dict[str, str]:
 
 def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
     trials = status.trials
-    counts = ", ".join(f"{count} {state}" for state, count in dataclasses.asdict(trials).items())
+    states = dataclasses.asdict(trials)
+    beyond_hours = states.pop("beyond_hours")
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    if beyond_hours:
+        counts += f", {beyond_hours} not begun: the hours are used (a larger study.max_gpu_hours goes on)"
     goal = GOALS[status.goal]
     best = "none yet" if status.best is None else f"{goal.shown(status.best.value)} (trial {status.best.number})"
     speed = f"{status.trials_per_hour:.1f} trials per hour" if status.trials_per_hour else "-"
@@ -110,6 +114,11 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
         f"study    {status.study}{' (stopped: no trial is started)' if status.draining else ''}",
         f"target   {status.target} trials",
         f"trials   {counts}",
+        *(
+            []
+            if status.max_gpu_hours is None
+            else [f"hours    {status.hours_used:.2f} of {status.max_gpu_hours:g} used"]
+        ),
         *([f"goal     {goal.title}, {'higher' if goal.maximise else 'lower'} is better"] if goal.short else []),
         f"best     {best}",
         f"speed    {speed}{to_go}",

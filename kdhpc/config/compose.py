@@ -78,7 +78,7 @@ def compose_search(
 ) -> SearchConfig:
     """:func:`compose_config` of ``search.yaml``."""
     config = compose_config(SearchConfig, "search", overrides, config_dir=config_dir, given=given)
-    return dataclasses.replace(config, objective=_with_found_weights(config.objective))
+    return dataclasses.replace(config, objective=_with_found_weights(config.objective, config.network.name))
 
 
 def compose_train(
@@ -89,7 +89,7 @@ def compose_train(
     run = config.run
     if run.teacher is not None:
         run = dataclasses.replace(run, teacher=str(Path(run.teacher).absolute()))
-    return dataclasses.replace(config, objective=_with_found_weights(config.objective), run=run)
+    return dataclasses.replace(config, objective=_with_found_weights(config.objective, config.network.name), run=run)
 
 
 def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
@@ -123,21 +123,40 @@ def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None)
             )
 
 
-def _with_found_weights(objective: ObjectiveConfig) -> ObjectiveConfig:
+def _with_found_weights(objective: ObjectiveConfig, *networks: str) -> ObjectiveConfig:
     """Pretrained weights by their absolute path: workers have other working directories.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file for one of the networks that are used.
     """
-    if objective.pretrained is None:
+    given = objective.pretrained
+    if given is None:
         return objective
-    path = Path(objective.pretrained).absolute()
+    if isinstance(given, str):
+        return dataclasses.replace(objective, pretrained=_found_weights("objective.pretrained", given, "NETWORK"))
+    for network in networks:
+        if network not in given:
+            raise ConfigError(
+                f"objective.pretrained has no file for network {network}: add objective.pretrained.{network}=FILE, "
+                f"{_remedy(network)}"
+            )
+    # A study that is used with other networks may name files that are not there.
+    used = {name: _found_weights(f"objective.pretrained.{name}", given[name], name) for name in sorted(set(networks))}
+    return dataclasses.replace(objective, pretrained=used)
+
+
+def _found_weights(key: str, given: str, network: str) -> str:
+    path = Path(given).absolute()
     if not path.is_file():
-        raise ConfigError(
-            f"objective.pretrained={objective.pretrained} does not exist: give a node1.safetensors of "
-            "`kdhpc train --graph independent --nodes 1`"
-        )
-    return dataclasses.replace(objective, pretrained=str(path))
+        raise ConfigError(f"{key}={given} does not exist: {_remedy(network)}")
+    return str(path)
+
+
+def _remedy(network: str) -> str:
+    return (
+        f"give a node1.safetensors of `kdhpc train --graph independent --nodes 1 network={network} run.split=search` "
+        "with the data set of the search"
+    )
 
 
 def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups) -> None:

@@ -47,7 +47,7 @@ def run_settings(
     for group in ("dataset", "network", "objective", "training"):
         for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
             found[f"{group}.{key}"] = json.dumps(value)
-    found["objective.pretrained"] = json.dumps(weights_digest(config.objective))
+    found["objective.pretrained"] = json.dumps(weights_digest(config.objective, [config.network.name]))
     # When accuracy is measured changes no weight.
     del found["training.evaluate"]
     found["run.split"] = json.dumps(config.run.split)

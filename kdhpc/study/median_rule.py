@@ -94,7 +94,8 @@ _REPORT_AND_JUDGE = {
 _FORGET = text("DELETE FROM kdhpc_reports WHERE trial_id = :trial_id")
 _LIST_AGAIN = text("""
     INSERT INTO kdhpc_reports (trial_id, epoch, study_id, value)
-    SELECT trial_id, step, study_id, CAST(:sign AS integer) * intermediate_value FROM trials JOIN trial_intermediate_values USING (trial_id)
+    SELECT trial_id, step, study_id, CAST(:sign AS integer) * intermediate_value
+    FROM trials JOIN trial_intermediate_values USING (trial_id)
     WHERE trial_id = ANY(:trial_ids) AND step = ANY(:epochs)
     ON CONFLICT DO NOTHING
 """)

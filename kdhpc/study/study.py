@@ -14,6 +14,7 @@ from kdhpc.study import definition as definitions
 from kdhpc.study import slots, study_rows, trial_rows
 from kdhpc.study.allocation import allocate, write_graph
 from kdhpc.study.definition import Split, StudyDefinition
+from kdhpc.study.hours import Hours, allow_hours, read_hours
 from kdhpc.study.leased_trial import LeasedTrial, PruningPolicy
 from kdhpc.study.owner import Owner
 from kdhpc.study.retrying import retry
@@ -178,6 +179,14 @@ class SharedStudy:
     def progress(self) -> TrialCounts:
         """Trials by state."""
         return self._storage.read(lambda connection: read_counts(connection, self._study_id))
+
+    def hours(self) -> Hours:
+        """Hours that workers have spent on trials, and the budget of them."""
+        return self._storage.read(lambda connection: read_hours(connection, self._study_id))
+
+    def allow_hours(self, hours: float) -> None:
+        """Give the study a budget of so many hours, if it has none or a smaller one."""
+        self._storage.write(lambda connection: allow_hours(connection, self._study_id, hours))
 
     def active_leases(self) -> tuple[ActiveLease, ...]:
         """Who holds which slot; leases that a clock has left in the future end one length from now."""

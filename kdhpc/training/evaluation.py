@@ -73,7 +73,8 @@ def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource)
         log_likelihood = logits[-1].double().log_softmax(dim=1).gather(1, batch.labels.long().unsqueeze(1)).sum()
         nll = -log_likelihood if nll is None else nll - log_likelihood
         num_images += num_samples
-    assert counted_2_M1 is not None and nll is not None, "an EvalSource has at least one image"
+    assert counted_2_M1 is not None, "an EvalSource has at least one image"
+    assert nll is not None, "as above"
     # Whole numbers stay exact in float64.
     *numbers, nll_sum = torch.cat([counted_2_M1.double().flatten(), nll.reshape(1)]).tolist()
     right, none = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
