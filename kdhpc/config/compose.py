@@ -30,6 +30,8 @@ Config = TypeVar("Config")
 Groups = Mapping[str, Mapping[str, object]]
 """Some groups of a config, as plain documents: of a study that exists, or of what a Python user gave as objects."""
 
+_MAPPINGS = ("objective.pretrained.", "objective.pretrained={")
+
 
 def compose_config(
     kind: type[Config],
@@ -56,6 +58,7 @@ def compose_config(
     check_single(kind, overrides, config_dir)
     _refuse_choices(overrides, given or {})
     folders = config_dirs(config_dir)
+    overrides = [_adding(override) for override in overrides]
     try:
         register_root(kind, root, folders, given or {})
         GlobalHydra.instance().clear()
@@ -92,6 +95,11 @@ def compose_train(
     return dataclasses.replace(config, objective=_with_found_weights(config.objective, config.network.name), run=run)
 
 
+def _adding(override: str) -> str:
+    """An override that may name a new key of a mapping, which Hydra wants to be told."""
+    return f"++{override}" if override.startswith(_MAPPINGS) else override
+
+
 def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
     for override in overrides:
         group = override.lstrip("+").partition("=")[0]
@@ -126,37 +134,31 @@ def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None)
 def _with_found_weights(objective: ObjectiveConfig, *networks: str) -> ObjectiveConfig:
     """Pretrained weights by their absolute path: workers have other working directories.
 
+    Of several files, those of other networks are left out.
+
     Raises:
-        ConfigError: there is no such file for one of the networks that are used.
+        ConfigError: there is no such file, or none for one of the networks.
     """
     given = objective.pretrained
     if given is None:
         return objective
     if isinstance(given, str):
-        return dataclasses.replace(objective, pretrained=_found_weights("objective.pretrained", given, "NETWORK"))
+        path = Path(given).absolute()
+        if not path.is_file():
+            raise ConfigError(
+                f"objective.pretrained={given} does not exist: give a node1.safetensors of "
+                "`kdhpc train --graph independent --nodes 1`"
+            )
+        return dataclasses.replace(objective, pretrained=str(path))
     for network in networks:
         if network not in given:
             raise ConfigError(
-                f"objective.pretrained has no file for network {network}: add objective.pretrained.{network}=FILE, "
-                f"{_remedy(network)}"
+                f"objective.pretrained has no file for network {network} ({nearest(network, given)}): add "
+                f"objective.pretrained.{network}=FILE, a node1.safetensors of `kdhpc train --graph independent "
+                f"--nodes 1 network={network}`"
             )
-    # A study that is used with other networks may name files that are not there.
-    used = {name: _found_weights(f"objective.pretrained.{name}", given[name], name) for name in sorted(set(networks))}
+    used = {network: str(Path(given[network]).absolute()) for network in sorted(set(networks))}
     return dataclasses.replace(objective, pretrained=used)
-
-
-def _found_weights(key: str, given: str, network: str) -> str:
-    path = Path(given).absolute()
-    if not path.is_file():
-        raise ConfigError(f"{key}={given} does not exist: {_remedy(network)}")
-    return str(path)
-
-
-def _remedy(network: str) -> str:
-    return (
-        f"give a node1.safetensors of `kdhpc train --graph independent --nodes 1 network={network} run.split=search` "
-        "with the data set of the search"
-    )
 
 
 def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups) -> None:

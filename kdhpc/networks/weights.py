@@ -25,6 +25,11 @@ def pretrained_origin(objective: ObjectiveConfig, network: str | None = None) ->
     return f"objective.pretrained={given}"
 
 
+def pretrained_remedy(network: str) -> str:
+    """What error messages about the weights of a network ask the user to do; it may be empty."""
+    return PRETRAINED_REMEDY.replace("--nodes 1", f"--nodes 1 network={network}") if network else PRETRAINED_REMEDY
+
+
 def pretrained_path(objective: ObjectiveConfig, network: str) -> Path | None:
     """The file of ``objective.pretrained`` for a network; None: none is given at all.
 
@@ -128,7 +133,7 @@ def _contents(objective: ObjectiveConfig, networks: Sequence[str]) -> dict[str, 
     names = [""] if isinstance(given, str) else sorted(set(networks or given or ()))
     paths = {name: pretrained_path(objective, name) for name in names}
     return {
-        name: read_content(path, origin=pretrained_origin(objective, name), remedy=PRETRAINED_REMEDY)
+        name: read_content(path, origin=pretrained_origin(objective, name), remedy=pretrained_remedy(name))
         for name, path in paths.items()
         if path is not None
     }

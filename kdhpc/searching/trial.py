@@ -160,7 +160,8 @@ def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: Trainin
     # Now that the file is read: it may have been replaced since this worker began.
     if weights_digest(config.objective, [config.network.name]) != setting.pretrained_weights:
         raise StudyMismatchError(
-            f"{pretrained_origin(config.objective, config.network.name)} is another file now than when the study was made: put that one back"
+            f"{pretrained_origin(config.objective, config.network.name)} is another file now than when the study was "
+            "made: put that one back"
         )
     return training
 

@@ -50,6 +50,8 @@ PAPER = TrainingConfig(
 TRAININGS = {
     "paper": PAPER,
     "paper_cifar": dataclasses.replace(PAPER, batch_size=128),
+    # Of knowledge transfer graphs.
+    "ktg": dataclasses.replace(PAPER, epochs=200, batch_size=64, weight_decay=5e-4, milestones=(60, 120, 180)),
     # Not the paper's.
     "short": dataclasses.replace(PAPER, epochs=4, batch_size=32, learning_rate=0.05, milestones=(3,)),
 }
