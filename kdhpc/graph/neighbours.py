@@ -30,7 +30,7 @@ def mutations(space: SearchSpace, graph: GraphSpec) -> tuple[tuple[GraphSpec, ..
 def presets_in(space: SearchSpace) -> tuple[GraphSpec, ...]:
     """The presets that a space contains, in canonical form, each once: ``independent``, ``dml``, then the others."""
     names = sorted(PRESETS, key=lambda name: (name != "independent", name != "dml"))
-    found = {}
+    found: dict[str, GraphSpec] = {}
     for name in names:
         preset = canonical(PRESETS[name](space.num_nodes))
         try:

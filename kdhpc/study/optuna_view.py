@@ -43,7 +43,7 @@ def ensure_study(storage: Storage, name: str, *, maximise: bool) -> int:
     """
     storage.write(make_tables)
     rdb = _open(storage.address)
-    direction = StudyDirection.MAXIMIZE if maximise else StudyDirection.MINIMIZE
+    direction = _direction(maximise=maximise)
     try:
         names = {study.study_name: study for study in rdb.get_all_studies()}
         if name not in names:
@@ -82,7 +82,7 @@ class OptunaView:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         finished = self._ask(lambda study: study.get_trials(deepcopy=False, states=states))
         # A study in memory: asking the shared one would make a trial that a crash leaves to nobody.
-        direction = "maximize" if maximise else "minimize"
+        direction = _direction(maximise=maximise)
         drawing = _quietly(lambda: optuna.create_study(direction=direction, sampler=TPESampler(seed=seed)))
         drawing.add_trials(trial for trial in finished if trial._trial_id in trial_ids)
         choices: dict[str, BaseDistribution] = {
@@ -109,6 +109,10 @@ class OptunaView:
                 raise
 
         return self._storage.retried(once)
+
+
+def _direction(*, maximise: bool) -> StudyDirection:
+    return StudyDirection.MAXIMIZE if maximise else StudyDirection.MINIMIZE
 
 
 def _open(address: Address) -> RDBStorage:
