@@ -26,7 +26,7 @@ T = TypeVar("T")
 _MAX_DRAWS = 1000
 
 
-def ensure_study(storage: Storage, name: str, *, maximise: bool) -> int:
+def ensure_study(storage: Storage, name: str, *, maximise: bool = True) -> int:
     """Make Optuna's tables and the study in them, where they are missing; to be called by one launcher at a time.
 
     Args:
@@ -67,7 +67,7 @@ class OptunaView:
         self._name = name
         self._study: optuna.Study | None = None
 
-    def tpe_graph(self, space: SearchSpace, seed: int, trial_ids: Set[int], *, maximise: bool) -> GraphSpec:
+    def tpe_graph(self, space: SearchSpace, seed: int, trial_ids: Set[int], *, maximise: bool = True) -> GraphSpec:
         """The canonical graph that TPE would try next, given all finished trials.
 
         Args:

@@ -154,14 +154,14 @@ class StudyStatus:
     """Trials that another program has put into the study: they are in none of these numbers."""
     trials_per_hour: float | None
     """What the workers of this moment do, going by the last 50 trials; None before the first."""
+    seconds_to_go: float | None
+    """At that speed; None if nobody works or the speed is not known."""
     hours_used: float = 0.0
     """Hours that workers have spent on its trials, see ``kdhpc.study.hours``."""
     max_gpu_hours: float | None = None
     """At so many hours no more trials begin; None: there is no such budget."""
     goal: str = DEFAULT_GOAL
     """What its values are, see ``kdhpc.config.goals``."""
-    seconds_to_go: float | None
-    """At that speed; None if nobody works or the speed is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
