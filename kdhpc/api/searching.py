@@ -73,6 +73,11 @@ class Study:
         return tuple(self._shared.definition.plugins)
 
     @property
+    def goal(self) -> str:
+        """What values are: ``ensemble``, ``node1``, ``mean_node`` or ``nll``, of which less is better."""
+        return self._shared.definition.goal
+
+    @property
     def best(self) -> Graph:
         """The graph of the best complete trial, with where it comes from.
 
@@ -83,7 +88,9 @@ class Study:
 
     @property
     def best_value(self) -> float:
-        """The ensemble's accuracy on the validation images in that trial, in percent.
+        """What that trial came to on the validation images, by the study's :attr:`goal`.
+
+        By default the ensemble's accuracy, in percent.
 
         Raises:
             StudyError: no trial is complete.

@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
+from kdhpc.config.goals import GOALS
 from kdhpc.printing import erase_line
 
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ def progress_line(status: "StudyStatus") -> str:
         f"({trials.complete} complete, {trials.pruned} pruned{diverged}{failed})",
         f"{trials.running} running",
     ]
+    if status.max_gpu_hours is not None:
+        parts.append(f"{status.hours_used:.2f} of {status.max_gpu_hours:g} h used")
     if status.best is not None:
-        parts.append(f"best {status.best.value:.2f} % (trial {status.best.number})")
+        parts.append(f"best {GOALS[status.goal].named(status.best.value)} (trial {status.best.number})")
     if status.seconds_to_go:
         parts.append(f"about {duration(status.seconds_to_go)} to go")
     return ", ".join(parts)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kdhpc.cli.progress import duration
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
 from kdhpc.cli.table import aligned
+from kdhpc.config.goals import GOALS
 
 if TYPE_CHECKING:
     from kdhpc.cluster.slurm import QueuedJob
@@ -100,14 +101,25 @@ def _document(job: "QueuedJob") -> dict[str, str]:
 
 def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
     trials = status.trials
-    counts = ", ".join(f"{count} {state}" for state, count in dataclasses.asdict(trials).items())
-    best = "none yet" if status.best is None else f"{status.best.value:.2f} % (trial {status.best.number})"
+    states = dataclasses.asdict(trials)
+    beyond_hours = states.pop("beyond_hours")
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    if beyond_hours:
+        counts += f", {beyond_hours} not begun: the hours are used (a larger study.max_gpu_hours goes on)"
+    goal = GOALS[status.goal]
+    best = "none yet" if status.best is None else f"{goal.shown(status.best.value)} (trial {status.best.number})"
     speed = f"{status.trials_per_hour:.1f} trials per hour" if status.trials_per_hour else "-"
     to_go = f", about {duration(status.seconds_to_go)} to go" if status.seconds_to_go else ""
     lines = [
         f"study    {status.study}{' (stopped: no trial is started)' if status.draining else ''}",
         f"target   {status.target} trials",
         f"trials   {counts}",
+        *(
+            []
+            if status.max_gpu_hours is None
+            else [f"hours    {status.hours_used:.2f} of {status.max_gpu_hours:g} used"]
+        ),
+        *([f"goal     {goal.title}, {'higher' if goal.maximise else 'lower'} is better"] if goal.short else []),
         f"best     {best}",
         f"speed    {speed}{to_go}",
         f"precision {status.precision or 'auto: that of the first worker'}",
@@ -115,7 +127,7 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
     if status.foreign_trials:
         lines.append(f"foreign  {status.foreign_trials} trials that another program made: in none of these numbers")
     if status.rungs:
-        rungs = [(str(r.epoch), str(r.reached), str(r.survived), f"{r.median:.2f} %") for r in status.rungs]
+        rungs = [(str(r.epoch), str(r.reached), str(r.survived), goal.shown(r.median)) for r in status.rungs]
         lines += ["", *aligned([("epoch", "reached", "survived", "median"), *rungs])]
     if status.workers:
         workers = [

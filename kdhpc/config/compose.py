@@ -32,6 +32,8 @@ Groups = Mapping[str, object]
 """Some groups of a config, as plain documents, and keys that are in no group: of a study that exists, or of what a
 Python user gave as objects."""
 
+_MAPPINGS = ("objective.pretrained.", "objective.pretrained={")
+
 
 def compose_config(
     kind: type[Config],
@@ -58,6 +60,7 @@ def compose_config(
     check_single(kind, overrides, config_dir)
     _refuse_choices(overrides, given or {})
     folders = config_dirs(config_dir)
+    overrides = [_adding(override) for override in overrides]
     try:
         register_root(kind, root, folders, given or {})
         GlobalHydra.instance().clear()
@@ -82,7 +85,7 @@ def compose_search(
 ) -> SearchConfig:
     """:func:`compose_config` of ``search.yaml``."""
     config = compose_config(SearchConfig, "search", overrides, config_dir=config_dir, given=given)
-    return dataclasses.replace(config, objective=_with_found_weights(config.objective))
+    return dataclasses.replace(config, objective=_with_found_weights(config.objective, config.network.name))
 
 
 def compose_train(
@@ -93,7 +96,12 @@ def compose_train(
     run = config.run
     if run.teacher is not None:
         run = dataclasses.replace(run, teacher=str(Path(run.teacher).absolute()))
-    return dataclasses.replace(config, objective=_with_found_weights(config.objective), run=run)
+    return dataclasses.replace(config, objective=_with_found_weights(config.objective, config.network.name), run=run)
+
+
+def _adding(override: str) -> str:
+    """An override that may name a new key of a mapping, which Hydra wants to be told."""
+    return f"++{override}" if override.startswith(_MAPPINGS) else override
 
 
 def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
@@ -127,21 +135,34 @@ def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None)
             )
 
 
-def _with_found_weights(objective: ObjectiveConfig) -> ObjectiveConfig:
+def _with_found_weights(objective: ObjectiveConfig, *networks: str) -> ObjectiveConfig:
     """Pretrained weights by their absolute path: workers have other working directories.
 
+    Of several files, those of other networks are left out.
+
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, or none for one of the networks.
     """
-    if objective.pretrained is None:
+    given = objective.pretrained
+    if given is None:
         return objective
-    path = Path(objective.pretrained).absolute()
-    if not path.is_file():
-        raise ConfigError(
-            f"objective.pretrained={objective.pretrained} does not exist: give a node1.safetensors of "
-            "`kdhpc train --graph independent --nodes 1`"
-        )
-    return dataclasses.replace(objective, pretrained=str(path))
+    if isinstance(given, str):
+        path = Path(given).absolute()
+        if not path.is_file():
+            raise ConfigError(
+                f"objective.pretrained={given} does not exist: give a node1.safetensors of "
+                "`kdhpc train --graph independent --nodes 1`"
+            )
+        return dataclasses.replace(objective, pretrained=str(path))
+    for network in networks:
+        if network not in given:
+            raise ConfigError(
+                f"objective.pretrained has no file for network {network} ({nearest(network, given)}): add "
+                f"objective.pretrained.{network}=FILE, a node1.safetensors of `kdhpc train --graph independent "
+                f"--nodes 1 network={network}`"
+            )
+    used = {network: str(Path(given[network]).absolute()) for network in sorted(set(networks))}
+    return dataclasses.replace(objective, pretrained=used)
 
 
 def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups) -> None:

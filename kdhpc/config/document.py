@@ -256,6 +256,8 @@ def _allowed(hint: object) -> str:
     if origin is tuple:
         kind = _allowed(args[0])
         return f"a list, each {kind}" if args[-1] is Ellipsis else f"a list of {len(args)}, each {kind}"
+    if origin is dict:
+        return "a mapping of names to text"
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ", ".join(str(member.value) for member in hint)
     if isinstance(hint, type) and issubclass(hint, OpenName):

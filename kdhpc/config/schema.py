@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from kdhpc.config.goals import DEFAULT_GOAL, GoalName
 from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.errors import ConfigError, nearest
 from kdhpc.graph.spec import BUILT_IN_DESIGNS, BUILT_IN_GATES, MOST_NODES, Design, Gate
@@ -149,9 +150,13 @@ class ObjectiveConfig:
     unlearned: Literal["keep", "reject", "pretrained"] = "keep"
     """What is done about a node whose incoming edges are all cut off. ``keep``: it votes with its initial weights.
     ``reject``: such graphs are not tried. ``pretrained``: it votes with weights from a file."""
-    pretrained: str | None = None
-    """``unlearned: pretrained``: a ``node1.safetensors`` of `kdhpc train --graph independent --nodes 1`. The node is
-    frozen: no gradients, and its batch-norm statistics stay."""
+    pretrained: str | dict[str, str] | None = None
+    """``unlearned: pretrained``: a ``node1.safetensors`` of `kdhpc train --graph independent --nodes 1`, or one for
+    each network by its name: ``{resnet18: FILE}``. The node is frozen: no gradients."""
+    unlearned_norm: Literal["running", "batch"] = "running"
+    """``unlearned: pretrained``: what batch norms of such a node normalise by while others learn from it. ``running``:
+    its statistics, which stay. ``batch``: each batch's, and its statistics move on, as in the original code of
+    knowledge transfer graphs; accuracies are measured with those."""
 
     def __post_init__(self) -> None:
         _require(
@@ -160,6 +165,11 @@ class ObjectiveConfig:
             self.pretrained,
             "a .safetensors file exactly when objective.unlearned=pretrained",
         )
+        if self.unlearned_norm != "running" and self.unlearned != "pretrained":
+            raise ConfigError(
+                f"objective.unlearned_norm={self.unlearned_norm} has no meaning for "
+                f"objective.unlearned={self.unlearned}: leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,15 +308,46 @@ class StudyConfig:
     """Gates that distillation edges may have."""
     designs: tuple[Design, ...] = BUILT_IN_DESIGNS
     """Loss designs that distillation edges may have."""
+    node1_learns: bool = False
+    """Leave out graphs in which no edge teaches node 1."""
     pruner: Literal["median", "asha", "none"] = "median"
     """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
-    sampler: Literal["random", "tpe"] = "random"
-    """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's."""
+    sampler: Literal["random", "tpe", "evolve", "refine"] = "random"
+    """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's. ``evolve``: regularised evolution,
+    begins with the presets, then changes one edge of a good graph. ``refine``: random graphs first, then all that
+    differ from the best ones in one edge."""
+    population: int | None = None
+    """``evolve``: so many first slots try presets and random graphs, and as many trials, the last complete ones, are
+    the parents; null: a tenth of the trials, from 16 to 100. ``refine``: so many first slots try random graphs; null:
+    half of the trials."""
+    sample: int | None = None
+    """``evolve``: parents that a slot draws, to change the best of them; null: a quarter of the population."""
+    refine_best: int = 3
+    """``refine``: the graphs whose neighbours are tried: the best of the study, at the moment when a trial begins."""
+    max_gpu_hours: float | None = None
+    """Once workers have spent so many hours on the study's trials, no more begin, and those that run go on to their
+    end; hours of CPU workers where there is no GPU. null: ``trials`` alone ends the search."""
+    goal: GoalName = DEFAULT_GOAL
+    """What the search makes better, on the validation images. ``ensemble``: the ensemble's accuracy. ``node1``: that
+    of node 1. ``mean_node``: the mean of the nodes'. ``nll``: the mean negative log-likelihood of the softmax of the
+    ensemble's logits, which is made smaller. Pruning and samplers go by it, too."""
     max_attempts: int = 3
     """After so many crashes without progress, a trial counts as failed and is not tried again."""
 
     def __post_init__(self) -> None:
         _positive("study", num_nodes=self.num_nodes, trials=self.trials, max_attempts=self.max_attempts)
+        for key, number in (
+            ("population", self.population),
+            ("sample", self.sample),
+            ("refine_best", self.refine_best),
+        ):
+            _require(number is None or number > 0, f"study.{key}", number, "a whole number above 0, or null")
+        hours = self.max_gpu_hours
+        _require(hours is None or 0 < hours < math.inf, "study.max_gpu_hours", hours, "a number above 0, or null")
+        if self.population is not None and self.sampler not in ("evolve", "refine"):
+            raise ConfigError(f"study.population has no meaning for study.sampler={self.sampler}: leave it out")
+        if self.sample is not None and self.sampler != "evolve":
+            raise ConfigError(f"study.sample has no meaning for study.sampler={self.sampler}: leave it out")
         _require(self.num_nodes <= MOST_NODES, "study.num_nodes", self.num_nodes, f"at most {MOST_NODES}")
         for key, values in (("label_gates", self.label_gates), ("gates", self.gates), ("designs", self.designs)):
             shown = [value.value for value in values]

@@ -40,11 +40,11 @@ def check(config: TrainConfig, method: Method, packed: PackedDataset) -> None:
     # For the CPU, images stay where they are.
     _batches(config, packed, torch.device("cpu"))
     method.check(num_classes)
-    pretrained = read_pretrained(config.objective)
+    pretrained = read_pretrained(config.objective, network.name)
     if pretrained is not None:
         with torch.device("meta"):
             shapes = build_network(network, num_classes=num_classes, image_size=image_size)
-        check_weights(shapes, pretrained, origin=pretrained_origin(config.objective))
+        check_weights(shapes, pretrained, origin=pretrained_origin(config.objective, network.name))
 
 
 def assemble(config: TrainConfig, method: Method, packed: PackedDataset, runtime: Runtime) -> TrainingLoop:

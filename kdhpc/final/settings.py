@@ -49,7 +49,7 @@ def run_settings(
     for group in ("dataset", "network", "objective", "training"):
         for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
             found[f"{group}.{key}"] = json.dumps(value)
-    found["objective.pretrained"] = json.dumps(weights_digest(config.objective))
+    found["objective.pretrained"] = json.dumps(weights_digest(config.objective, [config.network.name]))
     # How often accuracy is measured does not change the weights.
     del found["training.evaluate"]
     found["run.split"] = json.dumps(config.run.split)

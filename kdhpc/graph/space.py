@@ -8,7 +8,7 @@ m-th initial weights, and an exported graph, its drawing and its accuracies name
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
 
@@ -84,6 +84,8 @@ class SearchSpace:
     """Loss designs that distillation edges may have."""
     reject_unlearned: bool = False
     """Leave out graphs with a node whose incoming edges are all cut off."""
+    node1_learns: bool = False
+    """Leave out graphs in which that node is node 1."""
 
     def __post_init__(self) -> None:
         if self.num_nodes < 1:
@@ -97,18 +99,19 @@ class SearchSpace:
         if self.num_canonical == 0:
             raise GraphError(
                 f"the search space of {self.num_nodes} nodes is empty: every edge is cutoff, and graphs with nodes "
-                "that never learn are rejected; allow another gate, or keep such nodes"
+                f"{'that never learn' if self.reject_unlearned else 'such as node 1 that never learn'} are rejected; "
+                "allow another gate, or keep such nodes"
             )
 
     @property
     def num_raw(self) -> int:
         """Number of parameter combinations that are not rejected: 9,216 for two nodes with everything allowed."""
-        return int(self.node_space.num_raw**self.num_nodes)
+        return int(self._space_of(0).num_raw * self.node_space.num_raw ** (self.num_nodes - 1))
 
     @property
     def num_canonical(self) -> int:
         """Number of graphs that train differently: 3,249 for two nodes with everything allowed."""
-        return int(self.node_space.num_canonical**self.num_nodes)
+        return int(self._space_of(0).num_canonical * self.node_space.num_canonical ** (self.num_nodes - 1))
 
     def graph(self, seed: int, slot: int) -> GraphSpec:
         """The canonical graph that a slot of a study tries: a pure function of the space, the seed and the slot.
@@ -182,7 +185,8 @@ class SearchSpace:
 
     def admits(self, graph: GraphSpec) -> bool:
         """Whether a graph is not rejected for its unlearned nodes."""
-        return not (self.reject_unlearned and graph.unlearned_nodes)
+        unlearned = graph.unlearned_nodes
+        return not (self.reject_unlearned and unlearned) and not (self.node1_learns and 0 in unlearned)
 
     def _label_choice(self, gate: Gate) -> Gate:
         """The gate itself if label edges may have it, else one that is the same on a label edge."""
@@ -202,7 +206,7 @@ class SearchSpace:
 
     @property
     def node_space(self) -> NodeSpace:
-        """The choices for one node. The search space is its M-th power."""
+        """The choices for one node. The search space is its M-th power, but for node 1 where that must learn."""
         return NodeSpace(
             num_sources=self.num_nodes - 1,
             label_gates=self.label_gates,
@@ -211,17 +215,25 @@ class SearchSpace:
             reject_unlearned=self.reject_unlearned,
         )
 
+    def _space_of(self, target: int) -> NodeSpace:
+        """The choices for a node (from 0)."""
+        space = self.node_space
+        return replace(space, reject_unlearned=True) if target == 0 and self.node1_learns else space
+
     def _draw(self, target: int, seed: int, slot: int) -> IncomingEdges:
         """Draw the edges into one node, uniformly from the raw choices; a rejected choice is drawn again."""
-        space = self.node_space
+        space = self._space_of(target)
         draws = (uniform(space.num_unfiltered, f"seed {seed} slot {slot} node {target} attempt {n}") for n in count())
         return next(incoming for incoming in map(space.raw, draws) if space.admits(incoming))
 
     def _nth(self, index: int) -> GraphSpec:
         """The canonical graph of that number, 0 to ``num_canonical`` - 1."""
-        forms = _forms(self.node_space)
-        digits = [index // len(forms) ** node % len(forms) for node in range(self.num_nodes)]
-        return _graph_of(forms[digit][0] for digit in digits)
+        chosen = []
+        for target in range(self.num_nodes):
+            forms = _forms(self._space_of(target))
+            index, digit = divmod(index, len(forms))
+            chosen.append(forms[digit][0])
+        return _graph_of(chosen)
 
 
 @lru_cache(maxsize=8)
@@ -248,8 +260,8 @@ def _forms(space: NodeSpace) -> tuple[tuple[IncomingEdges, int], ...]:
 def _order(space: SearchSpace, seed: int, draw_round: int) -> tuple[int, ...]:
     """The numbers of all canonical graphs of a small space, in the random order of one round."""
     weights = [1]
-    for _ in range(space.num_nodes):
-        weights = [new * old for new in (weight for _, weight in _forms(space.node_space)) for old in weights]
+    for target in range(space.num_nodes):
+        weights = [new * old for new in (weight for _, weight in _forms(space._space_of(target))) for old in weights]
     return weighted_order(weights, f"seed {seed} round {draw_round}")
 
 

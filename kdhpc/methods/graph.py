@@ -171,16 +171,17 @@ class GraphModel(Model[Network]):
             setting=setting,
             seed=seed,
         )
-        self._objective = setting.objective
         self._label_smoothing = setting.training.label_smoothing
-        self._pretrained = read_pretrained(setting.objective)
+        self._pretrained = read_pretrained(setting.objective, network.name)
+        self._origin = pretrained_origin(setting.objective, network.name)
+        self.frozen_train = setting.objective.unlearned_norm == "batch"
         self._streams = [OwnStream(device) for _ in range(graph.num_nodes) if setting.runtime.node_streams]
         groups = weight_groups_of_all(self.networks, image_size)
         self._groups = groups[0]
         self.weight_groups = [[group.names for group in own] for own in groups]
         self.untaught_MG = torch.zeros(graph.num_nodes, len(self._groups), device=device)
         if self._pretrained is not None:  # For every graph: a search hears of a wrong file at once.
-            check_weights(self.networks[0], self._pretrained, origin=pretrained_origin(self._objective))
+            check_weights(self.networks[0], self._pretrained, origin=self._origin)
         self._kinds = kinds or kinds_of(names_in(graph))
         self._coefficients = graph_coefficients(graph, device=device, dtype=torch.float32, kinds=self._kinds)
         side = map_side(network.name, image_size)
@@ -244,7 +245,7 @@ class GraphModel(Model[Network]):
         def forward(index: int) -> NetworkOutput:
             return self.forward(run_network, self.networks[index], images)
 
-        # Frozen nodes run in another mode: a program of all networks would be another one for each choice of them.
+        # Frozen nodes are not differentiated: a program of all networks would be another one for each choice of them.
         if self.programs.combines and not self.frozen:
             return self.forward(_run_networks, self.networks, images)
         num_nodes = len(self.networks)
@@ -257,7 +258,8 @@ class GraphModel(Model[Network]):
         self.frozen = graph.unlearned_nodes if self._pretrained is not None else ()
         if self._pretrained is not None:
             for index in self.frozen:
-                freeze_with(self.networks[index], self._pretrained, origin=pretrained_origin(self._objective))
+                freeze_with(self.networks[index], self._pretrained, origin=self._origin)
+                self.networks[index].train(self.frozen_train)
         self._graph = graph
         self._set_terms()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kdhpc import __version__
 from kdhpc.config.document import flatten
+from kdhpc.config.goals import DEFAULT_GOAL, GOALS
 from kdhpc.errors import GraphError, StorageError
 from kdhpc.files.writing import write_whole
 from kdhpc.graph.serial import read_stored, write_graph
@@ -67,7 +68,10 @@ def export_trials(
 
 
 def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str | None) -> dict[str, str | int | float]:
-    """Where a graph comes from: study, trial, value, data set, network, every setting, versions."""
+    """Where a graph comes from: study, trial, value, data set, network, every setting, versions.
+
+    The value is the goal's, which is named unless it is the ensemble's accuracy.
+    """
     return {
         "study": definition.name,
         **({} if study_uid is None else {"study_uid": study_uid}),
@@ -80,6 +84,7 @@ def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str |
         "seed": definition.seed,
         "pruner": definition.pruner,
         "sampler": definition.sampler,
+        **({} if definition.goal == DEFAULT_GOAL else {"goal": definition.goal}),
         **({} if definition.precision is None else {"precision": definition.precision}),
         **flatten("config", json.loads(definition.settings)),
         "kdhpc_version": __version__,
@@ -114,7 +119,10 @@ def _export(
     from kdhpc.graph.drawing import draw_graph  # Matplotlib is large, and not everywhere that graphs are exported.
 
     title = f"{definition.name}, trial {trial.number} ({definition.network}, {definition.dataset})"
-    draw_graph(trial.graph, (svg, png), title=title, ensemble_accuracy=trial.value)
+    if definition.goal == DEFAULT_GOAL:
+        draw_graph(trial.graph, (svg, png), title=title, ensemble_accuracy=trial.value)
+    else:
+        draw_graph(trial.graph, (svg, png), title=f"{title}, {GOALS[definition.goal].named(trial.value)}")
     return ExportedGraph(graph=graph, svg=svg, png=png)
 
 

@@ -61,8 +61,20 @@ class StudyPlan:
         elif target != self.config.study.trials:
             told = "study %s keeps its budget of %d trials, not study.trials=%d of its config: --trials changes it"
             _LOG.warning(told, self.definition.name, target, self.config.study.trials)
+        self._allow_hours(study)
         study.resume()
         return study
+
+    def _allow_hours(self, study: SharedStudy) -> None:
+        """Give the study the hours of its config, unless it has more."""
+        wanted = self.config.study.max_gpu_hours
+        if wanted is not None:
+            study.allow_hours(wanted)
+        budget = study.hours().budget
+        if budget != wanted:
+            told = "study %s keeps its budget of %g hours, not study.max_gpu_hours=%s of its config: a larger number is"
+            shown = "null" if wanted is None else f"{wanted:g}"
+            _LOG.warning(f"{told} taken", self.definition.name, budget, shown)
 
     def launch(self, storage: Storage, *, trials: int | None = None) -> tuple[SharedStudy, Manifest]:
         """Open the study, with a config file for the workers of one launch, and the launch's manifest.
@@ -92,7 +104,7 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     check_study_name(name)
     check_network(config.network, config.dataset.image_size)
     check_normalisation(config.network.name, config.dataset.image_size, config.training.batch_size)
-    check_weights_file(config.objective)
+    check_weights_file(config.objective, [config.network.name])
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, _ = packed.manifest.image_shape
     check_image_size(config.dataset, (height, width))
@@ -119,6 +131,10 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         seed=config.study.seed,
         pruner=config.study.pruner,
         sampler=config.study.sampler,
+        goal=config.study.goal,
+        population=config.study.population,
+        sample=config.study.sample,
+        refine_best=config.study.refine_best,
         max_attempts=config.study.max_attempts,
         last_epoch=config.training.epochs,
         network=config.network.name,
@@ -126,7 +142,7 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         dataset_checksum=dataset_checksum,
         settings=json.dumps(settings, sort_keys=True),
         plugins=plugins_of(names_of(config)),
-        pretrained_weights=weights_digest(config.objective),
+        pretrained_weights=weights_digest(config.objective, [config.network.name]),
         precision=None if config.device.precision == "auto" else config.device.precision,
     )
 
@@ -170,6 +186,7 @@ def search_space(config: SearchConfig) -> SearchSpace:
             gates=config.study.gates,
             designs=config.study.designs,
             reject_unlearned=config.objective.unlearned == "reject",
+            node1_learns=config.study.node1_learns,
         )
     except GraphError as exc:
         raise ConfigError(f"{exc} (study.label_gates, study.gates, objective.unlearned)") from exc
@@ -197,8 +214,13 @@ def stored_groups(study: SharedStudy) -> dict[str, object]:
             "label_gates": [gate.value for gate in space.label_gates],
             "gates": [gate.value for gate in space.gates],
             "designs": [design.value for design in space.designs],
+            "node1_learns": space.node1_learns,
             "pruner": made_with.pruner,
             "sampler": made_with.sampler,
+            "goal": made_with.goal,
+            "population": made_with.population,
+            "sample": made_with.sample,
+            "refine_best": made_with.refine_best,
             "max_attempts": made_with.max_attempts,
         },
     }

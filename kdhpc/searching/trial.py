@@ -11,6 +11,7 @@ from typing import Protocol
 
 from kdhpc.config.compatibility import under_first_names, written
 from kdhpc.config.document import to_document
+from kdhpc.config.goals import GoalName
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
@@ -25,7 +26,7 @@ from kdhpc.searching.plan import names_of
 from kdhpc.study.outcome import Outcome
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
-from kdhpc.training.loop import TrainingLoop, TrainingState
+from kdhpc.training.loop import EpochReport, TrainingLoop, TrainingState
 from kdhpc.training.metrics import MetricsLog
 from kdhpc.training.pretrained import warn_about_unlearned
 from kdhpc.training.runtime import Runtime
@@ -79,8 +80,8 @@ class StudyTrial(Protocol):
     def advance(self, step: int) -> None:
         """Say that a checkpoint of this optimiser step is on the disk; returns at once."""
 
-    def report_rung(self, epoch: int, accuracy: float) -> Outcome | None:
-        """Report the accuracy at an epoch. Returns how the trial has ended by that; None: it goes on."""
+    def report_rung(self, epoch: int, value: float) -> Outcome | None:
+        """Report the goal's value at an epoch. Returns how the trial has ended by that; None: it goes on."""
 
     def diverge(self, epoch: int, reason: str) -> None:
         """End the trial, whose numbers are not finite since this epoch."""
@@ -164,9 +165,10 @@ def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: Trainin
         return previous
     training = TrainingLoop(method, setting.training, trial.seed)
     # Now that the file is read: it may have been replaced since this worker began.
-    if weights_digest(config.objective) != setting.pretrained_weights:
+    if weights_digest(config.objective, [config.network.name]) != setting.pretrained_weights:
         raise StudyMismatchError(
-            f"{pretrained_origin(config.objective)} is another file now than when the study was made: put that one back"
+            f"{pretrained_origin(config.objective, config.network.name)} is another file now than when the study was "
+            "made: put that one back"
         )
     return training
 
@@ -236,10 +238,11 @@ def _train(
         if report.diverged is not None:
             _diverge(trial, training, report.epoch, report.diverged)
             return Outcome.DIVERGED
-        if not report.rung or report.ensemble_accuracy is None:
+        value = goal_value(report, setting.config.study.goal)
+        if not report.rung or value is None:
             continue
         # Reported before it is checkpointed: a crash in between repeats a report, which the study ignores.
-        outcome = _report(trial, training, report.epoch, report.ensemble_accuracy)
+        outcome = _report(trial, training, report.epoch, value)
         if outcome is not None:
             return outcome
         trial.advance(report.step)
@@ -247,10 +250,21 @@ def _train(
     return None
 
 
-def _report(trial: StudyTrial, training: TrainingLoop, epoch: int, accuracy: float) -> Outcome | None:
+def goal_value(report: EpochReport, goal: GoalName) -> float | None:
+    """What a study's goal makes of an epoch: percent, or nats for ``nll``; None where nothing was measured."""
+    if report.node_accuracies is None:
+        return None
+    if goal == "node1":
+        return report.node_accuracies[0]
+    if goal == "mean_node":
+        return sum(report.node_accuracies) / len(report.node_accuracies)
+    return report.ensemble_nll if goal == "nll" else report.ensemble_accuracy
+
+
+def _report(trial: StudyTrial, training: TrainingLoop, epoch: int, value: float) -> Outcome | None:
     """Report to the study; returns how the trial has ended by that, None if it goes on."""
     try:
-        return trial.report_rung(epoch, accuracy)
+        return trial.report_rung(epoch, value)
     except DatabaseError:
         training.reopen_epoch()
         raise

@@ -185,6 +185,13 @@ class _Worker:
             _LOG.info(
                 "study %s is stopped: `kdhpc search` or `kdhpc launch`, with --study %s, goes on with it", name, name
             )
+        elif left := self._study.progress().beyond_hours:
+            hours = self._study.hours()
+            _LOG.info(
+                "study %s has used %.2f of %g hours (study.max_gpu_hours), %d trials are not begun: `kdhpc search` "
+                "with a larger number goes on",
+                *(name, hours.used, hours.budget, left),
+            )
         else:
             _LOG.info("nothing is left to train in study %s", name)
         return False

@@ -9,7 +9,9 @@ from kdhpc.graph.space import SearchSpace, graph_key
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import median_rule, slots, trial_rows
 from kdhpc.study import owner as owners
+from kdhpc.study.adaptive import ADAPTIVE, choose_graph
 from kdhpc.study.definition import StudyDefinition
+from kdhpc.study.hours import SPENT
 from kdhpc.study.owner import Owner
 from kdhpc.study.slots import EXPIRED, Lease
 from kdhpc.study.trial_rows import TrialState
@@ -37,6 +39,7 @@ def _allocate(condition: str) -> TextClause:
             SELECT study_id, slot FROM kdhpc_slots AS slots
             WHERE study_id = :study_id AND state IN ('free', 'held') AND (state = 'free' OR :takes_over AND {EXPIRED})
                 AND NOT (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
+                AND (trial_id IS NOT NULL OR NOT {SPENT})
                 AND {condition}
             ORDER BY trial_id IS NULL, slot LIMIT 1 FOR UPDATE SKIP LOCKED)
         RETURNING slot, trial_id, attempts, reason
@@ -66,7 +69,7 @@ def allocate(
     Slots that have a trial come before those that have none. If this token holds a slot already, as when a call is
     repeated, that slot is returned. A trial that crashed on the owner's machine comes last. If others work on
     the study, it is even kept for them for a while. Slots whose workers vanished, and whose attempts are used up, are
-    failed on the way.
+    failed on the way. Once the study's hours are used, no trial begins.
 
     Args:
         connection: in a transaction.
@@ -152,6 +155,10 @@ def _begin(
     parameters: dict[str, str] = {}
     if definition.sampler == "random":
         graph = definition.space.graph(definition.seed, slot)
+        parameters = definition.space.to_parameters(graph)
+        note["graph"] = graph_key(graph)
+    elif definition.sampler in ADAPTIVE:
+        graph = choose_graph(connection, study_id, definition, slot)
         parameters = definition.space.to_parameters(graph)
         note["graph"] = graph_key(graph)
     trial_id = trial_rows.register(connection, study_id, slot, space=definition.space, parameters=parameters, note=note)

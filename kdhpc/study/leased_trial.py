@@ -41,6 +41,8 @@ class PruningPolicy:
     """``median``, ``asha`` or ``none``."""
     last_epoch: int
     """No trial is pruned at this epoch: it is complete."""
+    sign: int = 1
+    """Times a value: what is the higher, the better."""
     max_attempts: int
     """A trial that crashes so often without progress in between is failed."""
 
@@ -139,13 +141,13 @@ class LeasedTrial:
             self._wake.set()
 
     def report(self, epoch: int, value: float) -> bool:
-        """Report an accuracy, and ask whether to go on.
+        """Report what the trial is worth by now, and ask whether to go on.
 
         A report that is repeated, as after a resumption, changes nothing and is answered as it was the first time.
 
         Args:
             epoch: 1-based.
-            value: ensemble top-1 accuracy, in percent.
+            value: of the study's goal: such as the ensemble's top-1 accuracy, in percent.
 
         Returns:
             True: prune the trial. Never at the last epoch.
@@ -156,18 +158,20 @@ class LeasedTrial:
         """
         value, rule = _finite(epoch, value), self._policy.at(epoch)
         prunes = self._storage.write(
-            lambda connection: report(connection, self._lease, epoch, value, rule=rule, step=self._step)
+            lambda connection: report(
+                connection, self._lease, epoch, value, score=self._policy.sign * value, rule=rule, step=self._step
+            )
         )
         if prunes is None:
             raise self._lease_lost()
         return prunes
 
-    def report_rung(self, epoch: int, accuracy: float) -> Outcome | None:
-        """Report an accuracy, and end the trial if this was its last epoch, or if the study prunes it.
+    def report_rung(self, epoch: int, value: float) -> Outcome | None:
+        """As :meth:`report`, and end the trial if this was its last epoch, or if the study prunes it.
 
         Args:
             epoch: 1-based.
-            accuracy: ensemble top-1 accuracy, in percent.
+            value: of the study's goal.
 
         Returns:
             How the trial has ended; None: it goes on.
@@ -176,9 +180,9 @@ class LeasedTrial:
             LeaseLostError: another worker holds the slot now; nothing was written.
             DatabaseError: the database stayed away.
         """
-        prunes = self.report(epoch, accuracy)
+        prunes = self.report(epoch, value)
         if epoch >= self._policy.last_epoch:
-            self.complete(accuracy)
+            self.complete(value)
             return Outcome.COMPLETE
         if prunes:
             self.prune()
@@ -210,7 +214,7 @@ class LeasedTrial:
         """End the trial with its value.
 
         Args:
-            value: ensemble top-1 accuracy after the last epoch, in percent.
+            value: of the study's goal, after the last epoch.
 
         Raises:
             LeaseLostError: another worker holds the slot now; nothing was written.
@@ -336,6 +340,6 @@ class LeasedTrial:
 
 def _finite(epoch: int, value: float) -> float:
     if not math.isfinite(value):
-        raise StudyError(f"an accuracy of {value} at epoch {epoch} cannot be reported: it must be a finite number")
+        raise StudyError(f"a value of {value} at epoch {epoch} cannot be reported: it must be a finite number")
     # NumPy's numbers would reach the database by their repr.
     return float(value)

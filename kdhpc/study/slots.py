@@ -18,7 +18,7 @@ A trial that crashed goes on elsewhere, if it can: its machine may be broken, an
 that transaction was not seen.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, text
@@ -125,6 +125,15 @@ _LEAVE = text(f"""
         lease = CASE WHEN CAST(:state AS text) = 'free' THEN NULL ELSE lease END, expires = NULL
     WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
 """)
+_REMEMBER = text("""
+    UPDATE trial_user_attributes AS notes SET value_json = CAST(jsonb_set(
+        CAST(notes.value_json AS jsonb), '{leases}',
+        coalesce(CAST(notes.value_json AS jsonb) -> 'leases', CAST('[]' AS jsonb)) || jsonb_build_array(
+            jsonb_build_array(extract(epoch FROM claimed), extract(epoch FROM renewed), owner_token))) AS text)
+    FROM kdhpc_slots AS slots
+    WHERE slots.study_id = :study_id AND slot = ANY(:slots) AND claimed IS NOT NULL
+        AND notes.trial_id = slots.trial_id AND notes.key = :key
+""")
 _WAS_LEFT = text("""
     SELECT 1 FROM kdhpc_slots WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = :state
 """)
@@ -230,6 +239,8 @@ def leave(
         "forgiven": int(forgive),
     }
     if connection.execute(_LEAVE, values).rowcount == 1:
+        if state == "free":
+            remember(connection, lease.study_id, [lease.slot])
         return True
     return connection.execute(_WAS_LEFT, {**lease.key, "state": state}).one_or_none() is not None
 
@@ -276,7 +287,19 @@ def free_slots_of(connection: Connection, study_id: int, dead: Iterable[Owner]) 
             UPDATE kdhpc_slots SET state = 'free', lease = NULL, expires = NULL,
                 worked_s = worked_s + {worked("renewed")}
             WHERE study_id = :study_id AND state = 'held' AND owner_token = ANY(:tokens)
+            RETURNING slot
         """),
         {"study_id": study_id, "tokens": [owner.token for owner in dead]},
     )
-    return freed.rowcount
+    numbers = list(freed.scalars())
+    remember(connection, study_id, numbers)
+    return len(numbers)
+
+
+def remember(connection: Connection, study_id: int, numbers: Sequence[int]) -> None:
+    """Write down when, and by whom, slots were held that are free again: the next lease takes that place.
+
+    It is the list ``leases`` of a trial's attribute: beginning and end in seconds since 1970, and the owner's token.
+    """
+    if numbers:
+        connection.execute(_REMEMBER, {"study_id": study_id, "slots": list(numbers), "key": ATTRIBUTE})

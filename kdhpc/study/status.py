@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from kdhpc.config.goals import DEFAULT_GOAL, GOALS
 from kdhpc.graph.space import canonical
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import foreign, slots, study_rows, trial_rows
+from kdhpc.study.hours import SPENT, Hours, read_hours
 from kdhpc.study.storage import Storage
 
 _SPEED_TRIALS = 50
@@ -28,11 +30,13 @@ class TrialCounts:
     """To be leased: never started, interrupted, or held by a worker whose lease has expired."""
     failed: int
     """Crashed too often."""
+    beyond_hours: int = 0
+    """Never started, and not to be: the study's hours are used; not among the waiting."""
 
     @property
     def target(self) -> int:
         """The budget: all of them."""
-        return self.finished + self.unfinished
+        return self.finished + self.unfinished + self.beyond_hours
 
     @property
     def finished(self) -> int:
@@ -57,7 +61,7 @@ class BestTrial:
     number: int
     """Its number."""
     value: float
-    """Its accuracy, in percent."""
+    """By the study's goal: such as the ensemble's accuracy, in percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ class RungStatus:
     survived: int
     """Those that were not pruned at it."""
     median: float
-    """Of their accuracies, in percent."""
+    """Of what they reported, by the study's goal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +156,12 @@ class StudyStatus:
     """What the workers of this moment do, going by the last 50 trials; None before the first."""
     seconds_to_go: float | None
     """At that speed; None if nobody works or the speed is not known."""
+    hours_used: float = 0.0
+    """Hours that workers have spent on its trials, see ``kdhpc.study.hours``."""
+    max_gpu_hours: float | None = None
+    """At so many hours no more trials begin; None: there is no such budget."""
+    goal: str = DEFAULT_GOAL
+    """What its values are, see ``kdhpc.config.goals``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +171,7 @@ class TrialRecord:
     number: int
     """Its number."""
     value: float
-    """Its accuracy, in percent."""
+    """By the study's goal: such as the ensemble's accuracy, in percent."""
     graph: GraphSpec
     """What was trained, in canonical form."""
     worked_s: float
@@ -196,6 +206,8 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
 
     def read(connection: Connection) -> StudyStatus:
         study_id = study_rows.find_id(connection, name, uid=uid)
+        goal = study_rows.goal(connection, study_id)
+        hours = read_hours(connection, study_id)
         counts = read_counts(connection, study_id)
         leases = slots.active_leases(connection, study_id)
         trial_s = _mean_worked_s(connection, study_id)
@@ -205,14 +217,17 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
             draining=study_rows.is_draining(connection, study_id),
             precision=study_rows.read_precision(connection, study_id),
             trials=counts,
-            best=_read_best(connection, study_id),
+            best=_read_best(connection, study_id, GOALS[goal].sign),
             rungs=_read_rungs(connection, study_id),
             workers=tuple(_worker(lease) for lease in leases),
             crashes=_read_crashes(connection, study_id),
             diverged=_read_diverged(connection, study_id),
+            hours_used=hours.used,
+            max_gpu_hours=hours.budget,
+            goal=goal,
             foreign_trials=foreign.count(connection, study_id),
             trials_per_hour=3600 * counts.running / trial_s if trial_s else None,
-            seconds_to_go=_seconds_to_go(counts, trial_s),
+            seconds_to_go=_seconds_to_go(counts, trial_s, hours, num_workers=len({lease.owner for lease in leases})),
         )
 
     return storage.read(read)
@@ -227,7 +242,8 @@ def top_trials(storage: Storage, name: str, k: int) -> tuple[TrialRecord, ...]:
 
     def read(connection: Connection) -> tuple[TrialRecord, ...]:
         study = study_rows.find(connection, name)
-        rows = connection.execute(_BEST, {"study_id": study.study_id, "limit": k}).all()
+        sign = GOALS[study.definition.goal].sign
+        rows = connection.execute(_BEST, {"study_id": study.study_id, "limit": k, "sign": sign}).all()
         return tuple(
             TrialRecord(
                 number=row.number,
@@ -246,12 +262,14 @@ def top_trials(storage: Storage, name: str, k: int) -> tuple[TrialRecord, ...]:
 def read_counts(connection: Connection, study_id: int) -> TrialCounts:
     """The budget by state."""
     row = connection.execute(_COUNTS, {"study_id": study_id}).one()
+    beyond = row.unbegun if row.spent else 0
     return TrialCounts(
         complete=row.complete,
         pruned=row.done - row.complete - row.diverged,
         diverged=row.diverged,
         running=row.running,
-        waiting=row.total - row.done - row.running - row.failed,
+        waiting=row.total - row.done - row.running - row.failed - beyond,
+        beyond_hours=beyond,
         failed=row.failed,
     )
 
@@ -262,7 +280,9 @@ _COUNTS = text(f"""
         count(*) FILTER (WHERE slots.state = 'done' AND trials.state = 'COMPLETE') AS complete,
         count(*) FILTER (WHERE slots.state = 'done' AND diverged_at IS NOT NULL) AS diverged,
         count(*) FILTER (WHERE slots.state = 'held' AND NOT {slots.EXPIRED}) AS running,
-        count(*) FILTER (WHERE slots.state = 'failed') AS failed
+        count(*) FILTER (WHERE slots.state = 'failed') AS failed,
+        count(*) FILTER (WHERE slots.state = 'free' AND slots.trial_id IS NULL) AS unbegun,
+        {SPENT} AS spent
     FROM kdhpc_slots AS slots LEFT JOIN trials USING (trial_id) WHERE slots.study_id = :study_id
 """)
 _BEST = text("""
@@ -270,7 +290,7 @@ _BEST = text("""
     FROM kdhpc_slots AS slots JOIN trials USING (trial_id) JOIN trial_values USING (trial_id)
     WHERE slots.study_id = :study_id AND slots.state = 'done' AND trials.state = 'COMPLETE'
         AND objective = 0 AND value_type = 'FINITE'
-    ORDER BY value DESC, number LIMIT :limit
+    ORDER BY CAST(:sign AS integer) * value DESC, number LIMIT :limit
 """)
 _RUNGS = text("""
     SELECT step, count(*) AS reached,
@@ -302,8 +322,8 @@ _WORKED = text("""
 """)
 
 
-def _read_best(connection: Connection, study_id: int) -> BestTrial | None:
-    row = connection.execute(_BEST, {"study_id": study_id, "limit": 1}).one_or_none()
+def _read_best(connection: Connection, study_id: int, sign: int) -> BestTrial | None:
+    row = connection.execute(_BEST, {"study_id": study_id, "limit": 1, "sign": sign}).one_or_none()
     return None if row is None else BestTrial(number=row.number, value=row.value)
 
 
@@ -331,12 +351,17 @@ def _mean_worked_s(connection: Connection, study_id: int) -> float | None:
     return None if mean is None else float(mean)
 
 
-def _seconds_to_go(counts: TrialCounts, trial_s: float | None) -> float | None:
-    """Running trials are half done, on average."""
+def _seconds_to_go(counts: TrialCounts, trial_s: float | None, hours: Hours, *, num_workers: int) -> float | None:
+    """Running trials are half done, on average. Once the hours are used, only those go on."""
     left = counts.waiting + counts.running / 2
     if left == 0:
         return 0.0
-    return left * trial_s / counts.running if trial_s and counts.running else None
+    if not trial_s or not counts.running:
+        return None
+    by_trials = left * trial_s / counts.running
+    if hours.budget is None:
+        return by_trials
+    return min(by_trials, max(0.0, hours.budget - hours.used) * 3600 / num_workers + trial_s / 2)
 
 
 def _worker(lease: slots.ActiveLease) -> WorkerStatus:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
+from kdhpc.config.goals import GOALS
 from kdhpc.graph.space import canonical
 from kdhpc.study import definition as definitions
 from kdhpc.study import slots, study_rows, trial_rows
 from kdhpc.study.allocation import allocate, write_graph
 from kdhpc.study.definition import Split, StudyDefinition
+from kdhpc.study.hours import Hours, allow_hours, read_hours
 from kdhpc.study.leased_trial import LeasedTrial, PruningPolicy
 from kdhpc.study.owner import Owner
 from kdhpc.study.retrying import retry
@@ -40,7 +42,10 @@ class SharedStudy:
         self._storage = storage
         self._study_id = row.study_id
         self._policy = PruningPolicy(
-            pruner=row.definition.pruner, last_epoch=row.definition.last_epoch, max_attempts=row.definition.max_attempts
+            pruner=row.definition.pruner,
+            last_epoch=row.definition.last_epoch,
+            sign=GOALS[row.definition.goal].sign,
+            max_attempts=row.definition.max_attempts,
         )
 
     @classmethod
@@ -71,7 +76,9 @@ class SharedStudy:
         from kdhpc.study.optuna_view import ensure_study
 
         def create() -> "SharedStudy":
-            study_id = ensure_study(storage, definition.name)
+            # Of another goal, Optuna's study has another direction: kdhpc says more of what differs.
+            storage.read(lambda connection: study_rows.refuse_other(connection, definition, split))
+            study_id = ensure_study(storage, definition.name, maximise=GOALS[definition.goal].maximise)
             storage.write(
                 lambda connection: study_rows.create(
                     connection, study_id, definition, split, target, precision=precision
@@ -173,6 +180,14 @@ class SharedStudy:
         """Trials by state."""
         return self._storage.read(lambda connection: read_counts(connection, self._study_id))
 
+    def hours(self) -> Hours:
+        """Hours that workers have spent on trials, and the budget of them."""
+        return self._storage.read(lambda connection: read_hours(connection, self._study_id))
+
+    def allow_hours(self, hours: float) -> None:
+        """Give the study a budget of so many hours, if it has none or a smaller one."""
+        self._storage.write(lambda connection: allow_hours(connection, self._study_id, hours))
+
     def active_leases(self) -> tuple[ActiveLease, ...]:
         """Who holds which slot; leases that a clock has left in the future end one length from now."""
         found = self._storage.read(lambda connection: slots.active_leases(connection, self._study_id))
@@ -230,7 +245,7 @@ class SharedStudy:
         space = self.definition.space
         seed = definitions.trial_seed(self.definition.seed, lease.slot) % 2**32
         own = self._storage.read(lambda connection: study_rows.trial_ids(connection, self._study_id))
-        graph = self._optuna.tpe_graph(space, seed, own)
+        graph = self._optuna.tpe_graph(space, seed, own, maximise=GOALS[self.definition.goal].maximise)
 
         def write(connection: Connection) -> dict[str, str] | None:
             if slots.renew(connection, lease) is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, text
 
+from kdhpc.config.goals import DEFAULT_GOAL
 from kdhpc.errors import StudyError, StudyMismatchError, UnknownStudyError, nearest
 from kdhpc.study import foreign, median_rule, trial_rows
 from kdhpc.study.definition import (
@@ -76,6 +77,17 @@ def create(
     _lock(connection, study_id)
     # Slots that were not begun yet make way, should their numbers be those of other trials now.
     _set_slots(connection, study_id, target if written.rowcount == 1 else _num_slots(connection, study_id))
+    refuse_other(connection, definition, split)
+
+
+def refuse_other(connection: Connection, definition: StudyDefinition, split: Split) -> None:
+    """Refuse a study that exists and was made with something else.
+
+    Raises:
+        StudyMismatchError: the message names each difference.
+    """
+    if definition.name not in names(connection):
+        return
     stored = find(connection, definition.name)
     different = [*differences(stored.definition, definition), *split_differences(stored.split, split)]
     if different:
@@ -171,6 +183,13 @@ def find_id(connection: Connection, name: str, *, uid: str | None = None) -> int
     if uid not in (None, found.uid):
         raise UnknownStudyError(f"study '{name}' was deleted meanwhile, and another one of that name was made")
     return int(found.study_id)
+
+
+def goal(connection: Connection, study_id: int) -> str:
+    """What a study makes better, see ``kdhpc.config.goals``."""
+    query = text("SELECT CAST(definition AS jsonb) ->> 'goal' FROM kdhpc_studies WHERE study_id = :study_id")
+    stored: str | None = connection.execute(query, {"study_id": study_id}).scalar_one()
+    return DEFAULT_GOAL if stored is None else stored
 
 
 def names(connection: Connection) -> tuple[str, ...]:

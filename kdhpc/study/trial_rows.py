@@ -30,6 +30,7 @@ class NoteDocument(TypedDict, total=False):
     reason: str
     diverged: Mapping[str, object]
     run: Mapping[str, str]
+    leases: list[tuple[float, float, str]]
 
 
 class TrialState(str, Enum):

@@ -40,7 +40,7 @@ class Learner:
             for index, network in enumerate(model.networks)
         ]
         self._counters = BatchCounters(model.networks)
-        self._counters.freeze(model.frozen)
+        self._counters.freeze(self._still)
         self._ones_M = torch.ones(self.num_losses, device=model.runtime.device)
 
     def restart(self, method: Trainable, seed: int) -> None:
@@ -53,7 +53,7 @@ class Learner:
         for node, weights in zip(self._nodes, self.model.fresh_weights(seed), strict=True):
             node.restart(weights)
         self.model.become(method)
-        self._counters.freeze(self.model.frozen)
+        self._counters.freeze(self._still)
 
     @property
     def num_losses(self) -> int:
@@ -137,7 +137,7 @@ class Learner:
             network.eval()
         accuracies = top1_accuracies(self.model.predict, source)
         for index, network in enumerate(self.networks):
-            network.train(index not in self.model.frozen)
+            network.train(index not in self._still)
         return accuracies
 
     @property
@@ -166,6 +166,11 @@ class Learner:
             node.check(state)
         for node, state in zip(self._nodes, states, strict=True):
             node.restore(state)
+
+    @property
+    def _still(self) -> tuple[int, ...]:
+        """The networks whose statistics stay."""
+        return () if self.model.frozen_train else self.model.frozen
 
     def _learning(self) -> list[int]:
         """The networks that learn."""

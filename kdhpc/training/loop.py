@@ -40,6 +40,8 @@ class EpochReport:
     """Time of the epoch, evaluation included."""
     diverged: str | None = None
     """Why there are no numbers to go on with, see `kdhpc.training.divergence`; None: the training goes on."""
+    ensemble_nll: float | None = None
+    """Mean negative log-likelihood of the ensemble; None where it was not measured, or the training has diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +266,7 @@ class TrainingLoop:
             ensemble_accuracy=None if accuracies is None else accuracies.ensemble,
             seconds=self._seconds + time.monotonic() - before,
             diverged=self._diverged,
+            ensemble_nll=None if accuracies is None else accuracies.ensemble_nll,
         )
         self._ended = (self._seconds, self._loss_sums)
         self._epoch, self._step_in_epoch, self._seconds, self._loss_sums = epoch, 0, 0.0, None

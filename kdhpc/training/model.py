@@ -51,7 +51,10 @@ class Model(ABC, Generic[NetworkT]):
     weight_groups: Sequence[Sequence[Sequence[str]]] | None = None
     """For each network all weights by name, in the G groups that `untaught_MG` tells apart; None: a single group."""
     frozen: tuple[int, ...] = ()
-    """Networks (0-based) that learn nothing for now: they stay in evaluation mode, and nothing differentiates them."""
+    """Networks (0-based) that learn nothing for now: nothing differentiates them."""
+    frozen_train: bool = False
+    """Whether frozen networks are in training mode: normalised by batches, and their statistics move; else those stay.
+    """
     untaught_MG: Tensor
     """(M, G), float32, on the device: 1 where a group of weights stays as it is, whatever the loss."""
 

@@ -51,9 +51,10 @@ def test_status_counts_rungs_workers_and_the_best(storage: Storage) -> None:
 
     status = asdict(read_status(storage, "tiny"))
     keys = ["study", "target", "draining", "precision", "trials", "best", "rungs", "workers", "crashes"]
-    assert list(status) == [*keys, "diverged", "foreign_trials", "trials_per_hour", "seconds_to_go"]
+    keys += ["diverged", "foreign_trials", "trials_per_hour", "seconds_to_go", "hours_used", "max_gpu_hours", "goal"]
+    assert list(status) == keys
     assert (status["study"], status["target"], status["draining"]) == ("tiny", 10, False)
-    counts = {"complete": 3, "pruned": 2, "diverged": 0, "running": 1, "waiting": 3, "failed": 1}
+    counts = {"complete": 3, "pruned": 2, "diverged": 0, "running": 1, "waiting": 3, "failed": 1, "beyond_hours": 0}
     assert status["trials"] == counts
     assert status["best"] == {"number": 2, "value": 72.5}, "the earlier of two equals"
     assert status["rungs"] == (
