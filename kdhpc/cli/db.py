@@ -231,7 +231,12 @@ def _remove_useless(paths: StudyPaths) -> tuple[str, str]:
 
     checkpoint, launch, config = paths.checkpoint(0), paths.launch("*"), paths.config("*")
     trials = checkpoint.parent.parent
-    checkpoints = [*trials.glob(f"*/{checkpoint.name}"), *trials.glob(f"*/.{checkpoint.name}.*")]
+    checkpoints = [
+        path
+        for folder in (trials, paths.trial(-1).parent)
+        for pattern in (f"*/{checkpoint.name}", f"*/.{checkpoint.name}.*")
+        for path in folder.glob(pattern)
+    ]
     launches = [*launch.parent.glob(launch.name), *config.parent.glob(config.name)]
     left = [path for path in (*checkpoints, *launches) if not remove(path)]
     return (

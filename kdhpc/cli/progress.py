@@ -21,7 +21,7 @@ class Progress:
         if sys.stderr.isatty():
             erase_line(sys.stderr)
             print(line, end="", file=sys.stderr, flush=True)
-            if status.trials.unfinished == 0:
+            if status.unfinished == 0:
                 print(file=sys.stderr)
         elif _steady(line) != _steady(self._last):
             print(line, file=sys.stderr, flush=True)
@@ -47,10 +47,16 @@ def progress_line(status: "StudyStatus") -> str:
     parts = [
         f"{status.study}: {trials.finished}/{status.target} trials "
         f"({trials.complete} complete, {trials.pruned} pruned{diverged}{failed})",
-        f"{trials.running} running",
+        f"{status.running} running",
     ]
+    if status.given_trials.target:
+        given = status.given_trials
+        failed = f" ({given.failed} FAILED)" if given.failed else ""
+        parts.insert(1, f"{given.finished}/{given.target} given{failed}")
     if status.best is not None:
-        parts.append(f"best {status.best.value:.2f} % (trial {status.best.number})")
+        known = status.best.confirmed
+        confirmed = "" if known is None else f", confirmed {known.mean:.2f} %"
+        parts.append(f"best {status.best.value:.2f} % (trial {status.best.number}){confirmed}")
     if status.seconds_to_go:
         parts.append(f"about {duration(status.seconds_to_go)} to go")
     return ", ".join(parts)
