@@ -49,9 +49,12 @@ def _allocate(condition: str) -> TextClause:
 
 _ALLOCATE = _allocate(f"NOT {_CRASHED_HERE}")
 _ALLOCATE_CRASHED_HERE = _allocate(f"{_CRASHED_HERE} AND NOT {_IS_LEFT_TO_OTHERS}")
-_OWN = text("""
-    SELECT study_id, slot, trial_id, attempts, reason, graph_key, repetition FROM kdhpc_slots
-    WHERE study_id = :own AND lease = :lease AND state = 'held'
+_OWN = text(f"""
+    SELECT (SELECT study_id FROM kdhpc_studies WHERE given_of = :study_id) AS companion,
+        slots.study_id, slot, trial_id, attempts, reason, graph_key, repetition
+    FROM kdhpc_studies LEFT JOIN kdhpc_slots AS slots
+        ON slots.study_id {OF_BOTH} AND lease = :lease AND slots.state = 'held'
+    WHERE kdhpc_studies.study_id = :study_id
 """)
 
 
@@ -140,8 +143,11 @@ def fail(connection: Connection, lease: Lease, reason: str, *, forgive: bool = F
 
 def _hold(connection: Connection, study_id: int, values: Mapping[str, object]) -> SlotRow | None:
     """Hold a slot and return its row; None: no slot is available."""
-    companion = given.companion(connection, study_id)
-    for query in (_OWN, _ALLOCATE, _ALLOCATE_CRASHED_HERE):
+    known = connection.execute(_OWN, values).one_or_none()
+    if known is not None and known.slot is not None:
+        return known
+    companion = None if known is None else known.companion
+    for query in (_ALLOCATE, _ALLOCATE_CRASHED_HERE):
         for own in (study_id,) if companion is None else (companion, study_id):
             row = connection.execute(query, {**values, "own": own}).one_or_none()
             if row is not None:
