@@ -143,7 +143,7 @@ def _delete_study(arguments: argparse.Namespace) -> int:
 
     name: str = arguments.study
     study = SharedStudy.open(Storage.connect(), name)
-    begun = study.num_begun()
+    begun = study.num_begun() + sum(len(result.values) for result in study.given())
     if begun and not arguments.yes:
         raise UsageError(
             f"study {name!r} has {begun} trials: `kdhpc db delete-study {name} --yes` deletes it with them "

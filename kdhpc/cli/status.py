@@ -111,6 +111,9 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
     best = "none yet" if status.best is None else f"{status.best.value:.2f} % (trial {status.best.number})"
     if status.best is not None and status.best.confirmed is not None:
         best += f" in the search, confirmed {estimate_words(status.best.confirmed)}"
+    if status.unconfirmed is not None:
+        other = f"trial {status.unconfirmed.number} has {status.unconfirmed.value:.2f} % in the search"
+        best += f"; {other} and is not confirmed: `kdhpc confirm --study {status.study}` again"
     lead = lead_line(status.lead, status.study)
     given = ", ".join(f"{count} {state}" for state, count in dataclasses.asdict(status.given_trials).items() if count)
     speed = f"{status.trials_per_hour:.1f} trials per hour" if status.trials_per_hour else "-"

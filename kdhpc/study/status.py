@@ -9,7 +9,17 @@ from kdhpc.graph.space import SearchSpace, canonical, graph_key
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import foreign, given, slots, study_rows, trial_rows
 from kdhpc.study.given import GivenResult
-from kdhpc.study.ranking import BETTER_FIRST, UNCONFIRMED, Estimate, Lead, classes, confirmed, estimate, leads
+from kdhpc.study.ranking import (
+    BETTER_FIRST,
+    UNCONFIRMED,
+    Estimate,
+    Lead,
+    advantage,
+    classes,
+    confirmed,
+    estimate,
+    leads,
+)
 from kdhpc.study.storage import Storage
 from kdhpc.study.trial_rows import ATTRIBUTE
 
@@ -186,6 +196,8 @@ class StudyStatus:
     """The given graphs to compare with, in the order in which they were given."""
     lead: tuple[Lead, ...] = ()
     """By how much the best graph is better than each of them."""
+    unconfirmed: BestTrial | None = None
+    """Where the best graph is confirmed: a trial that is better than it in the search and is not confirmed, if any."""
 
     @property
     def waiting(self) -> int:
@@ -266,6 +278,9 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
             given_trials=given_counts,
             given=tuple(_given_status(result, result.name) for result in results if result.name is not None),
             lead=() if best is None else leads(best.value, best.confirmed, results),
+            unconfirmed=None
+            if best is None or best.confirmed is None
+            else _read_unconfirmed(connection, study_id, best),
         )
 
     return storage.read(read)
@@ -403,6 +418,15 @@ def _read_best(connection: Connection, study_id: int, results: Sequence[GivenRes
         known = next((confirmed(result) for result in results if result.graph_key == row.graph_key), None)
         return BestTrial(number=row.number, value=row.value, confirmed=known)
     return None
+
+
+def _read_unconfirmed(connection: Connection, study_id: int, best: BestTrial) -> BestTrial | None:
+    """The best trial by its value in the search, if its graph is no candidate and beats the best one there."""
+    (first,) = _ranked(connection, study_id, (), limit=1)
+    candidates = {result.graph_key for result in given.results(connection, study_id) if result.is_candidate}
+    if first.graph_key in candidates or advantage(first.value, best.value) <= 0:
+        return None
+    return BestTrial(number=first.number, value=first.value)
 
 
 def _given_status(result: GivenResult, name: str) -> GivenStatus:

@@ -277,8 +277,20 @@ def test_confirm_trains_the_best_again_and_ranks_by_the_mean(storage: Storage) -
     assert (told.best.number, told.best.value, told.best.confirmed.mean) == (3, 73.0, 72.0)
     assert told.lead[0].is_confirmed
     assert told.lead[0].error == pytest.approx((1.0 + 0.25) ** 0.5)
+    assert told.unconfirmed is None
     study.confirm(top=2, num_seeds=3)
     assert status(storage).given_trials.waiting == 4, "the missing ones only"
+
+
+def test_a_trial_that_is_better_in_the_search_than_what_was_confirmed_is_named(storage: Storage) -> None:
+    study = searched(storage, 72.0, 71.0, baselines=())
+    study.confirm(top=1, num_seeds=1)
+    end(take(study), 50.0, 60.0, 70.0)
+    assert status(storage).unconfirmed is None
+    study.resize(3)
+    end(take(study), 50.0, 60.0, 73.0)
+    told = status(storage)
+    assert (told.best.number, told.unconfirmed.number, told.unconfirmed.value) == (0, 2, 73.0)
 
 
 def test_confirm_ranks_a_graph_that_diverges_last_and_waits_for_what_is_open(storage: Storage) -> None:

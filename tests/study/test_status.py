@@ -19,7 +19,7 @@ HERE = Owner.current(job="17_3")
 PRUNED, COMPLETE = "pruned", "complete"
 
 
-_GIVEN = ("given_trials", "given", "lead")
+_GIVEN = ("given_trials", "given", "lead", "unconfirmed")
 
 
 def make(storage: Storage, name: str = "tiny", target: int = 4, **changes: object) -> SharedStudy:
