@@ -46,7 +46,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc status": ["--study", "--format"],
         "kdhpc stop": ["--study", "--no-wait"],
         "kdhpc retry": ["--study", "--trial"],
-        "kdhpc enqueue": ["--study", "--seeds", "graphs"],
+        "kdhpc enqueue": ["--study", "graphs", "--seeds"],
         "kdhpc confirm": [
             *("--study", "--top", "--seeds", "--workers", "--launch", "--no-train", "--wait", "--config-dir"),
             "overrides",
