@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kdhpc.api.data import Data, dataset_group, open_data
@@ -13,6 +14,7 @@ from kdhpc.api.networks import ChosenNetwork, Network, choose_importable
 from kdhpc.api.training import interrupted_by
 from kdhpc.config.compose import compose_search
 from kdhpc.config.folders import config_names
+from kdhpc.config.goals import GOALS, Goal
 from kdhpc.config.paths import StudyPaths, packed_dir
 from kdhpc.config.schema import SearchConfig, check_study_name
 from kdhpc.data.memory import write_packed
@@ -22,12 +24,14 @@ from kdhpc.errors import ConfigError, NetworkError, StudyError
 from kdhpc.graph.space import graph_key
 from kdhpc.interpreter import child_python_words
 from kdhpc.networks.own import register_imported
-from kdhpc.searching.export import export_trials, provenance
+from kdhpc.searching.export import confirmation, export_trials, provenance
 from kdhpc.searching.local import for_this_machine, search_locally
 from kdhpc.searching.outcome import problem_of
-from kdhpc.searching.plan import plan_study, stored_groups
+from kdhpc.searching.plan import Confirmation, StudyPlan, plan_study, stored_groups
 from kdhpc.server.control import ensure_server
-from kdhpc.study.status import StudyStatus, TrialRecord, read_status, top_trials
+from kdhpc.study.given import GivenGraph, load_given
+from kdhpc.study.ranking import Lead
+from kdhpc.study.status import GivenStatus, StudyStatus, TrialRecord, read_status, top_trials
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.study.trial_table import TrialRow, read_trials
@@ -88,9 +92,10 @@ class Study:
 
     @property
     def best_value(self) -> float:
-        """What that trial came to on the validation images, by the study's :attr:`goal`.
+        """What that trial of the search came to on the validation images, by the study's :attr:`goal`.
 
-        By default the ensemble's accuracy, in percent.
+        By default the ensemble's accuracy, in percent. The best of many such values is too good to be true: see
+        :meth:`confirm`.
 
         Raises:
             StudyError: no trial is complete.
@@ -119,9 +124,13 @@ class Study:
         - ``reason``: why it failed, diverged or crashed; else None.
         - ``seconds``: that workers spent on it.
         - ``graph_key``, and a column for each gate and design of the graph.
+
+        Where the graph was confirmed, ``confirmed_mean``, ``confirmed_error`` (its standard error, of two seeds or
+        more) and ``confirmed_seeds`` are there as well.
         """
         space = self._shared.definition.space
-        rows = sorted(read_trials(self._storage, self.name), key=_best_first)
+        rows = sorted(read_trials(self._storage, self.name), key=_best_first(GOALS[self.goal]))
+        known = {trial.number: confirmation(trial) for trial in self._top(_ALL)}
         return [
             {
                 "number": row.number,
@@ -132,10 +141,61 @@ class Study:
                 "reason": row.reason,
                 "seconds": row.worked_s,
                 "graph_key": None if row.graph is None else graph_key(row.graph),
+                **known.get(row.number, {}),
                 **({} if row.graph is None else space.to_parameters(row.graph)),
             }
             for row in rows
         ]
+
+    @property
+    def given(self) -> tuple[GivenStatus, ...]:
+        """The graphs that the study was given to compare with, and what they have come to: its baselines."""
+        return self.status.given
+
+    @property
+    def lead(self) -> tuple[Lead, ...]:
+        """By how much the best graph is better than each of the given ones, in points; negative: it is behind."""
+        return self.status.lead
+
+    def enqueue(self, *graphs: str | Path | Graph, seeds: int = 1) -> None:
+        """Give the study graphs to compare with, as ``kdhpc enqueue`` does; :func:`search` trains them.
+
+        Args:
+            graphs: Presets by their names, files, or graphs.
+            seeds: Trainings of each, with those that it has already.
+
+        Raises:
+            GraphError: one of them is no graph of as many nodes as the study's.
+        """
+        space = self._shared.definition.space
+        names = [str(graph) for graph in graphs if not isinstance(graph, Graph)]
+        own = [GivenGraph(graph=graph.spec, name=graph.name) for graph in graphs if isinstance(graph, Graph)]
+        self._shared.give([*load_given(names, space), *own], num_seeds=_positive("seeds", seeds))
+
+    def confirm(
+        self, top: int = 10, seeds: int = 3, *, workers: int | None = None, overrides: Sequence[str] = ()
+    ) -> None:
+        """Train the best graphs again with new seeds, and the given ones as often, on this machine.
+
+        From then on they rank by the mean of these trainings. Trials of the budget that are open are trained, too.
+
+        Args:
+            top: How many graphs, by their values in the search.
+            seeds: Trainings of each; those of an earlier call count.
+            workers: Processes at once; None: 1.
+            overrides: How to run, as ``"device.threads=4"``.
+
+        Raises:
+            StudyError: no trial is complete.
+            KdhpcError: as :func:`search`.
+            KeyboardInterrupt: it was stopped; the same call goes on.
+        """
+        words = [*([] if workers is None else [f"cluster.workers={workers}"]), *overrides]
+        config = compose_search(words, given=stored_groups(self._shared))
+        register_imported(config.network.name)
+        confirmation = Confirmation(top=_positive("top", top), num_seeds=_positive("seeds", seeds))
+        plan = replace(plan_study(self.name, for_this_machine(config)), confirmation=confirmation)
+        _run(plan, trials=None, show=_ignore)
 
     def export(self, top: int = 1, folder: str | Path | None = None, *, draw: bool = True) -> tuple[Path, ...]:
         """Write the best graphs, as ``kdhpc export-best`` does.
@@ -247,15 +307,19 @@ def search(
             _LOG.warning("the images are packed in %s, where workers read them", place)
     # Before there is a server: most mistakes show here.
     plan = plan_study(name, for_this_machine(config))
+    return _run(plan, trials=trials, show=on_status or _ignore)
+
+
+def _run(plan: StudyPlan, *, trials: int | None, show: Callable[[StudyStatus], None]) -> Study:
+    """Search until nothing is left to train."""
     with interrupted_by() as stop:
         ensure_server()
         storage = Storage.connect(patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
         shared, manifest = plan.launch(storage, trials=trials)
-        show = on_status or _ignore
         is_done = search_locally(shared, plan.config, manifest, storage, stop, show, _LOG.warning)
     if not is_done:
         raise KeyboardInterrupt("stopped: the same call goes on")
-    study = Study(name, storage)
+    study = Study(plan.definition.name, storage)
     status = study.status
     problem = problem_of(status, f"the logs in {manifest.logs}")
     if problem is not None and not status.trials.complete:
@@ -353,9 +417,15 @@ def _can_be_imported(module: str) -> bool:
     return done.returncode == 0
 
 
-def _best_first(row: TrialRow) -> tuple[bool, float, int]:
-    """Complete trials by accuracy, the earlier of equals first; then the others by number."""
-    return row.value is None, -(row.value or 0.0), row.number
+def _best_first(goal: Goal) -> Callable[[TrialRow], tuple[bool, float, int]]:
+    """Complete trials by value, the earlier of equals first; then the others by number."""
+    return lambda row: (row.value is None, -goal.sign * (row.value or 0.0), row.number)
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{name}={value} is not allowed: give 1 or more")
+    return value
 
 
 def _ignore(status: StudyStatus) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from kdhpc import __version__
 from kdhpc.cli import (
+    confirm,
     data,
     db,
     doctor,
+    enqueue,
     export_best,
     import_graph,
     launch,
@@ -61,6 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         status,
         stop,
         retry,
+        enqueue,
+        confirm,
         export_best,
         import_graph,
         train,

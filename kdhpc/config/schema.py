@@ -333,6 +333,10 @@ class StudyConfig:
     ensemble's logits, which is made smaller. Pruning and samplers go by it, too."""
     max_attempts: int = 3
     """After so many crashes without progress, a trial counts as failed and is not tried again."""
+    baselines: tuple[str, ...] = ("independent", "dml")
+    """Graphs that a new study trains beside its budget, to the end and first, for the best graph to be compared with:
+    presets (as ``kdhpc train --graph`` takes them) or graphs' files. None: ``[]``. A study that exists keeps those that
+    it has, and `kdhpc enqueue` gives it more."""
 
     def __post_init__(self) -> None:
         _positive("study", num_nodes=self.num_nodes, trials=self.trials, max_attempts=self.max_attempts)

@@ -5,7 +5,7 @@ import io
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.status import TrialRecord
 
 _LOG = logging.getLogger(__name__)
+_CONFIRMED = ("confirmed_mean", "confirmed_error", "confirmed_seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +69,17 @@ def export_trials(
 
 
 def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str | None) -> dict[str, str | int | float]:
-    """Where a graph comes from: study, trial, value, data set, network, every setting, versions.
+    """Where a graph comes from: study, trial, values, data set, network, every setting, versions.
 
-    The value is the goal's, which is named unless it is the ensemble's accuracy.
+    ``value`` is that of the search, by the goal, which is named unless it is the ensemble's accuracy.
+    ``confirmed_mean`` and what goes with it are there where it was trained again.
     """
     return {
         "study": definition.name,
         **({} if study_uid is None else {"study_uid": study_uid}),
         "trial": trial.number,
         "value": trial.value,
+        **confirmation(trial),
         "graph_key": graph_key(trial.graph),
         "dataset": definition.dataset,
         "dataset_checksum": definition.dataset_checksum,
@@ -91,6 +94,12 @@ def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str |
         "torch_version": version("torch"),
         "optuna_version": version("optuna"),
     }
+
+
+def confirmation(trial: TrialRecord) -> dict[str, int | float]:
+    """What a trial's graph was confirmed to be, by names for tables; empty: it was not."""
+    known = {} if trial.confirmed is None else asdict(trial.confirmed)
+    return {f"confirmed_{name}": value for name, value in known.items() if value is not None}
 
 
 def _tell_about_others(name: str, folder: Path, study_uid: str) -> None:
@@ -119,10 +128,11 @@ def _export(
     from kdhpc.graph.drawing import draw_graph  # Matplotlib is large, and not everywhere that graphs are exported.
 
     title = f"{definition.name}, trial {trial.number} ({definition.network}, {definition.dataset})"
+    value = trial.value if trial.confirmed is None else trial.confirmed.mean
     if definition.goal == DEFAULT_GOAL:
-        draw_graph(trial.graph, (svg, png), title=title, ensemble_accuracy=trial.value)
+        draw_graph(trial.graph, (svg, png), title=title, ensemble_accuracy=value)
     else:
-        draw_graph(trial.graph, (svg, png), title=f"{title}, {GOALS[definition.goal].named(trial.value)}")
+        draw_graph(trial.graph, (svg, png), title=f"{title}, {GOALS[definition.goal].named(value)}")
     return ExportedGraph(graph=graph, svg=svg, png=png)
 
 
@@ -131,9 +141,12 @@ def _write_table(definition: StudyDefinition, trials: Sequence[TrialRecord], fol
     names = [parameter.name for parameter in definition.space.parameters()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "trial", "value", "graph_key", *names])
+    writer.writerow(["rank", "trial", "value", *_CONFIRMED, "graph_key", *names])
     for rank, trial in enumerate(trials, start=1):
         row = definition.space.to_parameters(trial.graph)
-        writer.writerow([rank, trial.number, trial.value, graph_key(trial.graph), *(row[name] for name in names)])
+        known = confirmation(trial)
+        confirmed = (known.get(name, "") for name in _CONFIRMED)
+        parameters = (row[name] for name in names)
+        writer.writerow([rank, trial.number, trial.value, *confirmed, graph_key(trial.graph), *parameters])
     write_whole(path, text.getvalue())
     return path

@@ -13,10 +13,10 @@ def problem_of(status: "StudyStatus", logs: str) -> str | None:
         status: Of the study.
         logs: Where its workers' logs are, in words.
     """
-    trials = status.trials
+    trials, num_failed = status.trials, status.trials.failed + status.given_trials.failed
     see = f"see `kdhpc status --study {status.study}` and {logs}"
-    if trials.failed:
-        return f"{trials.failed} trials failed, {see}; `kdhpc retry --study {status.study}` tries them again"
+    if num_failed:
+        return f"{num_failed} trials failed, {see}; `kdhpc retry --study {status.study}` tries them again"
     if trials.diverged and not trials.complete:
         return f"{trials.diverged} trials diverged and none is complete, {see}; a lower training.learning_rate may help"
     return None

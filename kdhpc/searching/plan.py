@@ -20,10 +20,21 @@ from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import check_weights_file, weights_digest
 from kdhpc.searching.manifest import Manifest, freeze_launch
 from kdhpc.study.definition import StudyDefinition, differences
+from kdhpc.study.given import GivenGraph, load_given
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """That the best graphs are to be trained again, with new seeds."""
+
+    top: int
+    """How many graphs."""
+    num_seeds: int
+    """Trainings of each."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +47,10 @@ class StudyPlan:
     """What it is made with."""
     split: SearchSplit
     """The images that graphs are trained and scored on."""
+    baselines: tuple[GivenGraph, ...] = ()
+    """What a study that is made now is given to compare with."""
+    confirmation: Confirmation | None = None
+    """Best graphs to train again; the study must exist then."""
 
     def open(self, storage: Storage, *, trials: int | None = None) -> SharedStudy:
         """Make the study, or open it if it was made with the same graph space, data split and seed; end its draining.
@@ -46,14 +61,18 @@ class StudyPlan:
 
         Raises:
             StudyMismatchError: the study exists and was made with something else; the message says with what.
-            StudyError: more trials than the budget have started.
+            StudyError: more trials than the budget have started; or there is nothing to confirm.
+            UnknownStudyError: there is something to confirm, and no such study.
         """
+        if self.confirmation is not None:
+            SharedStudy.open(storage, self.definition.name)
         study = SharedStudy.create_or_open(
             storage,
             self.definition,
             self.split,
             target=self.config.study.trials,
             precision=precision_of_workers(self.config),
+            baselines=self.baselines,
         )
         target = study.progress().target
         if trials is not None:
@@ -62,6 +81,8 @@ class StudyPlan:
             told = "study %s keeps its budget of %d trials, not study.trials=%d of its config: --trials changes it"
             _LOG.warning(told, self.definition.name, target, self.config.study.trials)
         self._allow_hours(study)
+        if self.confirmation is not None:
+            study.confirm(top=self.confirmation.top, num_seeds=self.confirmation.num_seeds)
         study.resume()
         return study
 
@@ -97,7 +118,8 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     """Check a config against the packed data and the network, before there is a study that no worker could train.
 
     Raises:
-        ConfigError: the name cannot be used, there is no graph to search, or something does not fit the images.
+        ConfigError: the name cannot be used, there is no graph to search, a baseline is no graph of the study's, or
+            something does not fit the images.
         DataError: the data set is not prepared.
         NetworkError: the network does not exist or does not fit, or pretrained weights are none.
     """
@@ -116,7 +138,15 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         seed=config.dataset.split_seed,
     )
     check_batch_size(config.training.batch_size, len(split.train))
-    return StudyPlan(config=config, definition=study_definition(name, config, packed.checksum), split=split)
+    definition = study_definition(name, config, packed.checksum)
+    return StudyPlan(config=config, definition=definition, split=split, baselines=_baselines(config, definition.space))
+
+
+def _baselines(config: SearchConfig, space: SearchSpace) -> tuple[GivenGraph, ...]:
+    try:
+        return load_given(config.study.baselines, space)
+    except GraphError as exc:
+        raise ConfigError(f"{exc} (study.baselines)") from exc
 
 
 def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> StudyDefinition:
@@ -195,6 +225,8 @@ def search_space(config: SearchConfig) -> SearchSpace:
 def stored_groups(study: SharedStudy) -> dict[str, object]:
     """The groups of the config that a study was made with, and its plug-ins: not how it is run (device, worker, ...).
 
+    Baselines are given to a study when it is made: none are to be given again.
+
     Raises:
         StudyMismatchError: a newer version of kdhpc made it.
     """
@@ -222,5 +254,6 @@ def stored_groups(study: SharedStudy) -> dict[str, object]:
             "sample": made_with.sample,
             "refine_best": made_with.refine_best,
             "max_attempts": made_with.max_attempts,
+            "baselines": [],
         },
     }

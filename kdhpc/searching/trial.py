@@ -23,6 +23,7 @@ from kdhpc.losses.kinds import BUILT_IN_KINDS, Kinds
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.weights import pretrained_origin, weights_digest
 from kdhpc.searching.plan import names_of
+from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
@@ -158,7 +159,7 @@ def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: Trainin
         StudyMismatchError: the file of pretrained weights is not what it was when the study was made.
     """
     config = setting.config
-    warn_about_unlearned(trial.graph, config.objective, name=f"trial {trial.number}")
+    warn_about_unlearned(trial.graph, config.objective, name=trial_words(trial.number))
     method = GraphMethod(graph=trial.graph, kinds=setting.kinds)
     if previous is not None:
         previous.restart(method, trial.seed)
@@ -277,7 +278,7 @@ def _diverge(trial: StudyTrial, training: TrainingLoop, epoch: int, reason: str)
     except DatabaseError:
         training.reopen_epoch()
         raise
-    _LOG.warning("trial %d diverged in epoch %d: %s", trial.number, epoch, reason)
+    _LOG.warning("%s diverged in epoch %d: %s", trial_words(trial.number), epoch, reason)
 
 
 def _restore(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, checkpoint: Checkpointing) -> None:
@@ -295,9 +296,9 @@ def _restore(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, c
         trial.advance(training.step)
     elif trial.reported:
         _LOG.warning(
-            "trial %d starts from its beginning, though its epoch %d is reported: no checkpoint is in %s; all workers "
-            "of a study need the same KDHPC_RUNS",
-            trial.number,
+            "%s starts from its beginning, though its epoch %d is reported: no checkpoint is in %s; all workers of a "
+            "study need the same KDHPC_RUNS",
+            trial_words(trial.number),
             trial.reported[-1],
             setting.paths.checkpoint(trial.number).parent,
         )
@@ -306,9 +307,9 @@ def _restore(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, c
 def _save_at_the_end(trial: StudyTrial, checkpoint: Checkpointing) -> None:
     try:
         if checkpoint.save_now():
-            _LOG.info("trial %d is checkpointed", trial.number)
+            _LOG.info("%s is checkpointed", trial_words(trial.number))
     except CheckpointError as exc:  # Only the time since the last one is lost.
-        _LOG.warning("trial %d stops without a new checkpoint: %s", trial.number, exc)
+        _LOG.warning("%s stops without a new checkpoint: %s", trial_words(trial.number), exc)
 
 
 def _checkpointing(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop) -> Checkpointing:
@@ -323,7 +324,7 @@ def _checkpointing(trial: StudyTrial, setting: TrialSetting, training: TrainingL
             settings=setting.fingerprint,
         ),
         every_s=setting.config.worker.checkpoint_every_s,
-        name=f"trial {trial.number}",
+        name=trial_words(trial.number),
         may_write=lambda: not trial.lost,
         on_written=trial.advance,
     )

@@ -169,7 +169,7 @@ class _Worker:
                 f"this job's time limit is {too_short_s:.0f} s too short for a trial's first epoch: raise "
                 "cluster.time_min"
             )
-        if self._study.progress().waiting:
+        if self._study.num_waiting():
             _LOG.info("the job's time limit is %.0f s too near for another trial", short_s)
             # What Slurm would do in a moment: the job is requeued.
             signal.raise_signal(signal.SIGUSR2)
@@ -262,7 +262,7 @@ def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:
     """Whether a trial waits that this worker may not have yet, or some worker has not renewed its lease in time."""
     if study.is_draining():
         return False
-    return study.progress().waiting > 0 or any(lease.lease_age_s > 2 * renew_s for lease in study.active_leases())
+    return study.num_waiting() > 0 or any(lease.lease_age_s > 2 * renew_s for lease in study.active_leases())
 
 
 def _data_digest(checksum: str, split: Split) -> str:

@@ -185,6 +185,14 @@ def trial_seed(seed: int, slot: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def given_seed(seed: int, graph_key: str, repetition: int) -> int:
+    """The seed of a training of a given graph, 0 to 2^63 - 1: a pure function of the study's seed, the graph and the
+    number of the repetition (from 1). No trial of the budget has it.
+    """
+    digest = hashlib.sha256(f"study {seed} graph {graph_key} repetition {repetition}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 _PLAIN = (
     "name",
     "seed",

@@ -12,6 +12,7 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import slots, trial_rows
 from kdhpc.study.allocation import fail
 from kdhpc.study.median_rule import decides, report
+from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
 from kdhpc.study.owner import Owner
 from kdhpc.study.slots import Lease
@@ -63,7 +64,8 @@ class LeasedTrial:
         lease: What was allocated.
         study: Name of the study.
         graph: What to train.
-        seed: Seeds weights and data order: a pure function of the study's seed and the slot.
+        seed: Seeds weights and data order: a pure function of the study's seed and the slot, or of the given graph and
+            its repetition.
         policy: When the study gives up on trials.
         renew_s: How often the lease is renewed.
     """
@@ -82,7 +84,7 @@ class LeasedTrial:
         self.graph = graph
         """What to train."""
         self.seed = seed
-        """Seeds weights and data order: a pure function of the study's seed and the slot."""
+        """Seeds weights and data order: a pure function of the study's seed and of what is trained."""
         self._storage = storage
         self._lease = lease
         self._study = study
@@ -312,7 +314,7 @@ class LeasedTrial:
                         self._lost.set()
                     return
             except DatabaseError as exc:
-                _logger.warning("trial %d: the lease could not be renewed: %s", self.number, exc)
+                _logger.warning("%s: the lease could not be renewed: %s", trial_words(self.number), exc)
 
     def _renew_once(self, connection: Connection) -> bool:
         renewed = slots.renew(connection, self._lease, step=self._step)
@@ -333,7 +335,7 @@ class LeasedTrial:
         now = self._storage.write(lambda connection: slots.holder(connection, self._lease))
         other = f"process {now.pid} on {now.host} holds it now" if now else "it was given to another worker"
         return LeaseLostError(
-            f"the lease of slot {self.slot} (trial {self.number} of study '{self._study}') is lost, {other}: "
+            f"the lease of slot {self.slot} ({trial_words(self.number)} of study '{self._study}') is lost, {other}: "
             "stop this trial"
         )
 

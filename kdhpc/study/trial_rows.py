@@ -26,6 +26,7 @@ class NoteDocument(TypedDict, total=False):
 
     slot: int
     graph: str
+    repetition: int
     owners: list[Mapping[str, object]]
     reason: str
     diverged: Mapping[str, object]

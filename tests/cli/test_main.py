@@ -46,6 +46,11 @@ def test_surface_is_frozen() -> None:
         "kdhpc status": ["--study", "--format"],
         "kdhpc stop": ["--study", "--no-wait"],
         "kdhpc retry": ["--study", "--trial"],
+        "kdhpc enqueue": ["--study", "graphs", "--seeds"],
+        "kdhpc confirm": [
+            *("--study", "--top", "--seeds", "--workers", "--launch", "--no-train", "--wait", "--config-dir"),
+            "overrides",
+        ],
         "kdhpc export-best": ["--study", "--top", "--out"],
         "kdhpc import-graph": ["config", "--out"],
         "kdhpc train": ["--graph", "--nodes", "--teacher", "--seeds", "--launcher", "--config-dir", "overrides"],

@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> Report:
         f"dataset={arguments.dataset}", f"dataset.subset={arguments.subset}", "dataset.validation_fraction=0.5",
         f"network={arguments.network}", "training.epochs=1", "training.milestones=[]", "training.batch_size=16",
         f"device.mode={arguments.mode}", f"device.precision={arguments.precision}", "study.pruner=none",
+        "study.baselines=[]",
     ]  # fmt: skip
     config = compose_search(overrides)
     with _server() as storage:
