@@ -38,6 +38,7 @@ from kdhpc.study.trial_table import TrialRow, read_trials
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE_S = 10.0
+_ALL = 1 << 31
 _WITHOUT_MAPS = ["prob+", "prob-"]
 _NOT_BY_WORKERS = (
     "cannot be imported by worker processes: install the package of {}, or put its folder in PYTHONPATH (not the "
