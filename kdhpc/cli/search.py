@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.networks.names import check_network
     from kdhpc.searching.local import for_this_machine, search_locally
-    from kdhpc.searching.plan import plan_study
+    from kdhpc.searching.plan import plan_study, space_compares_maps
     from kdhpc.server.control import ensure_server
     from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = wanted_study(args, executor="local")
     name, config = wanted.name, wanted.config
     if args.dry_run:
-        check_network(config.network, config.dataset.image_size)
+        check_network(config.network, config.dataset.image_size, compares_maps=space_compares_maps(config))
         return _print_config(config)
     # Before there is a server: most mistakes show here.
     plan = plan_study(name, for_this_machine(config))

@@ -1,5 +1,6 @@
 """A final training before it starts: all that it is made of, and whatever is wrong with it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -172,4 +173,5 @@ def _name(config: TrainConfig, method: Method) -> str:
     if config.run.name is not None:
         return config.run.name
     search = "-search" if config.run.split == "search" else ""
-    return f"{config.dataset.name}-{config.network.name}-{method.label}{search}"
+    network = re.sub("[/:]", "-", config.network.name)
+    return f"{config.dataset.name}-{network}-{method.label}{search}"

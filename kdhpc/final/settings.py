@@ -16,7 +16,7 @@ from kdhpc.errors import ConfigError
 from kdhpc.files.json_text import parse_json
 from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
-from kdhpc.networks.weights import weights_digest
+from kdhpc.networks.weights import start_digest, weights_digest
 
 Settings: TypeAlias = Mapping[str, str]
 """JSON values by key, such as ``training.epochs``."""
@@ -48,6 +48,8 @@ def run_settings(
         for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
             found[f"{group}.{key}"] = json.dumps(value)
     found["objective.pretrained"] = json.dumps(weights_digest(config.objective))
+    if config.network.weights is not None:
+        found["network.weights"] = json.dumps(start_digest(config.network))
     # When accuracy is measured changes no weight.
     del found["training.evaluate"]
     found["run.split"] = json.dumps(config.run.split)

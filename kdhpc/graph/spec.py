@@ -33,6 +33,11 @@ class Design(str, Enum):
     BOTH_CLOSER = "prob+att+"
     BOTH_APART = "prob-att-"
 
+    @property
+    def compares_maps(self) -> bool:
+        """Whether it compares attention maps, which not every network has."""
+        return self not in (Design.PROB_CLOSER, Design.PROB_APART)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationEdge:
@@ -86,6 +91,11 @@ class GraphSpec:
         """Nodes whose incoming edges are all cut off: they keep their initial weights and still vote."""
         learning = {edge.target for edge in self.edges if edge.gate is not Gate.CUTOFF}
         return tuple(node for node, gate in enumerate(self.label_gates) if gate is Gate.CUTOFF and node not in learning)
+
+    @property
+    def compares_maps(self) -> bool:
+        """Whether some edge that is not cut off compares attention maps."""
+        return any(edge.design.compares_maps for edge in self.edges if edge.gate is not Gate.CUTOFF)
 
 
 def _pairs(pairs: list[tuple[int, int]]) -> str:

@@ -19,6 +19,7 @@ from kdhpc.losses.student import student_loss
 from kdhpc.methods.differences import IMAGES, differences, facts_of
 from kdhpc.methods.method import Method, OpenRun, TrainedRun, refuse_unlearned
 from kdhpc.networks.build import Network, build_network, named_for
+from kdhpc.networks.started import build_started
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.evaluation import Prediction, mean_ensemble
 from kdhpc.training.model import Model, build_seeded, run_network
@@ -169,7 +170,7 @@ class StudentModel(Model[Network]):
 
     def __init__(self, teacher: TeacherWeights, temperature: float, setting: TrainingSetting, seed: int) -> None:
         super().__init__(
-            lambda _: build_network(setting.network, num_classes=setting.num_classes, image_size=setting.image_size),
+            lambda _: build_started(setting.network, num_classes=setting.num_classes, image_size=setting.image_size),
             num_networks=1,
             setting=setting,
             seed=seed,

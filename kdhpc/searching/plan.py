@@ -14,8 +14,10 @@ from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
 from kdhpc.files.removing import remove
 from kdhpc.graph.space import SearchSpace
+from kdhpc.graph.spec import Gate
+from kdhpc.networks.elsewhere import check_elsewhere
 from kdhpc.networks.names import check_network, check_normalisation
-from kdhpc.networks.weights import check_weights_file, weights_digest
+from kdhpc.networks.weights import check_start, check_weights_file, weights_digest
 from kdhpc.searching.manifest import Manifest, freeze_launch
 from kdhpc.study.definition import StudyDefinition, differences
 from kdhpc.study.storage import Storage
@@ -88,9 +90,11 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         NetworkError: the network does not exist or does not fit, or pretrained weights are none.
     """
     check_study_name(name)
-    check_network(config.network, config.dataset.image_size)
+    compares_maps = space_compares_maps(config)
+    check_network(config.network, config.dataset.image_size, compares_maps=compares_maps)
     check_normalisation(config.network.name, config.dataset.image_size, config.training.batch_size)
     check_weights_file(config.objective)
+    check_start(config.network)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, _ = packed.manifest.image_shape
     check_image_size(config.dataset, (height, width))
@@ -102,6 +106,12 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         seed=config.dataset.split_seed,
     )
     check_batch_size(config.training.batch_size, len(split.train))
+    check_elsewhere(
+        config.network,
+        config.dataset.image_size,
+        num_classes=len(packed.classes),
+        compares_maps=compares_maps,
+    )
     return StudyPlan(config=config, definition=study_definition(name, config, packed.checksum), split=split)
 
 
@@ -123,7 +133,7 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         dataset=config.dataset.name,
         dataset_checksum=dataset_checksum,
         settings=json.dumps(settings, sort_keys=True),
-        pretrained_weights=weights_digest(config.objective),
+        pretrained_weights=weights_digest(config.objective, config.network),
         precision=None if config.device.precision == "auto" else config.device.precision,
     )
 
@@ -147,6 +157,13 @@ def check_same_study(study: SharedStudy, config: SearchConfig) -> None:
     different = differences(made_with, study_definition(made_with.name, config, made_with.dataset_checksum))
     if different:
         raise StudyMismatchError(f"study {made_with.name!r} was made with something else: {'; '.join(different)}")
+
+
+def space_compares_maps(config: SearchConfig) -> bool:
+    """Whether some graph that a study may draw compares attention maps."""
+    study = config.study
+    draws_edges = study.num_nodes > 1 and any(gate is not Gate.CUTOFF for gate in study.gates)
+    return draws_edges and any(design.compares_maps for design in study.designs)
 
 
 def search_space(config: SearchConfig) -> SearchSpace:

@@ -18,7 +18,7 @@ from kdhpc.errors import CheckpointError, DatabaseError, StudyMismatchError
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.methods.graph import GraphMethod
-from kdhpc.networks.weights import pretrained_origin, weights_digest
+from kdhpc.networks.weights import origin_of_weights, weights_digest
 from kdhpc.study.outcome import Outcome
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
@@ -131,6 +131,7 @@ class TrialSetting:
             for name in ("dataset", "network", "objective", "training")
         }
         document["objective"]["pretrained"] = self.pretrained_weights
+        document["network"].pop("weights", None)  # The digest is also of these.
         document["data"] = {"content": self.data}
         digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
         return f"{digest} {self.runtime.precision}"
@@ -157,9 +158,10 @@ def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: Trainin
         return previous
     training = TrainingLoop(method, setting.training, trial.seed)
     # Now that the file is read: it may have been replaced since this worker began.
-    if weights_digest(config.objective) != setting.pretrained_weights:
+    if weights_digest(config.objective, config.network) != setting.pretrained_weights:
         raise StudyMismatchError(
-            f"{pretrained_origin(config.objective)} is another file now than when the study was made: put that one back"
+            f"{origin_of_weights(config.objective, config.network)} is another file now than when the study was made: "
+            "put that one back"
         )
     return training
 

@@ -70,7 +70,7 @@ class StudyDefinition:
     settings: str
     """Everything else that a trial's result depends on, as JSON text of the config's groups."""
     pretrained_weights: str | None = None
-    """Digest of the file that ``objective.pretrained`` names; None where it names none."""
+    """Digest of the files that ``objective.pretrained`` and ``network.weights`` name; None where they name none."""
     precision: str | None = None
     """What networks are computed in, as ``DeviceConfig.precision`` names it; None: not settled, or any. It is
     stored beside the definition, since the first worker may be the one to settle it."""
@@ -126,7 +126,8 @@ def differences(stored: StudyDefinition, given: StudyDefinition) -> list[str]:
     if unknown := compatibility.newer_keys(before.keys() - now.keys()):
         raise StudyMismatchError(compatibility.newer(f"study '{stored.name}'", unknown))
     for flat in (before, now):
-        flat.pop("objective.pretrained", None)
+        for key in ("objective.pretrained", "network.weights"):
+            flat.pop(key, None)
     if stored.precision and given.precision:
         before["device.precision"], now["device.precision"] = stored.precision, given.precision
     different = compatibility.differences(before, now)
