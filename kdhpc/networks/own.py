@@ -152,7 +152,7 @@ class OwnNetworks:
                     "another dataset.image_size or network.layer"
                 )
             if not self._of_library and (node, image_size) not in self._steady:
-                check_steady(self._make(node, num_classes, image_size), image_size, label=self._label)
+                self._check_steady(node, num_classes, image_size)
                 self._steady.add((node, image_size))
 
     def build(self, node: int, *, num_classes: int, image_size: int, layer: str | None = None) -> Network:
@@ -181,6 +181,13 @@ class OwnNetworks:
                 if has_given_weights:
                     digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:8]
+
+    def _check_steady(self, node: int, num_classes: int | None, image_size: int) -> None:
+        # The weights of whoever builds a network now must not depend on whether it was tried before.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = self._make(node, num_classes, image_size)
+        check_steady(module, image_size, label=self._label)
 
     def _probe(self, node: int, image_size: int, layer: str | None, num_classes: int | None) -> Probe:
         def make(size: int) -> nn.Module:
