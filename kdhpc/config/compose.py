@@ -5,7 +5,7 @@ Composing imports Hydra, which takes most of a second: commands that only read t
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from kdhpc.config.schema import NetworkConfig, ObjectiveConfig, SearchConfig, Tr
 from kdhpc.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
+_Answer = TypeVar("_Answer")
 Groups = Mapping[str, Mapping[str, object]]
 """Some groups of a config, as plain documents: of a study that exists, or of what a Python user gave as objects."""
 
@@ -61,8 +62,8 @@ def compose_config(
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
             if len(folders) > 1:  # The shipped configs have none; asking takes half as long as composing.
-                _refuse_lists(kind, overrides, config_dir)
-            node = _composed(overrides)
+                _knowing_networks(lambda: _refuse_lists(kind, overrides, config_dir))
+            node = _knowing_networks(lambda: compose("root", list(overrides)))
         document = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, AttributeError, TypeError) as exc:
         raise ConfigError(_explain(exc, kind, config_dir)) from exc
@@ -99,12 +100,12 @@ def compose_train(
     )
 
 
-def _composed(overrides: Sequence[str]) -> DictConfig:
-    """What Hydra makes of the root config. Networks that no file has are given to it once it misses them."""
+def _knowing_networks(ask: Callable[[], _Answer]) -> _Answer:
+    """What Hydra says of the root config. Networks of libraries, and users' own, it is given once it misses them."""
     missed: set[str] = set()
     while True:
         try:
-            return compose("root", list(overrides))
+            return ask()
         except MissingConfigException as exc:
             group, _, name = (exc.missing_cfg_file or "").partition("/")
             if group != "network" or name in missed or not is_foreign(name):

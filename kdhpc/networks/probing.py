@@ -40,7 +40,8 @@ class MapSource:
         if self.layout == "NHWC":
             features = features.permute(0, 3, 1, 2)
         elif self.layout == "tokens":
-            features = features[:, self.prefix :].transpose(1, 2).unflatten(2, (self.side, -1))
+            patches_NDP = features[:, self.prefix :].transpose(1, 2)
+            features = patches_NDP.reshape(*patches_NDP.shape[:2], self.side, self.side)
         return attention_transfer_map(features)
 
 

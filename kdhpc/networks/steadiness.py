@@ -50,7 +50,7 @@ def check_steady(module: nn.Module, image_size: int, *, label: str) -> None:
                 f"{label} changes {name} in its forward pass, which a checkpoint does not hold, so that no training "
                 "could go on from one: make it a tensor, registered by register_buffer, and change it in place"
             )
-    if not torch.allclose(*outputs, rtol=1e-3, atol=1e-4, equal_nan=True):
+    if not torch.allclose(outputs[0], outputs[1], rtol=1e-3, atol=1e-4, equal_nan=True):
         raise NetworkError(
             f"{label} gives other logits for the same images, weights and random numbers of torch's: a training could "
             "not be repeated, nor go on from a checkpoint; draw random numbers with torch alone"
