@@ -239,7 +239,8 @@ def _explain(exc: Exception, kind: type, config_dir: Path | None) -> str:
         names = config_names(group, config_dir)
         if name in names:
             return f"config {group}/{name}.yaml cannot be read: it is a link to nothing, or no regular file"
-        return f"unknown {group or 'config'} {name!r}: {nearest(name, names)}"
+        more = ", torchvision/NAME, timm/NAME, module:Name of your own" if group == "network" else ""
+        return f"unknown {group or 'config'} {name!r}: {nearest(name, names)}{more}"
     if isinstance(exc, MissingMandatoryValue):
         return f"config key {exc.full_key!r} is missing: every config must have it"
     if match := _UNKNOWN_KEY.search(text):

@@ -73,7 +73,17 @@ def is_of_library(name: str) -> bool:
 
 def is_foreign(name: str) -> bool:
     """Whether a name is that of a library's network, or of a user's own, ``module:Name``, by its form alone."""
-    return is_of_library(name) or _MODULE_NAME.fullmatch(name) is not None
+    return is_of_library(name) or is_place(name)
+
+
+def is_place(name: str) -> bool:
+    """Whether a name has the form ``module:Name``, of code that is imported."""
+    return _MODULE_NAME.fullmatch(name) is not None
+
+
+def network_folder(name: str) -> str:
+    """A network's name as a part of a folder's."""
+    return re.sub("[/:]", "-", name)
 
 
 def network_group(name: str) -> dict[str, object]:

@@ -19,6 +19,7 @@ from kdhpc.losses.student import student_loss
 from kdhpc.methods.differences import IMAGES, differences, facts_of
 from kdhpc.methods.method import Method, OpenRun, TrainedRun, refuse_unlearned
 from kdhpc.networks.build import Network, build_network, named_for
+from kdhpc.networks.own import refuse_named_code
 from kdhpc.networks.started import build_started
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.evaluation import Prediction, mean_ensemble
@@ -66,6 +67,12 @@ class StudentMethod(Method):
             raise ConfigError(
                 f"{teacher.origin} is a run of {teacher.method.title}, {teacher.method.no_teacher}: give a run of a "
                 "graph, whose nodes' mean does"
+            )
+        if teacher.config.network.name != config.network.name:
+            refuse_named_code(
+                teacher.config.network.name,
+                origin=teacher.origin,
+                remedy="give the student this network, or train it in Python after kdhpc.load(teacher, network=...)",
             )
         return cls(run=teacher, weights_digest=teacher.weights_digest(), temperature=run.temperature)
 

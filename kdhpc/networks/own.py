@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdhpc.config.networks import is_foreign, is_of_library
+from kdhpc.config.networks import is_foreign, is_of_library, is_place
 from kdhpc.errors import NetworkError
 from kdhpc.networks.libraries import library_maker
 from kdhpc.networks.names import resolve_by
@@ -243,6 +243,27 @@ def own_networks(name: str) -> OwnNetworks | None:
 
 
 resolve_by(own_networks)
+
+
+def refuse_named_code(name: str, *, origin: str, remedy: str) -> None:
+    """Refuse to import what only a file names: its author could have any code on this machine run.
+
+    Args:
+        name: Of a network, in a file.
+        origin: What messages call that file.
+        remedy: What messages ask for.
+
+    Raises:
+        NetworkError: it is ``module:Name``, and nobody has named it in this process.
+    """
+    if is_place(name) and name not in OWN_NETWORKS:
+        raise NetworkError(f"{origin} has the network {name}, code that is imported only if you name it: {remedy}")
+
+
+def makes_maps(name: str, image_size: int, layer: str | None) -> bool:
+    """Whether a network makes attention maps for images of that side, in pixels; kdhpc's own do."""
+    own = own_networks(name)
+    return own is None or own.make_maps(image_size, layer)
 
 
 def import_network(name: str) -> Maker:

@@ -1,5 +1,6 @@
 """Final trainings of networks that are not kdhpc's own."""
 
+import io
 import json
 
 import pytest
@@ -9,9 +10,12 @@ from safetensors.torch import load_file, save_file
 from kdhpc.config.compose import compose_train
 from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import TrainConfig
+from kdhpc.data.progress import Progress
 from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.final.finished import open_finished
 from kdhpc.networks.build import build_network, exported_weights
+from kdhpc.networks.own import OWN_NETWORKS
+from kdhpc.report.attention import read_attention
 from tests.final.conftest import Place
 from tests.final.test_final import StopAfter, same, train, weights_of
 
@@ -55,6 +59,26 @@ def test_network_of_torchvision_on_small_images_learns_by_probabilities(place: P
     with pytest.raises(NetworkError, match=r"makes no attention map on images of 16x16 .*prob") as error:
         train(_config(network, "run.graph='uniform:att+'"))
     assert "\n" not in str(error.value)
+
+
+def test_code_that_only_a_runs_files_name_is_not_imported(place: Place) -> None:
+    result, _ = train(_config(f"network={_SMALL}", "training.epochs=1", "run.graph=independent"))
+    teacher = RunPaths.of(result.name, 0).root
+    finished, student = open_finished(teacher), ("run.graph=student", "run.num_nodes=null", f"run.teacher={teacher}")
+    assert finished.network(0, 2, torch.device("cpu")).makes_map
+    OWN_NETWORKS.clear()
+    for use in (
+        lambda: finished.network(0, 2, torch.device("cpu")),
+        lambda: train(_config("network=tiny", *student)),
+        lambda: read_attention(finished, num_images=1, indices=None, progress=Progress(io.StringIO())),
+    ):
+        with pytest.raises(NetworkError, match=rf"has the network {_SMALL}, code that is imported only if you name it"):
+            use()
+    assert not OWN_NETWORKS
+    taught, _ = train(_config(f"network={_SMALL}", "training.epochs=1", *student))
+    assert taught.teacher_accuracy == result.ensemble_accuracy
+    shown = read_attention(finished, num_images=1, indices=None, progress=Progress(io.StringIO()))
+    assert [map.shape for map in shown.examples[0].maps] == [(8, 8)] * 2
 
 
 def test_training_that_starts_from_a_file_depends_on_its_content(place: Place) -> None:
