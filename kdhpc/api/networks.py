@@ -7,7 +7,7 @@ from typing import TypeAlias
 from torch import nn
 
 from kdhpc.errors import GraphError, NetworkError
-from kdhpc.networks.own import Maker, OwnNetworks, copies_of, import_network, register
+from kdhpc.networks.own import Maker, OwnNetworks, copies_of, import_network, own_networks, register
 
 Network: TypeAlias = str | Callable[[], nn.Module] | Sequence[nn.Module]
 """A name, a callable that makes a new module, or a list of M modules."""
@@ -33,7 +33,8 @@ class ChosenNetwork:
 
     def makes_maps(self, image_size: int) -> bool:
         """Whether the networks make attention maps, so that a graph can compare them."""
-        return self.own is None or self.own.make_maps(image_size)
+        networks = own_networks(self.name) if self.own is None else self.own
+        return networks is None or networks.make_maps(image_size)
 
     def check_nodes(self, num_nodes: int) -> None:
         """Refuse a list of another length than the graph has nodes.

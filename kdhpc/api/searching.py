@@ -23,6 +23,7 @@ from kdhpc.data.progress import Progress
 from kdhpc.errors import ConfigError, NetworkError, StudyError
 from kdhpc.graph.space import graph_key
 from kdhpc.interpreter import child_python_words
+from kdhpc.networks.names import is_own
 from kdhpc.networks.own import register_imported
 from kdhpc.searching.export import confirmation, export_trials, provenance
 from kdhpc.searching.local import for_this_machine, search_locally
@@ -378,6 +379,8 @@ def _config(
         standing_in: dict[str, object] = {**given, "network": {"name": "-", "crops": [1]}}
         side = compose_search([*chosen, *more], config_dir=config_dir, given=standing_in).dataset.image_size
         given["network"] = network.group(side) or {}
+    if network is not None and not is_own(network.name):
+        side = compose_search([*chosen, *more], config_dir=config_dir, given=given).dataset.image_size
         if not network.makes_maps(side) and "designs" not in keywords and study:
             given["study"] = {**study, "designs": _WITHOUT_MAPS}
     config = compose_search([*chosen, *more], config_dir=config_dir, given=given)

@@ -92,12 +92,17 @@ def run(args: argparse.Namespace) -> int:
         from kdhpc.log import log_to_stderr
         from kdhpc.networks.names import check_network
         from kdhpc.searching.launch import continued_launch
+        from kdhpc.searching.plan import space_compares_maps
 
         name = study_name(args)
         log_to_stderr()
         before = continued_launch(name)
         wanted = Wanted(name=name, config=before[1], trials=None) if before else wanted_study(args, executor="slurm")
-        check_network(wanted.config.network, wanted.config.dataset.image_size)
+        check_network(
+            wanted.config.network,
+            wanted.config.dataset.image_size,
+            compares_maps=space_compares_maps(wanted.config),
+        )
         commands.require()
         if args.dry_run:
             return _print_script(name, wanted.config)

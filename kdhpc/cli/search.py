@@ -63,10 +63,12 @@ def run(args: argparse.Namespace) -> int:
         0 done; 1 done, but trials failed, or all of them diverged; 130 stopped before it was done.
     """
     from kdhpc.networks.names import check_network
+    from kdhpc.searching.plan import space_compares_maps
 
     wanted = wanted_study(args, executor="local")
     if args.dry_run:
-        check_network(wanted.config.network, wanted.config.dataset.image_size)
+        config = wanted.config
+        check_network(config.network, config.dataset.image_size, compares_maps=space_compares_maps(config))
         return _print_config(wanted.config)
     return search_here(wanted, shlex.join(["kdhpc", *args.words]))
 

@@ -5,7 +5,7 @@ Composing imports Hydra, which takes most of a second: commands that only read t
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,13 +21,14 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from kdhpc.config.document import defaults, parse_config, root_defaults, unreadable
 from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.meaning import refuse_meaningless
-from kdhpc.config.networks import NETWORKS
+from kdhpc.config.networks import NETWORKS, is_foreign, network_group
 from kdhpc.config.overrides import check_single, takes, unknown_key
 from kdhpc.config.renamed import renamed_overrides, with_old_keys
-from kdhpc.config.schema import ObjectiveConfig, SearchConfig, TrainConfig
+from kdhpc.config.schema import NetworkConfig, ObjectiveConfig, SearchConfig, TrainConfig
 from kdhpc.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
+_Answer = TypeVar("_Answer")
 Groups = Mapping[str, object]
 """Some groups of a config, as plain documents, and keys that are in no group: of a study that exists, or of what a
 Python user gave as objects."""
@@ -66,8 +67,8 @@ def compose_config(
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
             if len(folders) > 1:  # The shipped configs have none; asking takes half as long as composing.
-                _refuse_lists(kind, overrides, config_dir)
-            node = compose("root", list(overrides))
+                _knowing_networks(lambda: _refuse_lists(kind, overrides, config_dir))
+            node = _knowing_networks(lambda: compose("root", list(overrides)))
         document = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, AttributeError, TypeError) as exc:
         raise ConfigError(_explain(exc, kind, config_dir)) from exc
@@ -85,7 +86,11 @@ def compose_search(
 ) -> SearchConfig:
     """:func:`compose_config` of ``search.yaml``."""
     config = compose_config(SearchConfig, "search", overrides, config_dir=config_dir, given=given)
-    return dataclasses.replace(config, objective=_with_found_weights(config.objective, config.network.name))
+    return dataclasses.replace(
+        config,
+        network=_with_found_start(config.network),
+        objective=_with_found_weights(config.objective, config.network.name),
+    )
 
 
 def compose_train(
@@ -96,12 +101,37 @@ def compose_train(
     run = config.run
     if run.teacher is not None:
         run = dataclasses.replace(run, teacher=str(Path(run.teacher).absolute()))
-    return dataclasses.replace(config, objective=_with_found_weights(config.objective, config.network.name), run=run)
+    return dataclasses.replace(
+        config,
+        network=_with_found_start(config.network),
+        objective=_with_found_weights(config.objective, config.network.name),
+        run=run,
+    )
 
 
 def _adding(override: str) -> str:
     """An override that may name a new key of a mapping, which Hydra wants to be told."""
     return f"++{override}" if override.startswith(_MAPPINGS) else override
+
+
+def _knowing_networks(ask: Callable[[], _Answer]) -> _Answer:
+    """What Hydra says of the root config. Networks of libraries, and users' own, it is given once it misses them."""
+    missed: set[str] = set()
+    while True:
+        try:
+            return ask()
+        except MissingConfigException as exc:
+            group, _, name = (exc.missing_cfg_file or "").partition("/")
+            if group != "network" or name in missed or not is_foreign(name):
+                raise
+            missed.add(name)
+            store_network(name)
+
+
+def store_network(name: str) -> None:
+    """Make a network's name a choice of the group ``network``."""
+    group, _, last = f"network/{name}".rpartition("/")
+    ConfigStore.instance().store(group=group, name=last, node=network_group(name))
 
 
 def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
@@ -165,6 +195,23 @@ def _with_found_weights(objective: ObjectiveConfig, *networks: str) -> Objective
     return dataclasses.replace(objective, pretrained=used)
 
 
+def _with_found_start(network: NetworkConfig) -> NetworkConfig:
+    """Weights to start from by their absolute path, as of :func:`_with_found_weights`.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if network.weights is None:
+        return network
+    path = Path(network.weights).absolute()
+    if not path.is_file():
+        raise ConfigError(
+            f"network.weights={network.weights} does not exist: give a file of weights of {network.name}, .safetensors "
+            "or what torch.save wrote of a state_dict"
+        )
+    return dataclasses.replace(network, weights=str(path))
+
+
 def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups) -> None:
     """Give Hydra what is not a file: the defaults, a config for each network, and the root config.
 
@@ -187,9 +234,9 @@ def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups)
     # A file of that name goes before; Hydra would take what is stored for its schema.
     files = {path.name for folder in folders for path in (folder / "network").glob("*.yaml")}
     ConfigStore.instance().repo.pop("network", None)
-    for name, network in NETWORKS.items():
+    for name in NETWORKS:
         if f"{name}.yaml" not in files:
-            ConfigStore.instance().store(group="network", name=name, node={"name": name, "crops": list(network.crops)})
+            store_network(name)
 
 
 def _unreadable(exc: yaml.YAMLError | UnicodeDecodeError | OSError, folders: Sequence[Path]) -> str:
@@ -214,10 +261,13 @@ def _explain(exc: Exception, kind: type, config_dir: Path | None) -> str:
     text = str(exc)
     if isinstance(exc, MissingConfigException) and exc.missing_cfg_file:
         group, _, name = exc.missing_cfg_file.rpartition("/")
+        if group.startswith("network/"):
+            group, _, name = exc.missing_cfg_file.partition("/")
         names = config_names(group, config_dir)
         if name in names:
             return f"config {group}/{name}.yaml cannot be read: it is a link to nothing, or no regular file"
-        return f"unknown {group or 'config'} {name!r}: {nearest(name, names)}"
+        more = ", torchvision/NAME, timm/NAME, module:Name of your own" if group == "network" else ""
+        return f"unknown {group or 'config'} {name!r}: {nearest(name, names)}{more}"
     if isinstance(exc, MissingMandatoryValue):
         return f"config key {exc.full_key!r} is missing: every config must have it"
     if match := _UNKNOWN_KEY.search(text):

@@ -129,16 +129,20 @@ class NetworkConfig:
     """The network of every node."""
 
     name: str
-    """A name that ``kdhpc.networks.build`` knows: resnet20, resnet18, abn_resnet18, ..."""
-    crops: tuple[int, ...]
-    """Sides of the windows in which attention maps are compared, in map pixels."""
+    """resnet20, resnet18, abn_resnet18, ..., ``torchvision/NAME``, ``timm/NAME``, or ``module:Name`` of one's own."""
+    crops: tuple[int, ...] | None = None
+    """Sides of the windows in which attention maps are compared, in map pixels; None: the usual ones that fit."""
     residual_attention: bool | None = None
     """ABN: the perception branch sees ``x * map + x`` instead of ``x * map``; None: the family's default."""
+    layer: str | None = None
+    """The layer whose features make the attention map, of a network that is not kdhpc's own; None: it is found."""
+    weights: str | None = None
+    """A file of weights that every node starts from: .safetensors, or a state_dict of torch's; None: initial ones."""
 
     def __post_init__(self) -> None:
-        _require(
-            bool(self.crops) and min(self.crops) > 0, "network.crops", list(self.crops), "one or more sizes above 0"
-        )
+        crops = self.crops
+        if crops is not None:
+            _require(bool(crops) and min(crops) > 0, "network.crops", list(crops), "one or more sizes above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
-from kdhpc.config.compose import register_root
+from kdhpc.config.compose import register_root, store_network
 from kdhpc.config.document import parse_config
 from kdhpc.config.folders import config_dirs
+from kdhpc.config.networks import is_foreign
 from kdhpc.config.overrides import read_overrides
 from kdhpc.config.renamed import renamed_overrides
 from kdhpc.config.schema import TrainConfig
@@ -61,6 +62,10 @@ def launch_sweep(
     """
     folders = config_dirs(config_dir)
     register_root(TrainConfig, "train", folders, {})
+    chosen = {word for words in combinations(overrides) for word in words}
+    for name in (word.removeprefix("network=") for word in chosen if word.startswith("network=")):
+        if is_foreign(name):
+            store_network(name)
     GlobalHydra.instance().clear()
     settings = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{folder}'", "hydra/job_logging=none"]
     if at_once is not None:

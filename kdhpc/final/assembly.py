@@ -15,6 +15,7 @@ from kdhpc.data.split import search_split, training_subset
 from kdhpc.methods.method import Method
 from kdhpc.networks.build import build_network
 from kdhpc.networks.names import check_network, check_normalisation
+from kdhpc.networks.started import check_started
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.compiling import prepare_compiling
 from kdhpc.training.loop import TrainingLoop
@@ -35,11 +36,12 @@ def check(config: TrainConfig, method: Method, packed: PackedDataset) -> None:
         NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
     """
     network, image_size, num_classes = config.network, config.dataset.image_size, len(packed.classes)
-    check_network(network, image_size)
+    check_network(network, image_size, num_classes=num_classes, compares_maps=method.compares_maps)
     check_normalisation(network.name, image_size, config.training.batch_size, single_value=method.single_value_norm)
     # For the CPU, images stay where they are.
     _batches(config, packed, torch.device("cpu"))
     method.check(num_classes)
+    check_started(network, num_classes=num_classes, image_size=image_size)
     pretrained = read_pretrained(config.objective, network.name)
     if pretrained is not None:
         with torch.device("meta"):

@@ -20,6 +20,7 @@ from kdhpc.final.settings import read_settings
 from kdhpc.final.weights import check_digest, check_weights_files, weights_files
 from kdhpc.methods.load import method_class
 from kdhpc.methods.method import Method
+from kdhpc.networks.own import refuse_named_code
 from kdhpc.networks.weights import content_digest, read_content
 from kdhpc.training.device import place
 from kdhpc.training.pretrained import freeze_with, parse_weights
@@ -116,6 +117,7 @@ class FinishedRun:
             StorageError: the file system refuses.
         """
         assert self.method.no_networks is None, self.method.no_networks
+        refuse_named_code(self.config.network.name, origin=self.origin, remedy="give --network module:Name")
         network = self.method.node_network(self.config, num_classes, node)
         content, origin = self._content(node), self._file(node)
         freeze_with(network, parse_weights(content, origin=origin, remedy=_AGAIN), origin=origin)

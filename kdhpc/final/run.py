@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdhpc.config.networks import network_folder
 from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
@@ -173,4 +174,5 @@ def _name(config: TrainConfig, method: Method) -> str:
     if config.run.name is not None:
         return config.run.name
     search = "-search" if config.run.split == "search" else ""
-    return f"{config.dataset.name}-{config.network.name}-{method.label}{search}"
+    network = network_folder(config.network.name)
+    return f"{config.dataset.name}-{network}-{method.label}{search}"

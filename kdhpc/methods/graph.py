@@ -6,6 +6,7 @@ Dimension suffixes: M nodes, G groups of weights, N samples, C classes, H, W row
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,9 +37,10 @@ from kdhpc.losses.objective import EnsembleOutput, node_losses
 from kdhpc.methods.differences import IMAGES, differences, facts_of
 from kdhpc.methods.method import Method, OpenRun
 from kdhpc.methods.registry import named_methods
-from kdhpc.networks.build import Network, build_network
-from kdhpc.networks.names import map_side
+from kdhpc.networks.build import Network
+from kdhpc.networks.names import check_network, crops_of, map_side
 from kdhpc.networks.output import NetworkOutput
+from kdhpc.networks.started import build_started
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.compile import Programs
@@ -112,6 +114,11 @@ class GraphMethod(Method):
         return graph_key(self.graph)
 
     @property
+    def compares_maps(self) -> bool:
+        """Whether some edge does."""
+        return self.graph.compares_maps
+
+    @property
     def provenance(self) -> Provenance:
         """Where a graph's file says that it comes from."""
         return self.source
@@ -166,7 +173,7 @@ class GraphModel(Model[Network]):
     def __init__(self, graph: GraphSpec, setting: TrainingSetting, seed: int, *, kinds: Kinds | None = None) -> None:
         network, image_size, device = setting.network, setting.image_size, setting.runtime.device
         super().__init__(
-            lambda node: build_network(network, num_classes=setting.num_classes, image_size=image_size, node=node),
+            lambda node: build_started(network, num_classes=setting.num_classes, image_size=image_size, node=node),
             num_networks=graph.num_nodes,
             setting=setting,
             seed=seed,
@@ -184,9 +191,10 @@ class GraphModel(Model[Network]):
             check_weights(self.networks[0], self._pretrained, origin=self._origin)
         self._kinds = kinds or kinds_of(names_in(graph))
         self._coefficients = graph_coefficients(graph, device=device, dtype=torch.float32, kinds=self._kinds)
-        side = map_side(network.name, image_size)
+        self._check_maps = partial(check_network, network, image_size)
+        side = map_side(network.name, image_size, layer=network.layer)
         self._windows = crop_windows(
-            network.crops,
+            crops_of(network, image_size),
             height=side,
             width=side,
             reduction=setting.objective.attention_reduction,
@@ -254,6 +262,7 @@ class GraphModel(Model[Network]):
 
     def _set_graph(self, graph: GraphSpec) -> None:
         """All of a graph that is no coefficient of a loss."""
+        self._check_maps(compares_maps=graph.compares_maps)
         self.untaught_MG.copy_(untaught(graph, self._groups))
         self.frozen = graph.unlearned_nodes if self._pretrained is not None else ()
         if self._pretrained is not None:

@@ -179,6 +179,11 @@ class Method(ABC):
         return None
 
     @property
+    def compares_maps(self) -> bool:
+        """Whether it compares attention maps of its nodes: only then their size matters."""
+        return False
+
+    @property
     def provenance(self) -> Provenance:
         """Where what is trained comes from, as far as a file says."""
         return {}

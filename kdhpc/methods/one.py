@@ -42,6 +42,11 @@ class OneMethod(Method):
             ConfigError: no number of branches, or an option that has no meaning.
         """
         num_branches = config.run.num_nodes
+        if config.network.weights is not None:
+            raise ConfigError(
+                f"network.weights={config.network.weights} has no meaning for run.graph=one, whose branches are no "
+                "networks of their own: leave it out"
+            )
         if num_branches is None:
             raise ConfigError("run.graph=one needs a number of branches: give --nodes B (run.num_nodes)")
         refuse_unlearned(config, "whose branches all learn")

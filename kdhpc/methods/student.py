@@ -19,7 +19,9 @@ from kdhpc.losses.student import student_loss
 from kdhpc.methods.differences import IMAGES, differences, facts_of
 from kdhpc.methods.method import Method, OpenRun, TrainedRun, refuse_unlearned
 from kdhpc.methods.one_node import one_node
-from kdhpc.networks.build import Network, build_network, named_for
+from kdhpc.networks.build import Network, named_for
+from kdhpc.networks.own import refuse_named_code
+from kdhpc.networks.started import build_started
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.evaluation import Prediction, mean_ensemble
 from kdhpc.training.model import Model, build_seeded, run_network
@@ -70,6 +72,12 @@ class StudentMethod(Method):
             raise ConfigError(
                 f"{teacher.origin} is a run of {teacher.method.title}, {teacher.method.no_teacher}: give a run of a "
                 "graph, whose nodes' mean does"
+            )
+        if teacher.config.network.name != config.network.name:
+            refuse_named_code(
+                teacher.config.network.name,
+                origin=teacher.origin,
+                remedy="give the student this network, or train it in Python after kdhpc.load(teacher, network=...)",
             )
         if run.teacher_node is not None:
             teacher = one_node(teacher, run.teacher_node)
@@ -193,7 +201,7 @@ class StudentModel(Model[Network]):
         distillation_weight: float | None = None,
     ) -> None:
         super().__init__(
-            lambda _: build_network(setting.network, num_classes=setting.num_classes, image_size=setting.image_size),
+            lambda _: build_started(setting.network, num_classes=setting.num_classes, image_size=setting.image_size),
             num_networks=1,
             setting=setting,
             seed=seed,

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
-from kdhpc.config.schema import ObjectiveConfig
+from kdhpc.config.schema import NetworkConfig, ObjectiveConfig
 from kdhpc.errors import NetworkError, nearest
 from kdhpc.files.reading import read_whole
 
 PRETRAINED_REMEDY = "give a node1.safetensors of `kdhpc train --graph independent --nodes 1`"
 """What error messages about ``objective.pretrained`` ask the user to do."""
+START_REMEDY = "give a file of weights of this network, .safetensors or what torch.save wrote of a state_dict"
+"""What error messages about ``network.weights`` ask the user to do."""
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
@@ -48,22 +50,85 @@ def pretrained_path(objective: ObjectiveConfig, network: str) -> Path | None:
     return Path(given[network])
 
 
-def weights_digest(objective: ObjectiveConfig, networks: Sequence[str] = ()) -> str | None:
-    """A hash of the content of ``objective.pretrained``: 16 hexadecimal digits of its SHA-256; None: no file is given.
+def start_origin(network: NetworkConfig) -> str:
+    """What error messages call the weights of ``network.weights``."""
+    return f"network.weights={network.weights}"
+
+
+def origin_of_weights(objective: ObjectiveConfig, network: NetworkConfig) -> str:
+    """What error messages call all weights that a config names."""
+    given = [
+        text
+        for text, path in (
+            (pretrained_origin(objective, network.name), objective.pretrained),
+            (start_origin(network), network.weights),
+        )
+        if path is not None
+    ]
+    return " or ".join(given)
+
+
+def weights_digest(
+    objective: ObjectiveConfig, networks: Sequence[str] = (), *, start: NetworkConfig | None = None
+) -> str | None:
+    """A hash of the content of ``objective.pretrained``, and of ``network.weights`` where a network is given.
+
+    Returns:
+        16 hexadecimal digits of the SHA-256; behind a ``+`` those of the network's; None: no file is given.
 
     Args:
         objective: The options.
         networks: Names of those that are used; empty: all that have a file. One file is the same, whether it is
             given for its network alone or for all.
+        start: The network whose ``network.weights`` count as well.
 
     Raises:
         NetworkError: there is no such file.
         StorageError: the file system refuses.
     """
     contents = _contents(objective, networks)
-    if len(contents) < 2:
-        return content_digest(contents.values()) if contents else None
-    return content_digest(part for name, content in contents.items() for part in (f"{name}\n".encode(), content))
+    pretrained = None
+    if len(contents) == 1:
+        pretrained = content_digest(contents.values())
+    elif contents:
+        pretrained = content_digest(
+            part for name, content in contents.items() for part in (f"{name}\n".encode(), content)
+        )
+    started = None if start is None else start_digest(start)
+    return pretrained if started is None else f"{pretrained or ''}+{started}"
+
+
+def start_digest(network: NetworkConfig) -> str | None:
+    """The same of ``network.weights``."""
+    return None if network.weights is None else content_digest([start_content(network, network.weights)])
+
+
+def start_content(network: NetworkConfig, path: str) -> bytes:
+    """The content of ``network.weights``.
+
+    Raises:
+        NetworkError, StorageError: as :func:`read_content`.
+    """
+    return read_content(Path(path), origin=start_origin(network), remedy=START_REMEDY)
+
+
+def check_start(network: NetworkConfig) -> None:
+    """Refuse a file ``network.weights`` that holds no weights, as far as can be told without torch.
+
+    Raises:
+        NetworkError: see :func:`check_content`; or it is neither of the two kinds of files.
+        StorageError: the file system refuses.
+    """
+    if network.weights is None:
+        return
+    content = start_content(network, network.weights)
+    if not is_torchs(content):
+        check_content(content, origin=start_origin(network), remedy=START_REMEDY)
+
+
+def is_torchs(content: bytes) -> bool:
+    """Whether it is what ``torch.save`` writes, or wrote before 1.6, by its first bytes."""
+    return content.startswith((b"PK\x03\x04", b"\x80\x02"))
 
 
 def check_weights_file(objective: ObjectiveConfig, networks: Sequence[str] = ()) -> None:

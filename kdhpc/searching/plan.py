@@ -16,8 +16,9 @@ from kdhpc.files.removing import remove
 from kdhpc.graph.plugins import plugins_of
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import Design, Gate
+from kdhpc.networks.elsewhere import check_elsewhere
 from kdhpc.networks.names import check_network, check_normalisation
-from kdhpc.networks.weights import check_weights_file, weights_digest
+from kdhpc.networks.weights import check_start, check_weights_file, weights_digest
 from kdhpc.searching.manifest import Manifest, freeze_launch
 from kdhpc.study.definition import StudyDefinition, differences
 from kdhpc.study.given import GivenGraph, load_given
@@ -124,9 +125,12 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         NetworkError: the network does not exist or does not fit, or pretrained weights are none.
     """
     check_study_name(name)
-    check_network(config.network, config.dataset.image_size)
+    baselines = _baselines(config)
+    compares_maps = space_compares_maps(config) or any(given.graph.compares_maps for given in baselines)
+    check_network(config.network, config.dataset.image_size, compares_maps=compares_maps)
     check_normalisation(config.network.name, config.dataset.image_size, config.training.batch_size)
     check_weights_file(config.objective, [config.network.name])
+    check_start(config.network)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, _ = packed.manifest.image_shape
     check_image_size(config.dataset, (height, width))
@@ -138,13 +142,19 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         seed=config.dataset.split_seed,
     )
     check_batch_size(config.training.batch_size, len(split.train))
+    check_elsewhere(
+        config.network,
+        config.dataset.image_size,
+        num_classes=len(packed.classes),
+        compares_maps=compares_maps,
+    )
     definition = study_definition(name, config, packed.checksum)
-    return StudyPlan(config=config, definition=definition, split=split, baselines=_baselines(config, definition.space))
+    return StudyPlan(config=config, definition=definition, split=split, baselines=baselines)
 
 
-def _baselines(config: SearchConfig, space: SearchSpace) -> tuple[GivenGraph, ...]:
+def _baselines(config: SearchConfig) -> tuple[GivenGraph, ...]:
     try:
-        return load_given(config.study.baselines, space)
+        return load_given(config.study.baselines, search_space(config))
     except GraphError as exc:
         raise ConfigError(f"{exc} (study.baselines)") from exc
 
@@ -172,7 +182,7 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         dataset_checksum=dataset_checksum,
         settings=json.dumps(settings, sort_keys=True),
         plugins=plugins_of(names_of(config)),
-        pretrained_weights=weights_digest(config.objective, [config.network.name]),
+        pretrained_weights=weights_digest(config.objective, [config.network.name], start=config.network),
         precision=None if config.device.precision == "auto" else config.device.precision,
     )
 
@@ -201,6 +211,13 @@ def check_same_study(study: SharedStudy, config: SearchConfig) -> None:
 def names_of(config: SearchConfig) -> tuple[Design | Gate, ...]:
     """All designs and gates that graphs of a study may have."""
     return (*config.study.designs, *config.study.gates, *config.study.label_gates)
+
+
+def space_compares_maps(config: SearchConfig) -> bool:
+    """Whether some graph that a study may draw compares attention maps."""
+    study = config.study
+    draws_edges = study.num_nodes > 1 and any(gate is not Gate.CUTOFF for gate in study.gates)
+    return draws_edges and any(design.compares_maps for design in study.designs)
 
 
 def search_space(config: SearchConfig) -> SearchSpace:

@@ -21,7 +21,7 @@ from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.losses.kinds import BUILT_IN_KINDS, Kinds
 from kdhpc.methods.graph import GraphMethod
-from kdhpc.networks.weights import pretrained_origin, weights_digest
+from kdhpc.networks.weights import origin_of_weights, weights_digest
 from kdhpc.searching.plan import names_of
 from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
@@ -138,6 +138,7 @@ class TrialSetting:
             for name in ("dataset", "network", "objective", "training")
         }
         document["objective"]["pretrained"] = self.pretrained_weights
+        document["network"].pop("weights", None)  # The digest is also of these.
         document["data"] = {"content": self.data}
         if plugins := plugins_of(names_of(config)):
             document["plugins"] = dict(plugins)
@@ -166,10 +167,10 @@ def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: Trainin
         return previous
     training = TrainingLoop(method, setting.training, trial.seed)
     # Now that the file is read: it may have been replaced since this worker began.
-    if weights_digest(config.objective, [config.network.name]) != setting.pretrained_weights:
+    if weights_digest(config.objective, [config.network.name], start=config.network) != setting.pretrained_weights:
         raise StudyMismatchError(
-            f"{pretrained_origin(config.objective, config.network.name)} is another file now than when the study was "
-            "made: put that one back"
+            f"{origin_of_weights(config.objective, config.network)} is another file now than when the study was made: "
+            "put that one back"
         )
     return training
 

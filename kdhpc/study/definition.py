@@ -82,7 +82,7 @@ class StudyDefinition:
     refine_best: int = 3
     """``refine``: see ``StudyConfig``."""
     pretrained_weights: str | None = None
-    """Digest of the file that ``objective.pretrained`` names; None where it names none."""
+    """Digest of the files that ``objective.pretrained`` and ``network.weights`` name; None where they name none."""
     precision: str | None = None
     """What networks are computed in, as ``DeviceConfig.precision`` names it; None: not settled, or any. It is
     stored beside the definition, since the first worker may be the one to settle it."""
@@ -153,6 +153,9 @@ def differences(stored: StudyDefinition, given: StudyDefinition) -> list[str]:
     )
     if unknown := compatibility.newer_keys(before.keys() - now.keys()):
         raise StudyMismatchError(compatibility.newer(f"study '{stored.name}'", unknown))
+    for flat in (before, now):
+        for key in ("objective.pretrained", "network.weights"):
+            flat.pop(key, None)
     if stored.precision and given.precision:
         before["device.precision"], now["device.precision"] = stored.precision, given.precision
     different = compatibility.differences(before, now)

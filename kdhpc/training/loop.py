@@ -15,6 +15,7 @@ from kdhpc.training.evaluation import Accuracies
 from kdhpc.training.learner import Learner
 from kdhpc.training.model import Trainable
 from kdhpc.training.node_trainer import NodeState
+from kdhpc.training.randomness import may_draw, seed_draws
 from kdhpc.training.schedule import ScheduleStep, is_rung, is_scored
 from kdhpc.training.setting import TrainingSetting
 from kdhpc.training.step import TrainingStep
@@ -48,7 +49,8 @@ class EpochReport:
 class TrainingState:
     """All that a training needs to go on after a step as if it had never stopped.
 
-    There is no random state in it: data order and augmentation follow from seed and epoch, and networks draw nothing.
+    There is no random state in it: data order and augmentation follow from seed and epoch, and what networks draw from
+    seed and step.
     """
 
     step: int
@@ -91,7 +93,9 @@ class TrainingLoop:
         self._ended: tuple[float, Tensor] | None = None
         self._diverged: str | None = None
         self._learn = TrainingStep[tuple[Tensor, ...]](
-            learner, lambda spec: learner.learn(learner.programs.batch(train, spec))
+            learner,
+            lambda spec: learner.learn(learner.programs.batch(train, spec)),
+            seed=self._seed_draws if may_draw(learner.networks) else None,
         )
         self._begin(seed)
 
@@ -223,6 +227,9 @@ class TrainingLoop:
         self._ended = None
         self._diverged = None
 
+    def _seed_draws(self, variant: int) -> None:
+        seed_draws(self._seed, step=self.step, variant=variant)
+
     def _train_epoch(self) -> Iterator[None]:
         """The rest of the running epoch, a step at a time."""
         num_steps = self._training.epochs * self._train.steps_per_epoch
@@ -273,6 +280,8 @@ class TrainingLoop:
         return report
 
     def _score(self) -> Accuracies | None:
+        if may_draw(self.networks):
+            self._seed_draws(0)
         found = self._learner.evaluate(self._evaluation)
         if isinstance(found, Accuracies):
             return found

@@ -10,8 +10,7 @@ from torch import nn
 import kdhpc
 from kdhpc.api.networks import choose_importable, choose_network
 from kdhpc.errors import NetworkError
-from kdhpc.networks import build, names
-from kdhpc.networks.own import OwnNetworks
+from kdhpc.networks.own import OWN_NETWORKS, OwnNetworks
 from tests.api.conftest import make_images
 
 _ATTENTION = kdhpc.load_graph("uniform:att-", 2)
@@ -50,8 +49,7 @@ class NoMap(nn.Sequential):
 
 
 def _forget() -> None:
-    names.OWN_MAP_SIDES.clear()
-    build.OWN_BUILDERS.clear()
+    OWN_NETWORKS.clear()
 
 
 def test_own_network_learns_and_is_loaded_again(folder: Path) -> None:

@@ -12,7 +12,7 @@ from kdhpc.config.document import defaults, parse_config, read_config, to_docume
 from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.networks import NETWORKS
 from kdhpc.config.paths import OWN_FOLDERS
-from kdhpc.config.schema import SearchConfig, TrainConfig, TrainingConfig, WorkerConfig, check_study_name
+from kdhpc.config.schema import NetworkConfig, SearchConfig, TrainConfig, TrainingConfig, WorkerConfig, check_study_name
 from kdhpc.config.sweep import combinations
 from kdhpc.errors import ConfigError
 from kdhpc.files.writing import write_whole
@@ -377,3 +377,27 @@ def test_config_that_is_no_file_is_not_called_unknown(tmp_path):
         ConfigError, match=r"study/pipe\.yaml cannot be read: it is a link to nothing, or no regular file"
     ):
         compose_search(["study=pipe"], config_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torchvision/mobilenet_v3_small", "timm/resnet18.a1_in1k", "my_package.networks:Net", "my_module:Outer.Inner"],
+)
+def test_compose_network_that_is_not_kdhpcs_own_has_the_usual_options(tmp_path: Path, name: str) -> None:
+    """By the group, by its key, and in a file of the user's; its crops follow from its map."""
+    expected = NetworkConfig(name=name)
+    words = ["dataset=cifar10", "run.graph=dml"]
+    assert compose_train([*words, f"network={name}"]).network == expected
+    assert compose_train([*words, f"network={name}", "network.layer=features"]).network.layer == "features"
+    given = compose_train([*words, "network=resnet8", f"network.name={name}"]).network
+    assert given == NetworkConfig(name=name, crops=(3, 5, 7))
+    (tmp_path / "study").mkdir()
+    study = tmp_path / "study" / "mine.yaml"
+    study.write_text((config_dirs()[-1] / "study" / "quickstart.yaml").read_text().replace(": resnet8", f": {name}"))
+    assert compose_search(["study=mine"], config_dir=tmp_path).network == expected
+
+
+@pytest.mark.parametrize("name", ["keras/resnet18", "timm/a/b", "module:", ":Name", "a module:Name"])
+def test_compose_network_of_no_form_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown network|cannot be read"):
+        compose_train(["dataset=cifar10", "run.graph=dml", f"network={name}"])

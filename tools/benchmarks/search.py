@@ -184,7 +184,7 @@ def _published_search(study: SharedStudy, setting: TrialSetting, config: SearchC
             build_network(config.network, num_classes=setting.num_classes, image_size=size).to(device)
             for _ in range(graph.num_nodes)
         ]
-        losses = PerSampleLosses(config.network.crops)
+        losses = PerSampleLosses(config.network.crops or ())
         autocast = setting.runtime.autocast_dtype
         loop = PublishedLoop(networks, graph, config.training, losses, autocast=autocast)
         for step, (images, labels) in enumerate(loader, start=1):
