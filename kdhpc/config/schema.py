@@ -6,9 +6,11 @@ Values are checked where they arrive: a config that exists is a config that can 
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kdhpc.config.networks import NETWORKS
 from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.errors import ConfigError
 from kdhpc.graph.spec import MOST_NODES, Design, Gate
@@ -86,18 +88,79 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """The network of every node."""
+    """The network of every node, or a network for each."""
 
     name: str
-    """A name that ``kdhpc.networks.build`` knows: resnet20, resnet18, abn_resnet18, ..."""
+    """A name that ``kdhpc.networks.build`` knows: resnet20, resnet18, abn_resnet18, ... Of different networks their
+    names with ``+`` between them, which names the whole, in tables and folders."""
     crops: tuple[int, ...]
     """Sides of the windows in which attention maps are compared, in map pixels."""
     residual_attention: bool | None = None
     """ABN: the perception branch sees ``x * map + x`` instead of ``x * map``; None: the family's default."""
+    nodes: tuple[str, ...] = ()
+    """The network of each node, where they differ, as ``network=[resnet50,resnet18]`` gives them; empty: all are
+    ``name``."""
 
     def __post_init__(self) -> None:
         _require(
             bool(self.crops) and min(self.crops) > 0, "network.crops", list(self.crops), "one or more sizes above 0"
+        )
+        if self.nodes:
+            allowed = f"chosen with the name, as network=[{','.join(self.nodes)}]"
+            _require(self.name == networks_label(self.nodes), "network.nodes", list(self.nodes), allowed)
+        if len(set(self.nodes)) == 1:
+            object.__setattr__(self, "nodes", ())
+
+    @property
+    def distinct(self) -> tuple[str, ...]:
+        """The different networks, each once, in the order of their first nodes."""
+        return tuple(dict.fromkeys(self.nodes)) or (self.name,)
+
+    def of(self, node: int) -> "NetworkConfig":
+        """The network of a node, from 0, alone."""
+        return self.only(self.nodes[node]) if self.nodes else self
+
+    def only(self, name: str) -> "NetworkConfig":
+        """That network for every node. An option that it does not have is left out."""
+        if name == self.name:
+            return self
+        kind = NETWORKS.get(name)
+        residual = self.residual_attention if kind is not None and kind.attention_branch else None
+        return dataclasses.replace(self, name=name, nodes=(), residual_attention=residual)
+
+    def for_nodes(self, names: tuple[str, ...]) -> "NetworkConfig":
+        """Those networks, one for each node; without names this config itself."""
+        if not names or (networks_label(names), _different(names)) == (self.name, self.nodes):
+            return self
+        if not _different(names):
+            return self.only(names[0])
+        return dataclasses.replace(self, name=networks_label(names), nodes=names)
+
+
+def networks_label(names: Sequence[str]) -> str:
+    """What networks are called together: ``resnet50+resnet18``; equal ones have the name of one."""
+    return "+".join(names if len(set(names)) > 1 else names[:1])
+
+
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    return names if len(set(names)) > 1 else ()
+
+
+def check_number_of_networks(network: NetworkConfig, num_nodes: int, whose: str) -> None:
+    """Refuse a list of networks that is not one for each node.
+
+    Args:
+        network: The networks.
+        num_nodes: M.
+        whose: The beginning of a sentence that ends in M.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if network.nodes and len(network.nodes) != num_nodes:
+        raise ConfigError(
+            f"network=[{','.join(network.nodes)}] is a list of {len(network.nodes)}, {whose} {num_nodes}: give a "
+            "network for each node, or a single one for all"
         )
 
 
@@ -221,6 +284,9 @@ class StudyConfig:
     """Gates that distillation edges may have."""
     designs: tuple[Design, ...] = tuple(Design)
     """Loss designs that distillation edges may have."""
+    networks: tuple[str, ...] = ()
+    """Networks that each node may be: the search chooses. Empty: all trials have the networks of ``network``. Graphs
+    that name no networks have those of ``network``, too."""
     pruner: Literal["median", "asha", "none"] = "median"
     """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
     sampler: Literal["random", "tpe"] = "random"
@@ -234,6 +300,8 @@ class StudyConfig:
         for key, values in (("label_gates", self.label_gates), ("gates", self.gates), ("designs", self.designs)):
             shown = [value.value for value in values]
             _require(len(values) == len(set(values)) > 0, f"study.{key}", shown, "one or more different names")
+        is_choice = not self.networks or len(self.networks) == len(set(self.networks)) > 1
+        _require(is_choice, "study.networks", list(self.networks), "two or more different names, or none: []")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,6 +422,13 @@ class SearchConfig:
     def __post_init__(self) -> None:
         evaluate = self.training.evaluate
         _require(evaluate != "last", "training.evaluate", evaluate, "rungs or every_epoch, a search prunes by them")
+        check_number_of_networks(self.network, self.study.num_nodes, "study.num_nodes is")
+
+    @property
+    def possible_networks(self) -> tuple[NetworkConfig, ...]:
+        """All networks that some node of some trial may be, each alone."""
+        names = dict.fromkeys((*self.network.distinct, *self.study.networks))
+        return tuple(self.network.only(name) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,9 @@ from enum import Enum
 from typing import NoReturn, TypeVar
 
 from kdhpc.errors import GraphError, nearest
+from kdhpc.printing import one_line
 
+_LONGEST_NAME = 200
 Choice = TypeVar("Choice", bound=Enum)
 
 
@@ -69,6 +71,13 @@ class Value:
             if member.value == self.value:
                 return member
         self.fail(f"{self.shown} is not allowed: {nearest(str(self.value), (member.value for member in kind))}")
+
+    def name(self) -> str:
+        """A text that can be printed in a line, without spaces at its ends."""
+        text = self.value
+        if not isinstance(text, str) or not text or text != one_line(text).strip() or len(text) > _LONGEST_NAME:
+            self.fail(f"{self.shown} is not allowed: must be a name")
+        return text
 
     def scalar(self) -> str | int | float:
         """A string or a finite number."""

@@ -17,8 +17,9 @@
       }
     }
 
-A distillation edge that is not listed is cut off. ``provenance`` is optional and free: names with strings and numbers.
-Nothing else may be left out or added, so that a misspelt field is an error and not a default.
+A distillation edge that is not listed is cut off. ``networks``, a list of one name for each node, is optional: it says
+which network each node is. ``provenance`` is optional and free: names with strings and numbers. Nothing else may be
+left out or added, so that a misspelt field is an error and not a default.
 """
 
 import json
@@ -58,8 +59,14 @@ class EdgeDocument(TypedDict):
     gate: str
 
 
-class GraphDocument(TypedDict):
-    """The JSON object of a file, in the order of its fields."""
+class NetworksDocument(TypedDict, total=False):
+    """What is there only if the graph names its networks."""
+
+    networks: list[str]
+
+
+class GraphDocument(NetworksDocument):
+    """The JSON object of a file, in the order of its fields; ``networks`` comes before ``provenance``."""
 
     format: str
     version: int
@@ -81,7 +88,7 @@ class StoredGraph:
 
 def to_document(graph: GraphSpec, provenance: Provenance | None = None) -> GraphDocument:
     """The JSON object of a graph; cutoff edges are left out where reading gives them back unchanged."""
-    return GraphDocument(
+    document = GraphDocument(
         format=FORMAT,
         version=VERSION,
         nodes=graph.num_nodes,
@@ -95,6 +102,9 @@ def to_document(graph: GraphSpec, provenance: Provenance | None = None) -> Graph
         ],
         provenance=dict(provenance or {}),
     )
+    if graph.networks:
+        document["networks"] = list(graph.networks)
+    return document
 
 
 def to_json(graph: GraphSpec, provenance: Provenance | None = None) -> str:
@@ -112,6 +122,8 @@ def to_json(graph: GraphSpec, provenance: Provenance | None = None) -> str:
         _block("label_edges", "[]", map(json.dumps, document["label_edges"])),
         _block("edges", "[]", map(json.dumps, document["edges"])),
     ]
+    if "networks" in document:
+        parts.append(f'"networks": {json.dumps(document["networks"])}')
     if document["provenance"]:
         items = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in document["provenance"].items())
         parts.append(_block("provenance", "{}", items))
@@ -136,14 +148,16 @@ def parse_graph(text: str, *, origin: str) -> StoredGraph:
     """
     document = parse(text, origin=origin)
     _check_version(document)
-    fields = document.fields(("format", "version", "nodes", "label_edges", "edges"), ("provenance",))
+    fields = document.fields(("format", "version", "nodes", "label_edges", "edges"), ("networks", "provenance"))
     num_nodes = fields["nodes"].integer(1)
     label_gates = _label_gates(fields["label_edges"], num_nodes)
     if num_nodes > MOST_NODES:
         fields["nodes"].fail(f"{num_nodes} is not allowed: at most {MOST_NODES}")
     taught = _edges(fields["edges"], num_nodes)
     pairs = [(s, t) for s in range(num_nodes) for t in range(num_nodes) if s != t]
-    graph = GraphSpec(label_gates=label_gates, edges=tuple(taught.get(pair, edge_of(*pair)) for pair in pairs))
+    networks = _networks(fields["networks"], num_nodes) if "networks" in fields else ()
+    edges = tuple(taught.get(pair, edge_of(*pair)) for pair in pairs)
+    graph = GraphSpec(label_gates=label_gates, edges=edges, networks=networks)
     return StoredGraph(graph=graph, provenance=_provenance(fields["provenance"]) if "provenance" in fields else {})
 
 
@@ -226,6 +240,13 @@ def _edges(edges: Value, num_nodes: int) -> dict[tuple[int, int], DistillationEd
         kind = EdgeKind(fields["design"].choice(Design), fields["gate"].choice(Gate))
         found[source - 1, target - 1] = edge_of(source - 1, target - 1, kind)
     return found
+
+
+def _networks(value: Value, num_nodes: int) -> tuple[str, ...]:
+    items = value.items()
+    if len(items) != num_nodes:
+        value.fail(f"{len(items)} are not allowed: one for each of the {num_nodes} nodes")
+    return tuple(item.name() for item in items)
 
 
 def _provenance(value: Value) -> Provenance:

@@ -17,15 +17,31 @@ _LOG_FLOOR = -1e30
 """Smallest log-probability. Unlike -inf, it gives 0 when it is multiplied by a probability of 0."""
 
 
+class MapLevel(NamedTuple):
+    """Attention maps at the size at which some pairs of nodes are compared, where nodes have maps of several sizes."""
+
+    maps_MNHW: Tensor
+    """(M, N, H, W): larger maps are averaged down to this size; zeros for nodes with smaller maps."""
+    windows: CropWindows
+    """The crop windows for maps of this size."""
+    pairs_ST: Tensor
+    """(M, M), bool: the pairs that are compared at this size, which is that of the smaller map of the two."""
+
+
 class EnsembleOutput(NamedTuple):
     """The outputs of all nodes for one batch."""
 
     logits_MNC: Tensor
     """(M, N, C): the logits that nodes are scored, distilled and averaged by."""
     maps_MNHW: Tensor
-    """(M, N, H, W): the attention maps."""
+    """(M, N, H, W): the attention maps. Where maps have several sizes: of the largest, zeros for all other nodes."""
     extra_logits_MNC: tuple[Tensor, ...] = ()
     """(M, N, C) each: logits of further classifiers, which count in the label loss only."""
+    smaller: tuple[MapLevel, ...] = ()
+    """The smaller sizes of maps, if there are several sizes."""
+    has_extra_M: tuple[Tensor, ...] = ()
+    """(M,) for each of ``extra_logits_MNC``, if some nodes lack that classifier: 1 where a node has it, else 0. The
+    logits of the others do not matter, if they are finite."""
 
 
 def node_losses(
@@ -41,6 +57,10 @@ def node_losses(
 
     The loss of a node has gradients for that node only. It is computed in float32 or float64, whatever precision the
     networks ran in.
+
+    Attention maps of different sizes are compared at the size of the smaller one of each pair: the larger one is
+    averaged down by adaptive average pooling, whether it is the source's or the target's. Other pairs of the same node
+    may be compared at another size.
 
     If the output of a source is not finite, then the losses of the nodes that it teaches are not finite either; no
     other loss is affected. Under a ``correct`` gate, logits that are not finite count as a wrong prediction.
@@ -75,19 +95,36 @@ def node_losses(
             _finite(log_NMC.detach()), log_NMC, closer=terms.prob_closer, apart=terms.prob_apart
         )
     if terms.attention_closer or terms.attention_apart:
-        maps_NMP = at_least_float32(output.maps_MNHW).flatten(2).transpose(0, 1)
-        source_NMP = maps_NMP.detach()
-        peak_NM, broken_map_NM = _highest(source_NMP)
-        attention = attention_losses(
-            _finite(source_NMP),
-            maps_NMP,
-            peak_NM,
-            windows,
-            closer=terms.attention_closer,
-            apart=terms.attention_apart,
-        )
+        attention, broken_map_NM = _attention(output.maps_MNHW, windows, terms)
+        for level in output.smaller:
+            at_level, broken_NM = _attention(level.maps_MNHW, level.windows, terms)
+            attention = PairLosses(*(_chosen(level.pairs_ST, *two) for two in zip(at_level, attention, strict=True)))
+            broken_map_NM = broken_map_NM + broken_NM
     broken_LNM = torch.stack([broken_answer_NM, broken_answer_NM, broken_map_NM, broken_map_NM])
     return loss_M + _gated((*probability, *attention), coefficients, gate_NST, broken_LNM)
+
+
+def _attention(maps_MNHW: Tensor, windows: CropWindows, terms: Terms) -> tuple[PairLosses, Tensor]:
+    """The attention losses of all pairs by maps of one size; and (N, M), NaN where a source's map is not finite."""
+    maps_NMP = at_least_float32(maps_MNHW).flatten(2).transpose(0, 1)
+    source_NMP = maps_NMP.detach()
+    peak_NM, broken_map_NM = _highest(source_NMP)
+    losses = attention_losses(
+        _finite(source_NMP),
+        maps_NMP,
+        peak_NM,
+        windows,
+        closer=terms.attention_closer,
+        apart=terms.attention_apart,
+    )
+    return losses, broken_map_NM
+
+
+def _chosen(pairs_ST: Tensor, inside_NST: Tensor | None, outside_NST: Tensor | None) -> Tensor | None:
+    """One loss for the pairs of a level, another for all others."""
+    if inside_NST is None or outside_NST is None:
+        return None
+    return torch.where(pairs_ST, inside_NST, outside_NST)
 
 
 def _label_losses(
@@ -97,9 +134,11 @@ def _label_losses(
     num_nodes = log_probability_MNC.shape[0]
     labels = labels_N.repeat(num_nodes)
     cross_entropy = F.nll_loss(log_probability_MNC.flatten(0, 1), labels, reduction="none")
-    for extra_MNC in output.extra_logits_MNC:
-        extra = at_least_float32(extra_MNC).flatten(0, 1)
-        cross_entropy = cross_entropy + F.cross_entropy(extra, labels, reduction="none")
+    for index, extra_MNC in enumerate(output.extra_logits_MNC):
+        extra = F.cross_entropy(at_least_float32(extra_MNC).flatten(0, 1), labels, reduction="none")
+        if output.has_extra_M:
+            extra = extra * output.has_extra_M[index].repeat_interleave(len(labels_N))
+        cross_entropy = cross_entropy + extra
     weight_M = torch.addcmul(coefficients.label_through_M, coefficients.label_linear_M, ramp)
     loss_M = cross_entropy.view(num_nodes, -1).mean(dim=1)
     return weight_M * loss_M.masked_fill(weight_M.logical_not(), 0)

@@ -44,6 +44,16 @@ def check_network(config: NetworkConfig, image_size: int) -> None:
     Raises:
         NetworkError: it is not so.
     """
+    if config.nodes:
+        each = [config.only(name) for name in config.distinct]
+        for one in each:
+            check_network(one, image_size)
+        if config.residual_attention is not None and all(one.residual_attention is None for one in each):
+            raise NetworkError(
+                f"network.residual_attention={config.residual_attention} has no meaning for {', '.join(config.nodes)}: "
+                "leave it out, or use an abn_ network"
+            )
+        return
     side = map_side(config.name, image_size)
     has_no_branch = config.name in OWN_MAP_SIDES or not architecture(config.name).attention_branch
     if config.residual_attention is not None and has_no_branch:
