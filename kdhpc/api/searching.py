@@ -22,7 +22,7 @@ from kdhpc.errors import ConfigError, NetworkError, StudyError
 from kdhpc.graph.space import graph_key
 from kdhpc.interpreter import child_python_words
 from kdhpc.networks.own import register_imported
-from kdhpc.searching.export import export_trials, provenance
+from kdhpc.searching.export import export_trials, named_graph, provenance
 from kdhpc.searching.local import for_this_machine, search_locally
 from kdhpc.searching.outcome import problem_of
 from kdhpc.searching.plan import plan_study, stored_groups
@@ -135,7 +135,7 @@ class Study:
 
     def _graph(self, trial: TrialRecord) -> Graph:
         return Graph(
-            spec=trial.graph,
+            spec=named_graph(self._shared.definition, trial.graph),
             name=f"{self.name}-trial{trial.number}",
             provenance=provenance(self._shared.definition, trial, self._shared.uid),
         )

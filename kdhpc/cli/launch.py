@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
         log_to_stderr()
         before = continued_launch(name)
         wanted = Wanted(name=name, config=before[1], trials=None) if before else wanted_study(args, executor="slurm")
-        check_network(wanted.config.network, wanted.config.dataset.image_size)
+        for network in (wanted.config.network, *wanted.config.possible_networks):
+            check_network(network, wanted.config.dataset.image_size)
         commands.require()
         if args.dry_run:
             return _print_script(name, wanted.config)

@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     wanted = wanted_study(args, executor="local")
     name, config = wanted.name, wanted.config
     if args.dry_run:
-        check_network(config.network, config.dataset.image_size)
+        for network in (config.network, *config.possible_networks):
+            check_network(network, config.dataset.image_size)
         return _print_config(config)
     # Before there is a server: most mistakes show here.
     plan = plan_study(name, for_this_machine(config))

@@ -108,8 +108,23 @@ class NetworkConfig:
         if self.nodes:
             allowed = f"chosen with the name, as network=[{','.join(self.nodes)}]"
             _require(self.name == networks_label(self.nodes), "network.nodes", list(self.nodes), allowed)
-        if len(set(self.nodes)) == 1:
-            object.__setattr__(self, "nodes", ())
+
+    def settled(self, num_nodes: int, whose: str) -> "NetworkConfig":
+        """The same for a known number of nodes: a list of equal names is one name.
+
+        Args:
+            num_nodes: M.
+            whose: The beginning of a sentence that ends in M, for the message.
+
+        Raises:
+            ConfigError: a list that is not one for each node.
+        """
+        if self.nodes and len(self.nodes) != num_nodes:
+            raise ConfigError(
+                f"network=[{','.join(self.nodes)}] is a list of {len(self.nodes)}, {whose} {num_nodes}: give a network "
+                "for each node, or a single one for all"
+            )
+        return dataclasses.replace(self, nodes=_different(self.nodes))
 
     @property
     def distinct(self) -> tuple[str, ...]:
@@ -123,14 +138,14 @@ class NetworkConfig:
     def only(self, name: str) -> "NetworkConfig":
         """That network for every node. An option that it does not have is left out."""
         if name == self.name:
-            return self
+            return dataclasses.replace(self, nodes=())
         kind = NETWORKS.get(name)
         residual = self.residual_attention if kind is not None and kind.attention_branch else None
         return dataclasses.replace(self, name=name, nodes=(), residual_attention=residual)
 
     def for_nodes(self, names: tuple[str, ...]) -> "NetworkConfig":
         """Those networks, one for each node; without names this config itself."""
-        if not names or (networks_label(names), _different(names)) == (self.name, self.nodes):
+        if not names:
             return self
         if not _different(names):
             return self.only(names[0])
@@ -144,24 +159,6 @@ def networks_label(names: Sequence[str]) -> str:
 
 def _different(names: tuple[str, ...]) -> tuple[str, ...]:
     return names if len(set(names)) > 1 else ()
-
-
-def check_number_of_networks(network: NetworkConfig, num_nodes: int, whose: str) -> None:
-    """Refuse a list of networks that is not one for each node.
-
-    Args:
-        network: The networks.
-        num_nodes: M.
-        whose: The beginning of a sentence that ends in M.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if network.nodes and len(network.nodes) != num_nodes:
-        raise ConfigError(
-            f"network=[{','.join(network.nodes)}] is a list of {len(network.nodes)}, {whose} {num_nodes}: give a "
-            "network for each node, or a single one for all"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,7 +419,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         evaluate = self.training.evaluate
         _require(evaluate != "last", "training.evaluate", evaluate, "rungs or every_epoch, a search prunes by them")
-        check_number_of_networks(self.network, self.study.num_nodes, "study.num_nodes is")
+        object.__setattr__(self, "network", self.network.settled(self.study.num_nodes, "study.num_nodes is"))
 
     @property
     def possible_networks(self) -> tuple[NetworkConfig, ...]:

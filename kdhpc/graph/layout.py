@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from kdhpc.graph.curves import Box, Curve
+from kdhpc.graph.node_names import place_names
 from kdhpc.graph.spec import Design, Gate, GraphSpec
 from kdhpc.graph.tags import place_tags
 
@@ -72,11 +73,14 @@ class Layout:
     """The label node."""
     arrows: tuple[Arrow, ...]
     """All edges that are not cut off: label edges, then distillation edges."""
+    names: tuple[Box, ...] = ()
+    """Where the name of each node's network is; empty: the graph names none."""
 
     @property
     def frame(self) -> Box:
         """The smallest box around everything whose middle is right below the label node's."""
-        boxes = [self.label, *_around(self.nodes, self.ensemble), *(arrow.tag for arrow in self.arrows)]
+        around = _around(self.nodes, self.ensemble)
+        boxes = [self.label, *around, *self.names, *(arrow.tag for arrow in self.arrows)]
         points = [corner for box in boxes for corner in box.corners]
         points += [arrow.curve.at(n / 40) for arrow in self.arrows for n in range(41)]
         reach = max(abs(point.real) for point in points)
@@ -105,16 +109,17 @@ def lay_out(graph: GraphSpec) -> Layout:
         for edge in graph.edges
         if edge.gate is not Gate.CUTOFF
     ]
-    tags = place_tags(
-        [curve for _, curve, _ in edges],
-        [text_box(lines) for _, _, lines in edges],
-        [label, *_around(nodes, ensemble)],
-    )
+    curves, around = [curve for _, curve, _ in edges], [label, *_around(nodes, ensemble)]
+    votes = [Curve(start=node, leave=node, arrive=ensemble, end=ensemble) for node in nodes]
+    sizes = [text_box((name,)) for name in graph.networks]
+    middles = nodes if sizes else ()
+    names = place_names(middles, sizes, [*curves, *votes], around, radius=NODE_RADIUS)
+    tags = place_tags(curves, [text_box(lines) for _, _, lines in edges], [*around, *names])
     arrows = tuple(
         Arrow(kind=kind, curve=curve, lines=lines, tag=tag)
         for (kind, curve, lines), tag in zip(edges, tags, strict=True)
     )
-    return Layout(nodes=nodes, ensemble=ensemble, label=label, arrows=arrows)
+    return Layout(nodes=nodes, ensemble=ensemble, label=label, arrows=arrows, names=names)
 
 
 def _around(nodes: tuple[complex, ...], ensemble: complex) -> list[Box]:

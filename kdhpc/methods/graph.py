@@ -68,6 +68,7 @@ class GraphMethod(Method):
     """Where a graph's file says that it comes from."""
 
     title: ClassVar[str] = "a graph"
+    takes_networks: ClassVar[bool] = True
 
     @classmethod
     def from_config(cls, config: TrainConfig, open_run: OpenRun) -> "GraphMethod":
@@ -142,6 +143,7 @@ def trained_with(graph: GraphSpec, network: NetworkConfig, *, name: str) -> Grap
     Raises:
         ConfigError: the graph names other networks.
     """
+    network = network.settled(graph.num_nodes, f"the nodes of {name} are")
     if graph.networks and network.for_nodes(graph.networks) != network:
         raise ConfigError(
             f"{name} has the networks {', '.join(graph.networks)}, network={network.name} is not the same: leave "
@@ -199,7 +201,7 @@ class GraphModel(Model[Network]):
         self._stacking = Stacking(
             tuple(self._shapes.values()),
             self._node_shapes,
-            network=self._network,
+            crops=setting.network.crops,
             objective=setting.objective,
             device=device,
         )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdhpc.config.schema import NetworkConfig, ObjectiveConfig
+from kdhpc.config.schema import ObjectiveConfig
 from kdhpc.losses.distillation import CropWindows, crop_windows
 from kdhpc.losses.objective import EnsembleOutput, MapLevel
 from kdhpc.networks.build import Network
@@ -55,7 +55,7 @@ class Stacking:
     Args:
         possible: Shapes of all networks that a node may be.
         nodes: Of those that the nodes are, see :meth:`choose`.
-        network: Its crops.
+        crops: Sides of the crops, none larger than the smallest map.
         objective: How the pixels of a crop are reduced.
         device: Where the outputs will be.
     """
@@ -65,7 +65,7 @@ class Stacking:
         possible: Sequence[OutputShape],
         nodes: Sequence[OutputShape],
         *,
-        network: NetworkConfig,
+        crops: tuple[int, ...],
         objective: ObjectiveConfig,
         device: torch.device,
     ) -> None:
@@ -73,7 +73,7 @@ class Stacking:
         self._num_extra = max(shape.num_extra for shape in possible)
         all_windows = [
             crop_windows(
-                network.crops,
+                crops,
                 height=side,
                 width=side,
                 reduction=objective.attention_reduction,

@@ -106,9 +106,11 @@ class StudentMethod(Method):
             NetworkError: it tells others apart, or its weights are damaged or not its network's.
         """
         weights = self._read_teacher()
-        with torch.device("meta"):
-            shapes = build_network(weights.network, num_classes=num_classes, image_size=weights.image_size)
-        for node in weights.nodes:
+        for index, node in enumerate(weights.nodes):
+            with torch.device("meta"):
+                shapes = build_network(
+                    weights.network, num_classes=num_classes, image_size=weights.image_size, node=index
+                )
             biases = named_for(shapes, node).get(_LOGITS)
             if biases is not None and len(biases) != num_classes:
                 raise NetworkError(
@@ -145,7 +147,7 @@ class TeacherWeights:
     """An ensemble that is trained already."""
 
     network: NetworkConfig
-    """Of every node."""
+    """Of the nodes."""
     image_size: int
     """That it was trained with, in pixels; it also takes others."""
     nodes: tuple[dict[str, Tensor], ...]

@@ -89,7 +89,9 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     """
     check_study_name(name)
     check_network(config.network, config.dataset.image_size)
-    check_normalisation(config.network.name, config.dataset.image_size, config.training.batch_size)
+    for network in config.possible_networks:
+        check_network(network, config.dataset.image_size)
+        check_normalisation(network.name, config.dataset.image_size, config.training.batch_size)
     check_weights_file(config.objective)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, _ = packed.manifest.image_shape
@@ -162,6 +164,7 @@ def search_space(config: SearchConfig) -> SearchSpace:
             gates=config.study.gates,
             designs=config.study.designs,
             reject_unlearned=config.objective.unlearned == "reject",
+            networks=config.study.networks,
         )
     except GraphError as exc:
         raise ConfigError(f"{exc} (study.label_gates, study.gates, objective.unlearned)") from exc
@@ -188,6 +191,7 @@ def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
             "label_gates": [gate.value for gate in space.label_gates],
             "gates": [gate.value for gate in space.gates],
             "designs": [design.value for design in space.designs],
+            "networks": list(space.networks),
             "pruner": made_with.pruner,
             "sampler": made_with.sampler,
             "max_attempts": made_with.max_attempts,

@@ -117,6 +117,7 @@ class TrialSetting:
             train=self.train,
             evaluation=self.evaluation,
             num_classes=self.num_classes,
+            possible_networks=self.config.possible_networks if self.config.study.networks else (),
         )
 
     @cached_property

@@ -62,7 +62,8 @@ class StudyDefinition:
     last_epoch: int
     """Epochs of the full schedule; no trial is pruned at the last one."""
     network: str
-    """Network of every node."""
+    """Network of every node; of different ones their names with ``+`` between them. Where networks are searched: of
+    graphs that name none."""
     dataset: str
     """Name of the packed data set."""
     dataset_checksum: str
@@ -102,6 +103,7 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
                 gates=tuple(Gate(gate) for gate in space["gates"]),
                 designs=tuple(Design(design) for design in space["designs"]),
                 reject_unlearned=space["reject_unlearned"],
+                networks=tuple(space.get("networks", ())),
             ),
             settings=json.dumps(renamed_document(document["settings"]), sort_keys=True),
             pretrained_weights=document.get("pretrained_weights"),
@@ -171,7 +173,7 @@ _PLAIN = (
     "dataset_checksum",
 )
 _KNOWN = frozenset({"format", "version", "space", "settings", "pretrained_weights", *_PLAIN})
-_KNOWN_OF_SPACE = frozenset({"num_nodes", "label_gates", "gates", "designs", "reject_unlearned"})
+_KNOWN_OF_SPACE = frozenset({"num_nodes", "label_gates", "gates", "designs", "reject_unlearned", "networks"})
 _OPTIONAL = frozenset(field.name for field in fields(StudyDefinition) if field.default is not MISSING)
 """A field that an earlier version did not have needs a default, which means what was done then."""
 
@@ -186,6 +188,8 @@ def _document(definition: StudyDefinition) -> dict[str, object]:
             "gates": [gate.value for gate in space.gates],
             "designs": [design.value for design in space.designs],
             "reject_unlearned": space.reject_unlearned,
+            # As it was written before networks were searched.
+            **({"networks": list(space.networks)} if space.networks else {}),
         },
         "settings": json.loads(definition.settings),
         "pretrained_weights": definition.pretrained_weights,
