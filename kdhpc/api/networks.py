@@ -6,23 +6,32 @@ from typing import TypeAlias
 
 from torch import nn
 
+from kdhpc.api.keywords import written
+from kdhpc.config.schema import networks_label
 from kdhpc.errors import GraphError, NetworkError
-from kdhpc.networks.own import Maker, OwnNetworks, copies_of, import_network, register
+from kdhpc.networks.own import Maker, OwnNetworks, copies_of, import_network, register, register_imported
 
-Network: TypeAlias = str | Callable[[], nn.Module] | Sequence[nn.Module]
-"""A name, a callable that makes a new module, or a list of M modules."""
+Network: TypeAlias = str | Callable[[], nn.Module] | Sequence[str] | Sequence[nn.Module]
+"""A name, a callable that makes a new module, or a list of M names or of M modules."""
 _CROPS = (3, 5, 7)
-_GIVE = "give a name, a callable that makes a new module, or a list of M modules"
+_GIVE = "give a name, a callable that makes a new module, or a list of M names or of M modules"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenNetwork:
-    """What a user gave as the network of every node."""
+    """What a user gave as the network of every node, or as a network for each."""
 
     name: str
-    """As configs have it."""
+    """As configs have it; of a list of names their names with ``+`` between them."""
+    names: tuple[str, ...] = ()
+    """A list of names; empty: no list was given, or one of modules."""
     own: OwnNetworks | None = None
     """The user's own; None: one of kdhpc's."""
+
+    @property
+    def override(self) -> str:
+        """What chooses it in a config, unless it is the user's own."""
+        return f"network={written('network', self.names) if self.names else self.name}"
 
     def group(self, image_size: int) -> dict[str, object] | None:
         """The config's group ``network``, unless the user says otherwise; None: a file of configs has it."""
@@ -55,6 +64,8 @@ def choose_network(network: object) -> ChosenNetwork:
     """
     if isinstance(network, str) and ":" not in network:
         return ChosenNetwork(name=network)
+    if names := listed_names(network):
+        return ChosenNetwork(name=networks_label(names), names=names)
     makers, label = _makers(network)
     own = OwnNetworks(makers, label=label)
     name = f"{label.rpartition(':')[2].rpartition('.')[2]}-{own.fingerprint()}"
@@ -70,11 +81,22 @@ def choose_importable(network: object) -> ChosenNetwork:
     """
     if isinstance(network, str) and ":" not in network:
         return ChosenNetwork(name=network)
+    if names := listed_names(network):
+        return ChosenNetwork(name=networks_label(names), names=names)
     makers, label = _makers(network)
     name = label if isinstance(network, str) else _place_of(makers, label)
     own = OwnNetworks([import_network(name)], label=name)
     register(name, own)
     return ChosenNetwork(name=name, own=own)
+
+
+def listed_names(network: object) -> tuple[str, ...]:
+    """A list of names; empty: it is something else. Those of the form ``module:Name`` are imported."""
+    if not isinstance(network, (list, tuple)) or not all(isinstance(name, str) for name in network):
+        return ()
+    for name in network:
+        register_imported(name)
+    return tuple(network)
 
 
 def _place_of(makers: Sequence[Maker], label: str) -> str:

@@ -165,7 +165,8 @@ def search(
     Args:
         name: The study. One that exists goes on; without a data set and a network, as it was made.
         dataset: As for :func:`kdhpc.train`; a part of its training images is kept to score graphs.
-        network: The name of a network, or a callable that worker processes can import, also as ``"my_module:MyNet"``.
+        network: The name of a network, or a callable that worker processes can import, also as ``"my_module:MyNet"``;
+            or a list of M names. ``networks=["resnet8", "resnet20"]`` lets the search choose each node's network.
         nodes: M, the networks of the ensemble.
         trials: The budget; None: an existing study keeps its own.
         workers: Processes at once; None: 1.
@@ -271,7 +272,7 @@ def _config(
     elif packed is not None:
         given["dataset"] = dataset_group(packed)
     if network is not None and network.own is None:
-        chosen.append(f"network={network.name}")
+        chosen.append(network.override)
     more = [*words, *overrides]
     if network is not None and network.own is not None:
         standing_in: dict[str, dict[str, object]] = {**given, "network": {"name": "-", "crops": [1]}}
@@ -280,7 +281,8 @@ def _config(
         if not network.makes_maps(side) and "designs" not in keywords and "study" in given:
             given["study"] = {**given["study"], "designs": _WITHOUT_MAPS}
     config = compose_search([*chosen, *more], config_dir=config_dir, given=given)
-    register_imported(config.network.name)  # Of a study that was made earlier.
+    for one in config.possible_networks:
+        register_imported(one.name)  # Of a study that was made earlier.
     if config.cluster.executor != "local":
         raise ConfigError("cluster.executor=slurm is not allowed here: kdhpc.search works on this machine")
     if network is not None and not network.makes_maps(config.dataset.image_size):

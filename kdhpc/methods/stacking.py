@@ -124,7 +124,8 @@ class Stacking:
 
     def _at(self, side: int, outputs: Sequence[NetworkOutput]) -> Tensor:
         """(M, N, side, side): maps of that size or averaged down to it; zeros for nodes with smaller ones."""
-        return torch.stack([_resized(output.attention_map, side) for output in outputs])
+        maps = torch.stack([_resized(output.attention_map, side) for output in outputs])
+        return _alike(maps, [output.attention_map for output in outputs])
 
 
 def stacked(outputs: Sequence[NetworkOutput]) -> EnsembleOutput:
@@ -148,7 +149,7 @@ def _resized(map_NHW: Tensor, side: int) -> Tensor:
 
 def _extra(index: int, outputs: Sequence[NetworkOutput]) -> Tensor:
     """(M, N, C): logits of a further classifier; zeros for nodes without it."""
-    return torch.stack(
+    extra = torch.stack(
         [
             output.extra_hard_logits[index]
             if index < len(output.extra_hard_logits)
@@ -156,3 +157,14 @@ def _extra(index: int, outputs: Sequence[NetworkOutput]) -> Tensor:
             for output in outputs
         ]
     )
+    return _alike(extra, [output.logits for output in outputs])
+
+
+def _alike(values: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """The values, which have gradients if outputs have, also if no node has any here: else another program is compiled.
+
+    Args:
+        values: Stacked of outputs, or all zeros.
+        outputs: Of the nodes.
+    """
+    return values.requires_grad_() if any(output.requires_grad for output in outputs) else values
