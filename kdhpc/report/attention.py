@@ -77,6 +77,7 @@ def read_attention(
         nodes=tuple(nodes_seen),
         ensemble=ensemble_seen,
         examples=tuple(seen[index] for index in chosen),
+        networks=run.config.network.nodes,
     )
 
 

@@ -66,7 +66,7 @@ def test_search_of_networks_trains_exports_and_hands_them_on(storage, storage_ur
     assert exported.provenance["network"] == names
     drawn = files[0].svg.read_text()
     assert all(f">{name}<" in drawn for name in best[0].graph.networks)
-    row = next(csv.DictReader(table.open()))
+    row = next(csv.DictReader(table.read_text().splitlines()))
     assert (row["network_1"], row["network_2"]) == best[0].graph.networks
 
     words = [f"run.graph={files[0].graph}", "dataset=fashion_mnist"]
