@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdhpc.api.data import Data, dataset_group, open_data
 from kdhpc.api.graphs import Graph
-from kdhpc.api.keywords import to_overrides
+from kdhpc.api.keywords import to_overrides, written
 from kdhpc.api.networks import ChosenNetwork, Network, choose_importable
 from kdhpc.api.training import interrupted_by
 from kdhpc.config.compose import compose_search
@@ -146,6 +146,7 @@ def search(
     *,
     dataset: Data | None = None,
     network: Network | None = None,
+    networks: Sequence[str] = (),
     nodes: int | None = None,
     trials: int | None = None,
     workers: int | None = None,
@@ -166,7 +167,9 @@ def search(
         name: The study. One that exists goes on; without a data set and a network, as it was made.
         dataset: As for :func:`kdhpc.train`; a part of its training images is kept to score graphs.
         network: The name of a network, or a callable that worker processes can import, also as ``"my_module:MyNet"``;
-            or a list of M names. ``networks=["resnet8", "resnet20"]`` lets the search choose each node's network.
+            or a list of M names.
+        networks: Names of networks that each node may be: the search chooses (``study.networks``). ``network`` is that
+            of graphs that name none.
         nodes: M, the networks of the ensemble.
         trials: The budget; None: an existing study keeps its own.
         workers: Processes at once; None: 1.
@@ -206,7 +209,8 @@ def search(
     if dataset is not None:
         packed = open_data(dataset, test, classes, needs_test=False)
     folder = None if config_dir is None else Path(config_dir)
-    config = _config(name, dataset, packed, chosen, nodes, trials, workers, overrides, folder, keywords)
+    words = [f"study.networks={written('study.networks', networks)}"] if networks else []
+    config = _config(name, dataset, packed, chosen, nodes, trials, workers, [*words, *overrides], folder, keywords)
     if packed is not None:
         place = packed_dir(packed.manifest.name)
         if write_packed(packed, place, Progress(sys.stderr)):

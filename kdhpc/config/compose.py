@@ -58,7 +58,7 @@ def compose_config(
     check_single(kind, overrides, config_dir)
     _refuse_choices(words, given or {})
     folders = config_dirs(config_dir)
-    stored = list_groups(kind, root, overrides, lists, config_dir)
+    stored = list_groups(kind, root, overrides, lists, config_dir=config_dir, given=given)
     try:
         register_root(kind, root, folders, given or {})
         store_lists(stored)
@@ -69,7 +69,7 @@ def compose_config(
         if listed:
             more = [*words, f"{GROUP}=[{','.join(listed)}]"]
             return compose_config(kind, root, more, config_dir=config_dir, given=given)
-        node = OmegaConf.masked_copy(node, [key for key in node if key != "hydra"])
+        node = OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"])
         document = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, AttributeError, TypeError) as exc:
         raise ConfigError(_explain(exc, kind, config_dir)) from exc
@@ -101,7 +101,13 @@ def compose_train(
 
 
 def list_groups(
-    kind: type, root: str, overrides: Sequence[str], lists: Lists, config_dir: Path | None
+    kind: type[Config],
+    root: str,
+    overrides: Sequence[str],
+    lists: Lists,
+    *,
+    config_dir: Path | None = None,
+    given: Groups | None = None,
 ) -> dict[str, dict[str, object]]:
     """The group that each list of networks stands for.
 
@@ -111,6 +117,7 @@ def list_groups(
         overrides: Of the config, each with one value.
         lists: From :func:`kdhpc.config.network_lists.name_lists`.
         config_dir: See :func:`kdhpc.config.folders.config_dirs`.
+        given: As for :func:`compose_config`.
 
     Raises:
         ConfigError: a name is unknown, or options of networks do not go together.
@@ -121,9 +128,9 @@ def list_groups(
     def network_of(name: str) -> NetworkConfig:
         if name in NETWORKS and not any((folder / GROUP / f"{name}.yaml").is_file() for folder in folders):
             return NetworkConfig(name=name, crops=NETWORKS[name].crops)
-        composed = compose_config(kind, root, [*others, f"{GROUP}={name}"], config_dir=config_dir)
-        found: NetworkConfig = getattr(composed, GROUP)
-        return found
+        alone: object = compose_config(kind, root, [*others, f"{GROUP}={name}"], config_dir=config_dir, given=given)
+        assert isinstance(alone, SearchConfig | TrainConfig), "both have networks"
+        return alone.network
 
     return {word: combined(names, network_of) for word, names in lists.items()}
 

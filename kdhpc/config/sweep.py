@@ -64,7 +64,7 @@ def launch_sweep(
     folders = config_dirs(config_dir)
     words, lists = name_lists(_with_networks_of_graphs(renamed_overrides(overrides)))
     one_of_all = [word for word in combinations(words)[0] if not word.startswith("hydra")]
-    groups = list_groups(TrainConfig, "train", one_of_all, lists, config_dir)
+    groups = list_groups(TrainConfig, "train", one_of_all, lists, config_dir=config_dir)
     register_root(TrainConfig, "train", folders, {})
     store_lists(groups)
     GlobalHydra.instance().clear()
