@@ -267,8 +267,8 @@ class GraphModel(Model[Network]):
         def forward(index: int) -> NetworkOutput:
             return self.forward(run_network, self.networks[index], images)
 
-        # Frozen nodes run in another mode: a program of all networks would be another one for each choice of them. It
-        # would for each choice of networks.
+        # A program of all networks would be another one for each choice of frozen nodes, which run in another mode, and
+        # for each choice of networks.
         if self.programs.combines and not self.frozen and not self._possible:
             if self._stacking.is_plain:
                 return self.forward(_run_networks, self.networks, images)
