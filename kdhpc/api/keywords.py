@@ -9,7 +9,7 @@ from pathlib import Path
 from kdhpc.config.document import defaults, root_defaults
 from kdhpc.errors import ConfigError, nearest
 
-_OWN_ARGUMENTS = ("dataset.name", "network.name", "run.graph")
+_OWN_ARGUMENTS = ("dataset.name", "network.name", "network.nodes", "run.graph", "study.networks")
 """Keys that are not keywords, because the functions have other arguments for them."""
 
 

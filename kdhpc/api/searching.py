@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdhpc.api.data import Data, dataset_group, open_data
 from kdhpc.api.graphs import Graph
-from kdhpc.api.keywords import to_overrides
+from kdhpc.api.keywords import to_overrides, written
 from kdhpc.api.networks import ChosenNetwork, Network, choose_importable
 from kdhpc.api.training import interrupted_by
 from kdhpc.config.compose import compose_search
@@ -25,7 +25,7 @@ from kdhpc.graph.space import graph_key
 from kdhpc.interpreter import child_python_words
 from kdhpc.networks.names import is_own
 from kdhpc.networks.own import register_imported
-from kdhpc.searching.export import confirmation, export_trials, provenance
+from kdhpc.searching.export import confirmation, export_trials, named_graph, provenance
 from kdhpc.searching.local import for_this_machine, search_locally
 from kdhpc.searching.outcome import problem_of
 from kdhpc.searching.plan import Confirmation, StudyPlan, plan_study, stored_groups
@@ -194,7 +194,8 @@ class Study:
         """
         words = [*([] if workers is None else [f"cluster.workers={workers}"]), *overrides]
         config = compose_search(words, given=stored_groups(self._shared))
-        register_imported(config.network.name)
+        for one in config.possible_networks:
+            register_imported(one.name)
         confirmation = Confirmation(top=_positive("top", top), num_seeds=_positive("seeds", seeds))
         plan = replace(plan_study(self.name, for_this_machine(config)), confirmation=confirmation)
         _run(plan, trials=None, show=_ignore)
@@ -227,7 +228,7 @@ class Study:
 
     def _graph(self, trial: TrialRecord) -> Graph:
         return Graph(
-            spec=trial.graph,
+            spec=named_graph(self._shared.definition, trial.graph),
             name=f"{self.name}-trial{trial.number}",
             provenance=provenance(self._shared.definition, trial, self._shared.uid),
         )
@@ -238,6 +239,7 @@ def search(
     *,
     dataset: Data | None = None,
     network: Network | None = None,
+    networks: Sequence[str] = (),
     nodes: int | None = None,
     trials: int | None = None,
     workers: int | None = None,
@@ -258,7 +260,10 @@ def search(
     Args:
         name: The study. One that exists goes on; without a data set and a network, as it was made.
         dataset: As for :func:`kdhpc.train`; a part of its training images is kept to score graphs.
-        network: The name of a network, or a callable that worker processes can import, also as ``"my_module:MyNet"``.
+        network: The name of a network, or a callable that worker processes can import, also as ``"my_module:MyNet"``;
+            or a list of M names.
+        networks: Names of networks that each node may be: the search chooses (``study.networks``). ``network`` is that
+            of graphs that name none.
         nodes: M, the networks of the ensemble.
         trials: The budget; None: an existing study keeps its own.
         workers: Processes at once; None: 1.
@@ -300,9 +305,12 @@ def search(
     if dataset is not None:
         packed = open_data(dataset, test, classes, needs_test=False)
     folder = None if config_dir is None else Path(config_dir)
+    for one in networks:
+        _refuse_not_importable(one)
+    words = [f"study.networks={written('study.networks', networks)}"] if networks else []
     if plugins:
         keywords["plugins"] = plugins
-    config = _config(name, dataset, packed, chosen, nodes, trials, workers, overrides, folder, keywords)
+    config = _config(name, dataset, packed, chosen, nodes, trials, workers, [*words, *overrides], folder, keywords)
     if packed is not None:
         place = packed_dir(packed.manifest.name)
         if write_packed(packed, place, Progress(sys.stderr)):
@@ -373,18 +381,19 @@ def _config(
     elif packed is not None:
         given["dataset"] = dataset_group(packed)
     if network is not None and network.own is None:
-        chosen.append(f"network={network.name}")
+        chosen.append(network.override)
     more = [*words, *overrides]
     if network is not None and network.own is not None:
         standing_in: dict[str, object] = {**given, "network": {"name": "-", "crops": [1]}}
         side = compose_search([*chosen, *more], config_dir=config_dir, given=standing_in).dataset.image_size
         given["network"] = network.group(side) or {}
-    if network is not None and not is_own(network.name):
+    if network is not None and not all(map(is_own, network.each)):
         side = compose_search([*chosen, *more], config_dir=config_dir, given=given).dataset.image_size
         if not network.makes_maps(side) and "designs" not in keywords and study:
             given["study"] = {**study, "designs": _WITHOUT_MAPS}
     config = compose_search([*chosen, *more], config_dir=config_dir, given=given)
-    register_imported(config.network.name)  # Of a study that was made earlier.
+    for one in config.possible_networks:
+        register_imported(one.name)  # Of a study that was made earlier.
     for plugin in config.plugins:
         if not _can_be_imported(plugin):
             raise ConfigError(f"plug-in {plugin!r} {_NOT_BY_WORKERS.format(plugin)}")
@@ -406,12 +415,15 @@ def _importable(network: ChosenNetwork) -> ChosenNetwork:
     Raises:
         NetworkError: they cannot.
     """
-    if network.own is None:
-        return network
-    module = network.name.partition(":")[0]
-    if not _can_be_imported(module):
-        raise NetworkError(f"network {network.name!r} {_NOT_BY_WORKERS.format(module)}")
+    for name in network.each:
+        _refuse_not_importable(name)
     return network
+
+
+def _refuse_not_importable(name: str) -> None:
+    module, colon, _ = name.partition(":")
+    if colon and not _can_be_imported(module):
+        raise NetworkError(f"network {name!r} {_NOT_BY_WORKERS.format(module)}")
 
 
 def _can_be_imported(module: str) -> bool:

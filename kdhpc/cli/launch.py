@@ -90,19 +90,14 @@ def run(args: argparse.Namespace) -> int:
         from kdhpc.cluster import commands
         from kdhpc.cluster.requeue import requeue_if_out_of_time
         from kdhpc.log import log_to_stderr
-        from kdhpc.networks.names import check_network
         from kdhpc.searching.launch import continued_launch
-        from kdhpc.searching.plan import space_compares_maps
+        from kdhpc.searching.plan import check_networks, space_compares_maps
 
         name = study_name(args)
         log_to_stderr()
         before = continued_launch(name)
         wanted = Wanted(name=name, config=before[1], trials=None) if before else wanted_study(args, executor="slurm")
-        check_network(
-            wanted.config.network,
-            wanted.config.dataset.image_size,
-            compares_maps=space_compares_maps(wanted.config),
-        )
+        check_networks(wanted.config, compares_maps=space_compares_maps(wanted.config))
         commands.require()
         if args.dry_run:
             return _print_script(name, wanted.config)

@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(examples: "AttentionExamples") -> str:
-    rows = [(f"node {number}", node) for number, node in enumerate(examples.nodes, start=1)]
+    names = [f" ({network})" for network in examples.networks] or [""] * len(examples.nodes)
+    rows = [(f"node {at}{name}", node) for at, (node, name) in enumerate(zip(examples.nodes, names, strict=True), 1)]
     shown = [
         (name, f"{all_.accuracy:.2f}", f"{all_.entropy:.4f}") for name, all_ in [*rows, ("ensemble", examples.ensemble)]
     ]

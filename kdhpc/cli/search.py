@@ -62,13 +62,11 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 done; 1 done, but trials failed, or all of them diverged; 130 stopped before it was done.
     """
-    from kdhpc.networks.names import check_network
-    from kdhpc.searching.plan import space_compares_maps
+    from kdhpc.searching.plan import check_networks, space_compares_maps
 
     wanted = wanted_study(args, executor="local")
     if args.dry_run:
-        config = wanted.config
-        check_network(config.network, config.dataset.image_size, compares_maps=space_compares_maps(config))
+        check_networks(wanted.config, compares_maps=space_compares_maps(wanted.config))
         return _print_config(wanted.config)
     return search_here(wanted, shlex.join(["kdhpc", *args.words]))
 

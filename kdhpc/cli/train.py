@@ -25,6 +25,7 @@ examples:
   kdhpc train --graph dml --nodes 2 dataset=fashion_mnist network=resnet8 training=short
   kdhpc train --graph one --nodes 3 --seeds 0..4 dataset=cifar100 network=resnet20 training=paper_cifar
   kdhpc train --graph runs/dogs4/export/dogs4-best.json dataset=cub200 network=resnet18
+  kdhpc train --graph dml --nodes 2 dataset=cub200 network=[resnet50,resnet18]
   kdhpc train --graph frskd dataset=cifar100 network=resnet18 run.alpha=1 run.beta=200
   kdhpc train --graph student --teacher runs/train/NAME/seed0 dataset=stanford_dogs network=resnet18
   kdhpc train --graph student --teacher runs/train/NAME/seed0 --teacher-node 1 dataset=cifar100 network=resnet20
@@ -69,7 +70,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="config overrides; dataset and network are needed"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="config overrides; dataset is needed, and network unless the graph names it",
     )
     parser.set_defaults(func=run)
 

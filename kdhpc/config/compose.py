@@ -18,9 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from kdhpc.config.document import defaults, parse_config, root_defaults, unreadable
+from kdhpc.config.document import defaults, parse_config, parse_group, root_defaults, unreadable
 from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.meaning import refuse_meaningless
+from kdhpc.config.network_lists import GROUP, Lists, combined, name_lists, with_networks_of_graph
 from kdhpc.config.networks import NETWORKS, is_foreign, network_group
 from kdhpc.config.overrides import check_single, takes, unknown_key
 from kdhpc.config.renamed import renamed_overrides, with_old_keys
@@ -57,18 +58,24 @@ def compose_config(
         ConfigError: an override that cannot be read, a key or config that does not exist (with the nearest that does),
             a value that is not allowed, a file that cannot be read.
     """
-    overrides = renamed_overrides(overrides)
+    words = renamed_overrides(overrides)
+    overrides, lists = name_lists(words)
     check_single(kind, overrides, config_dir)
-    _refuse_choices(overrides, given or {})
+    _refuse_choices(words, given or {})
     folders = config_dirs(config_dir)
+    stored = list_groups(kind, root, overrides, lists, config_dir=config_dir, given=given)
     overrides = [_adding(override) for override in overrides]
     try:
         register_root(kind, root, folders, given or {})
+        store_lists(stored)
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
-            if len(folders) > 1:  # The shipped configs have none; asking takes half as long as composing.
-                _knowing_networks(lambda: _refuse_lists(kind, overrides, config_dir))
-            node = _knowing_networks(lambda: compose("root", list(overrides)))
+            node = _knowing_networks(lambda: compose("root", list(overrides), return_hydra_config=True))
+            listed = _listed_networks(kind, node, overrides, given or {}, config_dir)
+        if listed:
+            more = [*words, f"{GROUP}=[{','.join(listed)}]"]
+            return compose_config(kind, root, more, config_dir=config_dir, given=given)
+        node = OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"])
         document = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, AttributeError, TypeError) as exc:
         raise ConfigError(_explain(exc, kind, config_dir)) from exc
@@ -89,22 +96,23 @@ def compose_search(
     return dataclasses.replace(
         config,
         network=_with_found_start(config.network),
-        objective=_with_found_weights(config.objective, config.network.name),
+        objective=_with_found_weights(config.objective, *(one.name for one in config.possible_networks)),
     )
 
 
 def compose_train(
     overrides: Sequence[str], *, config_dir: Path | None = None, given: Groups | None = None
 ) -> TrainConfig:
-    """:func:`compose_config` of ``train.yaml``."""
-    config = compose_config(TrainConfig, "train", overrides, config_dir=config_dir, given=given)
+    """:func:`compose_config` of ``train.yaml``; networks that a graph's file names need not be chosen."""
+    chosen = overrides if GROUP in (given or {}) else with_networks_of_graph(overrides)
+    config = compose_config(TrainConfig, "train", chosen, config_dir=config_dir, given=given)
     run = config.run
     if run.teacher is not None:
         run = dataclasses.replace(run, teacher=str(Path(run.teacher).absolute()))
     return dataclasses.replace(
         config,
         network=_with_found_start(config.network),
-        objective=_with_found_weights(config.objective, config.network.name),
+        objective=_with_found_weights(config.objective, *config.network.distinct),
         run=run,
     )
 
@@ -134,6 +142,63 @@ def store_network(name: str) -> None:
     ConfigStore.instance().store(group=group, name=last, node=network_group(name))
 
 
+def list_groups(
+    kind: type[Config],
+    root: str,
+    overrides: Sequence[str],
+    lists: Lists,
+    *,
+    config_dir: Path | None = None,
+    given: Groups | None = None,
+) -> dict[str, dict[str, object]]:
+    """The group that each list of networks stands for.
+
+    Args:
+        kind: The dataclass of the config.
+        root: Name of its root file.
+        overrides: Of the config, each with one value.
+        lists: From :func:`kdhpc.config.network_lists.name_lists`.
+        config_dir: See :func:`kdhpc.config.folders.config_dirs`.
+        given: As for :func:`compose_config`.
+
+    Raises:
+        ConfigError: a name is unknown, or options of networks do not go together.
+    """
+    others = [text for text in overrides if not re.match(rf"\+*{GROUP}[.=]", text)]
+    folders = config_dirs(config_dir)
+
+    def network_of(name: str) -> NetworkConfig:
+        is_known = name in NETWORKS or is_foreign(name)
+        if is_known and not any((folder / GROUP / f"{name}.yaml").is_file() for folder in folders):
+            return parse_group(GROUP, NetworkConfig, network_group(name))
+        alone: object = compose_config(kind, root, [*others, f"{GROUP}={name}"], config_dir=config_dir, given=given)
+        assert isinstance(alone, SearchConfig | TrainConfig), "both have networks"
+        return alone.network
+
+    return {word: combined(names, network_of) for word, names in lists.items()}
+
+
+def store_lists(groups: Mapping[str, Mapping[str, object]]) -> None:
+    """Make lists of networks choices of the group ``network``, after :func:`register_root`."""
+    for word, group in groups.items():
+        ConfigStore.instance().store(group=GROUP, name=word, node=dict(group))
+
+
+def _listed_networks(
+    kind: type, node: DictConfig, overrides: Sequence[str], given: Groups, config_dir: Path | None
+) -> tuple[str, ...]:
+    """The networks that a list of defaults chooses; none unless they are several.
+
+    Raises:
+        ConfigError: see :func:`_chosen`.
+    """
+    # Hydra says of each group what was chosen, unless it was a list. Asking for that takes as long as composing.
+    if not defaults(kind).keys() - given.keys() - node.hydra.runtime.choices.keys():
+        return ()
+    names = _chosen(kind, overrides, config_dir)[GROUP]
+    return tuple(names) if len(names) > 1 else ()
+
+
 def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
     for override in overrides:
         group = override.lstrip("+").partition("=")[0]
@@ -143,10 +208,11 @@ def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
             )
 
 
-def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None) -> None:
-    """Hydra lays several configs of a group over one another, so that the last one would be used alone.
+def _chosen(kind: type, overrides: Sequence[str], config_dir: Path | None) -> dict[str, list[str]]:
+    """The configs that are chosen of each group: a list of defaults may choose several networks.
 
-    A config that takes another of its group as its base is no such case.
+    Hydra lays several configs of a group over one another, so that the last one would be used alone. A config that
+    takes another of its group as its base is no such case.
 
     Raises:
         ConfigError: a list of defaults chooses several configs where the group takes one.
@@ -158,11 +224,12 @@ def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None)
         if group in chosen and not (entry.parent or "").startswith(f"{group}/"):
             chosen[group].append(name)
     for group, names in chosen.items():
-        if len(names) > 1:
+        if len(names) > 1 and group != GROUP:
             raise ConfigError(
                 f"{group}: [{', '.join(names)}] in a list of defaults is not allowed: choose one, "
                 f"{takes(kind, group, config_dir)}"
             )
+    return chosen
 
 
 def _with_found_weights(objective: ObjectiveConfig, *networks: str) -> ObjectiveConfig:

@@ -6,10 +6,12 @@ Values are checked where they arrive: a config that exists is a config that can 
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from kdhpc.config.goals import DEFAULT_GOAL, GoalName
+from kdhpc.config.networks import NETWORKS
 from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.errors import ConfigError, nearest
 from kdhpc.graph.spec import BUILT_IN_DESIGNS, BUILT_IN_GATES, MOST_NODES, Design, Gate
@@ -126,10 +128,11 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """The network of every node."""
+    """The network of every node, or a network for each."""
 
     name: str
-    """resnet20, resnet18, abn_resnet18, ..., ``torchvision/NAME``, ``timm/NAME``, or ``module:Name`` of one's own."""
+    """resnet20, resnet18, abn_resnet18, ..., ``torchvision/NAME``, ``timm/NAME``, or ``module:Name`` of one's own. Of
+    different networks their names with ``+`` between them, which names the whole, in tables and folders."""
     crops: tuple[int, ...] | None = None
     """Sides of the windows in which attention maps are compared, in map pixels; None: the usual ones that fit."""
     residual_attention: bool | None = None
@@ -138,11 +141,80 @@ class NetworkConfig:
     """The layer whose features make the attention map, of a network that is not kdhpc's own; None: it is found."""
     weights: str | None = None
     """A file of weights that every node starts from: .safetensors, or a state_dict of torch's; None: initial ones."""
+    nodes: tuple[str, ...] = ()
+    """The network of each node, where they differ, as ``network=[resnet50,resnet18]`` gives them; empty: all are
+    ``name``."""
 
     def __post_init__(self) -> None:
         crops = self.crops
         if crops is not None:
             _require(bool(crops) and min(crops) > 0, "network.crops", list(crops), "one or more sizes above 0")
+        if self.nodes:
+            allowed = f"chosen with the name, as network=[{','.join(self.nodes)}]"
+            _require(self.name == networks_label(self.nodes), "network.nodes", list(self.nodes), allowed)
+        if _different(self.nodes):
+            _refuse_start(self, self.distinct)
+
+    def settled(self, num_nodes: int, whose: str) -> "NetworkConfig":
+        """The same for a known number of nodes: a list of equal names is one name.
+
+        Args:
+            num_nodes: M.
+            whose: The beginning of a sentence that ends in M, for the message.
+
+        Raises:
+            ConfigError: a list that is not one for each node.
+        """
+        if self.nodes and len(self.nodes) != num_nodes:
+            raise ConfigError(
+                f"network=[{','.join(self.nodes)}] is a list of {len(self.nodes)}, {whose} {num_nodes}: give a network "
+                "for each node, or a single one for all"
+            )
+        return dataclasses.replace(self, nodes=_different(self.nodes))
+
+    @property
+    def distinct(self) -> tuple[str, ...]:
+        """The different networks, each once, in the order of their first nodes."""
+        return tuple(dict.fromkeys(self.nodes)) or (self.name,)
+
+    def of(self, node: int) -> "NetworkConfig":
+        """The network of a node, from 0, alone."""
+        return self.only(self.nodes[node]) if self.nodes else self
+
+    def only(self, name: str) -> "NetworkConfig":
+        """That network for every node. An option that it does not have is left out."""
+        if name == self.name:
+            return dataclasses.replace(self, nodes=())
+        kind = NETWORKS.get(name)
+        residual = self.residual_attention if kind is not None and kind.attention_branch else None
+        layer = self.layer if kind is None else None
+        return dataclasses.replace(self, name=name, nodes=(), residual_attention=residual, layer=layer)
+
+    def for_nodes(self, names: tuple[str, ...]) -> "NetworkConfig":
+        """Those networks, one for each node; without names this config itself."""
+        if not names:
+            return self
+        if not _different(names):
+            return self.only(names[0])
+        return dataclasses.replace(self, name=networks_label(names), nodes=names)
+
+
+def networks_label(names: Sequence[str]) -> str:
+    """What networks are called together: ``resnet50+resnet18``; equal ones have the name of one."""
+    return "+".join(names if len(set(names)) > 1 else names[:1])
+
+
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    return names if len(set(names)) > 1 else ()
+
+
+def _refuse_start(network: "NetworkConfig", names: Sequence[str]) -> None:
+    """Refuse ``network.weights`` for different networks: a file has the weights of one."""
+    if network.weights is not None:
+        raise ConfigError(
+            f"network.weights={network.weights} is not allowed with different networks ({', '.join(names)}): a file "
+            "has the weights of one network, leave it out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,6 +386,9 @@ class StudyConfig:
     """Loss designs that distillation edges may have."""
     node1_learns: bool = False
     """Leave out graphs in which no edge teaches node 1."""
+    networks: tuple[str, ...] = ()
+    """Networks that each node may be: the search chooses. Empty: all trials have the networks of ``network``. Graphs
+    that name no networks have those of ``network``, too."""
     pruner: Literal["median", "asha", "none"] = "median"
     """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
     sampler: Literal["random", "tpe", "evolve", "refine"] = "random"
@@ -360,6 +435,8 @@ class StudyConfig:
         for key, values in (("label_gates", self.label_gates), ("gates", self.gates), ("designs", self.designs)):
             shown = [value.value for value in values]
             _require(len(values) == len(set(values)) > 0, f"study.{key}", shown, "one or more different names")
+        is_choice = not self.networks or len(self.networks) == len(set(self.networks)) > 1
+        _require(is_choice, "study.networks", list(self.networks), "two or more different names, or none: []")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -483,6 +560,16 @@ class SearchConfig:
         _check_plugins(self.plugins)
         evaluate = self.training.evaluate
         _require(evaluate != "last", "training.evaluate", evaluate, "rungs or every_epoch, a search prunes by them")
+        object.__setattr__(self, "network", self.network.settled(self.study.num_nodes, "study.num_nodes is"))
+        names = [one.name for one in self.possible_networks]
+        if len(names) > 1:
+            _refuse_start(self.network, names)
+
+    @property
+    def possible_networks(self) -> tuple[NetworkConfig, ...]:
+        """All networks that some node of some trial may be, each alone."""
+        names = dict.fromkeys((*self.network.distinct, *self.study.networks))
+        return tuple(self.network.only(name) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,16 +37,19 @@ def check(config: TrainConfig, method: Method, packed: PackedDataset) -> None:
     """
     network, image_size, num_classes = config.network, config.dataset.image_size, len(packed.classes)
     check_network(network, image_size, num_classes=num_classes, compares_maps=method.compares_maps)
-    check_normalisation(network.name, image_size, config.training.batch_size, single_value=method.single_value_norm)
+    for name in network.distinct:
+        check_normalisation(name, image_size, config.training.batch_size, single_value=method.single_value_norm)
     # For the CPU, images stay where they are.
     _batches(config, packed, torch.device("cpu"))
     method.check(num_classes)
     check_started(network, num_classes=num_classes, image_size=image_size)
-    pretrained = read_pretrained(config.objective, network.name)
-    if pretrained is not None:
+    for name in network.distinct:
+        pretrained = read_pretrained(config.objective, name)
+        if pretrained is None:
+            continue
         with torch.device("meta"):
-            shapes = build_network(network, num_classes=num_classes, image_size=image_size)
-        check_weights(shapes, pretrained, origin=pretrained_origin(config.objective, network.name))
+            shapes = build_network(network.only(name), num_classes=num_classes, image_size=image_size)
+        check_weights(shapes, pretrained, origin=pretrained_origin(config.objective, name))
 
 
 def assemble(config: TrainConfig, method: Method, packed: PackedDataset, runtime: Runtime) -> TrainingLoop:

@@ -117,7 +117,7 @@ class FinishedRun:
             StorageError: the file system refuses.
         """
         assert self.method.no_networks is None, self.method.no_networks
-        refuse_named_code(self.config.network.name, origin=self.origin, remedy="give --network module:Name")
+        refuse_named_code(self.config.network.of(node).name, origin=self.origin, remedy="give --network module:Name")
         network = self.method.node_network(self.config, num_classes, node)
         content, origin = self._content(node), self._file(node)
         freeze_with(network, parse_weights(content, origin=origin, remedy=_AGAIN), origin=origin)

@@ -69,7 +69,7 @@ class FinalResult:
     dataset: str
     """Packed data set."""
     network: str
-    """Network of every node."""
+    """Network of every node; of different ones their names with ``+`` between them."""
     graph: str
     """Preset or file name of the graph; or the name of another method, such as ``one``."""
     graph_key: str
@@ -108,6 +108,8 @@ class FinalResult:
     """Of a student: name and seed of the run that taught it, and the node, if a single one did."""
     teacher_accuracy: float | None = None
     """Top-1 of that ensemble or node, in percent, on what it was scored on itself."""
+    networks: tuple[str, ...] = ()
+    """Network of each node, where they differ; else empty, and not written."""
     weights: tuple[str, ...] = ()
     """Digest of each file of weights; none of a training that diverged, or from before this was written down."""
     diverged_epoch: int | None = None
@@ -163,6 +165,8 @@ def write_result(result: FinalResult, path: Path) -> None:
         StorageError: the file system refuses.
     """
     document = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(result)}
+    if not result.networks:  # As versions before there were different ones read it.
+        del document["networks"]
     write_whole(path, strict_json(document, indent=2), "\n")
 
 

@@ -49,7 +49,7 @@ def run_settings(
     for group in ("dataset", "network", "objective", "training"):
         for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
             found[f"{group}.{key}"] = json.dumps(value)
-    found["objective.pretrained"] = json.dumps(weights_digest(config.objective, [config.network.name]))
+    found["objective.pretrained"] = json.dumps(weights_digest(config.objective, config.network.distinct))
     if config.network.weights is not None:
         found["network.weights"] = json.dumps(start_digest(config.network))
     # How often accuracy is measured does not change the weights.

@@ -7,7 +7,9 @@ from typing import NoReturn, TypeVar
 
 from kdhpc.errors import GraphError, nearest
 from kdhpc.graph.names import OpenName
+from kdhpc.printing import one_line
 
+_LONGEST_NAME = 200
 Choice = TypeVar("Choice", bound=OpenName)
 
 
@@ -68,6 +70,13 @@ class Value:
         if isinstance(self.value, str) and self.value in set(kind):
             return kind(self.value)
         self.fail(f"{self.shown} is not allowed: {nearest(str(self.value), kind)}")
+
+    def name(self) -> str:
+        """A text that can be printed in a line, without spaces at its ends."""
+        text = self.value
+        if not isinstance(text, str) or not text or text != one_line(text).strip() or len(text) > _LONGEST_NAME:
+            self.fail(f"{self.shown} is not allowed: must be a name")
+        return text
 
     def scalar(self) -> str | int | float:
         """A string or a finite number."""

@@ -88,6 +88,8 @@ def _figure(graph: GraphSpec, title: str, node_texts: list[str], ensemble_text: 
         _draw_arrow(axes, arrow)
     for node, (middle, text) in enumerate(zip(layout.nodes, node_texts, strict=True)):
         _draw_node(axes, middle, str(node + 1), text, learns=node not in graph.unlearned_nodes)
+    for box, name in zip(layout.names, graph.networks, strict=True):
+        _draw_name(axes, box, name)
     axes.add_patch(Circle(_xy(layout.ensemble), ENSEMBLE_RADIUS, facecolor=_RED, edgecolor=_DARK_RED, zorder=3))
     _write_in_node(axes, layout.ensemble, "Ensemble", (ensemble_text,), size=10, colour="white")
     _draw_label(axes, layout.label)
@@ -133,6 +135,13 @@ def _draw_node(axes: Axes, middle: complex, name: str, accuracy: str, *, learns:
     face, line = (_GREY, "solid") if learns else ("white", "dashed")
     axes.add_patch(Circle(_xy(middle), NODE_RADIUS, facecolor=face, edgecolor=_INK, linestyle=line, zorder=3))
     _write_in_node(axes, middle, name, ("" if learns else "untrained", accuracy), size=13, colour=_INK)
+
+
+def _draw_name(axes: Axes, box: Box, name: str) -> None:
+    """The name of a node's network, beside the node."""
+    low = _xy(box.corners[0])
+    axes.add_patch(Rectangle(low, box.width, box.height, facecolor="white", edgecolor="none", zorder=4))
+    _write(axes, box.center, name, size=TAG_FONT_SIZE, colour=_INK)
 
 
 def _draw_label(axes: Axes, label: Box) -> None:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from kdhpc.graph.curves import Box, Curve
+from kdhpc.graph.node_names import place_names
 from kdhpc.graph.spec import Design, Gate, GraphSpec
 from kdhpc.graph.tags import place_tags
 
@@ -64,11 +65,14 @@ class Layout:
     """The label node."""
     arrows: tuple[Arrow, ...]
     """All edges that are not cut off: label edges, then distillation edges."""
+    names: tuple[Box, ...] = ()
+    """Where the name of each node's network is; empty: the graph names none."""
 
     @property
     def frame(self) -> Box:
         """The smallest box around everything whose middle is right below the label node's."""
-        boxes = [self.label, *_around(self.nodes, self.ensemble), *(arrow.tag for arrow in self.arrows)]
+        around = _around(self.nodes, self.ensemble)
+        boxes = [self.label, *around, *self.names, *(arrow.tag for arrow in self.arrows)]
         points = [corner for box in boxes for corner in box.corners]
         points += [arrow.curve.at(n / 40) for arrow in self.arrows for n in range(41)]
         reach = max(abs(point.real) for point in points)
@@ -98,16 +102,17 @@ def lay_out(graph: GraphSpec) -> Layout:
         if edge.gate is not Gate.CUTOFF
     ]
     texts = [(gate.value,) if design is None else (design.value, gate.value) for design, gate, _ in edges]
-    tags = place_tags(
-        [curve for _, _, curve in edges],
-        [text_box(lines) for lines in texts],
-        [label, *_around(nodes, ensemble)],
-    )
+    curves, around = [curve for _, _, curve in edges], [label, *_around(nodes, ensemble)]
+    votes = [Curve(start=node, leave=node, arrive=ensemble, end=ensemble) for node in nodes]
+    sizes = [text_box((name,)) for name in graph.networks]
+    middles = nodes if sizes else ()
+    names = place_names(middles, sizes, [*curves, *votes], around, radius=NODE_RADIUS)
+    tags = place_tags(curves, [text_box(lines) for lines in texts], [*around, *names])
     arrows = tuple(
         Arrow(design=design, gate=gate, curve=curve, lines=lines, tag=tag)
         for (design, gate, curve), lines, tag in zip(edges, texts, tags, strict=True)
     )
-    return Layout(nodes=nodes, ensemble=ensemble, label=label, arrows=arrows)
+    return Layout(nodes=nodes, ensemble=ensemble, label=label, arrows=arrows, names=names)
 
 
 def _around(nodes: tuple[complex, ...], ensemble: complex) -> list[Box]:

@@ -17,7 +17,8 @@
       }
     }
 
-A distillation edge that is not listed is cut off. ``provenance`` is optional and free: names with strings and numbers.
+A distillation edge that is not listed is cut off. ``networks``, a list of one name for each node, is optional: it says
+which network each node is. ``provenance`` is optional and free: names with strings and numbers.
 A graph with designs or gates of plug-ins has ``"plugins": {"my_designs": "0123456789ab"}``: modules, and digests of the
 source that it was trained with.
 Nothing else may be left out or added, so that a misspelt field is an error and not a default.
@@ -76,8 +77,9 @@ class _GraphFields(TypedDict):
 
 
 class GraphDocument(_GraphFields, total=False):
-    """The JSON object of a file."""
+    """The JSON object of a file; these come before ``provenance``, and only where they say something."""
 
+    networks: list[str]
     plugins: dict[str, str]
 
 
@@ -110,6 +112,8 @@ def to_document(
         ],
         provenance=dict(provenance or {}),
     )
+    if graph.networks:
+        document["networks"] = list(graph.networks)
     if needed:
         document["plugins"] = {module: (plugins or {}).get(module, digest) for module, digest in needed.items()}
     return document
@@ -135,6 +139,8 @@ def to_json(graph: GraphSpec, provenance: Provenance | None = None, plugins: Map
         _block("label_edges", "[]", map(json.dumps, document["label_edges"])),
         _block("edges", "[]", map(json.dumps, document["edges"])),
     ]
+    if "networks" in document:
+        parts.append(f'"networks": {json.dumps(document["networks"])}')
     if "plugins" in document:
         digests = (f"{json.dumps(module)}: {json.dumps(digest)}" for module, digest in document["plugins"].items())
         parts.append(_block("plugins", "{}", digests))
@@ -162,7 +168,8 @@ def parse_graph(text: str, *, origin: str) -> StoredGraph:
     """
     document = parse(text, origin=origin)
     _check_version(document)
-    fields = document.fields(("format", "version", "nodes", "label_edges", "edges"), ("plugins", "provenance"))
+    required = ("format", "version", "nodes", "label_edges", "edges")
+    fields = document.fields(required, ("networks", "plugins", "provenance"))
     if "plugins" in fields:
         _check_plugins(fields["plugins"])
     num_nodes = fields["nodes"].integer(1)
@@ -171,7 +178,9 @@ def parse_graph(text: str, *, origin: str) -> StoredGraph:
         fields["nodes"].fail(f"{num_nodes} is not allowed: at most {MOST_NODES}")
     taught = _edges(fields["edges"], num_nodes)
     pairs = [(s, t) for s in range(num_nodes) for t in range(num_nodes) if s != t]
-    graph = GraphSpec(label_gates=label_gates, edges=tuple(taught.get(pair, edge_of(*pair)) for pair in pairs))
+    networks = _networks(fields["networks"], num_nodes) if "networks" in fields else ()
+    edges = tuple(taught.get(pair, edge_of(*pair)) for pair in pairs)
+    graph = GraphSpec(label_gates=label_gates, edges=edges, networks=networks)
     return StoredGraph(graph=graph, provenance=_provenance(fields["provenance"]) if "provenance" in fields else {})
 
 
@@ -274,6 +283,13 @@ def _edges(edges: Value, num_nodes: int) -> dict[tuple[int, int], DistillationEd
         kind = EdgeKind(fields["design"].choice(Design), fields["gate"].choice(Gate))
         found[source - 1, target - 1] = edge_of(source - 1, target - 1, kind)
     return found
+
+
+def _networks(value: Value, num_nodes: int) -> tuple[str, ...]:
+    items = value.items()
+    if len(items) != num_nodes:
+        value.fail(f"{len(items)} are not allowed: one for each of the {num_nodes} nodes")
+    return tuple(item.name() for item in items)
 
 
 def _provenance(value: Value) -> Provenance:

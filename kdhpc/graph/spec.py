@@ -82,20 +82,27 @@ class GraphSpec:
     """M network nodes, one label edge to each, and one distillation edge between each ordered pair.
 
     Raises:
-        GraphError: no nodes, more than ``MOST_NODES``, or the edges are not exactly one for each ordered pair of
-            different nodes.
+        GraphError: no nodes, more than ``MOST_NODES``, the edges are not exactly one for each ordered pair of
+            different nodes, or the networks are not one for each node.
     """
 
     label_gates: tuple[Gate, ...]
     """Gate of the label edge of each node."""
     edges: tuple[DistillationEdge, ...] = ()
     """All M(M-1) distillation edges, ordered by (source, target)."""
+    networks: tuple[str, ...] = ()
+    """Name of each node's network; empty: whoever trains the graph says it."""
 
     def __post_init__(self) -> None:
         if not self.label_gates:
             raise GraphError("a graph needs at least one node, this one has none")
         if self.num_nodes > MOST_NODES:
             raise GraphError(f"a graph of {self.num_nodes} nodes is not allowed: at most {MOST_NODES}")
+        if len(self.networks) not in (0, self.num_nodes) or not all(self.networks):
+            raise GraphError(
+                f"a graph of {self.num_nodes} nodes needs a network for each node or none, this one has "
+                f"{len(self.networks)} ({', '.join(self.networks)})"
+            )
         found = [(edge.source, edge.target) for edge in self.edges]
         expected = [(s, t) for s in range(self.num_nodes) for t in range(self.num_nodes) if s != t]
         if sorted(found) != expected:

@@ -18,15 +18,32 @@ _LOG_FLOOR = -1e30
 """Smallest log-probability. Unlike -inf, it gives 0 when it is multiplied by a probability of 0."""
 
 
+class MapLevel(NamedTuple):
+    """Attention maps at the size at which some pairs of nodes are compared, where nodes have maps of several sizes."""
+
+    maps_MNHW: Tensor
+    """(M, N, H, W): larger maps are averaged down to this size; those of nodes with smaller maps do not matter, if they
+    are finite."""
+    windows: CropWindows
+    """The crop windows for maps of this size."""
+    pairs_ST: Tensor
+    """(M, M), bool: the pairs that are compared at this size, which is that of the smaller map of the two."""
+
+
 class EnsembleOutput(NamedTuple):
     """The outputs of all nodes for one batch."""
 
     logits_MNC: Tensor
     """(M, N, C): the logits that nodes are scored, distilled and averaged by."""
     maps_MNHW: Tensor
-    """(M, N, H, W): the attention maps."""
+    """(M, N, H, W): the attention maps. Where maps have several sizes: of the largest, as in `MapLevel`."""
     extra_logits_MNC: tuple[Tensor, ...] = ()
     """(M, N, C) each: logits of further classifiers, which count in the label loss only."""
+    smaller: tuple[MapLevel, ...] = ()
+    """The smaller sizes of maps, if there are several sizes."""
+    has_extra_M: tuple[Tensor, ...] = ()
+    """(M,) for each of ``extra_logits_MNC``, if some nodes lack that classifier: 1 where a node has it, else 0. The
+    logits of the others do not matter, if they are finite."""
 
 
 def node_losses(
@@ -44,6 +61,10 @@ def node_losses(
 
     The loss of a node has gradients for that node only. It is computed in float32 or float64, whatever precision the
     networks ran in.
+
+    Attention maps of different sizes are compared at the size of the smaller one of each pair: the larger one is
+    averaged down by adaptive average pooling, whether it is the source's or the target's. Other pairs of the same node
+    may be compared at another size.
 
     If the output of a source is not finite, then the losses of the nodes that it teaches are not finite either; no
     other loss is affected. Under a ``correct`` gate, logits that are not finite count as a wrong prediction.
@@ -80,17 +101,11 @@ def node_losses(
             _finite(log_NMC.detach()), log_NMC, closer=terms.prob_closer, apart=terms.prob_apart
         )
     if terms.attention_closer or terms.attention_apart:
-        maps_NMP = at_least_float32(output.maps_MNHW).flatten(2).transpose(0, 1)
-        source_NMP = maps_NMP.detach()
-        peak_NM, broken_map_NM = _highest(source_NMP)
-        attention = attention_losses(
-            _finite(source_NMP),
-            maps_NMP,
-            peak_NM,
-            windows,
-            closer=terms.attention_closer,
-            apart=terms.attention_apart,
-        )
+        attention, broken_map_NM = _attention(output.maps_MNHW, windows, terms)
+        for level in output.smaller:
+            at_level, broken_NM = _attention(level.maps_MNHW, level.windows, terms)
+            attention = PairLosses(*(_chosen(level.pairs_ST, *two) for two in zip(at_level, attention, strict=True)))
+            broken_map_NM = broken_map_NM + broken_NM
     more = [_plugin_loss(output, logits_MNC, loss) for loss in code.losses]
     losses = (*probability, *attention, *(loss_NST for loss_NST, _ in more))
     broken = [broken_answer_NM, broken_answer_NM, broken_map_NM, broken_map_NM, *(broken_NM for _, broken_NM in more)]
@@ -101,11 +116,44 @@ def _plugin_loss(output: EnsembleOutput, logits_MNC: Tensor, loss: PluginLoss | 
     """An elementary loss of a plug-in, (N, S, T), or None if it is not needed; (N, S), NaN where a source is broken."""
     if loss is None:
         return None, logits_MNC.new_zeros(logits_MNC.shape[1], len(logits_MNC))
-    compared = logits_MNC if loss.compares == "probability" else at_least_float32(output.maps_MNHW)
+    if loss.compares == "probability":
+        return _compared(loss, logits_MNC)
+    loss_NST, broken_NS = _compared(loss, at_least_float32(output.maps_MNHW))
+    for level in output.smaller:
+        at_level_NST, broken_level_NS = _compared(loss, at_least_float32(level.maps_MNHW))
+        loss_NST = torch.where(level.pairs_ST, at_level_NST, loss_NST)
+        broken_NS = broken_NS + broken_level_NS
+    return loss_NST.to(logits_MNC.dtype), broken_NS.to(logits_MNC.dtype)
+
+
+def _compared(loss: PluginLoss, compared: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for logits, or maps of one size, (M, N, ...)."""
     target = compared.transpose(0, 1)
     source = target.detach()
-    loss_NST = loss.function(_finite(source), target).to(logits_MNC.dtype)
-    return loss_NST, (0 * source.flatten(2)).sum(dim=2).to(logits_MNC.dtype)
+    return loss.function(_finite(source), target).to(compared.dtype), (0 * source.flatten(2)).sum(dim=2)
+
+
+def _attention(maps_MNHW: Tensor, windows: CropWindows, terms: Terms) -> tuple[PairLosses, Tensor]:
+    """The attention losses of all pairs by maps of one size; and (N, M), NaN where a source's map is not finite."""
+    maps_NMP = at_least_float32(maps_MNHW).flatten(2).transpose(0, 1)
+    source_NMP = maps_NMP.detach()
+    peak_NM, broken_map_NM = _highest(source_NMP)
+    losses = attention_losses(
+        _finite(source_NMP),
+        maps_NMP,
+        peak_NM,
+        windows,
+        closer=terms.attention_closer,
+        apart=terms.attention_apart,
+    )
+    return losses, broken_map_NM
+
+
+def _chosen(pairs_ST: Tensor, inside_NST: Tensor | None, outside_NST: Tensor | None) -> Tensor | None:
+    """One loss for the pairs of a level, another for all others."""
+    if inside_NST is None or outside_NST is None:
+        return None
+    return torch.where(pairs_ST, inside_NST, outside_NST)
 
 
 def _label_losses(
@@ -124,9 +172,12 @@ def _label_losses(
     cross_entropy = F.nll_loss(log_probability, labels, reduction="none")
     if smoothing:  # As `F.cross_entropy`, whose softmax the distillation has computed already.
         cross_entropy = torch.lerp(cross_entropy, -log_probability.mean(dim=1), smoothing)
-    for extra_MNC in output.extra_logits_MNC:
-        extra = at_least_float32(extra_MNC).flatten(0, 1)
-        cross_entropy = cross_entropy + F.cross_entropy(extra, labels, reduction="none", label_smoothing=smoothing)
+    for index, extra_MNC in enumerate(output.extra_logits_MNC):
+        logits = at_least_float32(extra_MNC).flatten(0, 1)
+        extra = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        if output.has_extra_M:
+            extra = extra * output.has_extra_M[index].repeat_interleave(len(labels_N))
+        cross_entropy = cross_entropy + extra
     right_11 = ramp.new_ones(1, 1)  # Labels are always right.
     weight_M = torch.zeros_like(coefficients.label_gate_GM[0])
     for label_gate_M, weight in zip(coefficients.label_gate_GM, weights, strict=True):

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from kdhpc.config.paths import RunPaths
-from kdhpc.config.schema import TrainConfig
+from kdhpc.config.schema import NetworkConfig, TrainConfig
 from kdhpc.errors import ConfigError
 from kdhpc.graph.serial import Provenance
 from kdhpc.networks.build import build_network
@@ -119,6 +119,8 @@ class Method(ABC):
     """Why its nodes are no networks of their own; None: each file of weights is one, see `node_network`."""
     no_maps: ClassVar[str | None] = None
     """Why its nodes give no attention maps; None: they do."""
+    takes_networks: ClassVar[bool] = False
+    """Whether its nodes may be different networks."""
     single_value_norm: ClassVar[str | None] = None
     """Where batch norm sees one value an image, whatever the image size, so that a batch needs two; None: nowhere."""
 
@@ -205,6 +207,20 @@ class Method(ABC):
 
     def write_files(self, paths: RunPaths) -> None:  # noqa: B027
         """Write what describes it into the run's folder."""
+
+
+def settled_network(method: Method, config: TrainConfig) -> NetworkConfig:
+    """The networks of a training, now that the number of nodes is known.
+
+    Raises:
+        ConfigError: a list where the method takes one network, or a list that is not one for each node.
+    """
+    if config.network.nodes and not method.takes_networks:
+        raise ConfigError(
+            f"network=[{','.join(config.network.nodes)}] is not allowed for run.graph={config.run.graph}, which takes "
+            "one network: give one"
+        )
+    return config.network.settled(method.num_nodes, f"the nodes of {config.run.graph} are")
 
 
 def refuse_unlearned(config: TrainConfig, why: str) -> None:

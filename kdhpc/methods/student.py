@@ -73,9 +73,9 @@ class StudentMethod(Method):
                 f"{teacher.origin} is a run of {teacher.method.title}, {teacher.method.no_teacher}: give a run of a "
                 "graph, whose nodes' mean does"
             )
-        if teacher.config.network.name != config.network.name:
+        for name in set(teacher.config.network.distinct) - set(config.network.distinct):
             refuse_named_code(
-                teacher.config.network.name,
+                name,
                 origin=teacher.origin,
                 remedy="give the student this network, or train it in Python after kdhpc.load(teacher, network=...)",
             )

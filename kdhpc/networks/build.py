@@ -30,6 +30,7 @@ def build_network(config: NetworkConfig, *, num_classes: int, image_size: int, n
         NetworkError: the name is unknown, there are no classes, an option belongs to another family of networks, or
             the network cannot be trained on such images.
     """
+    config = config.of(node)
     if num_classes < 1:
         raise NetworkError(f"a network needs at least 1 class to tell, it was given {num_classes}: check the data set")
     check_network(config, image_size, num_classes=num_classes, compares_maps=False)

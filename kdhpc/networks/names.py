@@ -1,7 +1,7 @@
 """What follows from the name of a network, such as the size of its attention map. Free of torch."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kdhpc.config.networks import NETWORKS, Architecture, is_foreign, is_of_library
@@ -102,16 +102,22 @@ def map_side(name: str, image_size: int, *, layer: str | None = None) -> int:
     return _reduced(image_size, architecture(name).map_reduction)
 
 
-def crops_of(config: NetworkConfig, image_size: int) -> tuple[int, ...]:
-    """Sides of the crops that are compared, as far as they fit into the map: the largest ones are cut.
+def crops_of(config: NetworkConfig, image_size: int, possible: Sequence[NetworkConfig] = ()) -> tuple[int, ...]:
+    """Sides of the crops that are compared, as far as they fit into the smallest map: the largest ones are cut.
+
+    Args:
+        config: The network of every node, or of each.
+        image_size: Side of the images, in pixels.
+        possible: All networks that a node may be, each alone; empty: those of the config.
 
     Raises:
         NetworkError: as :func:`map_side`.
     """
-    side = map_side(config.name, image_size, layer=config.layer)
+    each = possible or [config.only(name) for name in config.distinct]
+    side = min(map_side(one.name, image_size, layer=one.layer) for one in each)
     if config.crops is not None:
         return tuple(min(crop, side) for crop in config.crops)
-    usual = architecture(config.name).crops if is_own(config.name) else _USUAL_CROPS
+    usual = min((architecture(one.name).crops if is_own(one.name) else _USUAL_CROPS for one in each), key=max)
     return tuple(crop for crop in usual if crop <= side) or (side,)
 
 
@@ -132,6 +138,9 @@ def check_network(
     Raises:
         NetworkError: it is not so.
     """
+    if config.nodes:
+        _check_each(config, image_size, num_classes=num_classes, compares_maps=compares_maps)
+        return
     check_name(config.name)
     _check_options(config)
     foreign = foreign_network(config.name)
@@ -139,6 +148,24 @@ def check_network(
         foreign.check(image_size, layer=config.layer, num_classes=num_classes, compares_maps=compares_maps)
     if compares_maps and config.crops is not None and (foreign is not None or is_own(config.name)):
         _check_crops(config, config.crops, image_size)
+
+
+def _check_each(config: NetworkConfig, image_size: int, *, num_classes: int | None, compares_maps: bool) -> None:
+    """The same of different networks; an option must have a meaning for one of them."""
+    each = [config.only(name) for name in config.distinct]
+    for one in each:
+        check_network(one, image_size, num_classes=num_classes, compares_maps=compares_maps)
+    names = ", ".join(config.nodes)
+    if config.residual_attention is not None and all(one.residual_attention is None for one in each):
+        raise NetworkError(
+            f"network.residual_attention={config.residual_attention} has no meaning for {names}: leave it out, or use "
+            "an abn_ network"
+        )
+    if config.layer is not None and all(one.layer is None for one in each):
+        raise NetworkError(
+            f"network.layer={config.layer} has no meaning for {names}, whose maps are made by their last stages: leave "
+            "it out"
+        )
 
 
 def _check_options(config: NetworkConfig) -> None:

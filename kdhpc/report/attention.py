@@ -47,9 +47,10 @@ def read_attention(
     if run.method.no_maps is not None:
         raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_maps}: give a run of a graph")
     network, side = run.config.network, run.config.dataset.image_size
-    refuse_named_code(network.name, origin=run.origin, remedy="give --network module:Name")
-    if not makes_maps(network.name, side, network.layer):
-        raise NetworkError(f"{run.origin}: {network.name} makes no attention map: nothing can be shown")
+    for one in map(network.only, network.distinct):
+        refuse_named_code(one.name, origin=run.origin, remedy="give --network module:Name")
+        if not makes_maps(one.name, side, one.layer):
+            raise NetworkError(f"{run.origin}: {one.name} makes no attention map: nothing can be shown")
     predictor = Predictor(progress)
     classes = run.open_images().classes
     labels = predictor.batches(run).labels.tolist()
@@ -82,6 +83,7 @@ def read_attention(
         nodes=tuple(nodes_seen),
         ensemble=ensemble_seen,
         examples=tuple(seen[index] for index in chosen),
+        networks=run.config.network.nodes,
     )
 
 

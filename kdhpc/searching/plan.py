@@ -127,9 +127,10 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     check_study_name(name)
     baselines = _baselines(config)
     compares_maps = space_compares_maps(config) or any(given.graph.compares_maps for given in baselines)
-    check_network(config.network, config.dataset.image_size, compares_maps=compares_maps)
-    check_normalisation(config.network.name, config.dataset.image_size, config.training.batch_size)
-    check_weights_file(config.objective, [config.network.name])
+    check_networks(config, compares_maps=compares_maps)
+    for name in names_of_networks(config):
+        check_normalisation(name, config.dataset.image_size, config.training.batch_size)
+    check_weights_file(config.objective, names_of_networks(config))
     check_start(config.network)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, _ = packed.manifest.image_shape
@@ -142,12 +143,13 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         seed=config.dataset.split_seed,
     )
     check_batch_size(config.training.batch_size, len(split.train))
-    check_elsewhere(
-        config.network,
-        config.dataset.image_size,
-        num_classes=len(packed.classes),
-        compares_maps=compares_maps,
-    )
+    for network in config.possible_networks:
+        check_elsewhere(
+            network,
+            config.dataset.image_size,
+            num_classes=len(packed.classes),
+            compares_maps=compares_maps,
+        )
     definition = study_definition(name, config, packed.checksum)
     return StudyPlan(config=config, definition=definition, split=split, baselines=baselines)
 
@@ -182,7 +184,7 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         dataset_checksum=dataset_checksum,
         settings=json.dumps(settings, sort_keys=True),
         plugins=plugins_of(names_of(config)),
-        pretrained_weights=weights_digest(config.objective, [config.network.name], start=config.network),
+        pretrained_weights=weights_digest(config.objective, names_of_networks(config), start=config.network),
         precision=None if config.device.precision == "auto" else config.device.precision,
     )
 
@@ -213,6 +215,21 @@ def names_of(config: SearchConfig) -> tuple[Design | Gate, ...]:
     return (*config.study.designs, *config.study.gates, *config.study.label_gates)
 
 
+def names_of_networks(config: SearchConfig) -> list[str]:
+    """All networks that some node of some trial may be."""
+    return [network.name for network in config.possible_networks]
+
+
+def check_networks(config: SearchConfig, *, compares_maps: bool) -> None:
+    """`check_network` of the config's networks together, and of each that some node of some trial may be.
+
+    Raises:
+        NetworkError: as there.
+    """
+    for network in (config.network, *config.possible_networks):
+        check_network(network, config.dataset.image_size, compares_maps=compares_maps)
+
+
 def space_compares_maps(config: SearchConfig) -> bool:
     """Whether some graph that a study may draw compares attention maps."""
     study = config.study
@@ -234,6 +251,7 @@ def search_space(config: SearchConfig) -> SearchSpace:
             designs=config.study.designs,
             reject_unlearned=config.objective.unlearned == "reject",
             node1_learns=config.study.node1_learns,
+            networks=config.study.networks,
         )
     except GraphError as exc:
         raise ConfigError(f"{exc} (study.label_gates, study.gates, objective.unlearned)") from exc
@@ -264,6 +282,7 @@ def stored_groups(study: SharedStudy) -> dict[str, object]:
             "gates": [gate.value for gate in space.gates],
             "designs": [design.value for design in space.designs],
             "node1_learns": space.node1_learns,
+            "networks": list(space.networks),
             "pruner": made_with.pruner,
             "sampler": made_with.sampler,
             "goal": made_with.goal,

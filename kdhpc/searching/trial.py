@@ -22,7 +22,7 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.losses.kinds import BUILT_IN_KINDS, Kinds
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.weights import origin_of_weights, weights_digest
-from kdhpc.searching.plan import names_of
+from kdhpc.searching.plan import names_of, names_of_networks
 from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
 from kdhpc.training.checkpoint import CheckpointKey
@@ -124,6 +124,7 @@ class TrialSetting:
             train=self.train,
             evaluation=self.evaluation,
             num_classes=self.num_classes,
+            possible_networks=self.config.possible_networks if self.config.study.networks else (),
         )
 
     @cached_property
@@ -167,7 +168,7 @@ def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: Trainin
         return previous
     training = TrainingLoop(method, setting.training, trial.seed)
     # Now that the file is read: it may have been replaced since this worker began.
-    if weights_digest(config.objective, [config.network.name], start=config.network) != setting.pretrained_weights:
+    if weights_digest(config.objective, names_of_networks(config), start=config.network) != setting.pretrained_weights:
         raise StudyMismatchError(
             f"{origin_of_weights(config.objective, config.network)} is another file now than when the study was made: "
             "put that one back"

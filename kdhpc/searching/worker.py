@@ -14,7 +14,7 @@ from kdhpc.cluster import slurm
 from kdhpc.cluster.own_job import job_id
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.paths import StudyPaths, compile_cache_dir, packed_dir
-from kdhpc.config.schema import DeviceConfig, SearchConfig
+from kdhpc.config.schema import DeviceConfig, SearchConfig, networks_label
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, ConfigError, DeviceLostError, KdhpcError, StudyMismatchError
@@ -235,7 +235,9 @@ def _compiling(setting: TrialSetting) -> tuple[TrialSetting, CompileCache | None
     """The setting as its trials are compiled, and what this worker compiles with others; None: nothing."""
     runtime, cache = prepare_compiling(
         setting.training,
-        name=setting.config.network.name,
+        name=networks_label([network.name for network in setting.config.possible_networks])
+        if setting.config.study.networks
+        else setting.config.network.name,
         num_nodes=setting.config.study.num_nodes,
         folder=compile_cache_dir(),
         is_shared=True,
@@ -297,7 +299,8 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
         StudyMismatchError: as :func:`run_worker`.
     """
     check_same_study(study, config)
-    register_imported(config.network.name)
+    for network in config.possible_networks:
+        register_imported(network.name)
     kinds = kinds_of(names_of(config))
     device_config, runtime = _runtime_of_the_study(study, config)
     config = replace(config, device=device_config)

@@ -64,7 +64,8 @@ class StudyDefinition:
     last_epoch: int
     """Epochs of the full schedule; no trial is pruned at the last one."""
     network: str
-    """Network of every node."""
+    """Network of every node; of different ones their names with ``+`` between them. Where networks are searched: of
+    graphs that name none."""
     dataset: str
     """Name of the packed data set."""
     dataset_checksum: str
@@ -124,6 +125,7 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
                 designs=tuple(Design(design) for design in space["designs"]),
                 reject_unlearned=space["reject_unlearned"],
                 node1_learns=space.get("node1_learns", False),
+                networks=tuple(space.get("networks", ())),
             ),
             settings=json.dumps(renamed_document(document["settings"]), sort_keys=True),
             plugins=plugins,
@@ -215,7 +217,9 @@ _LATER: Mapping[str, object] = {
 }
 """Fields that version 0.1.0 did not have: written down only if they say something, so that it can read the rest."""
 _KNOWN = frozenset({"format", "version", "space", "settings", "plugins", "pretrained_weights", *_PLAIN, *_LATER})
-_KNOWN_OF_SPACE = frozenset({"num_nodes", "label_gates", "gates", "designs", "reject_unlearned", "node1_learns"})
+_KNOWN_OF_SPACE = frozenset(
+    {"num_nodes", "label_gates", "gates", "designs", "reject_unlearned", "node1_learns", "networks"}
+)
 _OPTIONAL = frozenset(found.name for found in fields(StudyDefinition) if found.default is not MISSING)
 """A field that an earlier version did not have needs a default, which means what was done then."""
 
@@ -238,6 +242,8 @@ def _space(space: SearchSpace) -> dict[str, object]:
         "designs": [design.value for design in space.designs],
         "reject_unlearned": space.reject_unlearned,
         "node1_learns": space.node1_learns,
+        # As it was written before networks were searched.
+        **({"networks": list(space.networks)} if space.networks else {}),
     }
 
 

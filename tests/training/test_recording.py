@@ -393,7 +393,8 @@ def test_a_learner_keeps_its_last_recordings_alone():
         learner.model.frozen = frozen
         step(next(source.specs(seed=0, epoch=1)))
     assert recordings.made == 3  # That of (0,) has made room.
-    assert list(step._recordings) == [(1,), ()]
+    networks = (0, 1)
+    assert list(step._recordings) == [((1,), networks), ((), networks)]
 
 
 def out_of_memory(function):
