@@ -91,7 +91,14 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         ),
         (["study=dogs4", "training.milestones=1,2"], "takes a list, each a whole number; a list is written [1,2]"),
         (["study=dogs4", "training=paper,short"], "give one value, training takes one of adamw_cosine, ktg, paper,"),
-        (["study=dogs4", "network=[resnet8,resnet14]"], "network=[resnet8,resnet14] is not allowed: give one, network"),
+        (
+            ["study=dogs4", "network=[resnet8,resnet14]"],
+            "network=[resnet8,resnet14] is a list of 2, study.num_nodes is 4",
+        ),
+        (
+            ["study=dogs2", "network=[resnet8,timm/resnet18]", "network.weights=w.pt"],
+            "network.weights=w.pt is not allowed with different networks (resnet8, timm/resnet18)",
+        ),
         (["study=dogs4", "network=null"], "network=null is not allowed: give one, network takes one of"),
         (["study=dogs4", "training=1"], "training=1 is not allowed: give one, training takes one of"),
         (["study=dogs4", "training=[short]"], "give one, training takes one of adamw_cosine, ktg, paper,"),

@@ -10,6 +10,7 @@ import kdhpc
 from kdhpc.config.compose import compose_train
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import ConfigError, KdhpcError
+from kdhpc.final.finished import open_finished
 from kdhpc.final.result import read_result
 from kdhpc.final.summary import summarise
 from kdhpc.graph.presets import uniform
@@ -59,6 +60,31 @@ def test_train_final_of_different_networks_names_them_everywhere(place):
     assert settings["teacher.network"] == "abn_resnet8+resnet14"
 
 
+@pytest.mark.parametrize(
+    ("names", "graph", "name"),
+    [
+        (
+            ("tests.networks.toys:Small", "resnet8"),
+            "'uniform:prob-att-'",
+            "tiny-tests.networks.toys-Small+resnet8-uniform2-prob-att-",
+        ),
+        (("resnet8", "torchvision/mobilenet_v3_small"), "dml", "tiny-resnet8+torchvision-mobilenet_v3_small-dml2"),
+    ],
+)
+def test_train_final_mixes_networks_of_kdhpc_and_others(place, names, graph, name):
+    """Maps of 8 and of 4 pixels; and a network without a map, which a graph without attention designs takes."""
+    given = (f"run.graph={graph}", "run.num_nodes=2", f"network=[{','.join(names)}]", "training.epochs=1")
+    composed = config(place, *given)
+    assert composed.network.nodes == names
+    assert composed.network.crops is None
+    result, _ = train(composed)
+    assert (result.name, result.networks) == (name, names)
+    finished = open_finished(RunPaths.of(name, 0).root)
+    images = torch.rand(3, 3, 16, 16)
+    for node in range(2):
+        assert finished.network(node, 2, torch.device("cpu"))(images).logits.shape == (3, 2)
+
+
 def test_train_final_graph_file_says_the_networks(place):
     path = place.folder / "mixed.json"
     write_graph(path, replace(uniform(2, Design.PROB_CLOSER), networks=("resnet14", "resnet8")), {"study": "mine"})
@@ -90,7 +116,10 @@ def test_train_final_list_of_equal_names_is_one_name(place):
         (["network=[]"], r"network=\[\] is not allowed: a list has the name of a network for each node"),
         (["network=[tiny,[tiny]]"], "a list has the name of a network for each node"),
         (["network=[tiny,resnet9]"], "unknown network 'resnet9': did you mean"),
-        (["network=[tiny,resnet50]"], r"the largest crop is 3x3, the attention map of resnet50 .* is 1x1"),
+        (
+            ["network=[tiny,resnet50]", "run.graph='uniform:att+'"],
+            r"the largest crop is 3x3, the attention map of resnet50 .* is 1x1",
+        ),
         (["network=[tiny,resnet14]", "network.residual_attention=true"], "has no meaning for resnet8, resnet14"),
         (["network=tiny", "network.nodes=[resnet8,resnet14]"], "chosen with the name, as network="),
         (["network=[tiny,resnet14]", "run.graph=one"], "is not allowed for run.graph=one, which takes one network"),
