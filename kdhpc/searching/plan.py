@@ -128,8 +128,8 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     baselines = _baselines(config)
     compares_maps = space_compares_maps(config) or any(given.graph.compares_maps for given in baselines)
     check_networks(config, compares_maps=compares_maps)
-    for name in names_of_networks(config):
-        check_normalisation(name, config.dataset.image_size, config.training.batch_size)
+    for network in names_of_networks(config):
+        check_normalisation(network, config.dataset.image_size, config.training.batch_size)
     check_weights_file(config.objective, names_of_networks(config))
     check_start(config.network)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
@@ -143,9 +143,9 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         seed=config.dataset.split_seed,
     )
     check_batch_size(config.training.batch_size, len(split.train))
-    for network in config.possible_networks:
+    for possible in config.possible_networks:
         check_elsewhere(
-            network,
+            possible,
             config.dataset.image_size,
             num_classes=len(packed.classes),
             compares_maps=compares_maps,
