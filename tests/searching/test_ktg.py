@@ -65,6 +65,19 @@ def test_search_of_transfer_graphs_goes_from_the_pretrained_teacher_to_the_best_
     assert (said["goal"], said["value"], said["trial"]) == ("node1", best["value"], best["number"])
     shown = workspace.run("status", "--study", "k").stdout
     assert "goal     accuracy of node 1, higher is better" in shown
+    # The graph is trained on all images, and its node 1 teaches a student.
+    frozen = (f"objective.pretrained.resnet8={weights}", "objective.unlearned=pretrained")
+    graph = workspace.runs / "k" / "export" / "k-best.json"
+    final = workspace.run("train", "--graph", str(graph), "run.name=final", *SMALL, *frozen)
+    assert final.returncode == 0, final.stderr
+    teacher = workspace.runs / "train" / "final" / "seed0"
+    taught = workspace.run(
+        "train", "--graph", "student", "--teacher", str(teacher), "--teacher-node", "1", "run.name=pupil", *SMALL
+    )
+    assert taught.returncode == 0, taught.stderr
+    result = json.loads((workspace.runs / "train" / "pupil" / "seed0" / "result.json").read_text())
+    node1 = json.loads((teacher / "result.json").read_text())["node_accuracies"][0]
+    assert result["teacher_accuracy"] == node1
     # What trials came to is node 1's accuracy, and the study can go on without a config, for as long as it may.
     metrics = workspace.runs / "k" / "trials" / str(best["number"]) / "metrics.jsonl"
     assert json.loads(metrics.read_text().splitlines()[-1])["node_accuracies"][0] == best["value"]
