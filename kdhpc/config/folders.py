@@ -29,7 +29,7 @@ def config_dirs(config_dir: Path | None = None) -> tuple[Path, ...]:
 
 
 def config_names(group: str, config_dir: Path | None = None) -> tuple[str, ...]:
-    """Names of the configs in a group: files of all searched folders, and for networks those that there are."""
+    """Names of the configs in a group: the files in all searched folders, and for networks also all that kdhpc has."""
     names = set(NETWORKS) if group == "network" else set()
     names |= {path.stem for folder in config_dirs(config_dir) for path in (folder / group).glob("*.yaml")}
     return tuple(sorted(names))

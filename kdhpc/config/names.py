@@ -16,10 +16,10 @@ def is_folder_name(name: str) -> bool:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """What is called so in a folder, and nowhere else.
+    """The path of that name in a folder. It never leads out of the folder.
 
     Raises:
-        ConfigError: the name is no folder's.
+        ConfigError: the name cannot be that of a folder, see :func:`is_folder_name`.
     """
     if not is_folder_name(name):
         raise ConfigError(

@@ -16,10 +16,10 @@ from kdhpc.files.writing import replacing
 
 
 def _import_matplotlib() -> None:
-    """Import it, whatever the user has set for it: no window is opened here, and no style but ours is used.
+    """Import Matplotlib, whatever the user has set for it: no window is opened here, and no style but ours is used.
 
-    ``MPLBACKEND`` is set in a notebook's terminal, and names a module that other environments lack; a name that
-    Matplotlib does not know keeps it from being imported. What it says of a configuration is of no interest either.
+    ``MPLBACKEND`` is hidden, because Matplotlib cannot be imported if it does not know the name in it: in a notebook's
+    terminal, it is that of a module that other environments lack. Warnings about a configuration are not shown.
 
     Raises:
         ConfigError: a configuration file is no text.
@@ -54,7 +54,7 @@ _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "kdhpc"}
 _METADATA: dict[str, dict[str, str | None]] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
 """Left out, because it changes with the time and with Matplotlib's version."""
 ENDINGS = tuple(_METADATA)
-"""Of the files that a picture can be written to."""
+"""File name endings of the formats in which a picture can be written."""
 
 
 @contextmanager

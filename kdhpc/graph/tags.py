@@ -7,9 +7,9 @@ from kdhpc.graph.curves import Box, Curve
 _PLACES = tuple(n / 32 for n in range(5, 28))
 """Where on its curve a tag may be."""
 _SAMPLES = tuple(n / 24 for n in range(25))
-"""Where it is looked whether a curve runs through a tag."""
+"""Points of a curve at which it is checked whether the curve runs through a tag."""
 _MARGIN = 3.0
-"""Wanted around a tag, in points."""
+"""Free space that is wanted around a tag, in points."""
 _MAX_ROUNDS = 20
 
 _COVERED = 100.0
@@ -24,8 +24,8 @@ def place_tags(curves: Sequence[Curve], sizes: Sequence[Box], obstacles: Sequenc
     by far the most, less for lying on another curve, least for leaving the curve's middle.
 
     Args:
-        curves: one an edge.
-        sizes: of their tags; their middles don't matter.
+        curves: one for each edge.
+        sizes: sizes of their tags; where these boxes lie does not matter.
         obstacles: what no tag may cover.
 
     Returns:

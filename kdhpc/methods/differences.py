@@ -11,7 +11,7 @@ IMAGES = ("dataset", "dataset_checksum")
 
 
 def facts_of(config: TrainConfig, dataset_checksum: str) -> Provenance:
-    """A training as the provenance of a graph would tell it."""
+    """The facts about a training, under the same keys as in the provenance of a graph."""
     return {
         "dataset": config.dataset.name,
         "dataset_checksum": dataset_checksum,
@@ -21,15 +21,16 @@ def facts_of(config: TrainConfig, dataset_checksum: str) -> Provenance:
 
 
 def differences(there: Provenance, here: Provenance, keys: Sequence[str]) -> tuple[str, str] | None:
-    """What was otherwise there, and how it is here, in words; the same images under another name are the same.
+    """How two trainings differ. A data set with the same images counts as the same, whatever its name.
 
     Args:
-        there: Of the earlier training; what it does not say does not differ.
-        here: Of this one.
-        keys: What is compared.
+        there: Facts of the earlier training. Keys that it lacks do not count as different.
+        here: Facts of this training.
+        keys: The keys to compare.
 
     Returns:
-        None: nothing differs.
+        The values that differ, in words: first those of the earlier training, then those of this one. None: nothing
+        differs.
     """
     different = [key for key in keys if there.get(key, here[key]) != here[key]]
     images = [key for key in IMAGES if key in different]

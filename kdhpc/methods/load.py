@@ -17,16 +17,16 @@ def method_class(name: str) -> type[Method]:
 
 
 def load_method(config: TrainConfig, open_run: OpenRun) -> Method:
-    """What a config means by ``run.graph``.
+    """The method that a config names as ``run.graph``.
 
     Args:
-        config: Of a final training.
+        config: Config of a final training.
         open_run: Opens another training that the config names.
 
     Raises:
         ConfigError: an option is missing, or has no meaning for this method.
         DataError, NetworkError: a run that it needs is damaged.
-        GraphError: neither a method, nor a preset, nor a file, a damaged file, or a graph that does not fit.
+        GraphError: it is neither a method, nor a preset, nor a file; or the file is damaged, or its graph does not fit.
     """
     name = config.run.graph if config.run.graph in named_methods() else GRAPH
     _refuse_other_options(config.run, name)

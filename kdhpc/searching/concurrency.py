@@ -26,18 +26,18 @@ class Concurrency:
 
     ``auto`` begins with one. Each time that all trials have done steps for a while, their number is doubled; if all
     together then do not make at least 15 % more steps a second, or do not fit into memory, the last doubling is taken
-    back, and that is it.
+    back, and the number does not change any more.
 
-    Only rounds of steps and nothing else are timed, in windows so short that they fit between the ends of the epochs of
-    eight trials.
+    In a round, every trial does one step. Only rounds in which no trial does anything else are timed, in windows so
+    short that they fit between the ends of the epochs of eight trials.
 
     Args:
         concurrent_trials: ``worker.concurrent_trials``.
         device: ``auto`` on a CPU is 1: a single trial keeps it busy.
-        most: Trials at once that ``auto`` may come to.
-        has_room: Whether as many trials again fit into memory.
-        wait: Until the device has done all that it was given.
-        clock: Seconds.
+        most: Largest number that ``auto`` may reach.
+        has_room: Returns whether as many trials again fit into memory.
+        wait: Waits until the device has done all that it was given.
+        clock: Returns the time in seconds, from any origin.
     """
 
     def __init__(
@@ -64,11 +64,13 @@ class Concurrency:
         self._rate: float | None = None
 
     def may_be_too_many(self, num_busy: int) -> bool:
-        """Whether so many trials at once may be more than fit into the device's memory, by no fault of theirs."""
+        """Whether a lack of memory may be due to the number of trials at once, and not to one trial by itself."""
         return self._is_found_out and num_busy > 1
 
     def retreat(self, num_left: int) -> None:
-        """They were too many for the device's memory: halve the number for good, if no more than that were there.
+        """The trials at once were too many for the device's memory: halve their number for good.
+
+        If at least as many as that number are left, it has been halved for another one of them already, and stays.
 
         Args:
             num_left: Trials that are left beside the one for which there was no memory.
@@ -78,7 +80,7 @@ class Concurrency:
             self._settle("twice as many do not fit into the GPU's memory")
 
     def note_round(self, num_busy: int, *, only_steps: bool) -> None:
-        """Every trial did a step, and perhaps more.
+        """Take note of a round: every trial did a step, and perhaps something else, such as scoring.
 
         Args:
             num_busy: Trials that ran.

@@ -17,9 +17,9 @@ class Deadline:
 
     Args:
         paths: Of the study, whose trials tell how long an epoch takes.
-        signal_delay_s: How long before its time limit a job is told.
-        num_begun: How many of its trials were ever begun: what lies in the folders of the others is an earlier study's
-            of the same name.
+        signal_delay_s: How many seconds before its time limit a job is signalled to stop.
+        num_begun: Returns how many trials of the study were ever begun. Folders of trials with later numbers are left
+            from an earlier study of the same name.
     """
 
     def __init__(self, paths: StudyPaths, signal_delay_s: float, *, num_begun: Callable[[], int]) -> None:
@@ -35,15 +35,15 @@ class Deadline:
         self._own += self._first_epochs([number])
 
     def seconds_short(self) -> float:
-        """How much too little time is left for a trial to reach its first rung; 0 where it is enough, or not known."""
+        """How many seconds are missing for a trial to reach its first rung; 0: none are, or that is not known."""
         return 0.0 if self._told is None else max(0.0, self._needed_s() - (self._told - time.monotonic()))
 
     def seconds_too_short(self) -> float:
-        """How much the whole time limit is too short for that, however early in a job's life a trial starts."""
+        """By how many seconds the job's whole time limit is too short for that; 0: it is not, or is not known."""
         return 0.0 if self._longest_s is None else max(0.0, self._needed_s() - self._longest_s)
 
     def _needed_s(self) -> float:
-        """What a trial takes to its first rung: the longest of this worker's, else of the latest."""
+        """Seconds until a trial's first rung: the longest of this worker's trials, or else of the study's latest."""
         return max(self._own or self._first_epochs(self._latest_trials()), default=0.0)
 
     def _latest_trials(self) -> list[int]:

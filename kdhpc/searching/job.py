@@ -1,4 +1,4 @@
-"""What a launched job calls. Imports nothing heavy: a launcher names :func:`work` without importing torch."""
+"""The function that a launched job calls. Importing this module is cheap: a launcher refers to it without torch."""
 
 import logging
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def work(study: str, config_path: str) -> int | None:
 
 
 def unless_stopped(stop: StopSignals, run: Callable[[], int]) -> int | None:
-    """Run; None if the database was away and was not waited for any longer because a signal came: that is no failure.
+    """Run. Returns None if a signal came while it waited for the database, which is no failure.
 
     Raises:
         DatabaseError: the database stayed away, without any signal.

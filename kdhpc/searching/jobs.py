@@ -55,7 +55,7 @@ def launching_jobs(study: str) -> tuple[QueuedJob, ...]:
 
 
 def cancel_waiting(jobs: Iterable[QueuedJob]) -> tuple[str, ...]:
-    """Cancel those that have not started; returns their ids.
+    """Cancel those of the jobs that have not started. Returns their ids.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -66,12 +66,12 @@ def cancel_waiting(jobs: Iterable[QueuedJob]) -> tuple[str, ...]:
 
 
 def mark_lost(status: StudyStatus, jobs: Iterable[QueuedJob]) -> StudyStatus:
-    """The status, in which workers without a running job are lost, too, though their leases still stand.
+    """The status, with each launched worker marked as lost whose job does not run, even if its lease still holds.
 
     Jobs are named as in the queue.
 
     Args:
-        status: Read before the queue: a job that came between would seem to be missing.
+        status: Must be read before the queue: a job that starts between the two would seem to be missing.
         jobs: The study's, of the queue.
     """
     arrays, running = _Launched(status.study).arrays, {job.job for job in jobs if job.state != "PENDING"}
@@ -86,13 +86,13 @@ def mark_lost(status: StudyStatus, jobs: Iterable[QueuedJob]) -> StudyStatus:
 
 
 def vanished(study: str, leases: Iterable[ActiveLease], jobs: Iterable[QueuedJob]) -> tuple[ActiveLease, ...]:
-    """Slots whose worker was launched for the study, and whose job is not in the queue any more.
+    """Leases of workers that were launched for the study, and whose job is not in the queue any more.
 
-    A job that was requeued is: its old process may still be writing its checkpoint.
+    A requeued job is in the queue, so its lease is not among them: its old process may still write a checkpoint.
 
     Args:
         study: Its name.
-        leases: Who holds its slots. Read before the queue, as for :func:`mark_lost`.
+        leases: Who holds its slots. Must be read before the queue, as for :func:`mark_lost`.
         jobs: The queue.
     """
     arrays, queued = _Launched(study).arrays, {job.job for job in jobs}

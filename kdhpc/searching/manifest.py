@@ -39,13 +39,13 @@ class Manifest:
     launch: str
     """A name that no other launch has, with the job that launches, if any: ``job<id>-<time>-<6 random digits>``."""
     host: str
-    """Where it was launched."""
+    """Name of the machine on which it was launched."""
     user: str
-    """By whom."""
+    """Name of the user who launched it."""
     command: tuple[str, ...]
-    """How."""
+    """The command line that launched it."""
     kdhpc: str
-    """Version."""
+    """Version of kdhpc."""
     job: str | None
     """The Slurm job that launches, with its cluster; None: it was launched from a shell."""
     arrays: tuple[str, ...]
@@ -66,14 +66,14 @@ class Manifest:
         write_whole(StudyPaths.of(self.study).launch(self.launch), strict_json(asdict(self), indent=2), "\n")
 
     def with_array(self, array: str) -> "Manifest":
-        """The manifest, and the file, with another array."""
+        """Add a job array of workers to the file. Returns the new manifest."""
         cluster = self.cluster or array.partition("@")[2] or None
         manifest = replace(self, arrays=(*self.arrays, array), cluster=cluster)
         manifest.write()
         return manifest
 
     def gone_on(self, restarts: int) -> "Manifest":
-        """The manifest, and the file, of a launch whose job was requeued so often."""
+        """Note in the file that the launch goes on after its job was requeued so often. Returns the new manifest."""
         manifest = replace(self, restarts=restarts)
         manifest.write()
         return manifest
@@ -134,9 +134,10 @@ def freeze_launch(study: str, config: SearchConfig) -> Manifest:
 
 
 def continued_manifest(study: str) -> Manifest | None:
-    """That of the launch which this process made before its job was requeued; None: it made none.
+    """The manifest of the launch that this command made before its job was requeued; None: it made none.
 
-    It is known by its command. Of several with the same one, each goes on once, in their order.
+    A launch is recognised by its command line. If several of a job's launches have the same one, each call goes on with
+    the next of them.
 
     Raises:
         ClusterError: Slurm does not say which job this process is part of, or the file system refuses.
@@ -151,7 +152,7 @@ def continued_manifest(study: str) -> Manifest | None:
 
 
 def launch_name() -> str:
-    """Of a launch that happens now."""
+    """A name for a launch that happens now, as described for `Manifest.launch`."""
     job = slurm.own_job()
     # In UTC, so that names are in order when clocks are set to another season.
     moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -172,7 +173,7 @@ def _user() -> str:
 
 
 def read_manifest(study: str, launch: str) -> Manifest | None:
-    """A launch's manifest; None where it has not been launched, or where the file is damaged, which is told once.
+    """A launch's manifest; None if there is no such launch, or if its file is damaged, which is logged once.
 
     Raises:
         StorageError: the file system refuses to read it.
@@ -193,8 +194,8 @@ def read_manifest(study: str, launch: str) -> Manifest | None:
 def read_manifests(study: str) -> tuple[Manifest, ...]:
     """All launches of a study, by name.
 
-    One whose file is damaged or cannot be read is told of once, and is there without what its name does not say: its
-    jobs are still known by the folder of their script, so that they are counted and not submitted again.
+    If a file is damaged or cannot be read, this is logged once, and the manifest has only what the launch's name says.
+    Its jobs are still known by the folder of their script, so that they are counted and not submitted again.
 
     Raises:
         ClusterError: the file system refuses to list them, so that nothing is known of the study's jobs.

@@ -42,8 +42,8 @@ class ServerHost:
     stands in the server's record and the endpoint file.
 
     Args:
-        cluster: Whom the server listens to, and how many workers it serves.
-        stop: Whether this process is to stop.
+        cluster: Config that says where the server listens, and how many workers it serves.
+        stop: Tells whether this process is to stop.
         timeouts: How long a take-over from another machine waits.
     """
 
@@ -86,7 +86,11 @@ class ServerHost:
             _LOG.info("PostgreSQL stopped%s", f", dump: {stopped.dump}" if stopped.dump else "")
 
     def attend(self, work: Callable[[], T], *, patience_s: float = _PATIENCE_S) -> T:
-        """Do work on the database, and bring the server back while it is away.
+        """Do work on the database, and start the server again if it is away.
+
+        Args:
+            work: Called again after each failure of the database.
+            patience_s: For how many seconds it is tried again.
 
         Raises:
             ClusterError: the workers could not reach the server.

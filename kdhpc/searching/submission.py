@@ -33,12 +33,12 @@ def submit_workers(study: str, config: Path, cluster: ClusterConfig, count: int)
         count: How many.
 
     Returns:
-        The array, or the job where there is but one worker, with its cluster.
+        The job array, or the job if there is one worker alone, with its cluster.
 
     Raises:
         ClusterBusyError: Slurm does not answer. It may have taken the jobs all the same: they are in its queue, then.
         ClusterError: it refuses, or takes no array of that size.
-        StorageError: what is submitted cannot be kept from other users.
+        StorageError: the folder of the jobs cannot be closed to other users.
     """
     private_folder(StudyPaths.of(study).jobs)
     with submissions() as made:
@@ -91,11 +91,12 @@ def slurm_executor(folder: Path, name: str, cluster: ClusterConfig) -> submitit.
         signal_delay_s=cluster.signal_delay_s,
         array_parallelism=cluster.workers,
         setup=list(cluster.setup) or None,
-        # USR2 before the time limit reaches steps only; and srun does not ask for the job's cores by itself.
+        # The signal before the time limit reaches only job steps, which srun makes; srun does not ask for the job's
+        # cores by itself.
         use_srun=True,
         srun_args=[f"--cpus-per-task={cluster.cpus_per_worker}"],
         stderr_to_stdout=True,
-        # submitit's own key is refused where such keys are checked.
+        # By default submitit sends a wckey, which clusters that check such keys refuse.
         wckey=None,
         additional_parameters={"requeue": True, **dict(_option(option) for option in cluster.sbatch)},
     )
@@ -109,5 +110,5 @@ def _option(text: str) -> tuple[str, str | bool]:
 
 
 def _megabytes(gigabytes: float | None) -> str | None:
-    """As Slurm reads memory; None stays none, and sbatch is told nothing."""
+    """Memory in the form that Slurm reads; None: sbatch gets no such option."""
     return None if gigabytes is None else f"{math.ceil(1024 * gigabytes)}M"

@@ -23,7 +23,7 @@ _DRIVERS = ("postgresql", DRIVER)
 
 
 class GivenAddress:
-    """A server that the user named; what the URL leaves open, libpq takes from the user's environment and files."""
+    """A server that the user named by a URL. What the URL leaves out, libpq takes from ``PG*`` variables and files."""
 
     hint = "see that the server runs and that KDHPC_STORAGE is right"
 
@@ -42,7 +42,7 @@ class GivenAddress:
         return shown(self._url)
 
     def surroundings(self) -> AbstractContextManager[None]:
-        """In which a connection is made: those of the user."""
+        """The context in which a connection is made: the user's environment, as it is."""
         return nullcontext()
 
 
@@ -57,7 +57,7 @@ class EmbeddedAddress:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the server was shut down, not lost."""
+        """Whether the server was shut down on purpose, and not lost."""
         endpoint = read_endpoint(self._folder)
         return endpoint is not None and endpoint.pid is None
 
@@ -67,16 +67,16 @@ class EmbeddedAddress:
         return shown(self._last) if self._last is not None else str(self._folder)
 
     def surroundings(self) -> AbstractContextManager[None]:
-        """In which a connection is made: nothing of the user's environment."""
+        """The context in which a connection is made: without the user's ``PG*`` variables."""
         return hidden_environment()
 
     def __call__(self) -> URL:
         """The URL.
 
         Raises:
-            DatabaseAwayError: the server was stopped: its port may be anybody's since.
-            DatabaseError: no server was ever started, or only in the folder that this one is a copy of; or the folder
-                is another user's.
+            DatabaseAwayError: the server was stopped. It is not tried, as another program may have its port by now.
+            DatabaseError: no server was ever started; or the folder is a copy of one whose server still runs, or is
+                another user's.
         """
         checked_home(self._folder)
         if self._last is None:
@@ -106,10 +106,11 @@ Address = GivenAddress | EmbeddedAddress
 
 
 def find_address(url: str | None) -> Address:
-    """The server of a URL; None: of ``$KDHPC_STORAGE``, else the embedded one.
+    """The server that a URL names; None: the one in ``$KDHPC_STORAGE``, or the embedded one if that is not set.
 
     Raises:
-        DatabaseError: the URL is not one, or not PostgreSQL's. It is not repeated: it may hold a password.
+        DatabaseError: the URL is invalid, or not one of PostgreSQL. The message does not show it: it may hold a
+            password.
     """
     url = url or os.environ.get("KDHPC_STORAGE")
     if not url:
@@ -131,10 +132,10 @@ def shown(url: URL) -> str:
 
 
 def engine_settings() -> dict[str, object]:
-    """For every engine. A worker has one connection, and its threads take turns.
+    """Settings of every SQLAlchemy engine. A worker has one connection, which its threads use in turn.
 
-    A second one while two of them call at once would be made and closed again whenever the server is slow, by thousands
-    of workers, and logging in is what a pooler is slowest at.
+    If there were a second one for moments when two threads call at once, thousands of workers would open and close it
+    whenever the server is slow, and logging in is the slowest thing that a connection pooler does.
     """
     return {
         "pool_size": 1,
@@ -154,15 +155,15 @@ def engine_settings() -> dict[str, object]:
 
 
 def open_engine(address: Address) -> Engine:
-    """An engine whose every new connection goes where the server is then."""
-    # Of no server in particular: none may run yet.
+    """An engine that looks up the server's address for each new connection."""
+    # The URL names no server, as none may run yet.
     engine = create_engine(URL.create(DRIVER), **engine_settings())
     follow(engine, address)
     return engine
 
 
 def follow(engine: Engine, address: Address) -> None:
-    """Let each new connection of an engine ask where the server is."""
+    """Make an engine look up the server's address for each new connection."""
 
     @event.listens_for(engine, "do_connect")
     def _where_now(

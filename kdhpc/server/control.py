@@ -40,7 +40,7 @@ from kdhpc.server.proof import described, doubt, is_here, is_served, last_server
 from kdhpc.server.record import STOPPED, STRAY, ServerRecord, lock_path, update
 
 _SPARE_CONNECTIONS = 50
-# PostgreSQL's processes end with their first one, or soon after.
+# How long PostgreSQL's other processes may take to end after the first one has.
 _LAST_ONES_S = 10.0
 _GLANCE_S = 2.0
 
@@ -56,13 +56,13 @@ class ServerOptions:
     listen: str = "127.0.0.1"
     """Name or address of this machine that the workers use; ``all``: every interface, under the machine's name."""
     allow: tuple[str, ...] = ()
-    """Networks (``10.0.0.0/8``) that may connect when not only this machine may; None: those of its own interfaces."""
+    """Networks (``10.0.0.0/8``) that may connect unless only this machine may. Empty: those that this machine is in."""
     port: int | None = None
-    """TCP port; None: the last one if it is free, else any free one."""
+    """TCP port; None: that of the last start if it is free, else any free one."""
     workers: int = 100
     """Workers that may be connected at once."""
     job: str | None = None
-    """The batch job that starts the server, and that it will not outlive; None: outside of one."""
+    """The batch job that starts the server, and with which the server ends; None: no job starts it."""
 
     def __post_init__(self) -> None:
         for network in self.allow:
@@ -93,9 +93,9 @@ class Stopped:
     was_running: bool
     """There was something to stop."""
     dump: Path | None
-    """The dump that was written on the way."""
+    """The dump that was written before the server ended; None: none was."""
     warning: str | None
-    """Why there is no dump."""
+    """Why no dump was written; None: one was, or nothing was running."""
 
 
 def start(
@@ -105,14 +105,14 @@ def start(
 
     Args:
         folder: The server's folder; made, with a new database in it, where there is none.
-        options: Have no effect on a server that runs already.
+        options: How to start it. They have no effect on a server that runs already.
         take_over: Start even though it is not certain that the last server has ended. Two servers on one data folder
-            destroy it: only for a machine that is known to be down.
+            destroy it, so the last server's machine must be known to be down.
         timeout_s: Longest time until the server answers.
 
     Raises:
         NotCertainError: it is not certain that the last server has ended.
-        DatabaseError: there are no programs, or the server does not come up.
+        DatabaseError: PostgreSQL is not installed, or does not come up.
         StorageError: a file cannot be written; no server that was started is left running.
     """
     deadline = time.monotonic() + timeout_s
@@ -122,16 +122,16 @@ def start(
 
 
 def reopen(folder: Path, before: Endpoint, options: ServerOptions, *, timeout_s: float = 60.0) -> Started | None:
-    """Restart a server of this machine with other options, where nobody notices: nobody is connected to it.
+    """Restart a server of this machine with other options, if no client is connected to it.
 
     Args:
         folder: The server's folder.
-        before: The server. If somebody was quicker, the one that runs now is not touched.
-        options: Of the new start.
+        before: Endpoint of the server. If the last server is another one by now, this does the same as :func:`start`.
+        options: How to start it.
         timeout_s: Longest time until the server answers.
 
     Returns:
-        None: it is not of this machine, or another job's, or somebody is connected; it runs as before.
+        None: it runs as before, as it is on another machine, part of another job, or in use.
 
     Raises:
         DatabaseError: as :func:`start`, or it does not end.
@@ -157,7 +157,7 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
     Raises:
         NotCertainError: it runs, or may run, where it cannot be ended from here.
         DatabaseError: it does not end.
-        StorageError: it has ended, and that cannot be written down.
+        StorageError: it has ended, but this cannot be recorded.
     """
     folder = checked_home(folder)
     if not folder.exists():
@@ -181,7 +181,11 @@ def stop(folder: Path, *, write_dump: bool = True, timeout_s: float = 60.0) -> S
 
 
 def adopt(folder: Path, orphan: Endpoint, job: str | None) -> bool:
-    """Let a running server end with another batch job, or with none; False: it is not what it was any more."""
+    """Make a running server part of another batch job, with which it ends, or of none.
+
+    Returns:
+        False: nothing was changed, as the folder's server is not ``orphan`` any more, or does not run here.
+    """
     folder = checked_home(folder)
     with one_at_a_time(folder):
         server = last_server(folder)
@@ -217,7 +221,7 @@ def ensure_server() -> None:
     """Start the embedded server if it does not run, unless ``KDHPC_STORAGE`` names another.
 
     Raises:
-        DatabaseError: as ``start``, also where a disk refuses.
+        DatabaseError: as for :func:`start`, and also if a file cannot be written.
     """
     if not os.environ.get("KDHPC_STORAGE"):
         try:
@@ -235,7 +239,7 @@ def write_dump(folder: Path, target: Path) -> None:
     """Write a dump of the running server's database to a file, for ``pg_restore``.
 
     Raises:
-        DatabaseError: no server of the folder runs on this machine, or PostgreSQL's own words.
+        DatabaseError: no server of the folder runs on this machine, or ``pg_dump`` fails.
         StorageError: the file system refuses.
     """
     endpoint = running_here(folder)
@@ -248,7 +252,7 @@ def write_dump(folder: Path, target: Path) -> None:
 
 
 def _is_in_use(folder: Path, port: int) -> bool:
-    """Whether somebody stays connected; who only asks whether the server runs is soon gone."""
+    """Whether a client stays connected for a while. One that only asks whether the server runs soon disconnects."""
     deadline = time.monotonic() + _GLANCE_S
     while num_clients(folder, "127.0.0.1", port):
         if time.monotonic() > deadline:
@@ -294,13 +298,13 @@ def _start(folder: Path, options: ServerOptions, claim: FolderClaim, deadline: f
     try:
         _publish(folder, claim.record)
     except BaseException:
-        # Nobody would find it.
+        # Without an endpoint file, nobody would find the server.
         end(folder, claim.record.pid, claim.record.process_start, 10.0)
         raise
 
 
 def _initialised(folder: Path, account: Account, claim: FolderClaim, deadline: float) -> str:
-    """The password of this start, which the data folder has.
+    """Prepare the data folder. Returns the password of this start; a failure that may pass is tried again.
 
     Raises:
         DatabaseError: PostgreSQL's own words, in one line.
@@ -315,7 +319,7 @@ def _initialised(folder: Path, account: Account, claim: FolderClaim, deadline: f
 
 
 def _publish(folder: Path, server: ServerRecord) -> Endpoint:
-    """Tell the workers where the server is, unless that is what they are told.
+    """Write the endpoint file, by which workers find the server, unless it says the same already.
 
     Raises:
         StorageError: the file system refuses.
@@ -359,11 +363,11 @@ def _settings(options: ServerOptions, address: str, port: int, token: str) -> di
         "listen_addresses": address if address == "*" else ",".join(dict.fromkeys(("127.0.0.1", address))),
         "max_connections": str(options.workers + _SPARE_CONNECTIONS),
         "unix_socket_directories": "",
-        # Those who connect and say nothing must not keep the others out.
+        # Clients that connect and do not log in must not take the place of others for long.
         "authentication_timeout": str(round(AUTHENTICATION_S)),
         "timezone": "UTC",
         "log_timezone": "UTC",
-        # No query here is large enough, and containers have little of the shared memory that it needs.
+        # No query here is large enough to be run in parallel, and containers have little shared memory for that.
         "max_parallel_workers_per_gather": "0",
         # A worker that vanished with its machine must not hold its locks for hours.
         "tcp_keepalives_idle": "60",
@@ -398,7 +402,7 @@ def _data_version(folder: Path) -> str | None:
 
 
 def _dump(folder: Path, port: int) -> str | None:
-    """Write the dump; in words, why it could not be written."""
+    """Write the dump. Returns why it could not be written; None: it was."""
     try:
         dump(folder, installed_programs(_data_version(folder)), port, dump_path(folder))
     except (OSError, DatabaseError, StorageError, subprocess.TimeoutExpired) as exc:

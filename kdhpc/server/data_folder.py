@@ -1,7 +1,8 @@
 """The embedded server's data folder: made once, with one role and one database, and its rules of access.
 
-The role has another password for each start, and the password file names the hosts and the port that it is for: what a
-stranger on the port of an earlier start learns, or passes on to the server on its new port, opens nothing.
+Each start gives the role a new password, and the password file names the hosts and the port for which it is. A
+stranger's program that listens on the port of an earlier start learns nothing that lets it log in, not even if it
+passes on what clients send to the server on its new port.
 """
 
 import contextlib
@@ -42,18 +43,18 @@ class ProgramError(DatabaseError):
 def initialise(folder: Path, account: Account, lock: FileLock | None) -> str:
     """Make the data folder where it is missing, and give the workers' role a new password.
 
-    The data is prepared under another name: what is interrupted leaves nothing that looks finished.
+    New data is prepared under another name, so that an interruption leaves nothing that looks finished.
 
     Args:
         folder: The server's folder.
-        account: Who owns the data.
-        lock: Of the folder, held by PostgreSQL's processes as long as they work in it.
+        account: The identity that owns the data.
+        lock: The lock on the folder, which PostgreSQL's processes hold as long as they work in it; None: no lock.
 
     Returns:
-        The password; nobody is told it before :func:`write_password`.
+        The password. No client knows it before :func:`write_password`.
 
     Raises:
-        ProgramError: PostgreSQL's own words, in one line.
+        ProgramError: a program of PostgreSQL failed; the message is its own, in one line.
         StorageError: the file system refuses.
     """
     data, staging = folder / "data", folder / "data.new"
@@ -77,7 +78,7 @@ def initialise(folder: Path, account: Account, lock: FileLock | None) -> str:
 
 
 def write_password(folder: Path, password: str, *, hosts: Iterable[str], port: int) -> None:
-    """Tell this user's programs the password, for one server alone: libpq gives it to no other host or port.
+    """Write the libpq password file. It is for one server: libpq uses the password for no other host or port.
 
     Raises:
         StorageError: the file system refuses.
@@ -88,7 +89,11 @@ def write_password(folder: Path, password: str, *, hosts: Iterable[str], port: i
 
 
 def write_access_rules(folder: Path, networks: tuple[str, ...]) -> None:
-    """Who may connect: the workers' role to its database, with its password, from this machine and these networks."""
+    """Let only the workers' role connect, to its database, with its password, from this machine and these networks.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
     rules = [f"host {DATABASE} {ROLE} {network} scram-sha-256" for network in ("127.0.0.0/8", "::1/128", *networks)]
     write_whole(folder / "data" / "pg_hba.conf", "\n".join(rules), "\n", mode=0o600)
 
@@ -97,10 +102,10 @@ def dump(folder: Path, programs: Path, port: int, target: Path) -> None:
     """Write a dump of the running server's database, for ``pg_restore``.
 
     Raises:
-        DatabaseError: PostgreSQL's own words, in one line.
-        StorageError: the file system refuses; the dump before is still there.
+        DatabaseError: ``pg_dump`` failed; the message is its own, in one line.
+        StorageError: the file system refuses; the previous dump is still there.
     """
-    # A server that hangs takes a connection and says nothing.
+    # A server that hangs accepts a connection and never answers.
     parameters = {"host": "127.0.0.1", "port": port, "user": ROLE, "dbname": DATABASE, "connect_timeout": 10}
     server = connection_string(passfile=str(folder / PASSFILE), **parameters)
     deadline = time.monotonic() + CROWDED_S
@@ -123,7 +128,7 @@ def dump(folder: Path, programs: Path, port: int, target: Path) -> None:
 
 
 def _single_user(account: Account, folder: Path, data: Path, statements: str, lock: FileLock | None) -> None:
-    """Run statements as the superuser, with no server that anyone could connect to; they arrive on no command line."""
+    """Run statements as the superuser in single-user mode, in which nobody can connect. They are passed by stdin."""
     arguments = ("-c", "password_encryption=scram-sha-256", "-c", "exit_on_error=on", "postgres")
     _run(folder, account.command("postgres", "--single", "-D", str(data), *arguments), statements, lock=lock)
 
@@ -137,7 +142,7 @@ def _run(folder: Path, command: list[str], stdin: str = "", *, lock: FileLock | 
             check=False,
             cwd="/",
             env=clean_environment(),
-            # It may outlive this process, where that is killed: nobody is to begin beside it.
+            # The program may outlive this process if that is killed. While it holds the lock, nobody starts beside it.
             pass_fds=() if lock is None else (lock.fileno(),),
         )
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""The database's errors: which of them pass, and how they are told."""
+"""The database's errors: which of them may pass by themselves, and how they are worded for people."""
 
 from sqlalchemy.exc import DatabaseError as DriverError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
@@ -8,14 +8,14 @@ from kdhpc.errors import DatabaseAwayError, KdhpcError
 Failure = SQLAlchemyError | DatabaseAwayError
 
 AUTHENTICATION_S = 8.0
-"""So long, the embedded server waits for those who connect and say nothing."""
+"""How long the embedded server waits for a client that has connected to log in."""
 CROWDED_S = 2 * AUTHENTICATION_S
-"""So long it is worth to ask a server again that has no room for another connection."""
+"""How long it is worth trying a server again that has no room for another connection."""
 _CROWDED = ("too many clients", "remaining connection slots")
 
 _NOT_OURS = "authentication method requirement"
 _OPTIONS_REFUSED = "unsupported startup parameter"
-# By PostgreSQL's own codes.
+# What to do, by PostgreSQL's error code (SQLSTATE).
 _REMEDIES = {
     "25006": "it is a standby, or default_transaction_read_only is on for it or for this role: name a database in "
     "KDHPC_STORAGE that can be written",
@@ -48,12 +48,12 @@ def is_passing(failure: Failure) -> bool:
 
 
 def is_crowded(words: str) -> bool:
-    """Whether a server says that it has no room for another connection: those that say nothing are soon sent away."""
+    """Whether a server says that it has no room for another connection. It soon drops clients that do not log in."""
     return any(crowded in words for crowded in _CROWDED)
 
 
 def reason(failure: Failure) -> str:
-    """The driver's own words, in one line, and what to do; never the statement, which holds values."""
+    """The driver's message in one line, and what to do. The SQL statement is left out, as it holds values."""
     if isinstance(failure, DatabaseAwayError):
         return str(failure)
     told = first_line(str(failure.orig) if isinstance(failure, DBAPIError) else "no connection became free")
@@ -66,7 +66,10 @@ def reason(failure: Failure) -> str:
 
 
 def first_line(words: str) -> str:
-    """What the driver says first, without where it said it; a stranger on a server's port may have written it."""
+    """The first line of the driver's message, without the server's address.
+
+    Characters that cannot be printed are replaced: any program that listens on the port may have written it.
+    """
     lines = [line.strip() for line in words.strip().splitlines() if line.strip()]
     said = lines[0] if lines else "no reason given"
     if said.startswith("connection to server"):

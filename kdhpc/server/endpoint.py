@@ -39,14 +39,14 @@ class Endpoint:
     pid: int | None
     """Process id of the server there; None after a clean stop."""
     started: str
-    """When, ISO 8601 in UTC."""
+    """When the server was started, ISO 8601 in UTC."""
     job: str | None = None
     """The batch job that the server is part of; None: it is not part of one."""
     token: str = ""
-    """Of the start that it is the endpoint of; empty: of an older kdhpc."""
+    """Token of the server's start (`ServerRecord.token`); empty: an older kdhpc started it."""
 
     def url(self, folder: Path) -> URL:
-        """The SQLAlchemy URL, without a password; it insists on SCRAM, whoever uses it."""
+        """The SQLAlchemy URL, without a password. With it, any client insists on authentication by SCRAM."""
         return URL.create(
             "postgresql+psycopg2",
             username=self.user,

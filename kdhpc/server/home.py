@@ -13,7 +13,7 @@ from kdhpc.processes import lock_holder, process_owner
 from kdhpc.server.endpoint import not_for_this_user
 from kdhpc.server.postgres import nobody
 
-# A file system may keep the lock of a machine that is down.
+# How long to wait for another start or stop. Not for ever: a file system may keep the lock of a machine that is down.
 _ALONE_S = 60.0
 
 
@@ -23,7 +23,7 @@ def checked_home(folder: Path) -> Path:
     A folder that is not there passes.
 
     Raises:
-        DatabaseAwayError: the file system does not say.
+        DatabaseAwayError: the file system does not tell, which may pass.
         DatabaseError: it is another user's, or holds something of another user's.
     """
     try:
@@ -34,18 +34,18 @@ def checked_home(folder: Path) -> Path:
     except StorageError as exc:
         if isinstance(exc.__cause__, PermissionError):
             raise DatabaseError(not_for_this_user(folder)) from exc
-        # What the file system refuses may pass; whose the folder is does not.
+        # An error of the file system may pass; the wrong owner of a folder does not.
         raise (DatabaseAwayError if exc.__cause__ is not None else DatabaseError)(str(exc)) from exc
     return folder.resolve()
 
 
 def made_home(folder: Path) -> Path:
-    """A server's folder, links resolved; made where it is missing, and taken from all others.
+    """A server's folder, links resolved. It is made if it is missing, and closed to all other users.
 
     Raises:
         StorageError: the file system refuses, or it is another user's, or holds something of another user's.
     """
-    # PostgreSQL does not run as root: the account that it has then must come through to its data.
+    # PostgreSQL does not run as root: the account that it runs as instead must be able to pass through the folder.
     private_folder(folder, group=nobody()[1] if os.geteuid() == 0 else None)
     refuse_planted(folder, exclude=_accounts())
     return folder.resolve()
@@ -53,10 +53,13 @@ def made_home(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """One start or stop at a time, where the file system has locks; where it has none, the claim decides.
+    """One start or stop at a time, if the file system has locks.
+
+    If it has none, starts may run at the same time, and the one that claims the folder wins
+    (:func:`kdhpc.server.record.claim`).
 
     Raises:
-        DatabaseError: another process does not come to an end.
+        DatabaseError: another process still holds the lock after a minute.
         StorageError: the folder cannot be written to.
     """
     path, began = folder / "lock", time.monotonic()
@@ -80,5 +83,5 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _accounts() -> tuple[int, ...]:
-    """Whose folders may lie in it: PostgreSQL's account where root starts it."""
+    """Other users who may own what is in the folder: PostgreSQL's account, if root starts it."""
     return (nobody()[0],) if os.geteuid() == 0 else ()

@@ -1,9 +1,11 @@
 """How libpq, PostgreSQL's client library, is called for the embedded server.
 
-Whoever may bind a port of this machine may answer on it, so a client proves that it knows the password without telling
-it (SCRAM), asks the server for the same proof, and speaks to nobody who wants anything else. And libpq takes what it is
-not told from some forty environment variables (``PGHOSTADDR``, ``PGSSLMODE``, ``PGSERVICE``, ...), of which three have
-no parameter that would go before them: while a connection to the embedded server is made, there are none.
+Any program of this machine may listen on the server's port while the server is away. So a client accepts SCRAM alone:
+with it, the client proves that it knows the password without sending it, and asks the server for the same proof.
+
+libpq takes what it is not told from some forty environment variables (``PGHOSTADDR``, ``PGSSLMODE``, ``PGSERVICE``,
+...). Three of them have no connection parameter that overrides them. So all are hidden while a connection to the
+embedded server is made.
 """
 
 import contextlib
@@ -29,7 +31,7 @@ _REQUIRE_AUTH_SINCE = 160000
 
 
 class _Surroundings:
-    """The ``PG*`` variables of this process, taken away while any of its threads connects to the embedded server."""
+    """Hides the ``PG*`` variables of this process while any of its threads connects to the embedded server."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,7 +40,7 @@ class _Surroundings:
 
     @contextlib.contextmanager
     def hidden(self) -> Iterator[None]:
-        """Without them. Python's own view (``os.environ``) stays as it is; where there are none, nothing is done."""
+        """A context without the variables, as libpq sees it. Python's own view (``os.environ``) stays as it is."""
         with self._lock:
             if self._num_inside == 0:
                 self._taken = {name: value for name, value in os.environ.items() if name.startswith("PG")}
@@ -59,12 +61,13 @@ _surroundings = _Surroundings()
 
 
 def hidden_environment() -> contextlib.AbstractContextManager[None]:
-    """No ``PG*`` variables while a connection is made.
+    """A context in which libpq sees no ``PG*`` variables.
 
-    A connection to another server, which may want them, must not be made by another thread at the same time.
+    It holds for all threads: meanwhile, no other thread may connect to a server that the user named, as that connection
+    may need them.
 
     Raises:
-        DatabaseError: this libpq is too old to insist on a way to authenticate.
+        DatabaseError: this libpq (before 16) cannot be told which way to authenticate it has to insist on.
     """
     version = psycopg2.extensions.libpq_version()
     if version < _REQUIRE_AUTH_SINCE:
@@ -76,5 +79,5 @@ def hidden_environment() -> contextlib.AbstractContextManager[None]:
 
 
 def connection_string(**parameters: object) -> str:
-    """All of a connection to the embedded server in libpq's own form, for its programs."""
+    """A connection string of libpq for the embedded server, for PostgreSQL's programs: `SETTINGS` and parameters."""
     return str(make_dsn(**SETTINGS, **parameters))

@@ -20,7 +20,7 @@ _OF_THE_SYSTEM = tuple(
         *(errno.EACCES, errno.EPERM, errno.EFBIG),
     )
 )
-# What it tells those who ask while it starts or ends, and of those who go away.
+# No reasons: what it answers to clients while it starts or ends, and what it notes about clients that went away.
 _ASIDE = ("the database system is", "too many clients", "canceling authentication", "could not receive data")
 _LEAST_BYTES = 1 << 20
 _ROOM = "(make room for files: `df -h`, and `df -i` for their number)"
@@ -33,7 +33,7 @@ def log_path(folder: Path) -> Path:
 
 
 def shorten_log(folder: Path) -> None:
-    """Begin a new log where the old one is long, which is kept.
+    """Move a long log to ``server.log.old``, so that a new one is begun.
 
     Raises:
         OSError: the file system refuses.
@@ -45,8 +45,14 @@ def shorten_log(folder: Path) -> None:
 
 
 def reason_in(text: str) -> str:
-    """Why a program of PostgreSQL's ended, in one line: what the system refused it, else its gravest error, else the
-    end of what it wrote; empty: it wrote nothing.
+    """Why a program of PostgreSQL's ended, in one line.
+
+    Args:
+        text: What it wrote.
+
+    Returns:
+        Its first error that the operating system caused; else its gravest error; else the last lines that it wrote.
+        Empty: it wrote nothing.
     """
     lines = [" ".join(_PREFIX.sub("", line.strip()).split()) for line in text.splitlines() if line.strip()]
     grave = [
@@ -58,7 +64,7 @@ def reason_in(text: str) -> str:
     before: list[str] = []
     if first is None:
         first = next((index for word in _GRAVEST for index in grave if word in lines[index]), None)
-        # Of a wrong setting, the line before names it.
+        # If a setting is wrong, the line before names the setting.
         before = lines[first - 1 : first] if first else []
     if first is None:
         return " | ".join(lines[-3:])
@@ -67,7 +73,13 @@ def reason_in(text: str) -> str:
 
 
 def explained(folder: Path, text: str, *, else_: str = "it wrote nothing") -> str:
-    """As :func:`reason_in`; where that is empty, as it is on a full disk, what the disk itself says."""
+    """As :func:`reason_in`. If that is empty or says that the disk is full, the state of the disk is added.
+
+    Args:
+        folder: The server's folder.
+        text: What a program of PostgreSQL's wrote.
+        else_: Returned if there is no reason at all.
+    """
     found = reason_in(text)
     full = _full(folder)
     if full and (not found or os.strerror(errno.ENOSPC) in found):
@@ -76,7 +88,7 @@ def explained(folder: Path, text: str, *, else_: str = "it wrote nothing") -> st
 
 
 def cannot_start(program: str, exc: OSError) -> DatabaseError:
-    """A program that the system did not start."""
+    """The error about a program that the operating system did not start."""
     return DatabaseError(f"{program} cannot be started: {_with_advice(exc.strerror or str(exc))}")
 
 
@@ -87,7 +99,7 @@ def _with_advice(reason: str) -> str:
 
 
 def _full(folder: Path) -> str:
-    """What a folder's disk has no room for; empty: it has."""
+    """In words, how a folder's disk is full, or cannot be written to; empty: it has room."""
     try:
         disk = os.statvfs(folder)
         if disk.f_files and not disk.f_favail:

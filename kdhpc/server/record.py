@@ -30,13 +30,13 @@ STARTING, RUNNING, STOPPED = "starting", "running", "stopped"
 STRAY, UNREADABLE = "stray", "unreadable"
 _FORMAT, _VERSION = "kdhpc-server-owner", 1
 _NAME = re.compile(r"owner\.([1-9]\d*)\.json")
-# Old records are kept: a machine that read the folder a minute ago may try an old number, which must still be taken.
+# Old records are kept: a machine that read the folder a minute ago may try an old number, and has to fail.
 _KEPT = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderIdentity:
-    """What tells a folder from a copy of it, and its lock from one that others cannot meet."""
+    """What tells a folder from a copy of it, and whether other processes can see the lock in it."""
 
     path: str
     """The server's folder, links resolved, as the process saw it."""
@@ -51,11 +51,11 @@ class FolderIdentity:
 
     @classmethod
     def of(cls, folder: Path, lock: FileLock | None = None) -> "FolderIdentity":
-        """As seen from here.
+        """The identity of a folder, as this process sees it.
 
         Args:
             folder: The server's folder.
-            lock: Of ``server.lock``, where this process has it.
+            lock: The lock on ``server.lock``; None: this process does not hold it.
         """
         try:
             found = lock_path(folder).stat()
@@ -77,7 +77,7 @@ class ServerRecord:
     """One start of a server."""
 
     number: int
-    """Counts the starts in this folder."""
+    """Number of the start: the starts in a folder are counted from 1."""
     state: str
     """``starting``: claimed; ``running``: launched; ``stopped``: ended for certain. Two states are in no file:
     ``stray``, a server that no record tells of; ``unreadable``, a record that cannot be read."""
@@ -219,7 +219,7 @@ def newest_record(folder: Path, *, at_least: int = 0) -> ServerRecord | None:
 def unknown_record(
     number: int, state: str, *, host: str = "", port: int = 0, node: str = "", pid: int = 0, problem: str = ""
 ) -> ServerRecord:
-    """Of a server about which no record tells more."""
+    """A record that holds the little that is known of a server without a readable record."""
     nowhere = FolderIdentity(path="", device=0, lock_inode=0, file_system="", has_locks=False)
     return ServerRecord(
         number=number,

@@ -1,8 +1,8 @@
 """Taking the embedded server over from another machine, where it may still run.
 
 Slurm calls a node dead that it cannot reach, and starts the node's jobs elsewhere. If the node is only cut off, the
-server there still writes, and two servers on one data folder destroy it. But a server ends itself when its lock file is
-gone: that reaches it by the way on which it could do harm, the data folder.
+server there still writes, and two servers on one data folder destroy it. But PostgreSQL ends itself when its lock file
+is gone. So that file is removed: a server that can still do harm to the data folder also sees that the file is gone.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ class TakeoverTimeouts:
     """How long a take-over waits."""
 
     probe_s: float = 30.0
-    """So long, a server is asked again and again before it counts as gone."""
+    """How long a server is asked again and again before it counts as gone."""
     lock_file_s: float = 150.0
-    """So long, after its lock file was removed, it may take to end: PostgreSQL looks for the file when a minute has
-    passed since it last did (``RecheckDataDirLockFile``), and may sleep for another minute before it notices."""
+    """How long a server may take to end after its lock file was removed. PostgreSQL looks for the file when a minute
+    has passed since it last did (``RecheckDataDirLockFile``), and may sleep for another minute before it notices."""
 
 
 def take_over(
@@ -42,7 +42,7 @@ def take_over(
     timeouts: TakeoverTimeouts,
     should_stop: Callable[[], bool],
 ) -> Started:
-    """Start a server here after another machine's, whose job has ended, has surely ended, too.
+    """Start a server here in place of one on another machine whose job has ended, once that server surely has, too.
 
     Args:
         folder: The server's folder.
@@ -73,15 +73,15 @@ def take_over(
         for _ in _moments(timeouts.lock_file_s, should_stop):
             pass
         _see_that_it_is_gone(folder, gone)
-        # Should another launcher begin just now, that one's is a later start, which is not passed over.
+        # If another launcher starts a server just now, that one has another token, and is not replaced.
         return start(folder, options, take_over=TakeOver(token=gone.token))
 
 
 def refuse_beside_take_over(folder: Path) -> None:
-    """See that no other launcher takes the server over, which would not see one that is started again here.
+    """Refuse to start a server here while another launcher takes the last one over, as it would not notice that.
 
     Raises:
-        DatabaseError: one does.
+        DatabaseError: another launcher does.
     """
     with _alone(folder):
         pass
@@ -100,7 +100,7 @@ def _remove_pid_file(folder: Path) -> None:
 
 
 def _moments(duration_s: float, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """One every few seconds, for a while.
+    """Yield every few seconds, until the time is over.
 
     Raises:
         DatabaseError: this process is to stop.

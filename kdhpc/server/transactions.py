@@ -1,4 +1,4 @@
-"""Transactions that bring their settings along: the database session under them may be anybody's.
+"""Transactions that bring their own settings, as they may share a database session with other clients.
 
 Behind a pooler in transaction mode (PgBouncer) each transaction may run in another session of the server, which other
 clients use before and after it. So nothing may be set for a session, and nothing that a session has been set to may be

@@ -51,8 +51,11 @@ GUARD = (
     FOR EACH ROW EXECUTE FUNCTION kdhpc_guard_trials()
     """,
 )
-"""To be made after the tables, kdhpc's and Optuna's. The database knows a trial of kdhpc's by its slot alone: it is
-begun while the slot is held and has none, and ends after the slot has."""
+"""SQL statements, to be executed once the tables of kdhpc and Optuna exist.
+
+The trigger recognises a trial of kdhpc's by its slot alone: the trial is made while the slot is held and has no trial
+yet, and ends after the slot has ended.
+"""
 
 _FOREIGN = """
     FROM trials LEFT JOIN kdhpc_slots AS own ON own.trial_id = trials.trial_id

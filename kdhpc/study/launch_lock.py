@@ -1,9 +1,9 @@
 """One launcher at a time: a row of the database, held by a lease.
 
-Making a study and counting its workers take several transactions, and calls of Slurm between them. PostgreSQL's own
-locks last for a transaction or for a session: the one is too short, and behind a pooler (PgBouncer in transaction mode)
-nobody has the other to himself. So whoever does such work holds a row, and a thread renews it. Who finds it held waits:
-until it is released, until its holder is known to be gone, or has not renewed it for a while.
+Making a study and counting its workers take several transactions, with calls of Slurm between them. PostgreSQL's own
+locks last for a transaction or for a session. A transaction is too short, and behind a pooler (PgBouncer in transaction
+mode) sessions are shared. So whoever does such work holds a row, which a thread renews. Another launcher waits until
+the row is released, its holder is known to be gone, or it has not been renewed for a while.
 """
 
 import logging
@@ -39,7 +39,7 @@ _TABLE = """
         renewed timestamptz NOT NULL
     )
 """
-# One that was renewed in the future is of a clock that was set back since.
+# If it was renewed in the future, the server's clock was set back since.
 _TAKE = text("""
     INSERT INTO kdhpc_locks AS held (name, owner, token, renewed) VALUES (:name, :owner, :token, now())
     ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, token = excluded.token, renewed = now()
@@ -55,13 +55,13 @@ _logger = logging.getLogger(__name__)
 
 
 class Transactions(Protocol):
-    """What is asked of the storage."""
+    """What the lock needs of the storage."""
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Do work in a transaction."""
 
     def write_now(self, work: Callable[[Connection], T]) -> T | None:
-        """Do it at once or not at all."""
+        """Do work in a transaction at once, or return None if the server is away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def launch_lock(storage: Transactions, should_stop: Callable[[], bool]) -> Itera
     finally:
         ended.set()
         renewing.join()
-        # A database that is away keeps it until its lease has ended.
+        # If the database is away, the lock stays until its lease has run out.
         storage.write_now(lambda connection: connection.execute(_RELEASE, _key(own)))
 
 
@@ -118,7 +118,7 @@ def _wait_for_it(storage: Transactions, own: Owner, should_stop: Callable[[], bo
 def _take(connection: Connection, *, own: Owner, gone: Owner | None) -> _Refusal | None:
     """Take the lock if it is free; None: it is ours now."""
     if connection.execute(text("SELECT to_regclass('kdhpc_locks')")).scalar_one() is None:
-        # Two that make the same table at the same time get in each other's way.
+        # Of two processes that make the same table at the same time, one would fail.
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_TABLE_KEY})"))
         connection.execute(text(_TABLE))
     values = {**_key(own), "owner": owners.to_json(own), "gone": gone and gone.token, "lease_s": _LEASE_S}

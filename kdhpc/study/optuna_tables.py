@@ -20,7 +20,7 @@ _OPTUNA = f"Optuna {optuna.__version__.split('.')[0]}"
 def make_tables(connection: Connection) -> None:
     """Make Optuna's tables where they are missing.
 
-    Its own constructor would do it, in several transactions of which two are open at once.
+    Optuna's own storage would make them, but in several transactions, two of which are open at once.
 
     Raises:
         DatabaseError: as :func:`check_tables`.
@@ -41,7 +41,7 @@ def make_tables(connection: Connection) -> None:
 
 
 def check_tables(connection: Connection) -> None:
-    """Refuse tables that have the names of Optuna's, and are not those that this version makes.
+    """Refuse tables that have the names of Optuna's, but are not those that this version of Optuna makes.
 
     Raises:
         DatabaseError: they are another program's, or another version's of Optuna; the message says which.

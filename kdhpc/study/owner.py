@@ -11,20 +11,20 @@ from kdhpc.processes import has_ended, process_space, process_start
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """A worker, so that people find it and its machine can tell whether it still lives."""
+    """A worker's process: where people find it, and how its machine can tell whether it still lives."""
 
     host: str
     """Name of its machine."""
     pid: int
     """Process id there."""
     process_space: str
-    """Where process ids mean what they meant to it: this boot of this machine, this container."""
+    """The boot of the machine and the container in which the process id is valid."""
     process_start: int
     """When the process began, in clock ticks since boot: its id may have gone to another process since."""
     job: str | None
     """The batch job that it is part of; None outside one."""
     token: str
-    """Its own, 32 hexadecimal digits."""
+    """Random, 32 hexadecimal digits: no other owner has it."""
     restarts: int = 0
     """How often the batch system had started that job before: an owner of the same job with fewer has ended."""
 
@@ -45,7 +45,7 @@ class Owner:
     def is_followed_by(self, other: "Owner") -> bool:
         """Whether the other is of the same job, put back into the queue since: all that ran in it then has ended.
 
-        Several workers of one run of a job are beside each other.
+        Workers of the same run of a job, with equal ``restarts``, run side by side and do not follow each other.
         """
         return self.job is not None and self.job == other.job and self.restarts < other.restarts
 

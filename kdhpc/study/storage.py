@@ -85,7 +85,7 @@ class Storage:
         return self.retried(lambda: self._transaction(work))
 
     def write_now(self, work: Callable[[Connection], T]) -> T | None:
-        """As ``write``, but none at once if the server is away.
+        """As ``write``, but it is not done again: returns None at once if the server is away.
 
         Raises:
             DatabaseError: the server refused.
@@ -115,7 +115,7 @@ class Storage:
         return self.retried(snapshot)
 
     def exclusively(self, work: Callable[[], T]) -> T:
-        """Do work that no other launcher does at the same time; it may be done twice.
+        """Do work that no other launcher does at the same time. If the connection breaks, it is done again.
 
         Raises:
             DatabaseError: the server stayed away, or refused.
@@ -153,7 +153,7 @@ class Storage:
                     raise DatabaseError(
                         f"database at {self._shown} cannot be reached ({reason(failure)}): {self.address.hint}"
                     ) from exc
-                # Nor is one that ends in an error a moment later, at a command's first contact.
+                # Nor is one worth a warning if the error follows a moment later, as at a command's first contact.
                 if delay_s == _TOLD_DELAY_S and left_s > _LAST_DELAY_S:
                     _logger.warning("database at %s is away (%s), waiting for it", self._shown, reason(failure))
             self._engine.dispose()

@@ -1,4 +1,4 @@
-"""``device.mode=auto`` on a CPU: compiled where the training ahead is long enough to win the compiling back.
+"""``device.mode=auto`` on a CPU: steps are compiled if the training is so long that compiling saves time in all.
 
 A training has one mode from its first step to its last, because the two modes round differently: it is chosen before
 the first step, kept in checkpoints, and a resumed training goes on in it.
@@ -29,37 +29,38 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class CompileTimes:
-    """What compiling took, and what it gave."""
+    """How long compiling took, and how long a step takes without and with it."""
 
     compile_s: float
-    """The first step, seconds; everything is compiled in it but the scoring."""
+    """Seconds that the first step took beyond a later one: everything but the scoring is compiled in it."""
     eager_s: float
-    """A step as it is, seconds."""
+    """Seconds of an uncompiled step."""
     compiled_s: float
-    """A compiled step, seconds."""
+    """Seconds of a compiled step, after the first."""
 
     def seconds_won(self, *, num_steps: int, eager_s: float, is_compiled: bool) -> float:
-        """By compiling, for so many steps of which one takes ``eager_s`` as it is; negative: it costs more.
+        """Seconds that compiling saves in a training; negative: it costs more than it saves.
 
         Args:
-            num_steps: Steps ahead.
-            eager_s: Of one, uncompiled, here and now.
-            is_compiled: The compiling is done already.
+            num_steps: Number of steps ahead.
+            eager_s: Seconds of an uncompiled step, as measured in this process.
+            is_compiled: The compiling is done already, so that it costs nothing more.
         """
         saved_s = num_steps * eager_s * (1 - self.compiled_s / self.eager_s)
         return saved_s - (0.0 if is_compiled else self.compile_s)
 
 
 UNKNOWN = CompileTimes(compile_s=120.0, eager_s=1.0, compiled_s=0.9)
-"""Where nothing is on record: it takes longer, and gains less, than any network in docs/performance.md."""
+"""Assumed if no times are on record: compiling takes longer, and gains less, than for any network that
+docs/performance.md lists."""
 
 
 class AutoMode:
-    """Chooses the programs of the trainings of a process, which share what is compiled.
+    """Chooses for each training of a process whether its steps are compiled. All of them share the compiled programs.
 
     Args:
         key: What would be compiled, and for which processor.
-        folder: Where times are on record, for all processes.
+        folder: Folder in which the times are on record, for all processes.
         before_compiling: Called once, before anything is compiled.
     """
 
@@ -74,8 +75,8 @@ class AutoMode:
         """The programs of a training that begins.
 
         Args:
-            num_steps: Steps ahead.
-            measure: Gives the seconds of an uncompiled step; called once a process.
+            num_steps: Number of steps ahead.
+            measure: Returns the seconds of an uncompiled step; called once in a process.
         """
         if self._eager_s is None:
             self._eager_s = measure()
@@ -100,7 +101,7 @@ class AutoMode:
         return self._compiled
 
     def observe(self, mode: Mode, seconds: float) -> None:
-        """Be told what a step took; the first compiled ones of a process go on record."""
+        """Note the seconds that a step took. The first compiled steps of a process are measured and put on record."""
         if mode != "compile" or len(self._seconds) > _MEASURED_STEPS:
             return
         self._seconds.append(seconds)

@@ -1,4 +1,4 @@
-"""What training asks of its data: batches that already lie where the networks run."""
+"""The interfaces through which a training gets its data: batches on the device where the networks run."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ class ImageBatch(Protocol):
 
     @property
     def images(self) -> Tensor:
-        """(N, 3, S, S), float32, augmented and normalised."""
+        """(N, 3, S, S), float32, normalised, and in training augmented."""
         ...
 
     @property
@@ -39,14 +39,19 @@ class TrainSource(Protocol):
         ...
 
     def specs(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, ...]]:
-        """What each batch is made of, from that step (0-based) on: a pure function of seed and epoch.
+        """Yield a spec for each batch of an epoch: tensors that say what the batch is made of.
 
-        Tensors on the device, of the same shapes in all steps.
+        They are on the device, have the same shapes in all steps, and depend only on the seed and the epoch.
+
+        Args:
+            seed: Seed of the training.
+            epoch: 1-based.
+            first_step: Number of batches to leave out at the beginning.
         """
         ...
 
     def make(self, spec: Any, /) -> ImageBatch:
-        """The batch of a spec. Nothing waits for the host, so that it can be part of a CUDA graph."""
+        """The batch that a spec describes. Making it does not synchronise, so that a CUDA graph can contain it."""
         ...
 
 

@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, checked before use, loaded without executing anything that they hold.
 
 The file: a header, then the payload, which is torch.save's. The header has magic, format version, digest of the key,
-optimiser step, length of the payload, and the SHA-256 of all that and the payload. It is read alone where two writers
-meet: of one training, no earlier checkpoint replaces a later one.
+optimiser step, length of the payload, and the SHA-256 of all that and the payload. A writer reads the header of the
+file that is there: a checkpoint never replaces a later one of the same training.
 """
 
 import dataclasses
@@ -44,38 +44,38 @@ _HEADER_BYTES = _FORMAT.size + _FIELDS.size + _CHECKSUM_BYTES
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointKey:
-    """Whose checkpoint it is. All of it must agree before a training goes on from one."""
+    """Identifies the training that a checkpoint belongs to. Only a training with an equal key goes on from it."""
 
     study: str
-    """The study, by what no other one shares, not even one of its name that was made after it was deleted
-    (``SharedStudy.uid``); the name of a final training."""
+    """For a trial, the study's unique id (``SharedStudy.uid``), which a later study of the same name does not share.
+    For a final training, its name."""
     number: int
-    """The trial's number in it."""
+    """The trial's number in its study; for a final training, its seed."""
     graph_key: str
-    """Of the trial's graph."""
+    """Key of the graph."""
     seed: int
-    """The trial's."""
+    """Seed of the training."""
     settings: str
-    """Digest of all else that the arithmetic depends on: settings, images, and which of them train."""
+    """Digest of all else that the numbers depend on: settings, images, and which images are trained on."""
 
     @property
     def digest(self) -> bytes:
-        """32 bytes."""
+        """SHA-256 of the key, 32 bytes."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).digest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointHeader:
-    """What a checkpoint says of itself. Two files with equal headers are the same."""
+    """The header of a checkpoint. Files with equal headers are equal."""
 
     key_digest: bytes
-    """Whose it is."""
+    """`CheckpointKey.digest` of its training."""
     step: int
     """Optimiser steps done."""
     length: int
-    """Of the payload, in bytes."""
+    """Length of the payload, in bytes."""
     checksum: bytes
-    """Over the header's other fields and the payload."""
+    """SHA-256 of the header's other fields and the payload."""
 
 
 def save_checkpoint(
@@ -91,12 +91,12 @@ def save_checkpoint(
     Args:
         path: The file.
         state: What to write.
-        key: Whose it is.
-        may_write: Asked again when all is on the disk, which may take minutes.
-        rejected: Of a file that this training could not go on from: it is replaced, however far it is.
+        key: Identifies the training.
+        may_write: Whether this training may still write it. Asked before the rename, on a slow disk minutes later.
+        rejected: Header of a file from which this training could not go on: it is replaced even if it is further on.
 
     Returns:
-        False: it may not be written any more, or the file that is there by now is of the same key and further on.
+        False: nothing was written, as that is not allowed any more, or a later checkpoint of this training is there.
 
     Raises:
         CheckpointError: the disk refuses (full, read-only, no permission); the old checkpoint is still there.
@@ -111,7 +111,7 @@ def save_checkpoint(
         answers.append(may_write() and (not is_further or there == rejected))
         return answers[-1]
 
-    payload = buffer.getvalue()  # Not a view: one that an error keeps alive would be in the way of the buffer's end.
+    payload = buffer.getvalue()  # Not a view: if an error kept the view alive, the buffer could not be closed.
     head = _FORMAT.pack(_MAGIC, _VERSION) + _FIELDS.pack(key.digest, state.step, len(payload))
     try:
         write_whole(path, head, _checksum(head, payload), payload, may_replace=may_replace)
@@ -121,14 +121,14 @@ def save_checkpoint(
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove it, and what writers that were killed have left of theirs; warn if it stays: nobody needs it any more."""
+    """Remove a checkpoint that is no longer needed, and the temporary files of killed writers. Warn if it stays."""
     if not remove(path) and os.path.lexists(path):
         _LOG.warning("%s cannot be removed; nothing needs it any more, remove it when that is possible", path)
     remove_leftovers(path)
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers of a file have left that were killed, as far as that goes."""
+    """Remove the temporary files that killed writers of a file have left, as far as that is possible."""
     try:
         leftovers = list(path.parent.glob(f".{path.name}.*.tmp"))
     except OSError:
@@ -138,16 +138,16 @@ def remove_leftovers(path: Path) -> None:
 
 
 def load_checkpoint(path: Path, key: CheckpointKey) -> TrainingState:
-    """The state that was saved there for that training.
+    """The state of a training that was saved in a file.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         CheckpointError: damaged, of another format version, or of another training.
         StorageError: the file system refuses to read it, which says nothing about what is in it.
     """
     header, payload = _checked(path)
     try:
-        # What it says it holds may be anything, whatever its checksum: torch's decoder has errors of all kinds.
+        # Even with the right checksum it may hold anything, and torch's decoder may raise anything.
         document = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         if not isinstance(document, dict) or document.keys() != {"key", "state"}:
             raise ValueError("it has other parts than key and state")
@@ -260,7 +260,7 @@ def _to_payload(state: TrainingState) -> _StatePayload:
 
 
 def _from_payload(payload: object) -> TrainingState:
-    """The state, if its fields are there and of their types; names and shapes are the learner's to compare.
+    """The state, if its fields are there and of their types. The learner compares names and shapes of tensors.
 
     Raises:
         ValueError: it is something else.
@@ -294,6 +294,6 @@ def _fields(document: object, **kinds: type) -> dict[str, Any]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether it is numbers in memory, one after the other: no view of fewer, and nothing that computes."""
+    """Whether a tensor is dense, on the CPU, without a gradient, and has memory for each of its values."""
     is_dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     return is_dense and not tensor.requires_grad and tensor.untyped_storage().nbytes() >= tensor.nbytes

@@ -25,15 +25,15 @@ _LOG = logging.getLogger(__name__)
 class Checkpointing:
     """The checkpoint of one training.
 
-    The state is copied between two steps; a thread serialises, hashes and writes it while training goes on. A disk that
-    refuses costs time after an interruption, not the training: it is told, and the old checkpoint stays. Enter it as a
-    context, which waits for the last write.
+    The state is copied between two steps; a thread serialises, hashes and writes it while training goes on. If the disk
+    refuses, a warning is logged and the old checkpoint stays. That does not end the training: it only costs time after
+    an interruption. Enter the object as a context, which waits for the last write.
 
     Args:
         path: The file.
-        training: Whose state.
-        key: Whose checkpoints it may go on from.
-        every_s: Longest time between two checkpoints.
+        training: The training whose state is saved.
+        key: Identifies the training: it goes on only from checkpoints with this key.
+        every_s: Seconds after which the next checkpoint is due.
         name: What the training is called in log lines.
         may_write: Asked before each write, and again when it is on the disk; False: the file is another worker's.
         on_written: Called with the step of each checkpoint that is on the disk, by the thread that wrote it.
@@ -71,13 +71,16 @@ class Checkpointing:
         self._thread.shutdown()
 
     def restore(self, check: Callable[[TrainingState], None] = lambda state: None) -> bool:
-        """Go on from the file, where there is one; another one is told, and replaced by the first checkpoint.
+        """Go on from the file, if there is one.
+
+        If it is damaged, or another training's, a warning is logged and the training starts from its beginning. Its
+        first checkpoint replaces the file.
 
         Args:
             check: Raises CheckpointError where the training must not go on from that state.
 
         Returns:
-            Whether there is a file.
+            Whether there is a file, even one from which the training cannot go on.
 
         Raises:
             StorageError: the file system refuses to read it, so that a sound checkpoint may be there.
@@ -97,7 +100,7 @@ class Checkpointing:
         return True
 
     def save_if_due(self) -> bool:
-        """Write one if the last is old, unless that is still being written; whether one was begun."""
+        """Save the state if a checkpoint is due and none is being written. Returns whether a write was begun."""
         written = self._write is None or self._write.done()
         due = written and time.monotonic() - self._saved >= self._every_s
         if due:

@@ -1,6 +1,6 @@
-"""The programs of a step, as they are or compiled: functions that methods name, see `Programs.of`.
+"""Programs: the functions that a step calls, compiled or as they are. Methods name them, see `Programs.of`.
 
-A program is compiled once for a shape and serves all nodes, graphs and trials: a network's weights and a graph's
+A program is compiled once for given shapes and serves all nodes, graphs and trials: a network's weights and a graph's
 coefficients are its inputs.
 """
 
@@ -26,17 +26,17 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Backend = str | Callable[..., Any]
-"""Of torch.compile: a name, or what compiles a graph."""
+"""A backend of torch.compile: its name, or a function that compiles an FX graph."""
 _VARIANTS = 64
-"""Of a program, before torch.compile gives up; its own limit is 8."""
+"""How often torch.compile may compile one program anew before it gives up; its default is 8."""
 
 
 class Compiler:
-    """torch.compile, until it fails.
+    """Decides how programs run: compiled by torch.compile, or as they are once that has failed.
 
     Args:
-        backend: Of torch.compile; None: do not compile.
-        combines: Launch independent work of a program together, see `combining`; where that fails, compile without.
+        backend: Backend of torch.compile; None: nothing is compiled.
+        combines: Launch independent work of a program together, see `combining`. If that fails, compile without it.
     """
 
     def __init__(self, backend: Backend | None, *, combines: bool = False) -> None:
@@ -59,8 +59,8 @@ class Compiler:
         return "eager" if self.backend is None else "compile"
 
     def give_up(self, error: Exception) -> None:
-        """Combine nothing from now on, or if nothing was combined run everything as it is, and say why."""
-        reason = first_line(getattr(error, "inner_exception", error))  # Of what a backend raised.
+        """Combine nothing from now on; if nothing was combined, compile nothing from now on. The reason is logged."""
+        reason = first_line(getattr(error, "inner_exception", error))  # torch wraps what a backend raised.
         if self.combines:
             self.combines = False
             _LOG.warning("kernels are launched one by one (device.combine=false does not try more): %s", reason)
@@ -74,11 +74,11 @@ class Compiler:
 
 
 def combining() -> dict[str, Any]:
-    """Options of Inductor by which kernels that do not wait for each other become one launch, as far as it has them.
+    """Options with which Inductor launches independent kernels together. Those that its version lacks are left out.
 
     Combined are kernels that are equally far from the inputs: the same layer of all networks, and the casts of all
-    weights. Inductor would combine at most 8, and none that keeps memory in use for longer; what is kept here longest
-    are weights in half precision, which the backward pass needs anyway.
+    weights. By default Inductor combines at most 8, and none if that keeps memory in use for longer. Both limits are
+    changed: what is kept longest here are weights in half precision, which the backward pass needs anyway.
     """
     from torch._inductor import config
 
@@ -107,9 +107,10 @@ class Program(Generic[P, R]):
         return torch.compile(self._function, backend=backend, options=options, dynamic=False, fullgraph=True)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function. Compilation fails before anything has run, so that nothing has moved twice.
+        """Call the function. If compiling it fails, it is called as it is.
 
-        Except that of the backward pass, which may come with the backward pass: see ``TrainingStep``.
+        Then nothing has run before, so no tensor is updated twice. The backward pass is an exception, as it may be
+        compiled only when it runs: see ``TrainingStep``.
 
         Raises:
             RuntimeError: the device, out of memory or lost, is to blame, and not the compiler.
@@ -137,11 +138,11 @@ class Programs:
     """All programs, and what records the steps that call them."""
 
     compiler: Compiler
-    """What they run under, but for the batch."""
+    """The compiler of all programs but ``batch``."""
     recorder: Recorder
-    """What records whole steps."""
+    """Records whole steps as CUDA graphs."""
     batch: Program[[TrainSource, tuple[Tensor, ...]], ImageBatch]
-    """Makes a batch of its spec, with a compiler of its own: where that fails, only this is slower."""
+    """Makes a batch from its spec. It has a compiler of its own: if that fails, only this program is slower."""
     _made: dict[Callable[..., Any], Program[..., Any]] = field(default_factory=dict, repr=False)
 
     def of(self, function: Callable[P, R]) -> Program[P, R]:
@@ -169,7 +170,7 @@ class Programs:
 
     @property
     def records(self) -> bool:
-        """Whether steps are recorded."""
+        """Whether steps are recorded from now on."""
         return self.recorder.record is not None
 
 
@@ -184,9 +185,10 @@ def programs(
     """The process's programs: what one trial compiled, the next one finds.
 
     Args:
-        backend: Of torch.compile (``inductor``, if its files can be kept from others); None: as they are.
-        record: What records whole steps; None: nothing does.
-        batch_backend: The same for what makes batches.
+        backend: Backend of torch.compile; None: nothing is compiled. ``inductor`` is used only if its files can be kept
+            safe from other users.
+        record: Records whole steps; None: nothing is recorded.
+        batch_backend: Backend for the program that makes batches.
         combines: See `Compiler`. Compiling takes longer then.
     """
     if "inductor" in (backend, batch_backend):
@@ -203,7 +205,13 @@ def programs(
 
 
 def programs_in(mode: Mode, device: torch.device, *, combines: bool = False) -> Programs:
-    """The programs that run in a mode there; ``combines``: equal work of all nodes in one launch."""
+    """The programs for a mode and a device.
+
+    Args:
+        mode: How steps are to run.
+        device: Where they run.
+        combines: Launch equal work of all nodes together, if it is compiled.
+    """
     backend = None if mode == "eager" else "inductor"
     return programs(
         backend,

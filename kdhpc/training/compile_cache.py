@@ -37,15 +37,15 @@ class CacheKey:
     """What compiled programs depend on. Another key is another file."""
 
     torch: str
-    """Version."""
+    """Version of torch."""
     triton: str
-    """Version; empty where there is none."""
+    """Version of Triton; empty: it is not installed."""
     python: str
-    """Version."""
+    """Version of Python."""
     device: str
     """The GPU's name and compute capability, or the CPU's architecture and vector instructions."""
     network: str
-    """Name."""
+    """Names the networks, and what else of the method is compiled."""
     num_nodes: int
     """M."""
     num_classes: int
@@ -57,9 +57,9 @@ class CacheKey:
     eval_batch_size: int
     """Images a forward pass when scoring."""
     precision: str
-    """Of the networks."""
+    """Precision of the networks."""
     channels_last: bool
-    """Memory format."""
+    """Whether images and weights are in the memory format ``channels_last``."""
 
     @property
     def digest(self) -> str:
@@ -68,7 +68,7 @@ class CacheKey:
 
 
 def device_description(device: torch.device) -> str:
-    """What code compiled for it depends on."""
+    """Describes a device by all of it that compiled code depends on."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
@@ -76,7 +76,7 @@ def device_description(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    """Names model and instructions: Inductor compiles for the very processor, and torch tells few of them apart."""
+    """Digest of the CPU's model and instructions. Inductor compiles for this very CPU, and torch tells few apart."""
     first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
     described = [line for line in first if line.startswith(("model name", "flags", "Features", "CPU part"))]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:8]

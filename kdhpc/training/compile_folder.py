@@ -19,7 +19,10 @@ from kdhpc.errors import StorageError
 
 _LOG = logging.getLogger(__name__)
 FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
-"""What a compiler calls its folder, and what we call it. Their content depends on what is compiled alone."""
+"""The environment variables that name the compilers' folders, and our names of these folders.
+
+What is in them depends only on what is compiled.
+"""
 _EXTENSIONS = {"TORCH_EXTENSIONS_DIR": "extensions"}
 _COMMON = "common"
 _WHOLE_MACHINE = ["0", "0", "4294967295"]
@@ -32,7 +35,7 @@ def keep_private() -> str | None:
     :func:`private_folder`: also torch's precompiled C++ headers, which follow the temporary folder alone.
 
     Returns:
-        None: it is so. Else why it cannot be, and what to do; then nothing may be compiled.
+        None: they do. Otherwise why that is not possible, and what to do; then nothing may be compiled.
     """
     try:
         variables = FOLDERS | _EXTENSIONS
@@ -46,7 +49,7 @@ def keep_private() -> str | None:
                 (folder / _COMMON / name).mkdir(parents=True, exist_ok=True)
                 os.environ[variable] = str(folder / _COMMON / name)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-        # What was imported before knows the old temporary folder; torch's header says so.
+        # Modules that were imported before know the old temporary folder, as torch's folder of headers shows.
         headers = getattr(sys.modules.get("torch._inductor.codecache"), "_HEADER_DIR", None)
         if headers is not None and not _is_within(headers, folder):
             Path(headers).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,7 +94,7 @@ def private_folder() -> Path:
 
 
 _made_instead: dict[Path, Path] = {}
-"""By this process."""
+"""The folders that this process made, by the usual folder in whose place each is used."""
 
 
 def why_not_private(path: Path, *, shared: bool = False, readable: bool = False) -> str | None:
@@ -141,7 +144,8 @@ def _require_private(path: Path, name: str, *, shared: bool = False, readable: b
 
 
 def _usual_folder() -> Path:
-    """Ours, or what a process that began this one has made its temporary folder."""
+    """The folder of this user's processes, which may be the temporary folder already: :func:`keep_private` sets it so
+    for child processes."""
     base = Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()).absolute()
     name = f"kdhpc-{os.getuid()}"
     return base if base.name == name else base / name

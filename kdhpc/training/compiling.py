@@ -44,7 +44,9 @@ def cache_key(setting: TrainingSetting, *, name: str, num_nodes: int) -> CacheKe
 def prepare_compiling(
     setting: TrainingSetting, *, name: str, num_nodes: int, folder: Path, is_shared: bool
 ) -> tuple[Runtime, CompileCache | None]:
-    """To be called before anything is compiled, and after `Runtime.enforce`: times depend on the number of threads.
+    """Set up what a process needs for compiling: a cache, and the choice of the mode where that is open.
+
+    To be called before anything is compiled, and after `Runtime.enforce`, as times depend on the number of threads.
 
     Args:
         setting: What is trained.

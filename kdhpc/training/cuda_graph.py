@@ -19,7 +19,8 @@ from kdhpc.training.device_errors import first_line, is_out_of_memory
 _LOG = logging.getLogger(__name__)
 
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
-"""Makes of a function of fixed tensors another that does the same work and gives the same tensor, with new values."""
+"""Turns a function that works on fixed tensors into one that repeats its work and returns the same tensor object, with
+new values."""
 
 _failed_graphs: list[torch.cuda.CUDAGraph] = []
 """Kept for good: torch 2.11 to 2.13 go on asking a graph whose capture failed whether new pinned memory is its own."""
@@ -28,8 +29,8 @@ _failed_graphs: list[torch.cuda.CUDAGraph] = []
 def record_cuda_graph(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """Record what a function launches on the current stream, without doing it.
 
-    The stream must be the caller's own while the recording lives, see `OwnStream`. Only this thread is held to what a
-    capture allows: another one may write a checkpoint, or pin memory for the next batch.
+    The stream must be the caller's own while the recording lives, see `OwnStream`. The restrictions of a capture hold
+    for this thread alone: another one may write a checkpoint, or pin memory for the next batch.
 
     Args:
         function: Launches the same work in every call, on tensors that stay where they are. It has run before, so that
@@ -43,7 +44,7 @@ def record_cuda_graph(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         Exception: what the function, or torch, raised. The process can go on: the capture has ended, and its memory is
             given back.
     """
-    torch.cuda.synchronize()  # What has failed before is no failure of the recording.
+    torch.cuda.synchronize()  # An error of earlier work must not be taken for one of the recording.
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.MemPool()
     counter = torch.zeros((), device="cuda")
     try:
@@ -61,7 +62,7 @@ def record_cuda_graph(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def _capture(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool | None = None) -> torch.cuda.graph:
-    # The pool itself, and not its number, is taken since torch 2.14 alone.
+    # torch before 2.14 takes the pool's id, and not the pool itself.
     handle = None if pool is None else cast("torch.cuda._POOL_HANDLE", pool.id)
     stream = torch.cuda.current_stream()
     return torch.cuda.graph(graph, pool=handle, stream=stream, capture_error_mode="thread_local")
@@ -88,11 +89,11 @@ def _undo_capture(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool, counter
     So each step is taken; one that is not needed any more is refused by torch.
 
     Raises:
-        CaptureError: it cannot be had.
+        CaptureError: that is not possible.
     """
     _failed_graphs.append(graph)
     try:
-        if torch.cuda.is_current_stream_capturing():  # torch had not come to its end.
+        if torch.cuda.is_current_stream_capturing():  # torch has not ended the capture itself.
             with suppress(RuntimeError):
                 graph.capture_end()
         with suppress(RuntimeError):
@@ -100,7 +101,7 @@ def _undo_capture(graph: torch.cuda.CUDAGraph, pool: torch.cuda.MemPool, counter
         device = torch.cuda.current_device()
         with suppress(RuntimeError):
             torch._C._cuda_endAllocateToPool(device, pool.id)
-        while pool.use_count() > 1:  # One is ours.
+        while pool.use_count() > 1:  # One use is this function's.
             torch._C._cuda_releasePool(device, pool.id)
         _check_recovery(counter)
     except Exception as exc:
@@ -138,10 +139,10 @@ def _check_recovery(counter: Tensor) -> None:
 
 
 class Recorder:
-    """Recording, until it fails.
+    """Decides whether steps are recorded: they are, until it fails.
 
     Args:
-        record: `record_cuda_graph`; None: nothing is recorded.
+        record: Usually `record_cuda_graph`; None: nothing is recorded.
     """
 
     def __init__(self, record: Record | None) -> None:

@@ -1,4 +1,4 @@
-"""Where and how the arithmetic runs: the device config with its ``auto`` settled."""
+"""Where and how networks compute: what the values of a device config, ``auto`` included, mean on this machine."""
 
 import logging
 import os
@@ -25,12 +25,13 @@ _SHORTCUTS = (
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCHINDUCTOR_USE_FAST_MATH"),
     *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
 )
-"""Variables of the environment by which torch's libraries compute in less, or in another way, than they are told."""
+"""Environment variables that make torch's libraries compute in less precision, or otherwise, than they are told."""
 _HALF: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AMPERE = (8, 0)
 """The first compute capability that multiplies in TF32."""
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)(a?)")
-"""Of ``torch.cuda.get_arch_list()``: machine code or PTX, major, minor, for that one alone."""
+"""An entry of ``torch.cuda.get_arch_list()``: ``sm`` for machine code or ``compute`` for PTX, the major and the minor
+version, and ``a`` if it is for that version alone."""
 
 
 def resolve_device(config: DeviceConfig) -> torch.device:
@@ -98,8 +99,9 @@ def has_code_for(capability: tuple[int, int], architectures: Sequence[str]) -> b
         architectures: What the program was built for, as ``sm_90`` or ``compute_90``.
 
     Returns:
-        True: there is machine code (``sm``) for the same major and no later minor version, or PTX (``compute``), which
-        the driver compiles, for no later version; of what was built for one GPU alone (``sm_90a``), that one.
+        True if there is machine code (``sm``) for the same major version and the same or an earlier minor version; or
+        PTX (``compute``), which the driver compiles, for the same or an earlier version. Code for one version alone
+        (``sm_90a``) counts for that version only.
 
     Source: CUDA C++ Programming Guide, binary and PTX compatibility. Boards of the Jetson kind are exceptions to it.
     """
@@ -115,7 +117,7 @@ def has_code_for(capability: tuple[int, int], architectures: Sequence[str]) -> b
 
 
 def enforce_precision(precision: Precision) -> None:
-    """Let a precision mean what it says in this process, in any environment, whatever was set before.
+    """Make this process compute in exactly that precision, whatever its environment says or was set before.
 
     torch lets float32 convolutions on GPUs since Ampere multiply in TF32, which keeps 10 bits of the fraction: trials
     on such a GPU would not compare with trials elsewhere. Here, only ``tf32`` lets them. Matrix products are never in
@@ -125,7 +127,8 @@ def enforce_precision(precision: Precision) -> None:
     for name in _SHORTCUTS:
         if os.environ.pop(name, None) is not None:
             _LOG.warning("%s is ignored: device.precision alone says how networks are computed", name)
-    # What says nothing by itself inherits from these three; torch refuses to say what holds where they do not agree.
+    # Operations without a setting of their own inherit from these three. If they disagree, torch refuses to tell which
+    # precision holds.
     torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
     torch.backends.cudnn.fp32_precision = "none"
     torch.backends.mkldnn.conv.fp32_precision = "none"  # type: ignore[attr-defined]
@@ -156,10 +159,10 @@ def combines_nodes(config: DeviceConfig, device: torch.device) -> bool:
 
 
 def resolve_precision(config: DeviceConfig, device: torch.device) -> Precision:
-    """What the networks run in there.
+    """The precision in which networks compute on a device.
 
     Raises:
-        ConfigError: the device cannot run so.
+        ConfigError: the device cannot compute in the precision that the config asks for.
     """
     if config.precision == "auto":
         return "bf16" if device.type == "cuda" and _multiplies_bf16() else "float32"
@@ -200,7 +203,7 @@ def _why_not(precision: str, device: torch.device) -> str | None:
 
 
 def _multiplies_bf16() -> bool:
-    """GPUs before Ampere emulate bf16, slower than float32. Where no GPU is, one that is meant is taken for a newer."""
+    """Whether the GPU has bf16 arithmetic: before Ampere it is emulated, slower than float32. Without a GPU: True."""
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -210,7 +213,7 @@ def autocast_dtype(precision: Precision) -> torch.dtype | None:
 
 
 def preferred_mode(config: DeviceConfig, device: torch.device) -> Mode:
-    """What the config asks for, or the fastest that the device can.
+    """The mode that the config asks for; for ``auto``, CUDA graphs on a GPU and eager on a CPU.
 
     Raises:
         ConfigError: CUDA graphs are asked for where there are none.

@@ -64,7 +64,9 @@ def lost_to(error: BaseException) -> DeviceLostError:
 
 @contextmanager
 def device_errors_in_words() -> Iterator[None]:
-    """Work for which nobody can make room: its errors that are the device's become a line for people.
+    """A context in which errors of the device become errors with a message of one line.
+
+    It is for work that has no other work beside it that could be ended to make room in memory.
 
     Raises:
         DeviceError: the device has no memory left.

@@ -1,15 +1,15 @@
-"""When a training has diverged: its numbers are none any more, and what they were asked for would mean nothing.
+"""When a training has diverged: its numbers are not finite any more, and its accuracy would mean nothing.
 
 The rule, in one place. At the end of each epoch a training has diverged
 
-- if a loss of it, the mean over the epoch's steps, is not finite. Not in fp16 with a loss scale: there a step that
-  overflows is normal, and left out; the other two rules decide;
+- if the loss of a node, as the mean over the epoch's steps, is not finite. This does not count in fp16 with a loss
+  scale, where steps that overflow are normal and are skipped: there the other two rules decide;
 - if a weight, a batch-norm statistic or a momentum of a node is not finite;
 - or if, where accuracy is measured, a node or the ensemble gives a logit that is not finite, for any image: such logits
   are no prediction, though an argmax could be taken of them.
 
-One node of several suffices: the others learn from it, and the ensemble is no ensemble without it. Nothing of this
-makes the device wait for the host within a step.
+One node of several suffices: the others learn from it, and the ensemble needs its logits. None of these checks
+synchronises the host and the device within a step.
 """
 
 import math
@@ -23,8 +23,8 @@ def broken_numbers(learner: Learner, mean_losses: Sequence[float]) -> str | None
     """Which of a training's own numbers is not finite, in words; None: all are.
 
     Args:
-        learner: At the end of an epoch; the host waits for the device once.
-        mean_losses: Of that epoch.
+        learner: The learner at the end of an epoch. The host waits for the device once.
+        mean_losses: The mean loss of each node in that epoch.
     """
     if not learner.scales_loss:
         for index, loss in enumerate(mean_losses):

@@ -1,6 +1,6 @@
-"""What a training run leaves to read: one line of strict JSON an epoch.
+"""The metrics of a training run, for people and programs to read: one line of strict JSON for each epoch.
 
-It is a log and no state: nothing that is wrong with it, or with the disk that it is on, ends a training.
+The file is a log, and no state: no damage to it, and no failure of its disk, ends a training.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ _LOG = logging.getLogger(__name__)
 class MetricsLog:
     """Appends epoch reports to a file that a resumed run continues.
 
-    Where the disk refuses, what is left to read has a gap. Lines that cannot be read, as a power cut leaves them, are
-    cut out. For a moment two processes may append: a worker that was taken for dead, and the one that goes on with its
-    trial. Of several lines of an epoch the last counts.
+    Epochs that end while the disk refuses are missing from it. Lines that cannot be read, such as a power cut leaves,
+    are removed. For a moment two processes may append: a worker that was taken for dead, and the one that goes on with
+    its trial. If an epoch has several lines, the last one counts.
 
     Args:
         path: The ``metrics.jsonl``; its folder is made.
-        epoch: Epochs that the run has behind it. Lines of later epochs (of a run that got further than its last
-            checkpoint) are dropped: they will be written again.
+        epoch: Number of epochs that the run has completed. Lines of later epochs (of a run that got further than its
+            last checkpoint) are dropped: they will be written again.
     """
 
     def __init__(self, path: Path, *, epoch: int) -> None:
@@ -61,7 +61,7 @@ class MetricsLog:
         return True
 
     def _open(self) -> None:
-        """Have nothing in the file but readable lines of the epochs that the run has behind it."""
+        """Remove from the file what cannot be read, and the lines of epochs that the run has not completed."""
         content = _read(self._path)
         lines, num_unreadable = _latest_lines(content)
         kept = b"".join(line + b"\n" for epoch, (line, _) in lines.items() if epoch <= self._epoch)
@@ -73,7 +73,7 @@ class MetricsLog:
             _LOG.warning("%s: cut out what cannot be read, %d line(s)", self._path, num_unreadable)
 
     def _append(self, line: bytes) -> None:
-        """All of it or nothing."""
+        """Append a line: all of it or nothing."""
         with self._path.open("a+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
@@ -125,14 +125,14 @@ def _report(line: bytes) -> EpochReport | None:
         if not isinstance(document, Mapping):
             return None
         report = dacite.from_dict(EpochReport, document, rules)
-    # Of numbers too large, and of brackets too deep, as well.
+    # Also raised: by numbers that are too large, and by brackets that are nested too deeply.
     except (ValueError, TypeError, ArithmeticError, RecursionError, dacite.DaciteError):
         return None
     return report if report.epoch > 0 and math.isfinite(report.seconds) else None
 
 
 def _number(value: object) -> object:
-    """``null`` stands for a number that is none."""
+    """A number from JSON, in which ``null`` stands for a number that is not finite."""
     if value is None:
         return math.nan
     return float(value) if isinstance(value, int) else value

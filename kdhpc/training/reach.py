@@ -1,9 +1,9 @@
 """Which weights of a node a graph teaches: those that the loss of some active edge depends on.
 
-A node whose label edge is cut off and that attention designs alone teach has a classifier that no loss depends on. Its
-gradients are zeros, but weight decay and momentum would move it, and with it the node's vote. So weights are put into
-groups that the same kinds of knowledge reach, and for each graph a tensor says which groups stay as they are. Another
-graph is another value of that tensor: nothing is compiled or recorded again, and no step waits for the host.
+If a node's label edge is cut off and only attention designs teach it, no loss depends on its classifier. The gradients
+of the classifier are zeros, but weight decay and momentum would change it, and so the node's logits. So weights are put
+into groups that the same kinds of knowledge reach, and for each graph a tensor says which groups stay as they are.
+Another graph is another value of that tensor: nothing is compiled or recorded again, and no step waits for the host.
 
 Source: in the authors' code, a cut off edge has no loss, weights without a loss have no gradient, and the optimiser
 leaves them alone.
@@ -28,11 +28,11 @@ class WeightGroup:
     names: tuple[str, ...]
     """The weights, by the network's names, in its order."""
     reached_by: frozenset[Knowledge]
-    """Edges that teach by one of these have gradients towards the weights; empty: nothing has."""
+    """Kinds of knowledge by which an edge changes these weights: its loss depends on them. Empty: no edge does."""
 
 
 def weight_groups(network: Network, image_size: int) -> tuple[WeightGroup, ...]:
-    """All weights of a network, in as few groups as tell them apart; found by asking autograd about one image.
+    """All weights of a network, grouped by the kinds of knowledge that reach them, as autograd's graph shows.
 
     Args:
         network: In training mode, with gradients; nothing of it changes.
@@ -55,7 +55,7 @@ def weight_groups(network: Network, image_size: int) -> tuple[WeightGroup, ...]:
 
 
 def weight_groups_of_all(networks: Sequence[Network], image_size: int) -> tuple[tuple[WeightGroup, ...], ...]:
-    """:func:`weight_groups` of each network, of the same kinds in the same order; some may have no weights.
+    """:func:`weight_groups` of each network. All have groups of the same kinds in the same order; some may be empty.
 
     Networks whose weights have the same names are taken for the same network.
     """
@@ -71,7 +71,12 @@ def weight_groups_of_all(networks: Sequence[Network], image_size: int) -> tuple[
 
 
 def untaught(graph: GraphSpec, groups: Sequence[WeightGroup]) -> Tensor:
-    """(M, G), float32, on the CPU: 1 where no active edge into the node reaches the weights of the group, else 0."""
+    """Which weights of which nodes a graph does not teach.
+
+    Returns:
+        (M, G) for M nodes and G groups, float32, on the CPU: 1 if no active edge into the node reaches the weights of
+        the group, else 0.
+    """
     return torch.tensor(
         [[float(group.reached_by.isdisjoint(taught)) for group in groups] for taught in knowledge_taught(graph)]
     )

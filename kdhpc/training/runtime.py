@@ -1,7 +1,7 @@
 """Where and how this process computes, settled once: device, precision, mode, threads, compiled programs.
 
-Nothing else asks a device config what it means here. The object is made where a training, a worker or a report begins,
-and handed on.
+No other code decides what a device config means on this machine. The object is made at the beginning of a training, a
+worker or a report, and handed on.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class Runtime:
         return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def enforce(self) -> None:
-        """Let this process compute so, whatever was set before. To be called before anything is computed."""
+        """Set threads, precision and cuDNN of this process accordingly. To be called before anything is computed."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         enforce_precision(self.precision)

@@ -1,4 +1,4 @@
-"""CUDA streams of one's own, and work on several of them that starts after what came before and ends before the rest.
+"""CUDA streams that have a single owner, and work that is spread over several of them.
 
 cuBLAS has one workspace a stream, and torch hands out a few streams in turn. So whatever may run at the same time must
 be on different streams. And a recording needs a stream that no other recording uses: when a CUDA graph is destroyed,
@@ -23,7 +23,7 @@ NUM_STREAMS = 32
 
 @functools.cache
 def _free_streams(index: int) -> list[torch.cuda.Stream]:
-    """The streams of a device that nobody has. Keyed by their number, should torch have fewer than we think."""
+    """The streams of a device that have no owner, each once, even if torch has fewer than `NUM_STREAMS`."""
     streams = [torch.cuda.Stream(index) for _ in range(NUM_STREAMS)]  # type: ignore[no-untyped-call]
     return list({stream.stream_id: stream for stream in streams}.values())
 
@@ -49,8 +49,11 @@ class OwnStream:
 
     @contextmanager
     def in_line(self) -> Iterator[None]:
-        """Make it the current stream: what is launched comes after what the stream before it has, and before what that
-        one gets afterwards."""
+        """Make this the current stream, in order with the one that is current before.
+
+        Work that is launched within starts after all that was launched on the other stream before, and ends before
+        anything that is launched there afterwards.
+        """
         before = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(before)
         try:

@@ -1,7 +1,7 @@
 """What torch.compile needs of a machine beside torch: a compiler, and Python's headers.
 
 Triton builds its launcher of a GPU's kernels with a C compiler, Inductor its kernels of a CPU with a C++ compiler, both
-against Python's headers. Where these are missing, both fail late, with the words of whatever came first.
+against Python's headers. If these are missing, both fail late, with a message that may not name what is missing.
 
 Source: triton/runtime/build.py and torch/_inductor/cpp_builder.py.
 """
@@ -22,7 +22,7 @@ def missing_tool() -> str | None:
     if not any(shutil.which(name) for name in ([named] if named else usual.split())):
         tried = f"{variable}={named} is none" if named else f"{' or '.join(usual.split())} is not there"
         return f"torch.compile needs a {language} compiler, {tried}: install one, load its module, or set {variable}"
-    # A scheme of Debian's has another folder than where its headers are.
+    # Debian's own scheme, posix_local, names a folder in which its headers are not.
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
     header = Path(sysconfig.get_path("include", scheme)) / "Python.h"
     if not header.exists():

@@ -1,4 +1,4 @@
-"""Other values for a while, in tensors that a step reads where they lie."""
+"""Temporary values for tensors whose place in memory must not change, as a recorded step reads them there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -35,11 +35,11 @@ class CifarFiles:
     names: str
     """File of the class names."""
     published: Mapping[str, str]
-    """MD5 sums of the files, or of the archive where only that one is known."""
+    """Published MD5 sums in hexadecimal, by file name: of the files, or of the archive if only its sum is known."""
 
     @property
     def layout(self) -> Layout:
-        """All of them, test first."""
+        """The files as a layout: the test file, the class names, then the training files."""
         return Layout(files=(self.test, self.names, *self.train), archives=(self.archive,))
 
 
@@ -56,7 +56,7 @@ class CifarReader:
     names_key: bytes
     """Python format: entry that holds the class names."""
     label_bytes: int
-    """C format: label bytes before each image; the last one counts."""
+    """C format: number of label bytes before each image. The last is the label (CIFAR-100 has a coarse one first)."""
     expected: Counts
     """The official counts."""
 
@@ -64,7 +64,8 @@ class CifarReader:
         """Reads an official archive or its unpacked folder.
 
         Raises:
-            DataError: files missing, damaged, or not of this data set.
+            DataError: files are missing, damaged, or not of this data set.
+            StorageError: a file system refuses to read the source, or to write unpacked files.
         """
         found = locate(source, (self.python.layout, self.binary.layout), scratch, progress)
         test, names, *train = found.paths

@@ -23,7 +23,7 @@ _OFFICIAL = Counts(classes=200, train=5_994, test=5_794)
 
 @dataclass(frozen=True, kw_only=True)
 class Cub200Reader:
-    """Reads CUB-200-2011; whole images, boxes and parts are not used."""
+    """Reads CUB-200-2011. Images are kept whole: bounding boxes and part locations are not used."""
 
     expected: Counts = _OFFICIAL
     """The official counts."""
@@ -32,7 +32,8 @@ class Cub200Reader:
         """Reads the archive or its unpacked folder.
 
         Raises:
-            DataError: files missing, damaged, or about other images than each other.
+            DataError: files are missing or damaged, or the lists are about different images.
+            StorageError: a file system refuses to read the source, or to write unpacked files.
         """
         images, names_path, labels_path, halves_path, classes_path = locate(source, (_LAYOUT,), scratch, progress).paths
         names, labels, halves = _table(names_path), _table(labels_path), _table(halves_path)
@@ -59,7 +60,7 @@ class Cub200Reader:
 
 
 def _table(path: Path) -> dict[str, str]:
-    """A file of lines ``id value``."""
+    """Read a file of lines ``id value``: the values by id, in the order of the lines."""
     table: dict[str, str] = {}
     for number, line in enumerate(lines_of(path), start=1):
         key, _, value = line.strip().partition(" ")

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: the four official IDX files, packed by gzip or not.
+"""Fashion-MNIST: the four official IDX files, compressed with gzip or not.
 
 Source: https://github.com/zalandoresearch/fashion-mnist
 """
@@ -25,7 +25,10 @@ _PUBLISHED = {
     "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
     "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
-"""MD5 sums, unpacked: some have packed the files anew. MNIST's digits are files of the same names and lengths."""
+"""MD5 sums of the uncompressed files, as some mirrors have compressed them anew.
+
+Only the sums tell these files from those of MNIST's digits, which have the same names and lengths.
+"""
 _FILES = tuple(_PUBLISHED)
 _LAYOUTS = (Layout(files=tuple(f"{name}.gz" for name in _FILES)), Layout(files=_FILES))
 _CLASSES = (
@@ -42,13 +45,13 @@ _CLASSES = (
 )
 _UNSIGNED_BYTE = 8
 _LONGEST_BYTES = 1 << 30
-"""Of a file, packed or not."""
+"""Largest size of a file, compressed or not."""
 _OFFICIAL = Counts(classes=10, train=60_000, test=10_000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FashionMnistReader:
-    """Reads Fashion-MNIST; images are grey, 28x28."""
+    """Reads Fashion-MNIST: grey images of 28x28 pixels."""
 
     expected: Counts = _OFFICIAL
     """The official counts."""
@@ -58,6 +61,7 @@ class FashionMnistReader:
 
         Raises:
             DataError: a file is missing or damaged.
+            StorageError: a file system refuses to read the source.
         """
         paths = locate(source, _LAYOUTS, scratch, progress).paths
         contents = [_content(path) for path in paths]
@@ -80,7 +84,11 @@ def _split(images: NDArray[np.uint8], labels: NDArray[np.uint8], images_path: Pa
 
 
 def _idx(path: Path, content: bytes, *, dimensions: int) -> NDArray[np.uint8]:
-    """Reads an IDX file: two zero bytes, the type, the number of dimensions, each as a big-endian int32, the bytes."""
+    """The array in an IDX file.
+
+    The format: two zero bytes, a byte for the type, a byte for the number of dimensions, the length of each dimension
+    as a big-endian int32, then the values.
+    """
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes((0, 0, _UNSIGNED_BYTE, dimensions)):
         raise DataError(f"{path} is not an IDX file of bytes in {dimensions} dimensions: get it again")

@@ -29,7 +29,7 @@ class FolderReader:
     """
 
     expected: Counts | None = None
-    """Any counts are right."""
+    """None: any numbers of images and classes are accepted."""
 
     def read(self, source: Path, scratch: Path, progress: Progress) -> FileSource:
         """List the images, ordered by name.

@@ -1,8 +1,8 @@
 """Lists and records in MATLAB files, as Stanford's data sets have them.
 
-The format is read here, and not by a library: what others have written in C believes what a file says of lengths and
-types, and a damaged or forged file ends the process. Every length is checked against the bytes that there are. Of the
-format's level 5 (MATLAB 5 to 7.2), arrays of numbers and text, cell arrays and structures are read.
+No library is used: those written in C trust the lengths and types that a file states, so that a damaged or forged file
+can crash the process. Here every length is checked against the bytes that there are. Of the format's level 5 (MATLAB 5
+to 7.2), arrays of numbers and text, cell arrays and structures are read.
 
 Source: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
 """
@@ -23,7 +23,7 @@ from kdhpc.data.reading import read_file
 from kdhpc.errors import DataError
 
 _MAX_BYTES = 1 << 28
-"""Of a file, and of what it unpacks to."""
+"""Largest size of a file, and of all that is decompressed from it."""
 _MAX_DEPTH = 8
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15
@@ -37,18 +37,18 @@ _Value = TypeVar("_Value", str, int)
 
 @dataclass(frozen=True)
 class _Matrix:
-    """Where a variable lies, not yet read."""
+    """An array whose header is read, but not its content."""
 
     kind: int
-    """MATLAB's class of array."""
+    """MATLAB's number for the class of the array: 1 is a cell array, 2 a structure, 4 text, 6 to 15 numbers."""
     is_complex: bool
     """It has an imaginary part."""
     shape: tuple[int, ...]
     """Its dimensions."""
     name: str
-    """Of the variable; empty within others."""
+    """Name of the variable; empty for an array inside another one."""
     rest: memoryview
-    """What comes after these."""
+    """The bytes after the header, which hold the content."""
 
     @property
     def size(self) -> int:
@@ -64,14 +64,14 @@ class MatFile:
     variables: dict[str, _Matrix]
     """Its variables by name."""
     elements: "_Elements"
-    """Reads them."""
+    """Reads their content."""
 
     @classmethod
     def load(cls, path: Path) -> "MatFile":
         """Reads a file.
 
         Raises:
-            DataError: it is damaged, or of another level.
+            DataError: it is damaged, or not of level 5.
             StorageError: the file system refuses to read it.
         """
         try:
@@ -82,18 +82,26 @@ class MatFile:
         return cls(path=path, variables={matrix.name: matrix for matrix in found}, elements=elements)
 
     def strings(self, variable: str, field: str | None = None) -> list[str]:
-        """A list of strings: a cell array, or one field of an array of records.
+        """A list of strings: a cell array, or one field of a structure array.
+
+        Args:
+            variable: Name of the variable.
+            field: Name of the field; None: the variable itself is the list.
 
         Raises:
-            DataError: there is none of that name, or it holds something else.
+            DataError: there is no such variable or field, or it holds something else.
         """
         return [self._checked(cell, str, variable) for cell in self._cells(variable, field)]
 
     def integers(self, variable: str, field: str | None = None) -> NDArray[np.int64]:
-        """A list of integers: an array, or one field of an array of records.
+        """A list of integers, (N,): an array, or one field of a structure array.
+
+        Args:
+            variable: Name of the variable.
+            field: Name of the field; None: the variable itself is the list.
 
         Raises:
-            DataError: there is none of that name, or it holds something else.
+            DataError: there is no such variable or field, or it holds something else.
         """
         numbers = [self._checked(cell, int, variable) for cell in self._cells(variable, field)]
         return np.array(numbers, dtype=np.int64)
@@ -115,7 +123,7 @@ class MatFile:
         return column
 
     def _checked(self, value: object, kind: type[_Value], variable: str) -> _Value:
-        # MATLAB's numbers are doubles unless someone took care.
+        # MATLAB stores numbers as doubles, unless the author of the file chose another type.
         if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
             value = int(value)
         if not isinstance(value, kind) or (isinstance(value, int) and not -(1 << 63) <= value < 1 << 63):
@@ -128,7 +136,10 @@ def _damaged(path: Path, exc: Exception) -> DataError:
 
 
 class _Elements:
-    """A file's data elements. Its methods raise ``ValueError`` where they do not fit into the bytes that there are."""
+    """Reads a file's data elements, the format's units of type, length and content.
+
+    Methods raise ``ValueError`` for an element that is damaged, or longer than the bytes that there are.
+    """
 
     def __init__(self, content: bytes) -> None:
         if content[:8] == b"\x89HDF\r\n\x1a\n" or content[:10] == b"MATLAB 7.3":
@@ -141,7 +152,7 @@ class _Elements:
         self._left = _MAX_BYTES
 
     def variables(self) -> Iterator[_Matrix]:
-        """The variables of the file, unpacked, but not read."""
+        """Yield the variables of the file, decompressed. Their content is not read yet."""
         for kind, data in self._elements(self._content):
             if kind == _COMPRESSED:
                 kind, data = next(self._elements(self._unpacked(data)), (0, memoryview(b"")))
@@ -149,7 +160,7 @@ class _Elements:
                 yield self._matrix(data)
 
     def cells(self, matrix: _Matrix) -> list[object]:
-        """What an array holds, column by column: numbers, texts, None for what is not one of either."""
+        """The items of an array, column by column: each a number, a text, or None for anything else."""
         if matrix.kind == _CELL:
             parts = [self._matrix(data) for _, data in self._only(matrix.rest, _MATRIX, matrix.size)]
             return [self._value(part) for part in parts]
@@ -158,7 +169,7 @@ class _Elements:
         return list(self._numbers(matrix))
 
     def column(self, matrix: _Matrix, field: str) -> list[object] | None:
-        """One field of an array of records; None: they have no such field."""
+        """One field of all items of a structure array; None: there is no such field."""
         elements = self._elements(matrix.rest)
         length = self._small_number(_one(elements))
         names = bytes(_one(elements)[1])
@@ -174,7 +185,7 @@ class _Elements:
         return [self._value(self._matrix(data)) if data else None for data in mine]
 
     def _value(self, matrix: _Matrix, depth: int = 0) -> object:
-        """One number or text; of an array of one cell what that holds; None for anything else."""
+        """The single number or the text in an array, also inside of nested single cells; None for anything else."""
         if matrix.kind == _CHAR:
             return self._text(matrix)
         if matrix.size != 1 or depth > _MAX_DEPTH:
@@ -214,7 +225,7 @@ class _Elements:
             raise ValueError("an array without flags")
         (word,) = struct.unpack_from(f"{self._order}I", flags)
         if not _CELL <= word & 0xFF <= _LAST_NUMBER:
-            # Objects and functions, which have other parts, and which no list is made of.
+            # Objects and functions, whose format differs, and of which no list is made.
             return _Matrix(word & 0xFF, False, (0, 0), "", data[:0])
         sizes = _one(elements)[1]
         if len(sizes) % 4 or not 2 <= len(sizes) // 4 <= 8:
@@ -261,7 +272,7 @@ class _Walk(Iterator[tuple[int, memoryview]]):
 
     @property
     def left(self) -> int:
-        """The bytes after what was read."""
+        """Number of bytes that are not read yet."""
         return len(self._data)
 
     def __next__(self) -> tuple[int, memoryview]:
@@ -271,14 +282,14 @@ class _Walk(Iterator[tuple[int, memoryview]]):
             raise ValueError("it is cut short")
         word, length = struct.unpack_from(f"{self._order}2I", self._data)
         start = 8
-        if word >> 16:  # Up to four bytes, which stand where the length would.
+        if word >> 16:  # A small element: its content, up to four bytes, stands where the length would.
             word, length, start = word & 0xFFFF, word >> 16, 4
             if length > 4:
                 raise ValueError("a short element of damaged length")
         if length > len(self._data) - start:
             raise ValueError("it is cut short")
         content = self._data[start : start + length]
-        # Compressed elements alone are not brought to eight bytes.
+        # All elements but compressed ones are padded to a multiple of eight bytes.
         end = start + length if word == _COMPRESSED else -(-(start + length) // 8) * 8
         self._data = self._data[end:]
         return word, content

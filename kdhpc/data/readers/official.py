@@ -31,7 +31,7 @@ _FLUSHED_AT_ONCE = 16
 _HASHED_AT_ONCE = 1 << 22
 _MOST_MEMBERS = 1_000_000
 _MOST_BYTES = 1 << 34
-"""Unpacked; the largest of the published archives has 2 GB."""
+"""Largest unpacked size of an archive. The largest published archive has 2 GB."""
 _LONGEST_NAME = 1 << 16
 
 
@@ -47,18 +47,18 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """A layout, found."""
+    """Where the files of a layout are."""
 
     layout: Layout
     """Which one."""
     paths: tuple[Path, ...]
     """Where each of its files is, in the same order."""
     archives: tuple[Path, ...] = ()
-    """What was unpacked for it."""
+    """The archives that were unpacked for it."""
 
 
 def locate(source: Path, layouts: tuple[Layout, ...], scratch: Path, progress: Progress) -> Located:
-    """Finds the first layout that is there whole, unpacking archives where it must.
+    """Finds the first layout of which all files are there, and unpacks archives if necessary.
 
     Args:
         source: a folder, or one of the archives (the others lie beside it).
@@ -67,7 +67,7 @@ def locate(source: Path, layouts: tuple[Layout, ...], scratch: Path, progress: P
         progress: told what is unpacked.
 
     Raises:
-        DataError: something is missing, by name, or an archive is damaged; nothing was unpacked.
+        DataError: files are missing (the message names them), or an archive is damaged; nothing was unpacked.
         StorageError: a file system refuses to read the source, or to write what is unpacked.
     """
     if look_at(source) is None:
@@ -175,7 +175,7 @@ def _unpacked(archive: Path, scratch: Path, progress: Progress) -> Path:
     target = _target(archive, scratch)
     if look_at(target) is None:
         progress.say(f"unpacking {archive}")
-        # Of this run alone: what an earlier one left may be there for as long as a process has a file of it open.
+        # A name of this run alone: what an earlier run left may stay as long as a process has a file of it open.
         partial = scratch / f"{target.name}.{secrets.token_hex(4)}{_PARTIAL}"
         for left in scratch.glob(f"*{_PARTIAL}"):
             remove_tree(left)
@@ -189,7 +189,7 @@ def _unpacked(archive: Path, scratch: Path, progress: Progress) -> Path:
 
 
 def _unpack(archive: Path, target: Path, progress: Progress) -> None:
-    """Writes the files of an archive below ``target``; of links that are files of it, copies. Nothing else is made."""
+    """Write the files of an archive below ``target``; hard links as copies. Other links and devices are left out."""
     written: dict[Path, None] = {}
     left_out: list[str] = []
     with _opened(archive) as tar:
@@ -205,14 +205,14 @@ def _unpack(archive: Path, target: Path, progress: Progress) -> None:
             written[path] = None
     if left_out:
         progress.say(f"left out of {archive}, symbolic links or devices: {first_few(left_out)}")
-    # When all are written, and many at once: that is several times faster than one after the other.
+    # After all are written, and many at once: this is several times faster than flushing each after it is written.
     with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as threads:
         for _ in threads.map(_flush, written):
             pass
 
 
 class _Member(tarfile.TarInfo):
-    """A member of an archive whose name is not so long that it would fill the memory."""
+    """A member of an archive. One whose name is so long that it could fill the memory is refused."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
@@ -229,7 +229,7 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
             yield tar
     except (DataError, StorageError):
         raise
-    # Decoders fail on damaged archives in whatever way their bytes happen to say.
+    # On a damaged archive, decoders may raise anything.
     except Exception as exc:
         if isinstance(exc, OSError) and exc.errno is not None:
             raise DataError(f"archive {archive} cannot be read: {exc.strerror}") from exc
@@ -237,13 +237,13 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _members(tar: tarfile.TarFile, archive: Path) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
-    """The members of an archive with their paths, as many and as long as a data set may have."""
+    """Yield the members of an archive with their paths. More, or larger ones, than a data set may have are refused."""
     num_bytes = 0
     for number, member in enumerate(tar):
         num_bytes += member.size
         _check_size(archive, number, num_bytes)
         yield member, _inner(member.name, archive)
-    # To the end, where gzip keeps its checksum: an archive may be damaged where only pixels are.
+    # Read to the end, where gzip keeps its checksum: only this shows damage that is in nothing but pixels.
     assert tar.fileobj is not None, "it is open"
     while block := tar.fileobj.read(_HASHED_AT_ONCE):
         num_bytes += len(block)
@@ -324,7 +324,7 @@ def _written(path: Path) -> Iterator[None]:
 
 
 def _told(layouts: tuple[Layout, ...], missing: list[tuple[str, ...]]) -> str:
-    """What the layout lacks that comes nearest, and what all of them are."""
+    """For a message: what is missing of the layout that is most complete, and what all layouts consist of."""
     needed = f"needed are {'; or '.join(map(_described, layouts))}"
     pairs = zip(layouts, missing, strict=True)
     layout, lacking = min(pairs, key=lambda pair: len(pair[1]) / len(pair[0].files))

@@ -1,8 +1,8 @@
-"""Plain data out of a pickle, without unpickling: nothing in the file is called, and arrays are made of bytes.
+"""Reads plain data from a pickle without unpickling it: nothing that the file names is looked up or called.
 
-Python's unpickler looks up and calls what a file names, and NumPy's classes believe the shapes and types that they are
-told. Here the opcodes that CIFAR's files consist of are followed by hand: containers, numbers, texts, bytes, and the
-one way in which NumPy wrote arrays of whole numbers. Everything else is refused.
+Python's unpickler looks up and calls whatever a file names, and NumPy's classes trust the shapes and types that they
+are given. This module interprets only those opcodes that CIFAR's files consist of: containers, numbers, texts, bytes,
+and arrays of integers in the one way in which NumPy pickled them. Everything else is refused.
 
 Source: https://docs.python.org/3/library/pickletools.html
 """
@@ -19,9 +19,9 @@ from kdhpc.data.names import shown
 
 _MARK = object()
 _MOST_STEPS = 1 << 24
-"""Opcodes; CIFAR-100's largest file has 500,000."""
+"""Largest number of opcodes in a file; CIFAR-100's largest file has 500,000."""
 _RECONSTRUCT = frozenset(("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"))
-"""Its module has had two names."""
+"""NumPy's function that makes an array, by both names that its module has had."""
 _NDARRAY, _DTYPE, _ENCODE = "numpy ndarray", "numpy dtype", "_codecs encode"
 _GLOBALS = frozenset((*_RECONSTRUCT, _NDARRAY, _DTYPE, _ENCODE))
 _LONGEST_SIDE = 1 << 62
@@ -38,7 +38,7 @@ class _Global:
 
 @dataclass
 class _Type:
-    """An array's type of numbers."""
+    """An array's dtype: kind and size such as ``u1``, and byte order."""
 
     kind: str
     order: str = "|"
@@ -46,7 +46,7 @@ class _Type:
 
 @dataclass
 class _Array:
-    """An array that is being made."""
+    """An array; its values are None until the opcode that sets them."""
 
     values: NDArray[np.integer] | None = field(default=None)
 
@@ -55,10 +55,11 @@ def read_pickle(content: bytes) -> object:
     """The data in a pickle.
 
     Args:
-        content: Of the file. Python 2's strings come as bytes.
+        content: The bytes of the file.
 
     Returns:
-        Dictionaries, lists, tuples, numbers, texts, bytes, None, and read-only arrays of whole numbers.
+        Dictionaries, lists, tuples, numbers, texts, bytes, None, and read-only arrays of integers. Strings that
+        Python 2 wrote are bytes.
 
     Raises:
         ValueError: it is damaged, or holds something else.
@@ -77,7 +78,7 @@ def read_pickle(content: bytes) -> object:
 
 
 def _finished(value: object) -> object:
-    """The value, and what it holds directly, with arrays in place of what they were made by."""
+    """The value, or the values of a dictionary, with NumPy arrays in place of `_Array` objects."""
     if isinstance(value, dict):
         return {key: _finished_item(item) for key, item in value.items()}
     return _finished_item(value)
@@ -92,10 +93,10 @@ def _finished_item(value: object) -> object:
 
 
 class _Reader:
-    """The machine that a pickle is a program for, with few of its instructions.
+    """The stack machine that executes the opcodes of a pickle, with few of its instructions.
 
     Args:
-        limit: The bytes that it may make out of what it has read, all together.
+        limit: Largest number of bytes that all calls and arrays of the file may make together.
     """
 
     def __init__(self, *, limit: int) -> None:
@@ -262,7 +263,7 @@ def _filled(target: dict[object, object], items: list[object]) -> dict[object, o
 
 
 def _made(function: str, arguments: tuple[object, ...]) -> object:
-    """What a call that NumPy or Python have written stands for."""
+    """The result of a call in the file, if it is one of those that NumPy and Python write."""
     match arguments:
         case (_Global(name=name), (0,), b"b" | "b") if function in _RECONSTRUCT and name == _NDARRAY:
             return _Array()
@@ -282,19 +283,19 @@ def _set_order(target: _Type, state: tuple[object, ...]) -> None:
 
 
 def _array(state: tuple[object, ...]) -> NDArray[np.integer]:
-    """An array as its bytes, shape and type say; all three are checked against each other."""
+    """Make an array from its pickled state. Its shape, dtype and bytes are checked against each other."""
     match state:
         case (int(), tuple() as shape, _Type() as dtype, is_fortran, bytes() as content):
             pass
         case (int(), tuple() as shape, _Type() as dtype, is_fortran, str() as text):
-            # Python 3's way to write Python 2's strings again.
+            # Bytes as text: how Python 3 writes a string that it has read from a pickle of Python 2.
             content = text.encode("latin-1")
         case _:
             raise ValueError("it holds an array that is not made of bytes")
     sizes = tuple(size for size in shape if isinstance(size, int) and size >= 0)
     if dtype.kind not in _WHOLE_NUMBERS or dtype.order not in _BYTE_ORDERS:
         raise ValueError(f"it holds an array of {shown(dtype.order)}{shown(dtype.kind)!r}: allowed are whole numbers")
-    # What a shape holds may be anything, and much longer than the file when it is written out.
+    # The message says only how long a shape is: it may hold anything, and be longer than the file when written out.
     if len(sizes) != len(shape) or not 1 <= len(sizes) <= 4 or max(sizes) > _LONGEST_SIDE or is_fortran:
         raise ValueError(f"it holds an array of {len(shape)} dimensions, stored in a way that no data set needs")
     found = np.frombuffer(content, dtype=np.dtype(dtype.order.replace("|", "=") + dtype.kind))

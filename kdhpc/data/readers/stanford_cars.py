@@ -27,7 +27,7 @@ _OFFICIAL = Counts(classes=196, train=8_144, test=8_041)
 
 @dataclass(frozen=True, kw_only=True)
 class StanfordCarsReader:
-    """Reads Stanford Cars; whole images, the bounding boxes are not used."""
+    """Reads Stanford Cars. Images are kept whole: the bounding boxes are not used."""
 
     expected: Counts = _OFFICIAL
     """The official counts."""
@@ -36,7 +36,8 @@ class StanfordCarsReader:
         """Reads the folder that holds the archives, or what they unpack to.
 
         Raises:
-            DataError: files missing or damaged.
+            DataError: files are missing or damaged.
+            StorageError: a file system refuses to read the source, or to write unpacked files.
         """
         found = locate(source, (_HALVES, _TOGETHER), scratch, progress)
         if found.layout == _TOGETHER:

@@ -30,7 +30,8 @@ class StanfordDogsReader:
         """Reads the folder that holds ``images.tar`` and ``lists.tar``, or what they unpack to.
 
         Raises:
-            DataError: files missing or damaged, or lists that contradict each other.
+            DataError: files are missing or damaged, or the lists contradict each other.
+            StorageError: a file system refuses to read the source, or to write unpacked files.
         """
         images, train_list, test_list = locate(source, _LAYOUTS, scratch, progress).paths
         train, test = _split(train_list, images), _split(test_list, images)
@@ -52,7 +53,7 @@ def _split(path: Path, images: Path) -> FileSplit:
 
 
 def _classes(split: FileSplit, path: Path) -> tuple[str, ...]:
-    """The folder of each label, by label."""
+    """The class names: the folder of each label's images, in the order of the labels."""
     folders: dict[int, str] = {}
     for name, label in zip(split.names, split.labels.tolist(), strict=True):
         folder = PurePosixPath(name).parts[0] if name.strip("/.") else name
