@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kdhpc.cli.progress import Progress
 from kdhpc.cli.study_config import Wanted, add_search_study_argument, study_name, wanted_study
 from kdhpc.errors import DatabaseError
-from kdhpc.searching.outcome import problem_of
+from kdhpc.searching.outcome import hours_line, problem_of
 
 if TYPE_CHECKING:
     from kdhpc.cluster.signals import StopSignals
@@ -182,6 +182,8 @@ def _finish(storage: "Storage", name: str) -> int:
     status = read_status(storage, name)
     if status.trials.complete:
         export_best(storage, name, top=1)
+    if used := hours_line(name, status.hours_used, status.max_gpu_hours, status.trials.beyond_hours):
+        _tell(used)
     problem = problem_of(status, "the workers' logs")
     if problem:
         _tell(problem)

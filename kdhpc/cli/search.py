@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import Progress
 from kdhpc.cli.study_config import Wanted, add_search_study_argument, wanted_study
-from kdhpc.searching.outcome import problem_of
+from kdhpc.searching.outcome import hours_line, problem_of
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import SearchConfig
@@ -104,6 +104,8 @@ def search_here(wanted: Wanted, again: str, confirmation: "Confirmation | None" 
         progress.tell(f"stopped; `{again}` goes on")
         return 130
     status = read_status(storage, name)
+    if used := hours_line(name, status.hours_used, status.max_gpu_hours, status.trials.beyond_hours):
+        progress.tell(used)
     if lead := lead_line(status.lead, name, GOALS[status.goal]):
         progress.tell(lead)
     problem = problem_of(status, f"the logs in {manifest.logs}")

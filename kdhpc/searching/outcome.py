@@ -6,6 +6,23 @@ if TYPE_CHECKING:
     from kdhpc.study.status import StudyStatus
 
 
+def hours_line(study: str, used: float, budget: float | None, num_unbegun: int) -> str | None:
+    """That a study's hours are used before its trials are, in one line; None: they are not.
+
+    Args:
+        study: Its name.
+        used: Hours that workers have spent on its trials.
+        budget: ``study.max_gpu_hours``.
+        num_unbegun: Trials that are not begun because of that.
+    """
+    if budget is None or not num_unbegun:
+        return None
+    return (
+        f"study {study} has used {used:.2f} of {budget:g} hours (study.max_gpu_hours), {num_unbegun} trials are not "
+        "begun: `kdhpc search` with a larger number goes on"
+    )
+
+
 def problem_of(status: "StudyStatus", logs: str) -> str | None:
     """What is wrong with a study whose budget is done, in one line; None: nothing is.
 

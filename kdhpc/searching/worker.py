@@ -24,6 +24,7 @@ from kdhpc.searching.concurrency import concurrency_on
 from kdhpc.searching.deadline import Deadline
 from kdhpc.searching.plan import check_same_study, names_of
 from kdhpc.searching.trial import StepKind, TrialSetting
+from kdhpc.searching.outcome import hours_line
 from kdhpc.searching.trial_runner import Ended, TrialRunner
 from kdhpc.study.definition import Split
 from kdhpc.study.leased_trial import Owner
@@ -187,11 +188,7 @@ class _Worker:
             )
         elif left := self._study.progress().beyond_hours:
             hours = self._study.hours()
-            _LOG.info(
-                "study %s has used %.2f of %g hours (study.max_gpu_hours), %d trials are not begun: `kdhpc search` "
-                "with a larger number goes on",
-                *(name, hours.used, hours.budget, left),
-            )
+            _LOG.info("%s", hours_line(name, hours.used, hours.budget, left))
         else:
             _LOG.info("nothing is left to train in study %s", name)
         return False
