@@ -22,9 +22,9 @@ from kdhpc.losses.kinds import kinds_of
 from kdhpc.networks.own import register_imported
 from kdhpc.searching.concurrency import concurrency_on
 from kdhpc.searching.deadline import Deadline
+from kdhpc.searching.outcome import hours_line
 from kdhpc.searching.plan import check_same_study, names_of
 from kdhpc.searching.trial import StepKind, TrialSetting
-from kdhpc.searching.outcome import hours_line
 from kdhpc.searching.trial_runner import Ended, TrialRunner
 from kdhpc.study.definition import Split
 from kdhpc.study.leased_trial import Owner
