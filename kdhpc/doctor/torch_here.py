@@ -17,7 +17,9 @@ def check_torch() -> Iterator[Finding]:
     yield _driver()
     command = [*child_python_words(), "-m", "kdhpc.doctor.torch_probe"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PROBE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         yield fault("torch", f"it did not come to an end within {_PROBE_S:.0f} s")
         return
@@ -35,7 +37,9 @@ def _driver() -> Finding:
         return absent("GPU driver", "no nvidia-smi on this machine")
     asked = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=_DRIVER_S, check=False)
+        done = subprocess.run(
+            asked, capture_output=True, encoding="utf-8", errors="replace", timeout=_DRIVER_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as exc:
         return fault("GPU driver", f"nvidia-smi does not answer: {exc}", "tell the machine's administrator")
     rows = [line.strip() for line in done.stdout.splitlines() if line.strip()]

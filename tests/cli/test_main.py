@@ -79,6 +79,7 @@ def test_surface_is_frozen() -> None:
             "--force",
         ],
         "kdhpc data list": ["--format"],
+        "kdhpc doctor": ["--job", "--quick", "--format", "overrides"],
         "kdhpc data check": ["name"],
     }
 
