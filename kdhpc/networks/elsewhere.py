@@ -40,7 +40,7 @@ def check_elsewhere(config: NetworkConfig, image_size: int, *, num_classes: int,
     done = subprocess.run(
         [*child_python_words(), "-m", _PROGRAM, json.dumps(order)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         check=False,
     )
