@@ -87,6 +87,6 @@ def test_digest_is_of_the_content(tmp_path):
     for file, content in ((path, b"PK\x03\x04a"), (copy, b"PK\x03\x04a"), (other, b"PK\x03\x04b")):
         file.write_bytes(content)
     assert start_digest(config("resnet8", path)) == start_digest(config("resnet8", copy))
-    both = [weights_digest(ObjectiveConfig(), config("resnet8", file)) for file in (path, other)]
+    both = [weights_digest(ObjectiveConfig(), start=config("resnet8", file)) for file in (path, other)]
     assert both[0] != both[1]
-    assert weights_digest(ObjectiveConfig(), NetworkConfig(name="resnet8")) is None
+    assert weights_digest(ObjectiveConfig(), start=NetworkConfig(name="resnet8")) is None
