@@ -21,13 +21,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="whether all that kdhpc needs is here and works",
         description="Looks at packages, disks, file locks, data sets, the database, Slurm, the GPU and torch.compile. "
         "Each line is `ok`, `not here` (some uses need it), or `to do`: it is here, or configured, and does not work. "
-        "Changes nothing; takes half a minute. Exits 1 if something is to do.",
+        "Changes nothing; with --job, the job's files stay in runs/doctor. Exits 1 if something is to do.",
         epilog="example: kdhpc doctor --job cluster.partition=gpu",
     )
     parser.add_argument(
         "--job", action="store_true", help="also submit a Slurm job like a worker's, which looks at its node, and wait"
     )
-    parser.add_argument("--quick", action="store_true", help="leave out torch, its GPU and compiling: a second in all")
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out torch, its GPU and compiling, which take longest"
+    )
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --job: as cluster.account=me")
     parser.set_defaults(func=run)
@@ -62,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cluster(args: argparse.Namespace) -> "ClusterConfig | None":
-    from kdhpc.config.compose import compose_search
     from kdhpc.errors import UsageError
 
     strange = [override for override in args.overrides if not override.startswith("cluster.")]
@@ -70,6 +71,8 @@ def _cluster(args: argparse.Namespace) -> "ClusterConfig | None":
         raise UsageError(f"{(strange or args.overrides)[0]!r} is not allowed here: give --job cluster.key=value")
     if not args.job:
         return None
+    from kdhpc.config.compose import compose_search  # Hydra takes most of a second.
+
     # Any study's config would do: it has the same cluster.
     return compose_search(["study=quickstart", "cluster=slurm", *args.overrides]).cluster
 

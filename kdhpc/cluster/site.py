@@ -30,11 +30,6 @@ class Partition:
     gres: str
     """What a node has beside, as ``gpu:a100:4``; empty: nothing."""
 
-    @property
-    def has_gpus(self) -> bool:
-        """Whether its nodes have GPUs."""
-        return "gpu" in self.gres
-
 
 def version() -> str:
     """Slurm's, as its commands say it.

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from kdhpc.config.paths import server_dir
 from kdhpc.doctor.finding import Finding, absent, fault, ok
-from kdhpc.errors import DatabaseAwayError, DatabaseError, KdhpcError
-from kdhpc.server.control import running
+from kdhpc.errors import DatabaseError, KdhpcError
+from kdhpc.server.address import EmbeddedAddress
 from kdhpc.server.postgres import installed_programs
 from kdhpc.study.status import server_version, study_names
 from kdhpc.study.storage import Storage
@@ -25,10 +25,9 @@ def check_database() -> Iterator[Finding]:
     try:
         yield _reached()
     except KdhpcError as exc:
-        # The embedded one, stopped in order, is no fault: it is started when it is needed.
-        is_stopped = isinstance(exc, DatabaseAwayError) or (not is_given and running(server_dir()) is None)
-        kind = absent if is_stopped and not is_given else fault
-        yield kind("database", str(exc), "" if is_given else "kdhpc db start")
+        # One that was stopped in order is no fault: it is started when it is needed. One that was lost is.
+        is_stopped = not is_given and EmbeddedAddress(server_dir()).is_stopped
+        yield (absent if is_stopped else fault)("database", str(exc))
 
 
 def _reached() -> Finding:

@@ -24,7 +24,7 @@ def examine(*, quick: bool = False) -> Iterator[Finding]:
     """What all checks find, as they find it. A check that fails itself is a finding, too.
 
     Args:
-        quick: Leave out torch, which takes half a minute.
+        quick: Leave out torch, which takes longest.
     """
     for name, check in _CHECKS.items():
         if quick and check is check_torch:

@@ -29,9 +29,9 @@ class Finding:
     """What to do; empty: nothing, or the words say it."""
 
 
-def ok(name: str, words: str, remedy: str = "") -> Finding:
+def ok(name: str, words: str) -> Finding:
     """Of a thing that works."""
-    return Finding(name=name, state=State.OK, words=words, remedy=remedy)
+    return Finding(name=name, state=State.OK, words=words)
 
 
 def absent(name: str, words: str, remedy: str = "") -> Finding:

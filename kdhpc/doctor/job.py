@@ -45,7 +45,7 @@ def examine_on_a_node(cluster: ClusterConfig, tell: Callable[[str], None], *, qu
     )
     lock = FileLock.take(folder / _LOCK)
     if lock is None:
-        raise StorageError(f"{folder / 'lock'} is locked by another process")
+        raise StorageError(f"{folder / _LOCK} is locked by another process")
     with lock:
         job = _submit(folder, asked, quick=quick)
         tell(f"job {job} submitted; its log is in {folder}")

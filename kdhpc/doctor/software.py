@@ -12,7 +12,6 @@ from kdhpc.doctor.finding import Finding, absent, fault, ok
 
 _EXTRAS = {
     "server": "an embedded PostgreSQL",
-    "timm": "networks of timm",
     "optuna": "Optuna's dashboard and tables",
 }
 
@@ -34,8 +33,6 @@ def check_software() -> Iterator[Finding]:
         yield ok("packages", f"kdhpc {__version__}, {', '.join(shown)}")
     for extra, use in _EXTRAS.items():
         of_it = [each for each in needed if each.marker and each.marker.evaluate({"extra": extra})]
-        if not of_it:
-            continue
         missing = [each.name for each in of_it if _version(each.name) is None]
         if missing:
             yield absent(extra, f"{use}: {', '.join(missing)}", f"pip install 'kdhpc[{extra}]'")

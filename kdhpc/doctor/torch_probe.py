@@ -50,7 +50,7 @@ def _gpus() -> str:
 
 def _compiles(device: torch.device) -> Finding:
     if device.type == "cuda":
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device)  # Which compiler is needed is told by whether CUDA is in use.
     if missing := missing_tool():
         return absent("torch.compile", missing, "until then training is eager: slower, with the same results")
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import kdhpc
+from kdhpc.training.loop import EpochReport
 from kdhpc.training.metrics import read_metrics
 from tests.api.conftest import SETTINGS, make_images
 
@@ -93,8 +94,8 @@ def test_exception_in_the_middle_of_a_step_leaves_a_folder_that_the_same_call_go
 def test_interrupt_at_the_very_end_is_not_swallowed_and_the_run_is_done(folder: Path) -> None:
     """Whoever trains one seed after the other in a loop gets out of the loop."""
 
-    def last(report: object) -> None:
-        if report.epoch == 2:  # type: ignore[attr-defined]
+    def last(report: EpochReport) -> None:
+        if report.epoch == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match="the training is done"):

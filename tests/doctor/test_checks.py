@@ -1,6 +1,7 @@
 """What the doctor says of things that work, are not there, and are broken."""
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from kdhpc.doctor.examination import examine
 from kdhpc.doctor.finding import Finding, State
 from kdhpc.doctor.slurm_here import check_slurm
 from kdhpc.doctor.software import check_software
+from kdhpc.server.control import ServerOptions, start, stop
+from kdhpc.server.endpoint import write_endpoint
 from kdhpc.study.storage import Storage
 from tests.faults import FaultyDisk
 
 
-def _named(name: str, findings: object) -> Finding:
-    (found,) = [each for each in findings if each.name == name]  # type: ignore[attr-defined]
+def _named(name: str, findings: Iterable[Finding]) -> Finding:
+    (found,) = [each for each in findings if each.name == name]
     return found
 
 
@@ -54,6 +57,21 @@ def test_database_that_was_never_started_is_not_here_and_one_that_is_named_is_to
     assert found.state is State.FAULT
     assert "127.0.0.1:9" in found.words
     assert "secret" not in found.words + found.remedy
+
+
+def test_database_that_was_stopped_is_not_here_and_one_that_was_lost_is_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDHPC_RUNS", str(tmp_path))
+    monkeypatch.delenv("KDHPC_STORAGE", raising=False)
+    folder = tmp_path / "db"
+    endpoint = start(folder, ServerOptions()).endpoint
+    assert stop(folder).was_running
+    stopped = _named("database", check_database())
+    assert stopped.state is State.ABSENT
+    assert "kdhpc db start" in stopped.words
+    write_endpoint(folder, endpoint)
+    assert _named("database", check_database()).state is State.FAULT
 
 
 def test_disks_are_shown_and_locks_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +132,7 @@ def test_torch_that_cannot_be_imported_is_to_do_and_a_driver_without_gpu_is_not_
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
     def broken(*args: object, **more: object) -> "subprocess.CompletedProcess[str]":
-        return real(["sh", "-c", "echo 'ImportError: libcudart.so.13' >&2; exit 1"], **more)  # type: ignore[call-overload,no-any-return]
+        return real(["sh", "-c", "echo 'ImportError: libcudart.so.13' >&2; exit 1"], **more)
 
     real = subprocess.run
     driver = next(torch_here.check_torch())
