@@ -13,8 +13,11 @@ import importlib
 __version__ = "0.1.0"
 
 __all__ = [
+    "DesignEntry",
     "Ensemble",
+    "GateEntry",
     "Graph",
+    "LossEntry",
     "Run",
     "Study",
     "__version__",
@@ -29,8 +32,11 @@ __all__ = [
 
 # The types of these names are in __init__.pyi.
 _MODULES = {
+    "DesignEntry": "kdhpc.graph.catalogue",
     "Ensemble": "kdhpc.api.ensemble",
+    "GateEntry": "kdhpc.graph.catalogue",
     "Graph": "kdhpc.api.graphs",
+    "LossEntry": "kdhpc.graph.catalogue",
     "Run": "kdhpc.api.training",
     "Study": "kdhpc.api.searching",
     "dml": "kdhpc.api.graphs",

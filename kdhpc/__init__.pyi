@@ -9,11 +9,17 @@ from kdhpc.api.searching import Study as Study
 from kdhpc.api.searching import search as search
 from kdhpc.api.training import Run as Run
 from kdhpc.api.training import train as train
+from kdhpc.graph.catalogue import DesignEntry as DesignEntry
+from kdhpc.graph.catalogue import GateEntry as GateEntry
+from kdhpc.graph.catalogue import LossEntry as LossEntry
 
 __version__: str
 __all__ = [
+    "DesignEntry",
     "Ensemble",
+    "GateEntry",
     "Graph",
+    "LossEntry",
     "Run",
     "Study",
     "__version__",

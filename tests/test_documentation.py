@@ -15,6 +15,7 @@ from kdhpc.config.document import defaults
 from kdhpc.config.folders import config_names
 from kdhpc.config.schema import SearchConfig, TrainConfig
 from kdhpc.config.sweep import combinations
+from tests.plugins import forget_plugins
 
 _ROOT = Path(__file__).parents[1]
 _PAGES = sorted(path.relative_to(_ROOT).as_posix() for path in [*_ROOT.glob("*.md"), *_ROOT.glob("docs/**/*.md")])
@@ -121,6 +122,8 @@ def test_every_command_parses_and_its_config_composes(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    forget_plugins(monkeypatch)
+    monkeypatch.syspath_prepend(str(_ROOT / "examples"))
     for words in _commands(page):
         command, overrides = _overrides(words)
         if overrides:

@@ -31,6 +31,7 @@ defaults:
 study:
   num_nodes: 2
   trials: 6
+  baselines: []
 dataset:
   name: tiny
   image_size: 16

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdhpc.api.data import Array, as_pixels, is_tensor
-from kdhpc.api.networks import name_again
-from kdhpc.config.networks import NETWORKS
+from kdhpc.api.networks import listed_names, name_again
+from kdhpc.config.networks import NETWORKS, is_of_library
 from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.decode import Decoded, PillowImage, Target, decode, decode_image, fit_pixels, is_image
@@ -23,10 +23,10 @@ from kdhpc.errors import ConfigError, DataError, NetworkError
 from kdhpc.final.finished import FinishedRun, open_finished
 from kdhpc.final.found import seed_folders
 from kdhpc.final.model import ModelCard, read_model_card
-from kdhpc.networks.build import OWN_BUILDERS, exported_weights
+from kdhpc.networks.build import exported_weights
 from kdhpc.networks.one import OneNetwork, build_one
 from kdhpc.networks.output import NetworkOutput
-from kdhpc.networks.own import OwnNetwork
+from kdhpc.networks.own import OWN_NETWORKS, OwnNetwork
 from kdhpc.report.predictions import device_here, runtime_of
 from kdhpc.training.evaluation import mean_ensemble
 from kdhpc.training.pretrained import freeze_with
@@ -233,15 +233,19 @@ def _only_seed(folder: Path) -> Path:
 
 
 def _settle_network(run: FinishedRun, network: object) -> None:
-    name = run.config.network.name
-    if network is not None and name not in NETWORKS:
-        name_again(name, network)
+    config = run.config.network
+    own = [name for name in config.distinct if name not in NETWORKS and not is_of_library(name)]
+    if network is not None and not own:
+        raise NetworkError(f"{run.origin} has the network {config.name}, one of kdhpc's: leave network= out")
+    if network is not None and config.nodes:
+        if listed_names(network) != config.nodes:
+            raise NetworkError(f"{run.origin} has the networks {', '.join(config.nodes)}: give network= as that list")
     elif network is not None:
-        raise NetworkError(f"{run.origin} has the network {name}, one of kdhpc's: leave network= out")
-    elif name not in NETWORKS and name not in OWN_BUILDERS:
+        name_again(config.name, network)
+    elif missing := [name for name in own if name not in OWN_NETWORKS]:
         raise NetworkError(
-            f"{run.origin} was trained with a network of somebody's own, {name}, which this process does not know: "
-            "give network=, as to kdhpc.train"
+            f"{run.origin} was trained with a network of somebody's own, {missing[0]}, which this process does not "
+            "know: give network=, as to kdhpc.train"
         )
 
 

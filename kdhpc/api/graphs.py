@@ -1,10 +1,12 @@
 """Graphs for Python users: from a file, or by name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdhpc.errors import GraphError
 from kdhpc.graph import presets
+from kdhpc.graph.plugins import load_plugins
 from kdhpc.graph.serial import Provenance, read_stored, to_json, write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
@@ -65,18 +67,20 @@ class Graph:
         draw_graph(self.spec, tuple(map(Path, paths)), title=self.name)
 
 
-def load_graph(source: str | Path, num_nodes: int | None = None) -> Graph:
+def load_graph(source: str | Path, num_nodes: int | None = None, *, plugins: Sequence[str] = ()) -> Graph:
     """A graph from a file, or a preset by its name.
 
     Args:
         source: A file that ``kdhpc export-best`` or :meth:`Graph.save` wrote, or the name of a preset:
             ``independent``, ``dml``, ``uniform:att-``, ...
         num_nodes: M. A preset needs it; a file must agree with it where it is given.
+        plugins: Modules of designs and gates of one's own, which the graph may then have.
 
     Returns:
         The graph.
 
     Raises:
+        ConfigError: a plug-in cannot be imported.
         GraphError: neither a preset nor a file, a file without a graph, or a graph of another number of nodes.
         StorageError: the file system refuses.
 
@@ -84,6 +88,7 @@ def load_graph(source: str | Path, num_nodes: int | None = None) -> Graph:
     >>> kdhpc.load_graph("uniform:att-", 2).spec.edges[0].design.value
     'att-'
     """
+    load_plugins(plugins)
     source = str(source)
     spec = presets.load_graph(source, num_nodes)
     if source in presets.PRESETS:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
-from kdhpc.config.document import defaults
+from kdhpc.config.document import defaults, root_defaults
 from kdhpc.errors import ConfigError, nearest
 
-_OWN_ARGUMENTS = ("dataset.name", "network.name", "run.graph")
+_OWN_ARGUMENTS = ("dataset.name", "network.name", "network.nodes", "run.graph", "study.networks")
 """Keys that are not keywords, because the functions have other arguments for them."""
 
 
@@ -48,6 +48,8 @@ def keys_by_name(kind: type) -> dict[str, str]:
             key = f"{group}.{field}"
             if key not in _OWN_ARGUMENTS:
                 found.setdefault(field, []).append(key)
+    for key in root_defaults(kind):
+        found.setdefault(key, []).append(key)
     return {name: keys[0] for name, keys in found.items() if len(keys) == 1}
 
 

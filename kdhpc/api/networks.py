@@ -6,23 +6,38 @@ from typing import TypeAlias
 
 from torch import nn
 
+from kdhpc.api.keywords import written
+from kdhpc.config.schema import networks_label
 from kdhpc.errors import GraphError, NetworkError
-from kdhpc.networks.own import Maker, OwnNetworks, copies_of, import_network, register
+from kdhpc.networks.own import Maker, OwnNetworks, copies_of, import_network, own_networks, register, register_imported
 
-Network: TypeAlias = str | Callable[[], nn.Module] | Sequence[nn.Module]
-"""A name, a callable that makes a new module, or a list of M modules."""
+Network: TypeAlias = str | Callable[[], nn.Module] | Sequence[str] | Sequence[nn.Module]
+"""A name, a callable that makes a new module, or a list of M names or of M modules."""
 _CROPS = (3, 5, 7)
-_GIVE = "give a name, a callable that makes a new module, or a list of M modules"
+_GIVE = "give a name, a callable that makes a new module, or a list of M names or of M modules"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenNetwork:
-    """The networks that a user has chosen: one of kdhpc's by its name, or modules of the user's own."""
+    """The networks that a user has chosen: kdhpc's by name, the same for all nodes or one for each, or the user's own
+    modules."""
 
     name: str
-    """As configs have it."""
+    """As configs have it; of a list of names their names with ``+`` between them."""
+    names: tuple[str, ...] = ()
+    """A list of names; empty: no list was given, or one of modules."""
     own: OwnNetworks | None = None
     """The user's own; None: one of kdhpc's."""
+
+    @property
+    def each(self) -> tuple[str, ...]:
+        """The names of its networks."""
+        return self.names or (self.name,)
+
+    @property
+    def override(self) -> str:
+        """What chooses it in a config, unless it is the user's own."""
+        return f"network={written('network', self.names) if self.names else self.name}"
 
     def group(self, image_size: int) -> dict[str, object] | None:
         """The config's group ``network``, unless the user says otherwise; None: a file of configs has it."""
@@ -33,7 +48,10 @@ class ChosenNetwork:
 
     def makes_maps(self, image_size: int) -> bool:
         """Whether the networks make attention maps, so that a graph can compare them."""
-        return self.own is None or self.own.make_maps(image_size)
+        if self.own is not None:
+            return self.own.make_maps(image_size)
+        named = map(own_networks, self.each)
+        return all(networks is None or networks.make_maps(image_size) for networks in named)
 
     def check_nodes(self, num_nodes: int) -> None:
         """Refuse a list of another length than the graph has nodes.
@@ -55,6 +73,8 @@ def choose_network(network: object) -> ChosenNetwork:
     """
     if isinstance(network, str) and ":" not in network:
         return ChosenNetwork(name=network)
+    if names := listed_names(network):
+        return ChosenNetwork(name=networks_label(names), names=names)
     makers, label = _makers(network)
     own = OwnNetworks(makers, label=label)
     name = f"{label.rpartition(':')[2].rpartition('.')[2]}-{own.fingerprint()}"
@@ -70,11 +90,22 @@ def choose_importable(network: object) -> ChosenNetwork:
     """
     if isinstance(network, str) and ":" not in network:
         return ChosenNetwork(name=network)
+    if names := listed_names(network):
+        return ChosenNetwork(name=networks_label(names), names=names)
     makers, label = _makers(network)
     name = label if isinstance(network, str) else _place_of(makers, label)
     own = OwnNetworks([import_network(name)], label=name)
     register(name, own)
     return ChosenNetwork(name=name, own=own)
+
+
+def listed_names(network: object) -> tuple[str, ...]:
+    """A list of names; empty: it is something else. Those of the form ``module:Name`` are imported."""
+    if not isinstance(network, (list, tuple)) or not all(isinstance(name, str) for name in network):
+        return ()
+    for name in network:
+        register_imported(name)
+    return tuple(network)
 
 
 def _place_of(makers: Sequence[Maker], label: str) -> str:

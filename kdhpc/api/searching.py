@@ -4,15 +4,17 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kdhpc.api.data import Data, dataset_group, open_data
 from kdhpc.api.graphs import Graph
-from kdhpc.api.keywords import to_overrides
+from kdhpc.api.keywords import to_overrides, written
 from kdhpc.api.networks import ChosenNetwork, Network, choose_importable
 from kdhpc.api.training import interrupted_by
 from kdhpc.config.compose import compose_search
 from kdhpc.config.folders import config_names
+from kdhpc.config.goals import GOALS, Goal
 from kdhpc.config.paths import StudyPaths, packed_dir
 from kdhpc.config.schema import SearchConfig, check_study_name
 from kdhpc.data.memory import write_packed
@@ -21,20 +23,28 @@ from kdhpc.data.progress import Progress
 from kdhpc.errors import ConfigError, NetworkError, StudyError
 from kdhpc.graph.space import graph_key
 from kdhpc.interpreter import child_python_words
+from kdhpc.networks.names import is_own
 from kdhpc.networks.own import register_imported
-from kdhpc.searching.export import export_trials, provenance
+from kdhpc.searching.export import confirmation, export_trials, named_graph, provenance
 from kdhpc.searching.local import for_this_machine, search_locally
 from kdhpc.searching.outcome import problem_of
-from kdhpc.searching.plan import plan_study, stored_groups
+from kdhpc.searching.plan import Confirmation, StudyPlan, plan_study, stored_groups
 from kdhpc.server.control import ensure_server
-from kdhpc.study.status import StudyStatus, TrialRecord, read_status, top_trials
+from kdhpc.study.given import GivenGraph, load_given
+from kdhpc.study.ranking import Lead
+from kdhpc.study.status import GivenStatus, StudyStatus, TrialRecord, read_status, top_trials
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 from kdhpc.study.trial_table import TrialRow, read_trials
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE_S = 10.0
+_ALL = 1 << 31
 _WITHOUT_MAPS = ["prob+", "prob-"]
+_NOT_BY_WORKERS = (
+    "cannot be imported by worker processes: install the package of {}, or put its folder in PYTHONPATH (not the "
+    "working folder)"
+)
 
 
 class Study:
@@ -64,6 +74,16 @@ class Study:
         return read_status(self._storage, self.name)
 
     @property
+    def plugins(self) -> tuple[str, ...]:
+        """Modules of the designs and gates that its graphs may have, beside kdhpc's own."""
+        return tuple(self._shared.definition.plugins)
+
+    @property
+    def goal(self) -> str:
+        """What values are: ``ensemble``, ``node1``, ``mean_node`` or ``nll``, of which less is better."""
+        return self._shared.definition.goal
+
+    @property
     def best(self) -> Graph:
         """The graph of the best complete trial, with where it comes from.
 
@@ -74,7 +94,10 @@ class Study:
 
     @property
     def best_value(self) -> float:
-        """The ensemble's accuracy on the validation images in that trial, in percent.
+        """What that trial of the search came to on the validation images, by the study's :attr:`goal`.
+
+        By default the ensemble's accuracy, in percent. The best of many such values is too good to be true: see
+        :meth:`confirm`.
 
         Raises:
             StudyError: no trial is complete.
@@ -103,9 +126,13 @@ class Study:
         - ``reason``: why it failed, diverged or crashed; else None.
         - ``seconds``: that workers spent on it.
         - ``graph_key``, and a column for each gate and design of the graph.
+
+        Where the graph was confirmed, ``confirmed_mean``, ``confirmed_error`` (its standard error, of two seeds or
+        more) and ``confirmed_seeds`` are there as well.
         """
         space = self._shared.definition.space
-        rows = sorted(read_trials(self._storage, self.name), key=_best_first)
+        rows = sorted(read_trials(self._storage, self.name), key=_best_first(GOALS[self.goal]))
+        known = {trial.number: confirmation(trial) for trial in self._top(_ALL)}
         return [
             {
                 "number": row.number,
@@ -116,10 +143,62 @@ class Study:
                 "reason": row.reason,
                 "seconds": row.worked_s,
                 "graph_key": None if row.graph is None else graph_key(row.graph),
+                **known.get(row.number, {}),
                 **({} if row.graph is None else space.to_parameters(row.graph)),
             }
             for row in rows
         ]
+
+    @property
+    def given(self) -> tuple[GivenStatus, ...]:
+        """The graphs that the study was given to compare with, and what they have come to: its baselines."""
+        return self.status.given
+
+    @property
+    def lead(self) -> tuple[Lead, ...]:
+        """By how much the best graph is better than each of the given ones, in points; negative: it is behind."""
+        return self.status.lead
+
+    def enqueue(self, *graphs: str | Path | Graph, seeds: int = 1) -> None:
+        """Give the study graphs to compare with, as ``kdhpc enqueue`` does; :func:`search` trains them.
+
+        Args:
+            graphs: Presets by their names, files, or graphs.
+            seeds: Trainings of each, with those that it has already.
+
+        Raises:
+            GraphError: one of them is no graph of as many nodes as the study's.
+        """
+        space = self._shared.definition.space
+        names = [str(graph) for graph in graphs if not isinstance(graph, Graph)]
+        own = [GivenGraph(graph=graph.spec, name=graph.name) for graph in graphs if isinstance(graph, Graph)]
+        self._shared.give([*load_given(names, space), *own], num_seeds=_positive("seeds", seeds))
+
+    def confirm(
+        self, top: int = 10, seeds: int = 3, *, workers: int | None = None, overrides: Sequence[str] = ()
+    ) -> None:
+        """Train the best graphs again with new seeds, and the given ones as often, on this machine.
+
+        From then on they rank by the mean of these trainings. Trials of the budget that are open are trained, too.
+
+        Args:
+            top: How many graphs, by their values in the search.
+            seeds: Trainings of each; those of an earlier call count.
+            workers: Processes at once; None: 1.
+            overrides: How to run, as ``"device.threads=4"``.
+
+        Raises:
+            StudyError: no trial is complete.
+            KdhpcError: as :func:`search`.
+            KeyboardInterrupt: it was stopped; the same call goes on.
+        """
+        words = [*([] if workers is None else [f"cluster.workers={workers}"]), *overrides]
+        config = compose_search(words, given=stored_groups(self._shared))
+        for one in config.possible_networks:
+            register_imported(one.name)
+        confirmation = Confirmation(top=_positive("top", top), num_seeds=_positive("seeds", seeds))
+        plan = replace(plan_study(self.name, for_this_machine(config)), confirmation=confirmation)
+        _run(plan, trials=None, show=_ignore)
 
     def export(self, top: int = 1, folder: str | Path | None = None, *, draw: bool = True) -> tuple[Path, ...]:
         """Write the best graphs, as ``kdhpc export-best`` does.
@@ -149,7 +228,7 @@ class Study:
 
     def _graph(self, trial: TrialRecord) -> Graph:
         return Graph(
-            spec=trial.graph,
+            spec=named_graph(self._shared.definition, trial.graph),
             name=f"{self.name}-trial{trial.number}",
             provenance=provenance(self._shared.definition, trial, self._shared.uid),
         )
@@ -160,11 +239,13 @@ def search(
     *,
     dataset: Data | None = None,
     network: Network | None = None,
+    networks: Sequence[str] = (),
     nodes: int | None = None,
     trials: int | None = None,
     workers: int | None = None,
     test: Data | None = None,
     classes: Sequence[str] | None = None,
+    plugins: Sequence[str] = (),
     on_status: Callable[[StudyStatus], None] | None = None,
     overrides: Sequence[str] = (),
     config_dir: str | Path | None = None,
@@ -179,12 +260,17 @@ def search(
     Args:
         name: The study. One that exists goes on; without a data set and a network, as it was made.
         dataset: As for :func:`kdhpc.train`; a part of its training images is kept to score graphs.
-        network: The name of a network, or a callable that worker processes can import, also as ``"my_module:MyNet"``.
+        network: The name of a network, or a callable that worker processes can import, also as ``"my_module:MyNet"``;
+            or a list of M names.
+        networks: Names of networks that each node may be: the search chooses (``study.networks``). ``network`` is that
+            of graphs that name none.
         nodes: M, the networks of the ensemble.
         trials: The budget; None: an existing study keeps its own.
         workers: Processes at once; None: 1.
         test: Images that the search never sees, kept with ``dataset`` in memory for a final training.
         classes: As for :func:`kdhpc.train`.
+        plugins: Modules of designs and gates of one's own, which ``designs``, ``gates`` and ``label_gates`` may then
+            name. Worker processes import them, too.
         on_status: Called with the study's status about once a second.
         overrides: Any key of the config, as ``"worker.lease_s=60"``.
         config_dir: Your own configs, searched before the shipped ones.
@@ -219,22 +305,31 @@ def search(
     if dataset is not None:
         packed = open_data(dataset, test, classes, needs_test=False)
     folder = None if config_dir is None else Path(config_dir)
-    config = _config(name, dataset, packed, chosen, nodes, trials, workers, overrides, folder, keywords)
+    for one in networks:
+        _refuse_not_importable(one)
+    words = [f"study.networks={written('study.networks', networks)}"] if networks else []
+    if plugins:
+        keywords["plugins"] = plugins
+    config = _config(name, dataset, packed, chosen, nodes, trials, workers, [*words, *overrides], folder, keywords)
     if packed is not None:
         place = packed_dir(packed.manifest.name)
         if write_packed(packed, place, Progress(sys.stderr)):
             _LOG.warning("the images are packed in %s, where workers read them", place)
     # Before there is a server: most mistakes show here.
     plan = plan_study(name, for_this_machine(config))
+    return _run(plan, trials=trials, show=on_status or _ignore)
+
+
+def _run(plan: StudyPlan, *, trials: int | None, show: Callable[[StudyStatus], None]) -> Study:
+    """Search until nothing is left to train."""
     with interrupted_by() as stop:
         ensure_server()
         storage = Storage.connect(patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
         shared, manifest = plan.launch(storage, trials=trials)
-        show = on_status or _ignore
         is_done = search_locally(shared, plan.config, manifest, storage, stop, show, _LOG.warning)
     if not is_done:
         raise KeyboardInterrupt("stopped: the same call goes on")
-    study = Study(name, storage)
+    study = Study(plan.definition.name, storage)
     status = study.status
     problem = problem_of(status, f"the logs in {manifest.logs}")
     if problem is not None and not status.trials.complete:
@@ -259,7 +354,8 @@ def _config(
     """The config of a search: by the data set and the network, of a study's file, or as the study was made."""
     words = to_overrides(SearchConfig, keywords)
     chosen: list[str] = []
-    given: dict[str, dict[str, object]] = {}
+    given: dict[str, object] = {}
+    study: dict[str, object] = {}
     names_study = any(word.startswith("study=") for word in words)
     if not names_study and dataset is None and network is None:
         if name in config_names("study", config_dir):
@@ -274,7 +370,7 @@ def _config(
             raise ConfigError(
                 f"a search needs {absent}: give them, or study=NAME of a config, or only the study's name"
             )
-        given["study"] = {"num_nodes": nodes, "trials": trials}
+        given["study"] = study = {"num_nodes": nodes, "trials": trials}
     for key, number in (("study.num_nodes", nodes), ("study.trials", trials), ("cluster.workers", workers)):
         if number is not None:
             chosen.append(f"{key}={number}")
@@ -285,20 +381,26 @@ def _config(
     elif packed is not None:
         given["dataset"] = dataset_group(packed)
     if network is not None and network.own is None:
-        chosen.append(f"network={network.name}")
+        chosen.append(network.override)
     more = [*words, *overrides]
     if network is not None and network.own is not None:
-        standing_in: dict[str, dict[str, object]] = {**given, "network": {"name": "-", "crops": [1]}}
+        standing_in: dict[str, object] = {**given, "network": {"name": "-", "crops": [1]}}
         side = compose_search([*chosen, *more], config_dir=config_dir, given=standing_in).dataset.image_size
         given["network"] = network.group(side) or {}
-        if not network.makes_maps(side) and "designs" not in keywords and "study" in given:
-            given["study"] = {**given["study"], "designs": _WITHOUT_MAPS}
+    if network is not None and not all(map(is_own, network.each)):
+        side = compose_search([*chosen, *more], config_dir=config_dir, given=given).dataset.image_size
+        if not network.makes_maps(side) and "designs" not in keywords and study:
+            given["study"] = {**study, "designs": _WITHOUT_MAPS}
     config = compose_search([*chosen, *more], config_dir=config_dir, given=given)
-    register_imported(config.network.name)  # Of a study that was made earlier.
+    for one in config.possible_networks:
+        register_imported(one.name)  # Of a study that was made earlier.
+    for plugin in config.plugins:
+        if not _can_be_imported(plugin):
+            raise ConfigError(f"plug-in {plugin!r} {_NOT_BY_WORKERS.format(plugin)}")
     if config.cluster.executor != "local":
         raise ConfigError("cluster.executor=slurm is not allowed here: kdhpc.search works on this machine")
     if network is not None and not network.makes_maps(config.dataset.image_size):
-        wrong = [design.value for design in config.study.designs if design.value not in _WITHOUT_MAPS]
+        wrong = [design for design in config.study.designs if design.compares_maps]
         if wrong:
             raise ConfigError(
                 f"study.designs has {', '.join(wrong)}, and {network.name} makes no attention map: use "
@@ -313,22 +415,33 @@ def _importable(network: ChosenNetwork) -> ChosenNetwork:
     Raises:
         NetworkError: they cannot.
     """
-    if network.own is None:
-        return network
-    module = network.name.partition(":")[0]
-    code = "import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)"
-    done = subprocess.run([*child_python_words(), "-c", code, module], capture_output=True, check=False)
-    if done.returncode != 0:
-        raise NetworkError(
-            f"network {network.name!r} cannot be imported by worker processes: install the package of {module}, or put "
-            "its folder in PYTHONPATH (not the working folder)"
-        )
+    for name in network.each:
+        _refuse_not_importable(name)
     return network
 
 
-def _best_first(row: TrialRow) -> tuple[bool, float, int]:
-    """Complete trials by accuracy, the earlier of equals first; then the others by number."""
-    return row.value is None, -(row.value or 0.0), row.number
+def _refuse_not_importable(name: str) -> None:
+    module, colon, _ = name.partition(":")
+    if colon and not _can_be_imported(module):
+        raise NetworkError(f"network {name!r} {_NOT_BY_WORKERS.format(module)}")
+
+
+def _can_be_imported(module: str) -> bool:
+    """Whether another Python than this one finds a module."""
+    code = "import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)"
+    done = subprocess.run([*child_python_words(), "-c", code, module], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _best_first(goal: Goal) -> Callable[[TrialRow], tuple[bool, float, int]]:
+    """Complete trials by value, the earlier of equals first; then the others by number."""
+    return lambda row: (row.value is None, -goal.sign * (row.value or 0.0), row.number)
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{name}={value} is not allowed: give 1 or more")
+    return value
 
 
 def _ignore(status: StudyStatus) -> None:

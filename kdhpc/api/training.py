@@ -15,16 +15,15 @@ from kdhpc.config.compose import compose_train
 from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
-from kdhpc.errors import GraphError
+from kdhpc.errors import ConfigError, GraphError
 from kdhpc.final.final import train_final
 from kdhpc.final.result import FinalResult, refuse_diverged
+from kdhpc.graph.plugins import load_plugins
 from kdhpc.graph.presets import PRESETS
-from kdhpc.graph.spec import Design, Gate, GraphSpec
-from kdhpc.methods.graph import GraphMethod
+from kdhpc.graph.spec import Gate, GraphSpec
+from kdhpc.methods.graph import GraphMethod, trained_with
 from kdhpc.methods.registry import named_methods
 from kdhpc.training.loop import EpochReport
-
-_PROBABILITY_DESIGNS = (Design.PROB_CLOSER, Design.PROB_APART)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +62,10 @@ def train(
     graph: "Graph | GraphSpec | str | Path",
     *,
     dataset: Data,
-    network: Network,
+    network: Network | None = None,
     test: Data | None = None,
     classes: Sequence[str] | None = None,
+    plugins: Sequence[str] = (),
     on_epoch: Callable[[EpochReport], None] | None = None,
     overrides: Sequence[str] = (),
     config_dir: str | Path | None = None,
@@ -78,14 +78,16 @@ def train(
     step end, writes a checkpoint and raises KeyboardInterrupt; the same call then goes on.
 
     Args:
-        graph: From :func:`kdhpc.load_graph`, :func:`kdhpc.dml`, :func:`kdhpc.independent`; also a file, ``one`` or
-            ``student``, as for ``kdhpc train --graph``.
+        graph: From :func:`kdhpc.load_graph`, :func:`kdhpc.dml`, :func:`kdhpc.independent`; also a file, or
+            ``one``, ``sla``, ``frskd`` or ``student``, as for ``kdhpc train --graph``.
         dataset: The name of a data set that was prepared, a pair (images, labels), or a ``torch.utils.data.Dataset``
             of such pairs. Images are uint8, (N, 1 or 3, H, W); labels are whole numbers from 0.
-        network: The name of a network, a callable that makes a new module, or a list of M modules, which are copied.
-            A module takes images, float32 (N, 3, S, S), and gives logits, (N, C). ``"my_module:MyNet"`` is imported.
+        network: The name of a network, a callable that makes a new module, or a list of M names, or of M modules, which
+            are copied. A module takes images, float32 (N, 3, S, S), and gives logits, (N, C). ``"my_module:MyNet"`` is
+            imported. None: the graph names the networks of its nodes.
         test: Images to score on, as ``dataset``; None: the data set's own, or of images in memory a fifth by class.
         classes: Names of the classes of images in memory; None: those that a Dataset says, else numbers.
+        plugins: Modules of designs and gates of one's own, which the graph may then have.
         on_epoch: Called with a report after each epoch.
         overrides: Any key of the config, as ``"objective.unlearned=reject"``.
         config_dir: Your own configs, searched before the shipped ones.
@@ -114,10 +116,13 @@ def train(
     >>> run.folder.name, len(run.node_accuracies)
     ('seed0', 2)
     """
-    chosen = choose_network(network)
-    packed = open_data(dataset, test, classes)
+    if plugins:
+        load_plugins(plugins)
+        keywords["plugins"] = plugins
     # ONE, students and other methods are no graphs.
     found = None if str(graph) in named_methods() else as_graph(graph, keywords.get("num_nodes"))
+    chosen = choose_network(_network_of(found) if network is None else network)
+    packed = open_data(dataset, test, classes)
     source = str(graph) if found is None else found.source or found.name
     settings = _settings(source, dataset, chosen, packed, overrides, keywords)
     config = settings.compose(None if config_dir is None else Path(config_dir))
@@ -129,7 +134,7 @@ def train(
         if source in PRESETS:
             config = replace(config, run=replace(config.run, num_nodes=found.num_nodes))
         elif found.source is None:
-            method = _method(found)
+            method = _method(found, config)
     with interrupted_by() as stop:
         result = train_final(
             config,
@@ -176,7 +181,7 @@ def _settings(
         given["dataset"] = dataset_group(packed)
     more = [*to_overrides(TrainConfig, keywords), *overrides]
     if network.own is None:
-        chosen.append(f"network={network.name}")
+        chosen.append(network.override)
     else:
         # The dry run needs the side of the images, which an override may say.
         standing_in = _Settings(overrides=(*chosen, *more), given={**given, "network": {"name": "-", "crops": [1]}})
@@ -185,9 +190,21 @@ def _settings(
     return _Settings(overrides=(*chosen, *more), given=given)
 
 
-def _method(graph: Graph) -> GraphMethod:
-    """The method that trains a graph that was made in Python."""
-    return GraphMethod(graph=graph.spec, name=graph.name, source=graph.provenance or {})
+def _network_of(graph: Graph | None) -> list[str]:
+    """What a graph says of its nodes.
+
+    Raises:
+        ConfigError: nothing.
+    """
+    if graph is None or not graph.spec.networks:
+        raise ConfigError("train needs network=: a name, or a list of M names; only graphs that name networks do not")
+    return list(graph.spec.networks)
+
+
+def _method(graph: Graph, config: TrainConfig) -> GraphMethod:
+    """What is trained, of a graph that was made in Python."""
+    spec = trained_with(graph.spec, config.network, name=graph.name)
+    return GraphMethod(graph=spec, name=graph.name, source=graph.provenance or {})
 
 
 def _refuse_other_number(graph: Graph, config: TrainConfig) -> None:
@@ -211,7 +228,7 @@ def check_fits(graph: GraphSpec, network: ChosenNetwork, image_size: int) -> Non
     """
     network.check_nodes(graph.num_nodes)
     designs = {edge.design for edge in graph.edges if edge.gate is not Gate.CUTOFF}
-    wrong = sorted(design.value for design in designs - set(_PROBABILITY_DESIGNS))
+    wrong = sorted(design for design in designs if design.compares_maps)
     if wrong and not network.makes_maps(image_size):
         raise GraphError(
             f"the graph compares attention maps ({', '.join(wrong)}), and {network.name} makes none of 2x2 pixels or "

@@ -143,7 +143,7 @@ def _delete_study(arguments: argparse.Namespace) -> int:
 
     name: str = arguments.study
     study = SharedStudy.open(Storage.connect(), name)
-    begun = study.num_begun()
+    begun = study.num_begun() + sum(len(result.values) for result in study.given())
     if begun and not arguments.yes:
         raise UsageError(
             f"study {name!r} has {begun} trials: `kdhpc db delete-study {name} --yes` deletes it with them "
@@ -231,7 +231,12 @@ def _remove_useless(paths: StudyPaths) -> tuple[str, str]:
 
     checkpoint, launch, config = paths.checkpoint(0), paths.launch("*"), paths.config("*")
     trials = checkpoint.parent.parent
-    checkpoints = [*trials.glob(f"*/{checkpoint.name}"), *trials.glob(f"*/.{checkpoint.name}.*")]
+    checkpoints = [
+        path
+        for folder in (trials, paths.trial(-1).parent)
+        for pattern in (f"*/{checkpoint.name}", f"*/.{checkpoint.name}.*")
+        for path in folder.glob(pattern)
+    ]
     launches = [*launch.parent.glob(launch.name), *config.parent.glob(config.name)]
     left = [path for path in (*checkpoints, *launches) if not remove(path)]
     return (

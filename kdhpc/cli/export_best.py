@@ -1,6 +1,7 @@
 """``kdhpc export-best``: the best graphs of a study as files."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ _PATIENCE_S = 5.0
 _DESCRIPTION = """\
 Writes, for each of the best complete trials, the graph as JSON (with where it comes from) and drawn as SVG and PNG, and
 one CSV with a row each. Prints the paths. The best graph is also <study>-best.json, whatever its trial's number.
+Graphs that `kdhpc confirm` has trained again rank first, by the mean of these trainings. On stderr stands by how much
+the best graph is better than the study's baselines.
 `kdhpc train --graph FILE.json` trains a graph with any network and data set.
 """
 
@@ -46,10 +49,12 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
     Raises:
         StudyError: no trial is complete.
     """
+    from kdhpc.config.goals import GOALS
     from kdhpc.config.paths import StudyPaths
     from kdhpc.errors import StudyError
     from kdhpc.searching.export import export_trials
-    from kdhpc.study.status import top_trials
+    from kdhpc.study.ranking import estimate_words, lead_line
+    from kdhpc.study.status import read_status, top_trials
     from kdhpc.study.study import SharedStudy
 
     study = SharedStudy.open(storage, name)
@@ -66,6 +71,15 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
     for files in exported:
         print(files.graph, files.svg, files.png, sep="\n")
     print(table)
+    best, goal = trials[0], GOALS[study.definition.goal]
+    if best.confirmed is not None:
+        told = (
+            f"trial {best.number}: {goal.shown(best.value)} in the search, confirmed "
+            f"{estimate_words(best.confirmed, goal)}"
+        )
+        print(f"kdhpc: {told}", file=sys.stderr)
+    if lead := lead_line(read_status(storage, name).lead, name, goal):
+        print(f"kdhpc: {lead}", file=sys.stderr)
 
 
 def positive(text: str) -> int:

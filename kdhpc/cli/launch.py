@@ -3,18 +3,20 @@
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import Progress
 from kdhpc.cli.study_config import Wanted, add_search_study_argument, study_name, wanted_study
 from kdhpc.errors import DatabaseError
-from kdhpc.searching.outcome import problem_of
+from kdhpc.searching.outcome import hours_line, problem_of
 
 if TYPE_CHECKING:
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.config.schema import SearchConfig
     from kdhpc.searching.manifest import Manifest
+    from kdhpc.searching.plan import Confirmation
     from kdhpc.study.storage import Storage
 
 _DESCRIPTION = """\
@@ -88,20 +90,20 @@ def run(args: argparse.Namespace) -> int:
         from kdhpc.cluster import commands
         from kdhpc.cluster.requeue import requeue_if_out_of_time
         from kdhpc.log import log_to_stderr
-        from kdhpc.networks.names import check_network
         from kdhpc.searching.launch import continued_launch
+        from kdhpc.searching.plan import check_networks, space_compares_maps
 
         name = study_name(args)
         log_to_stderr()
         before = continued_launch(name)
         wanted = Wanted(name=name, config=before[1], trials=None) if before else wanted_study(args, executor="slurm")
-        check_network(wanted.config.network, wanted.config.dataset.image_size)
+        check_networks(wanted.config, compares_maps=space_compares_maps(wanted.config))
         commands.require()
         if args.dry_run:
             return _print_script(name, wanted.config)
         commands.require_configured()
         try:
-            code = 130 if stop.requested else _launch(wanted, before, stop, stays=args.wait, again=_again(args.words))
+            code = 130 if stop.requested else launch(wanted, before, stop, stays=args.wait, again=_again(args.words))
         except DatabaseError:
             # Calls are given up when a signal comes.
             if not stop.requested:
@@ -111,9 +113,28 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _launch(
-    wanted: Wanted, before: "tuple[Manifest, SearchConfig] | None", stop: "StopSignals", *, stays: bool, again: str
+def launch(
+    wanted: Wanted,
+    before: "tuple[Manifest, SearchConfig] | None",
+    stop: "StopSignals",
+    *,
+    stays: bool,
+    again: str,
+    confirmation: "Confirmation | None" = None,
 ) -> int:
+    """Submit workers, and stay where that is asked for or needed.
+
+    Args:
+        wanted: The study, and how.
+        before: What this command launched before its job was requeued.
+        stop: Ends it.
+        stays: Stay until nothing is left to train.
+        again: The command that goes on where this one stopped.
+        confirmation: Best graphs to be trained again first.
+
+    Returns:
+        As :func:`run`.
+    """
     from kdhpc.searching.launch import Launch
     from kdhpc.searching.plan import StudyPlan, plan_study
     from kdhpc.searching.server_host import ServerHost
@@ -121,23 +142,23 @@ def _launch(
     from kdhpc.study.study import SharedStudy
 
     name, config = wanted.name, wanted.config
-    begun = before or plan_study(name, config)
+    begun = before or replace(plan_study(name, config), confirmation=confirmation)
     with ServerHost(config.cluster, stop) as server_host:
         storage = server_host.attend(
             lambda: Storage.connect(first_contact_s=60, patience_s=20, should_stop=lambda: stop.requested)
         )
         if isinstance(begun, StudyPlan):
             plan, stays = begun, stays or server_host.is_bound
-            launch = server_host.attend(lambda: Launch.begin(storage, plan, trials=wanted.trials))
-            count = server_host.attend(launch.top_up_or_later if stays else lambda: launch.top_up_and_leave(stop))
+            launched = server_host.attend(lambda: Launch.begin(storage, plan, trials=wanted.trials))
+            count = server_host.attend(launched.top_up_or_later if stays else lambda: launched.top_up_and_leave(stop))
             _tell(f"study {name}: {count} workers submitted, up to {config.cluster.workers} at once")
             if not stays:
                 _tell(f"`kdhpc status --study {name}` tells how far it is")
                 return 0
         else:
             manifest, config = begun
-            launch = Launch(storage, server_host.attend(lambda: SharedStudy.open(storage, name)), manifest, config)
-        if not launch.watch(server_host, stop, Progress()):
+            launched = Launch(storage, server_host.attend(lambda: SharedStudy.open(storage, name)), manifest, config)
+        if not launched.watch(server_host, stop, Progress()):
             _tell(f"stopped before the budget was done; `{again}` goes on")
             return 130 if stop.requested else 0
         # Another launcher, which is done too, may have hosted the database until now.
@@ -161,6 +182,8 @@ def _finish(storage: "Storage", name: str) -> int:
     status = read_status(storage, name)
     if status.trials.complete:
         export_best(storage, name, top=1)
+    if used := hours_line(name, status.hours_used, status.max_gpu_hours, status.trials.beyond_hours):
+        _tell(used)
     problem = problem_of(status, "the workers' logs")
     if problem:
         _tell(problem)

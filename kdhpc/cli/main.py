@@ -7,7 +7,24 @@ import sys
 from collections.abc import Sequence
 
 from kdhpc import __version__
-from kdhpc.cli import data, db, doctor, export_best, launch, report, results, retry, search, status, stop, train, worker
+from kdhpc.cli import (
+    confirm,
+    data,
+    db,
+    doctor,
+    enqueue,
+    export_best,
+    import_graph,
+    launch,
+    report,
+    results,
+    retry,
+    search,
+    status,
+    stop,
+    train,
+    worker,
+)
 from kdhpc.errors import KdhpcError
 from kdhpc.interpreter import settle
 from kdhpc.printing import printable_output
@@ -40,7 +57,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kdhpc {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (search, launch, status, stop, retry, export_best, train, results, report, worker, db, data, doctor):
+    for command in (
+        search,
+        launch,
+        status,
+        stop,
+        retry,
+        enqueue,
+        confirm,
+        export_best,
+        import_graph,
+        train,
+        results,
+        report,
+        worker,
+        db,
+        data,
+        doctor,
+    ):
         command.add_parser(commands)
     return parser
 

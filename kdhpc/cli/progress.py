@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
+from kdhpc.config.goals import GOALS
 from kdhpc.printing import erase_line
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Progress:
         if sys.stderr.isatty():
             erase_line(sys.stderr)
             print(line, end="", file=sys.stderr, flush=True)
-            if status.trials.unfinished == 0:
+            if status.unfinished == 0:
                 print(file=sys.stderr)
         elif _steady(line) != _steady(self._last):
             print(line, file=sys.stderr, flush=True)
@@ -47,10 +48,18 @@ def progress_line(status: "StudyStatus") -> str:
     parts = [
         f"{status.study}: {trials.finished}/{status.target} trials "
         f"({trials.complete} complete, {trials.pruned} pruned{diverged}{failed})",
-        f"{trials.running} running",
+        f"{status.running} running",
     ]
+    if status.given_trials.target:
+        given = status.given_trials
+        failed = f" ({given.failed} FAILED)" if given.failed else ""
+        parts.insert(1, f"{given.finished}/{given.target} given{failed}")
+    if status.max_gpu_hours is not None:
+        parts.append(f"{status.hours_used:.2f} of {status.max_gpu_hours:g} h used")
     if status.best is not None:
-        parts.append(f"best {status.best.value:.2f} % (trial {status.best.number})")
+        goal, known = GOALS[status.goal], status.best.confirmed
+        confirmed = "" if known is None else f", confirmed {goal.shown(known.mean)}"
+        parts.append(f"best {goal.named(status.best.value)} (trial {status.best.number}){confirmed}")
     if status.seconds_to_go:
         parts.append(f"about {duration(status.seconds_to_go)} to go")
     return ", ".join(parts)

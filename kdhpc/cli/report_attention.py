@@ -50,6 +50,13 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: runs/report/attention-<name>-seed<k>)"
     )
+    parser.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        metavar="module:Name",
+        help="your own network that a run was trained with: what a run's files name is not imported unasked",
+    )
     parser.set_defaults(func=run)
 
 
@@ -65,10 +72,13 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.data.progress import Progress
     from kdhpc.final.finished import open_finished
     from kdhpc.log import log_to_stderr
+    from kdhpc.networks.own import register_imported
     from kdhpc.report.attention import read_attention
     from kdhpc.report.draw_attention import draw_attention
 
     log_to_stderr()
+    for name in args.network:
+        register_imported(name)
     finished = open_finished(args.folder)
     examples = read_attention(finished, num_images=args.images, indices=args.indices, progress=Progress(sys.stderr))
     folder = args.out or report_dir(f"attention-{finished.label}")
@@ -80,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(examples: "AttentionExamples") -> str:
-    rows = [(f"node {number}", node) for number, node in enumerate(examples.nodes, start=1)]
+    names = [f" ({network})" for network in examples.networks] or [""] * len(examples.nodes)
+    rows = [(f"node {at}{name}", node) for at, (node, name) in enumerate(zip(examples.nodes, names, strict=True), 1)]
     shown = [
         (name, f"{all_.accuracy:.2f}", f"{all_.entropy:.4f}") for name, all_ in [*rows, ("ensemble", examples.ensemble)]
     ]

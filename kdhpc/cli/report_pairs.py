@@ -48,6 +48,13 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: runs/report/pairs-<data set>-<network>)"
     )
+    parser.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        metavar="module:Name",
+        help="your own network that a run was trained with: what a run's files name is not imported unasked",
+    )
     parser.set_defaults(func=run)
 
 
@@ -59,17 +66,21 @@ def run(args: argparse.Namespace) -> int:
         UsageError: fewer than three networks.
         KdhpcError: a run, its weights or its images are damaged or not there.
     """
+    from kdhpc.config.networks import network_folder
     from kdhpc.config.paths import report_dir
     from kdhpc.data.progress import Progress
     from kdhpc.files.writing import write_whole
     from kdhpc.final.finished import find_finished
     from kdhpc.log import log_to_stderr
+    from kdhpc.networks.own import register_imported
     from kdhpc.report.correlation import fit_line, pairs_table
     from kdhpc.report.draw_pairs import draw_pairs
     from kdhpc.report.pairs import compare_pairs
     from kdhpc.report.predictions import choose_networks, device_here, read_predictions
 
     log_to_stderr()
+    for name in args.network:
+        register_imported(name)
     runs = find_finished(args.folders)
     chosen = choose_networks(runs)
     _check_number(sum(len(choice.nodes) for choice in chosen))
@@ -79,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     line = fit_line(pairs)
 
     dataset, network = runs[0].result.dataset, _network(runs)
-    folder = args.out or report_dir(f"pairs-{dataset}-{network}")
+    folder = args.out or report_dir(f"pairs-{dataset}-{network_folder(network)}")
     table, svg, png = (folder / f"pairs.{ending}" for ending in ("csv", "svg", "png"))
     write_whole(table, pairs_table(pairs))
     draw_pairs(pairs, line, (svg, png), title=f"{dataset}, {network}", scored_on=runs[0].result.scored_on)

@@ -34,13 +34,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="extend",
         nargs="+",
         metavar="N",
-        help="number of a failed trial; several can be given (default: all that failed)",
+        help="number of a failed trial; several can be given (default: all that failed, also outside the budget)",
     )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Free the slots, and say whose."""
+    from kdhpc.study.numbers import trial_label
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     study = SharedStudy.open(storage, chosen_study(args, storage))
     name, numbers = study.definition.name, study.retry(args.trial)
     if numbers:
-        shown = ", ".join(map(str, numbers))
+        shown = ", ".join(map(trial_label, numbers))
         print(f"study {name}: to be trained again: {shown}; `kdhpc search --study {name}` goes on", file=sys.stderr)
     else:
         print(f"study {name}: no trial has failed", file=sys.stderr)

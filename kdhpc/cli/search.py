@@ -2,15 +2,17 @@
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import Progress
-from kdhpc.cli.study_config import add_search_study_argument, wanted_study
-from kdhpc.searching.outcome import problem_of
+from kdhpc.cli.study_config import Wanted, add_search_study_argument, wanted_study
+from kdhpc.searching.outcome import hours_line, problem_of
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import SearchConfig
+    from kdhpc.searching.plan import Confirmation
 
 _PATIENCE_S = 10.0
 
@@ -60,21 +62,38 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 done; 1 done, but trials failed, or all of them diverged; 130 stopped before it was done.
     """
+    from kdhpc.searching.plan import check_networks, space_compares_maps
+
+    wanted = wanted_study(args, executor="local")
+    if args.dry_run:
+        check_networks(wanted.config, compares_maps=space_compares_maps(wanted.config))
+        return _print_config(wanted.config)
+    return search_here(wanted, shlex.join(["kdhpc", *args.words]))
+
+
+def search_here(wanted: Wanted, again: str, confirmation: "Confirmation | None" = None) -> int:
+    """Search with workers on this machine, until nothing is left to train.
+
+    Args:
+        wanted: The study, and how.
+        again: The command that goes on where this one stopped.
+        confirmation: Best graphs to be trained again first.
+
+    Returns:
+        As :func:`run`.
+    """
     from kdhpc.cluster.signals import StopSignals
-    from kdhpc.networks.names import check_network
+    from kdhpc.config.goals import GOALS
     from kdhpc.searching.local import for_this_machine, search_locally
     from kdhpc.searching.plan import plan_study
     from kdhpc.server.control import ensure_server
+    from kdhpc.study.ranking import lead_line
     from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage
 
-    wanted = wanted_study(args, executor="local")
-    name, config = wanted.name, wanted.config
-    if args.dry_run:
-        check_network(config.network, config.dataset.image_size)
-        return _print_config(config)
+    name = wanted.name
     # Before there is a server: most mistakes show here.
-    plan = plan_study(name, for_this_machine(config))
+    plan = replace(plan_study(name, for_this_machine(wanted.config)), confirmation=confirmation)
     progress = Progress()
     with StopSignals(ends_at_second=True) as stop:
         ensure_server()
@@ -82,9 +101,14 @@ def run(args: argparse.Namespace) -> int:
         study, manifest = plan.launch(storage, trials=wanted.trials)
         is_done = search_locally(study, plan.config, manifest, storage, stop, progress, progress.tell)
     if not is_done:
-        progress.tell(f"stopped; `{shlex.join(['kdhpc', *args.words])}` goes on")
+        progress.tell(f"stopped; `{again}` goes on")
         return 130
-    problem = problem_of(read_status(storage, name), f"the logs in {manifest.logs}")
+    status = read_status(storage, name)
+    if used := hours_line(name, status.hours_used, status.max_gpu_hours, status.trials.beyond_hours):
+        progress.tell(used)
+    if lead := lead_line(status.lead, name, GOALS[status.goal]):
+        progress.tell(lead)
+    problem = problem_of(status, f"the logs in {manifest.logs}")
     if problem:
         progress.tell(problem)
     return 1 if problem else 0

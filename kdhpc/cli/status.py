@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from kdhpc.cli.progress import duration
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
 from kdhpc.cli.table import aligned
+from kdhpc.config.goals import GOALS
 
 if TYPE_CHECKING:
     from kdhpc.cluster.slurm import QueuedJob
-    from kdhpc.study.status import StudyStatus
+    from kdhpc.study.status import GivenStatus, StudyStatus
 
 _PATIENCE_S = 5.0
 _ROWS_SHOWN = 10
@@ -98,29 +99,65 @@ def _document(job: "QueuedJob") -> dict[str, str]:
     }
 
 
+def _left(given: "GivenStatus") -> tuple[tuple[int, str], ...]:
+    return (given.open, "to come"), (given.failed, "FAILED"), (given.diverged, "diverged")
+
+
 def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
+    from kdhpc.study.numbers import trial_label
+    from kdhpc.study.ranking import estimate_words, lead_line
+
     trials = status.trials
-    counts = ", ".join(f"{count} {state}" for state, count in dataclasses.asdict(trials).items())
-    best = "none yet" if status.best is None else f"{status.best.value:.2f} % (trial {status.best.number})"
+    states = dataclasses.asdict(trials)
+    beyond_hours = states.pop("beyond_hours")
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    if beyond_hours:
+        counts += f", {beyond_hours} not begun: the hours are used (a larger study.max_gpu_hours goes on)"
+    goal = GOALS[status.goal]
+    best = "none yet" if status.best is None else f"{goal.shown(status.best.value)} (trial {status.best.number})"
+    if status.best is not None and status.best.confirmed is not None:
+        best += f" in the search, confirmed {estimate_words(status.best.confirmed, goal)}"
+    if status.unconfirmed is not None:
+        other = f"trial {status.unconfirmed.number} has {goal.shown(status.unconfirmed.value)} in the search"
+        best += f"; {other} and is not confirmed: `kdhpc confirm --study {status.study}` again"
+    lead = lead_line(status.lead, status.study, goal)
+    given = ", ".join(f"{count} {state}" for state, count in dataclasses.asdict(status.given_trials).items() if count)
     speed = f"{status.trials_per_hour:.1f} trials per hour" if status.trials_per_hour else "-"
     to_go = f", about {duration(status.seconds_to_go)} to go" if status.seconds_to_go else ""
     lines = [
         f"study    {status.study}{' (stopped: no trial is started)' if status.draining else ''}",
         f"target   {status.target} trials",
         f"trials   {counts}",
+        *(
+            []
+            if status.max_gpu_hours is None
+            else [f"hours    {status.hours_used:.2f} of {status.max_gpu_hours:g} used"]
+        ),
+        *([f"goal     {goal.title}, {'higher' if goal.maximise else 'lower'} is better"] if goal.short else []),
+        *([f"given    {given} (outside the budget)"] if given else []),
         f"best     {best}",
+        *([f"lead     {lead}"] if lead else []),
         f"speed    {speed}{to_go}",
         f"precision {status.precision or 'auto: that of the first worker'}",
     ]
     if status.foreign_trials:
         lines.append(f"foreign  {status.foreign_trials} trials that another program made: in none of these numbers")
+    if status.given:
+        compared = [
+            (
+                *(given.name, "-" if given.result is None else estimate_words(given.result, goal)),
+                ", ".join(f"{count} {word}" for count, word in _left(given) if count) or "done",
+            )
+            for given in status.given
+        ]
+        lines += ["", *aligned([("given graph", goal.short or "accuracy", "trainings"), *compared])]
     if status.rungs:
-        rungs = [(str(r.epoch), str(r.reached), str(r.survived), f"{r.median:.2f} %") for r in status.rungs]
+        rungs = [(str(r.epoch), str(r.reached), str(r.survived), goal.shown(r.median)) for r in status.rungs]
         lines += ["", *aligned([("epoch", "reached", "survived", "median"), *rungs])]
     if status.workers:
         workers = [
             (
-                *(w.host, str(w.pid), w.job or "-", str(w.trial), f"{w.lease_age_s:.0f} s"),
+                *(w.host, str(w.pid), w.job or "-", trial_label(w.trial), f"{w.lease_age_s:.0f} s"),
                 *("lost" if w.lost else "running", w.mode or "-", w.data or "-"),
             )
             for w in status.workers
@@ -130,10 +167,12 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
         rows = [(job.job, job.node or "-", _trials(status, job), job.time_left, job.condition) for job in jobs]
         lines += ["", *aligned([("job", "node", "trial", "time left", "state"), *rows])]
     if status.crashes:
-        crashes = [(str(crash.number), str(crash.attempts), crash.state, crash.reason) for crash in status.crashes]
+        crashes = [
+            (trial_label(crash.number), str(crash.attempts), crash.state, crash.reason) for crash in status.crashes
+        ]
         lines += ["", *_latest(status, ("crashed", "attempts", "state", "reason"), crashes)]
     if status.diverged:
-        diverged = [(str(trial.number), str(trial.epoch), trial.reason) for trial in status.diverged]
+        diverged = [(trial_label(trial.number), str(trial.epoch), trial.reason) for trial in status.diverged]
         lines += ["", *_latest(status, ("diverged", "epoch", "reason"), diverged)]
     return "\n".join(lines)
 
@@ -148,5 +187,7 @@ def _latest(status: "StudyStatus", head: tuple[str, ...], rows: Sequence[tuple[s
 
 def _trials(status: "StudyStatus", job: "QueuedJob") -> str:
     """Those that a job trains, one in each of its trial runners."""
-    numbers = [str(worker.trial) for worker in status.workers if worker.job == job.job and not worker.lost]
+    from kdhpc.study.numbers import trial_label
+
+    numbers = [trial_label(worker.trial) for worker in status.workers if worker.job == job.job and not worker.lost]
     return ",".join(numbers) or "-"

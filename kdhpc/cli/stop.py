@@ -67,7 +67,7 @@ def _await_trials(storage: "Storage", name: str) -> None:
     from kdhpc.study.status import read_status
 
     try:
-        while running := read_status(storage, name).trials.running:
+        while running := read_status(storage, name).running:
             _tell(f"{running} trials to be checkpointed")
             time.sleep(_POLL_S)
     except DatabaseError:

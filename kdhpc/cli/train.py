@@ -2,13 +2,14 @@
 
 import argparse
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.one_training import train_one
 from kdhpc.errors import DivergedError, UsageError
-from kdhpc.methods.registry import named_methods
+from kdhpc.methods.registry import METHODS, named_methods
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
@@ -24,7 +25,10 @@ examples:
   kdhpc train --graph dml --nodes 2 dataset=fashion_mnist network=resnet8 training=short
   kdhpc train --graph one --nodes 3 --seeds 0..4 dataset=cifar100 network=resnet20 training=paper_cifar
   kdhpc train --graph runs/dogs4/export/dogs4-best.json dataset=cub200 network=resnet18
+  kdhpc train --graph dml --nodes 2 dataset=cub200 network=[resnet50,resnet18]
+  kdhpc train --graph frskd dataset=cifar100 network=resnet18 run.alpha=1 run.beta=200
   kdhpc train --graph student --teacher runs/train/NAME/seed0 dataset=stanford_dogs network=resnet18
+  kdhpc train --graph student --teacher runs/train/NAME/seed0 --teacher-node 1 dataset=cifar100 network=resnet20
 a sweep (commas choose values; --launcher makes a job of each training, hydra.launcher.* says what it asks for):
   kdhpc train --graph dml,independent --nodes 2 --seeds 0..4 --launcher submitit_local dataset=cub200 network=resnet18
 """
@@ -36,7 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "train",
         help="train a graph to the end and score it on the test images",
         description=_DESCRIPTION,
-        epilog=_EPILOG,
+        epilog=f"{_methods()}{_EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -50,7 +54,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--teacher",
         metavar="DIR",
-        help="for --graph student: a run that is done, runs/train/NAME/seed<k>; the mean of its nodes' logits teaches",
+        help="for --graph student: a run that is done, runs/train/NAME/seed<k>; its ensemble teaches",
+    )
+    parser.add_argument(
+        "--teacher-node", metavar="N", help="for --graph student: the teacher's node, from 1, that teaches alone"
     )
     parser.add_argument("--seeds", default="0", metavar="SEEDS", help="such as 3, 0..4 or 0,2,5 (default: 0)")
     parser.add_argument(
@@ -63,9 +70,26 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="config overrides; dataset and network are needed"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="config overrides; dataset is needed, and network unless the graph names it",
     )
     parser.set_defaults(func=run)
+
+
+def _methods() -> str:
+    """What can be given as ``--graph NAME`` beside graphs, and its options."""
+    lines = ["methods that are no graphs, with the keys that graphs do not have:"]
+    for name in named_methods():
+        entry = METHODS[name]
+        options = ", ".join(f"run.{option}" for option in entry.options)
+        lines.append(f"  {name:<8} {entry.summary}{f': {options}' if options else ''}")
+    return "\n".join([*(part for line in lines for part in _wrapped(line)), ""])
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 100, subsequent_indent=" " * 11)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -119,6 +143,8 @@ def _overrides(args: argparse.Namespace) -> list[str]:
     overrides = [f"run.graph={_choices(args.graph)}", *args.overrides]
     if args.teacher is not None:
         overrides.append(f"run.teacher={_choices(args.teacher)}")
+    if args.teacher_node is not None:
+        overrides.append(f"run.teacher_node={args.teacher_node}")
     if args.nodes is not None:
         overrides.append(f"run.num_nodes={args.nodes}")
     return [*overrides, f"run.seed={','.join(map(str, parse_seeds(args.seeds)))}"]

@@ -17,7 +17,7 @@ Removing a key: put it into ``RETIRED``. Renaming one: put both names into ``REN
 import json
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 
 from kdhpc.config.renamed import first_name
 from kdhpc.config.schema import SearchConfig, TrainConfig
@@ -128,5 +128,6 @@ def _defaults() -> dict[str, object]:
     return {
         f"{group}.{field.name}": NOT_THERE if field.default is MISSING else json.loads(json.dumps(field.default))
         for group, kind in groups.items()
+        if is_dataclass(kind)
         for field in fields(kind)
     }

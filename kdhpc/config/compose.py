@@ -5,7 +5,7 @@ Composing imports Hydra, which takes most of a second: commands that only read t
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,17 +18,23 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from kdhpc.config.document import defaults, parse_config, unreadable
+from kdhpc.config.document import defaults, parse_config, parse_group, root_defaults, unreadable
 from kdhpc.config.folders import config_dirs, config_names
-from kdhpc.config.networks import NETWORKS
+from kdhpc.config.meaning import refuse_meaningless
+from kdhpc.config.network_lists import GROUP, Lists, combined, name_lists, with_networks_of_graph
+from kdhpc.config.networks import NETWORKS, is_foreign, network_group
 from kdhpc.config.overrides import check_single, takes, unknown_key
 from kdhpc.config.renamed import renamed_overrides, with_old_keys
-from kdhpc.config.schema import ObjectiveConfig, SearchConfig, TrainConfig
+from kdhpc.config.schema import NetworkConfig, ObjectiveConfig, SearchConfig, TrainConfig
 from kdhpc.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
-Groups = Mapping[str, Mapping[str, object]]
-"""Some groups of a config, as plain documents: of a study that exists, or of what a Python user gave as objects."""
+_Answer = TypeVar("_Answer")
+Groups = Mapping[str, object]
+"""Some groups of a config, as plain documents, and keys that are in no group: of a study that exists, or of what a
+Python user gave as objects."""
+
+_MAPPINGS = ("objective.pretrained.", "objective.pretrained={")
 
 
 def compose_config(
@@ -52,17 +58,24 @@ def compose_config(
         ConfigError: an override that cannot be read, a key or config that does not exist (with the nearest that does),
             a value that is not allowed, a file that cannot be read.
     """
-    overrides = renamed_overrides(overrides)
+    words = renamed_overrides(overrides)
+    overrides, lists = name_lists(words)
     check_single(kind, overrides, config_dir)
-    _refuse_choices(overrides, given or {})
+    _refuse_choices(words, given or {})
     folders = config_dirs(config_dir)
+    stored = list_groups(kind, root, overrides, lists, config_dir=config_dir, given=given)
+    overrides = [_adding(override) for override in overrides]
     try:
         register_root(kind, root, folders, given or {})
+        store_lists(stored)
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
-            if len(folders) > 1:  # The shipped configs have none; asking takes half as long as composing.
-                _refuse_lists(kind, overrides, config_dir)
-            node = compose("root", list(overrides))
+            node = _knowing_networks(lambda: compose("root", list(overrides), return_hydra_config=True))
+            listed = _listed_networks(kind, node, overrides, given or {}, config_dir)
+        if listed:
+            more = [*words, f"{GROUP}=[{','.join(listed)}]"]
+            return compose_config(kind, root, more, config_dir=config_dir, given=given)
+        node = OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"])
         document = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, AttributeError, TypeError) as exc:
         raise ConfigError(_explain(exc, kind, config_dir)) from exc
@@ -70,7 +83,9 @@ def compose_config(
         raise ConfigError(_unreadable(exc, folders)) from exc
     except ValueError as exc:  # Hydra's, of an entry that has the wrong type.
         raise ConfigError(_explain(exc, kind, config_dir)) from exc
-    return parse_config(kind, document)
+    config = parse_config(kind, document)
+    refuse_meaningless(config, overrides)
+    return config
 
 
 def compose_search(
@@ -78,33 +93,126 @@ def compose_search(
 ) -> SearchConfig:
     """:func:`compose_config` of ``search.yaml``."""
     config = compose_config(SearchConfig, "search", overrides, config_dir=config_dir, given=given)
-    return dataclasses.replace(config, objective=_with_found_weights(config.objective))
+    return dataclasses.replace(
+        config,
+        network=_with_found_start(config.network),
+        objective=_with_found_weights(config.objective, *(one.name for one in config.possible_networks)),
+    )
 
 
 def compose_train(
     overrides: Sequence[str], *, config_dir: Path | None = None, given: Groups | None = None
 ) -> TrainConfig:
-    """:func:`compose_config` of ``train.yaml``."""
-    config = compose_config(TrainConfig, "train", overrides, config_dir=config_dir, given=given)
+    """:func:`compose_config` of ``train.yaml``; networks that a graph's file names need not be chosen."""
+    chosen = overrides if GROUP in (given or {}) else with_networks_of_graph(overrides)
+    config = compose_config(TrainConfig, "train", chosen, config_dir=config_dir, given=given)
     run = config.run
     if run.teacher is not None:
         run = dataclasses.replace(run, teacher=str(Path(run.teacher).absolute()))
-    return dataclasses.replace(config, objective=_with_found_weights(config.objective), run=run)
+    return dataclasses.replace(
+        config,
+        network=_with_found_start(config.network),
+        objective=_with_found_weights(config.objective, *config.network.distinct),
+        run=run,
+    )
+
+
+def _adding(override: str) -> str:
+    """An override that may name a new key of a mapping, which Hydra wants to be told."""
+    return f"++{override}" if override.startswith(_MAPPINGS) else override
+
+
+def _knowing_networks(ask: Callable[[], _Answer]) -> _Answer:
+    """What Hydra says of the root config. Networks of libraries, and users' own, it is given once it misses them."""
+    missed: set[str] = set()
+    while True:
+        try:
+            return ask()
+        except MissingConfigException as exc:
+            group, _, name = (exc.missing_cfg_file or "").partition("/")
+            if group != "network" or name in missed or not is_foreign(name):
+                raise
+            missed.add(name)
+            store_network(name)
+
+
+def store_network(name: str) -> None:
+    """Make a network's name a choice of the group ``network``."""
+    group, _, last = f"network/{name}".rpartition("/")
+    ConfigStore.instance().store(group=group, name=last, node=network_group(name))
+
+
+def list_groups(
+    kind: type[Config],
+    root: str,
+    overrides: Sequence[str],
+    lists: Lists,
+    *,
+    config_dir: Path | None = None,
+    given: Groups | None = None,
+) -> dict[str, dict[str, object]]:
+    """The group that each list of networks stands for.
+
+    Args:
+        kind: The dataclass of the config.
+        root: Name of its root file.
+        overrides: Of the config, each with one value.
+        lists: From :func:`kdhpc.config.network_lists.name_lists`.
+        config_dir: See :func:`kdhpc.config.folders.config_dirs`.
+        given: As for :func:`compose_config`.
+
+    Raises:
+        ConfigError: a name is unknown, or options of networks do not go together.
+    """
+    others = [text for text in overrides if not re.match(rf"\+*{GROUP}[.=]", text)]
+    folders = config_dirs(config_dir)
+
+    def network_of(name: str) -> NetworkConfig:
+        is_known = name in NETWORKS or is_foreign(name)
+        if is_known and not any((folder / GROUP / f"{name}.yaml").is_file() for folder in folders):
+            return parse_group(GROUP, NetworkConfig, network_group(name))
+        alone: object = compose_config(kind, root, [*others, f"{GROUP}={name}"], config_dir=config_dir, given=given)
+        assert isinstance(alone, SearchConfig | TrainConfig), "both have networks"
+        return alone.network
+
+    return {word: combined(names, network_of) for word, names in lists.items()}
+
+
+def store_lists(groups: Mapping[str, Mapping[str, object]]) -> None:
+    """Make lists of networks choices of the group ``network``, after :func:`register_root`."""
+    for word, group in groups.items():
+        ConfigStore.instance().store(group=GROUP, name=word, node=dict(group))
+
+
+def _listed_networks(
+    kind: type, node: DictConfig, overrides: Sequence[str], given: Groups, config_dir: Path | None
+) -> tuple[str, ...]:
+    """The networks that a list of defaults chooses; none unless they are several.
+
+    Raises:
+        ConfigError: see :func:`_chosen`.
+    """
+    # Hydra says of each group what was chosen, unless it was a list. Asking for that takes as long as composing.
+    if not defaults(kind).keys() - given.keys() - node.hydra.runtime.choices.keys():
+        return ()
+    names = _chosen(kind, overrides, config_dir)[GROUP]
+    return tuple(names) if len(names) > 1 else ()
 
 
 def _refuse_choices(overrides: Sequence[str], given: Groups) -> None:
     for override in overrides:
         group = override.lstrip("+").partition("=")[0]
-        if group in given:
+        if isinstance(given.get(group), Mapping):
             raise ConfigError(
                 f"override {override!r} is not allowed here, what it chooses is given: give {group}.key=value"
             )
 
 
-def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None) -> None:
-    """Hydra lays several configs of a group over one another, so that the last one would be used alone.
+def _chosen(kind: type, overrides: Sequence[str], config_dir: Path | None) -> dict[str, list[str]]:
+    """The configs that are chosen of each group: a list of defaults may choose several networks.
 
-    A config that takes another of its group as its base is no such case.
+    Hydra lays several configs of a group over one another, so that the last one would be used alone. A config that
+    takes another of its group as its base is no such case.
 
     Raises:
         ConfigError: a list of defaults chooses several configs where the group takes one.
@@ -116,28 +224,59 @@ def _refuse_lists(kind: type, overrides: Sequence[str], config_dir: Path | None)
         if group in chosen and not (entry.parent or "").startswith(f"{group}/"):
             chosen[group].append(name)
     for group, names in chosen.items():
-        if len(names) > 1:
+        if len(names) > 1 and group != GROUP:
             raise ConfigError(
                 f"{group}: [{', '.join(names)}] in a list of defaults is not allowed: choose one, "
                 f"{takes(kind, group, config_dir)}"
             )
+    return chosen
 
 
-def _with_found_weights(objective: ObjectiveConfig) -> ObjectiveConfig:
+def _with_found_weights(objective: ObjectiveConfig, *networks: str) -> ObjectiveConfig:
     """Pretrained weights by their absolute path: workers have other working directories.
+
+    Of several files, those of other networks are left out.
+
+    Raises:
+        ConfigError: there is no such file, or none for one of the networks.
+    """
+    given = objective.pretrained
+    if given is None:
+        return objective
+    if isinstance(given, str):
+        path = Path(given).absolute()
+        if not path.is_file():
+            raise ConfigError(
+                f"objective.pretrained={given} does not exist: give a node1.safetensors of "
+                "`kdhpc train --graph independent --nodes 1`"
+            )
+        return dataclasses.replace(objective, pretrained=str(path))
+    for network in networks:
+        if network not in given:
+            raise ConfigError(
+                f"objective.pretrained has no file for network {network} ({nearest(network, given)}): add "
+                f"objective.pretrained.{network}=FILE, a node1.safetensors of `kdhpc train --graph independent "
+                f"--nodes 1 network={network}`"
+            )
+    used = {network: str(Path(given[network]).absolute()) for network in sorted(set(networks))}
+    return dataclasses.replace(objective, pretrained=used)
+
+
+def _with_found_start(network: NetworkConfig) -> NetworkConfig:
+    """Weights to start from by their absolute path, as of :func:`_with_found_weights`.
 
     Raises:
         ConfigError: there is no such file.
     """
-    if objective.pretrained is None:
-        return objective
-    path = Path(objective.pretrained).absolute()
+    if network.weights is None:
+        return network
+    path = Path(network.weights).absolute()
     if not path.is_file():
         raise ConfigError(
-            f"objective.pretrained={objective.pretrained} does not exist: give a node1.safetensors of "
-            "`kdhpc train --graph independent --nodes 1`"
+            f"network.weights={network.weights} does not exist: give a file of weights of {network.name}, .safetensors "
+            "or what torch.save wrote of a state_dict"
         )
-    return dataclasses.replace(objective, pretrained=str(path))
+    return dataclasses.replace(network, weights=str(path))
 
 
 def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups) -> None:
@@ -157,14 +296,14 @@ def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups)
         raise ConfigError(f"config file {path} has no list of defaults: take the shipped {root}.yaml as it is")
     node.defaults = [entry for entry in node.defaults if not (isinstance(entry, DictConfig) and entry.keys() & given)]
     OmegaConf.update(node, "hydra.searchpath", [f"file://{folder}" for folder in folders[1:]])
-    ConfigStore.instance().store(name="schema", node=with_old_keys(defaults(kind)))
+    ConfigStore.instance().store(name="schema", node={**with_old_keys(defaults(kind)), **root_defaults(kind)})
     ConfigStore.instance().store(name="root", node=OmegaConf.merge(node, given))
     # A file of that name goes before; Hydra would take what is stored for its schema.
     files = {path.name for folder in folders for path in (folder / "network").glob("*.yaml")}
     ConfigStore.instance().repo.pop("network", None)
-    for name, network in NETWORKS.items():
+    for name in NETWORKS:
         if f"{name}.yaml" not in files:
-            ConfigStore.instance().store(group="network", name=name, node={"name": name, "crops": list(network.crops)})
+            store_network(name)
 
 
 def _unreadable(exc: yaml.YAMLError | UnicodeDecodeError | OSError, folders: Sequence[Path]) -> str:
@@ -189,10 +328,13 @@ def _explain(exc: Exception, kind: type, config_dir: Path | None) -> str:
     text = str(exc)
     if isinstance(exc, MissingConfigException) and exc.missing_cfg_file:
         group, _, name = exc.missing_cfg_file.rpartition("/")
+        if group.startswith("network/"):
+            group, _, name = exc.missing_cfg_file.partition("/")
         names = config_names(group, config_dir)
         if name in names:
             return f"config {group}/{name}.yaml cannot be read: it is a link to nothing, or no regular file"
-        return f"unknown {group or 'config'} {name!r}: {nearest(name, names)}"
+        more = ", torchvision/NAME, timm/NAME, module:Name of your own" if group == "network" else ""
+        return f"unknown {group or 'config'} {name!r}: {nearest(name, names)}{more}"
     if isinstance(exc, MissingMandatoryValue):
         return f"config key {exc.full_key!r} is missing: every config must have it"
     if match := _UNKNOWN_KEY.search(text):

@@ -18,6 +18,8 @@ from kdhpc.config.renamed import renamed_document
 from kdhpc.errors import ConfigError, nearest
 from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
+from kdhpc.graph.names import OpenName
+from kdhpc.graph.plugins import load_plugins
 
 Group = TypeVar("Group")
 Config = TypeVar("Config")
@@ -43,16 +45,25 @@ def flatten(prefix: str, document: Mapping[str, object]) -> dict[str, str | int 
     return flat
 
 
-def parse_config(kind: type[Config], document: object) -> Config:
+def parse_config(kind: type[Config], document: object, *, imports: bool = True) -> Config:
     """The config (such as ``SearchConfig``) that a document holds.
 
+    Args:
+        kind: Its dataclass.
+        document: Groups, and keys that are in no group.
+        imports: Import the plug-ins that it names: values of the groups may be theirs.
+
     Raises:
-        ConfigError: a group or key is missing or unknown, or a value is not allowed; the message names it.
+        ConfigError: a group or key is missing or unknown, or a value is not allowed; the message names it. Or a plug-in
+            cannot be imported.
     """
-    groups = typing.get_type_hints(kind)
+    groups, keys = _groups(kind), _root_keys(kind)
     given = renamed_document(_mapping("the config", document))
-    _check_names("config group", given, groups)
-    return kind(**{name: parse_group(name, group, given[name]) for name, group in groups.items()})
+    _check_names("config group", given, groups | keys, required=list(groups))
+    values = {name: _parse_value(name, hint, given[name]) for name, hint in keys.items() if name in given}
+    if imports:
+        load_plugins(_names_of_plugins(values.get("plugins", ())))
+    return kind(**values, **{name: parse_group(name, group, given[name]) for name, group in groups.items()})
 
 
 def parse_group(name: str, group: type[Group], document: object) -> Group:
@@ -74,13 +85,33 @@ def defaults(kind: type) -> dict[str, dict[str, object]]:
             field.name: "???" if field.default is dataclasses.MISSING else _plain(field.default)
             for field in dataclasses.fields(group)
         }
-        for name, group in typing.get_type_hints(kind).items()
+        for name, group in _groups(kind).items()
     }
 
 
+def root_defaults(kind: type) -> dict[str, object]:
+    """Every key of a config that is in no group, with its default."""
+    fields = dataclasses.fields(kind)
+    return {field.name: _plain(field.default) for field in fields if field.name in _root_keys(kind)}
+
+
 def allowed(kind: type, group: str, key: str) -> str:
-    """What a key of a config admits, in words."""
-    return _allowed(typing.get_type_hints(typing.get_type_hints(kind)[group])[key])
+    """What a key of a config admits, in words; of no group, if that is empty."""
+    return _allowed(typing.get_type_hints(_groups(kind)[group] if group else kind)[key])
+
+
+def _groups(kind: type) -> dict[str, type]:
+    hints = typing.get_type_hints(kind).items()
+    return {name: hint for name, hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
+
+
+def _root_keys(kind: type) -> dict[str, object]:
+    """Keys that are in no group, with their types; all of them have a default."""
+    return {name: hint for name, hint in typing.get_type_hints(kind).items() if not dataclasses.is_dataclass(hint)}
+
+
+def _names_of_plugins(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, tuple) else ()
 
 
 def write_config(config: object, path: Path) -> None:
@@ -89,11 +120,18 @@ def write_config(config: object, path: Path) -> None:
     Raises:
         StorageError: the file system refuses.
     """
-    write_whole(path, yaml.safe_dump(to_document(config), sort_keys=False))
+    nothing = root_defaults(type(config))
+    said = {key: value for key, value in to_document(config).items() if key not in nothing or value != nothing[key]}
+    write_whole(path, yaml.safe_dump(said, sort_keys=False))
 
 
-def read_config(kind: type[Config], path: Path) -> Config:
+def read_config(kind: type[Config], path: Path, *, imports: bool = True) -> Config:
     """The config that :func:`write_config` froze, of this version or an earlier one.
+
+    Args:
+        kind: Its dataclass.
+        path: The file.
+        imports: As for :func:`parse_config`.
 
     Raises:
         ConfigError: the file is missing, not a whole config, or a newer version's.
@@ -103,15 +141,16 @@ def read_config(kind: type[Config], path: Path) -> Config:
         document = yaml.safe_load(read_whole(path).decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise ConfigError(unreadable(exc, path)) from exc
-    given = _mapping("the config", document)
+    given = renamed_document(_mapping("the config", document))
+    keys = {name: value for name, value in given.items() if name in _root_keys(kind)}
     try:
         groups = readable(
-            {name: _mapping(f"config group {name!r}", group) for name, group in renamed_document(given).items()}
+            {name: _mapping(f"config group {name!r}", group) for name, group in given.items() if name not in keys}
         )
     except ValueError as exc:
         raise ConfigError(f"config file {path} {exc}") from exc
     # A group that an earlier version did not have is all defaults.
-    return parse_config(kind, {name: {} for name in typing.get_type_hints(kind)} | groups)
+    return parse_config(kind, {name: {} for name in _groups(kind)} | keys | groups, imports=imports)
 
 
 def unreadable(exc: OSError | UnicodeDecodeError | yaml.YAMLError, path: Path) -> str:
@@ -133,7 +172,7 @@ def unreadable(exc: OSError | UnicodeDecodeError | yaml.YAMLError, path: Path) -
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Enum):
+    if isinstance(value, (Enum, OpenName)):
         return value.value
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
@@ -169,7 +208,7 @@ def _check_names(
 def _parse_value(key: str, hint: object, value: object) -> object:
     """One value as its declared type. The synthetic one-field dataclass makes dacite's verdict that of one key."""
     holder = dataclasses.make_dataclass("Holder", [("value", hint)])
-    rules = dacite.Config(cast=[Enum, tuple], type_hooks={float: _number, int: _whole, bool: _truth})
+    rules = dacite.Config(cast=[Enum, OpenName, tuple], type_hooks={float: _number, int: _whole, bool: _truth})
     try:
         _refuse_text_for_list(hint, value)
         return dacite.from_dict(holder, {"value": value}, rules).value
@@ -217,6 +256,10 @@ def _allowed(hint: object) -> str:
     if origin is tuple:
         kind = _allowed(args[0])
         return f"a list, each {kind}" if args[-1] is Ellipsis else f"a list of {len(args)}, each {kind}"
+    if origin is dict:
+        return "a mapping of names to text"
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ", ".join(str(member.value) for member in hint)
+    if isinstance(hint, type) and issubclass(hint, OpenName):
+        return ", ".join(hint)
     return names.get(hint, str(hint))  # type: ignore[call-overload, no-any-return]

@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from kdhpc.config.document import allowed, defaults
+from kdhpc.config.document import allowed, defaults, root_defaults
 from kdhpc.config.folders import config_names
 from kdhpc.config.renamed import renamed_overrides
 from kdhpc.errors import ConfigError, nearest
@@ -68,6 +68,8 @@ def takes(kind: type, key: str, config_dir: Path | None = None) -> str:
         return f"{group} takes one of {', '.join(config_names(group, config_dir))}"
     if field in groups.get(group, ()):
         return f"{key} takes {allowed(kind, group, field)}"
+    if key in root_defaults(kind):
+        return f"{key} takes {allowed(kind, '', key)}"
     return unknown_key(kind, key)
 
 
@@ -77,4 +79,4 @@ def unknown_key(kind: type, key: str) -> str:
     keys = [f"{group}.{field}" for group, fields in groups.items() for field in fields]
     same_group = [known for known in keys if known.split(".")[0] == key.split(".")[0]]
     same_word = [known for known in keys if known.split(".")[1] == key.split(".")[-1]]
-    return f"unknown config key {key!r}: {nearest(key, same_group or same_word or groups)}"
+    return f"unknown config key {key!r}: {nearest(key, same_group or same_word or [*groups, *root_defaults(kind)])}"

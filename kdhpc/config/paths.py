@@ -73,8 +73,8 @@ class StudyPaths:
         return self.root / "jobs"
 
     def trial(self, number: int) -> Path:
-        """One trial's folder."""
-        return self.root / "trials" / str(number)
+        """One trial's folder; given trials, which are outside the budget, have negative numbers."""
+        return self.root / "given" / str(-number) if number < 0 else self.root / "trials" / str(number)
 
     def checkpoint(self, number: int) -> Path:
         """Where a trial goes on after an interruption."""

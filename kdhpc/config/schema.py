@@ -6,12 +6,15 @@ Values are checked where they arrive: a config that exists is a config that can 
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kdhpc.config.goals import DEFAULT_GOAL, GoalName
+from kdhpc.config.networks import NETWORKS
 from kdhpc.config.paths import OWN_FOLDERS
-from kdhpc.errors import ConfigError
-from kdhpc.graph.spec import MOST_NODES, Design, Gate
+from kdhpc.errors import ConfigError, nearest
+from kdhpc.graph.spec import BUILT_IN_DESIGNS, BUILT_IN_GATES, MOST_NODES, Design, Gate
 
 
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
@@ -33,6 +36,11 @@ def _positive(group: str, **values: float) -> None:
         _require(value > 0, f"{group}.{key}", value, "a number above 0")
 
 
+AUGMENTATIONS = ("RandAugment", "TrivialAugmentWide", "RandomErasing")
+"""What ``dataset.augmentations`` may name: classes of ``torchvision.transforms.v2``."""
+_OF_TWO_LABELS = ("mixup", "cutmix")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
     """A packed data set, how the search divides its training half, and how its images are augmented."""
@@ -46,7 +54,10 @@ class DatasetConfig:
     validation_fraction: float
     """Share of the training images that the search keeps to score graphs, taken by class."""
     pad: int = 4
-    """``pad_crop``: zero border on each side, in pixels."""
+    """``pad_crop``: border on each side, in pixels."""
+    padding_mode: Literal["constant", "edge", "reflect", "symmetric"] = "constant"
+    """``pad_crop``: what the border shows, by torchvision's names. ``constant``: black. ``edge``: the outermost pixels.
+    ``reflect``, ``symmetric``: the image mirrored at them, without and with the outermost ones repeated."""
     flip: bool = True
     """Flip left-right with probability 1/2."""
     scale: tuple[float, float] = (0.08, 1.0)
@@ -55,6 +66,19 @@ class DatasetConfig:
     """``resized_crop``: range of the crop's width / height."""
     resize: int = 256
     """``resized_crop``, testing: short side before the centre crop, in pixels."""
+    augmentations: tuple[str, ...] = ()
+    """Further random changes of training images, by torchvision's names. ``RandAugment`` or ``TrivialAugmentWide``:
+    after crop and flip. ``RandomErasing``: after normalisation."""
+    rand_augment_num_ops: int = 2
+    """``RandAugment``: operations on each image, one after the other."""
+    rand_augment_magnitude: int = 9
+    """``RandAugment``: how strong they are, 0 to 30."""
+    random_erasing_p: float = 0.5
+    """``RandomErasing``: the share of images of which a rectangle is erased."""
+    random_erasing_scale: tuple[float, float] = (0.02, 0.33)
+    """``RandomErasing``: range of the rectangle's share of the image's area."""
+    random_erasing_ratio: tuple[float, float] = (0.3, 3.3)
+    """``RandomErasing``: range of the rectangle's height / width."""
     mean: tuple[float, ...] | None = None
     """Subtracted from each channel (0 to 1); None: no normalisation."""
     std: tuple[float, ...] | None = None
@@ -82,22 +106,114 @@ class DatasetConfig:
         _require((self.mean is None) == (self.std is None), "dataset.std", self.std, "given exactly when mean is")
         _require(self.std is None or min(self.std) > 0, "dataset.std", self.std, "every channel above 0")
         _require(self.subset is None or self.subset > 0, "dataset.subset", self.subset, "above 0, or null for all")
+        self._check_augmentations()
+
+    def _check_augmentations(self) -> None:
+        key, names = "dataset.augmentations", list(self.augmentations)
+        for name in names:
+            why = "its gates and teachers need one label an image. " if name.lower() in _OF_TWO_LABELS else ""
+            _require(name in AUGMENTATIONS, key, names, f"{name!r} is none. {why}{nearest(name, AUGMENTATIONS)}")
+        _require(len(set(names)) == len(names), key, names, "each name once")
+        of_operations = [name for name in names if name in ("RandAugment", "TrivialAugmentWide")]
+        _require(len(of_operations) < 2, key, names, f"one of {' and '.join(of_operations)}, not both")
+        num_ops, magnitude = self.rand_augment_num_ops, self.rand_augment_magnitude
+        _require(num_ops > 0, "dataset.rand_augment_num_ops", num_ops, "a number above 0")
+        _require(0 <= magnitude <= 30, "dataset.rand_augment_magnitude", magnitude, "0 to 30")
+        _require(0 <= self.random_erasing_p <= 1, "dataset.random_erasing_p", self.random_erasing_p, "in [0, 1]")
+        low, high = self.random_erasing_scale
+        _require(0 < low <= high <= 1, "dataset.random_erasing_scale", [low, high], "0 < low <= high <= 1")
+        low, high = self.random_erasing_ratio
+        _require(0 < low <= high, "dataset.random_erasing_ratio", [low, high], "0 < low <= high")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """The network of every node."""
+    """The network of every node, or a network for each."""
 
     name: str
-    """A name that ``kdhpc.networks.build`` knows: resnet20, resnet18, abn_resnet18, ..."""
-    crops: tuple[int, ...]
-    """Sides of the windows in which attention maps are compared, in map pixels."""
+    """resnet20, resnet18, abn_resnet18, ..., ``torchvision/NAME``, ``timm/NAME``, or ``module:Name`` of one's own. Of
+    different networks their names with ``+`` between them, which names the whole, in tables and folders."""
+    crops: tuple[int, ...] | None = None
+    """Sides of the windows in which attention maps are compared, in map pixels; None: the usual ones that fit."""
     residual_attention: bool | None = None
     """ABN: the perception branch sees ``x * map + x`` instead of ``x * map``; None: the family's default."""
+    layer: str | None = None
+    """The layer whose features make the attention map, of a network that is not kdhpc's own; None: it is found."""
+    weights: str | None = None
+    """A file of weights that every node starts from: .safetensors, or a state_dict of torch's; None: initial ones."""
+    nodes: tuple[str, ...] = ()
+    """The network of each node, where they differ, as ``network=[resnet50,resnet18]`` gives them; empty: all are
+    ``name``."""
 
     def __post_init__(self) -> None:
-        _require(
-            bool(self.crops) and min(self.crops) > 0, "network.crops", list(self.crops), "one or more sizes above 0"
+        crops = self.crops
+        if crops is not None:
+            _require(bool(crops) and min(crops) > 0, "network.crops", list(crops), "one or more sizes above 0")
+        if self.nodes:
+            allowed = f"chosen with the name, as network=[{','.join(self.nodes)}]"
+            _require(self.name == networks_label(self.nodes), "network.nodes", list(self.nodes), allowed)
+        if _different(self.nodes):
+            _refuse_start(self, self.distinct)
+
+    def settled(self, num_nodes: int, whose: str) -> "NetworkConfig":
+        """The same for a known number of nodes: a list of equal names is one name.
+
+        Args:
+            num_nodes: M.
+            whose: The beginning of a sentence that ends in M, for the message.
+
+        Raises:
+            ConfigError: a list that is not one for each node.
+        """
+        if self.nodes and len(self.nodes) != num_nodes:
+            raise ConfigError(
+                f"network=[{','.join(self.nodes)}] is a list of {len(self.nodes)}, {whose} {num_nodes}: give a network "
+                "for each node, or a single one for all"
+            )
+        return dataclasses.replace(self, nodes=_different(self.nodes))
+
+    @property
+    def distinct(self) -> tuple[str, ...]:
+        """The different networks, each once, in the order of their first nodes."""
+        return tuple(dict.fromkeys(self.nodes)) or (self.name,)
+
+    def of(self, node: int) -> "NetworkConfig":
+        """The network of a node, from 0, alone."""
+        return self.only(self.nodes[node]) if self.nodes else self
+
+    def only(self, name: str) -> "NetworkConfig":
+        """That network for every node. An option that it does not have is left out."""
+        if name == self.name:
+            return dataclasses.replace(self, nodes=())
+        kind = NETWORKS.get(name)
+        residual = self.residual_attention if kind is not None and kind.attention_branch else None
+        layer = self.layer if kind is None else None
+        return dataclasses.replace(self, name=name, nodes=(), residual_attention=residual, layer=layer)
+
+    def for_nodes(self, names: tuple[str, ...]) -> "NetworkConfig":
+        """Those networks, one for each node; without names this config itself."""
+        if not names:
+            return self
+        if not _different(names):
+            return self.only(names[0])
+        return dataclasses.replace(self, name=networks_label(names), nodes=names)
+
+
+def networks_label(names: Sequence[str]) -> str:
+    """What networks are called together: ``resnet50+resnet18``; equal ones have the name of one."""
+    return "+".join(names if len(set(names)) > 1 else names[:1])
+
+
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    return names if len(set(names)) > 1 else ()
+
+
+def _refuse_start(network: "NetworkConfig", names: Sequence[str]) -> None:
+    """Refuse ``network.weights`` for different networks: a file has the weights of one."""
+    if network.weights is not None:
+        raise ConfigError(
+            f"network.weights={network.weights} is not allowed with different networks ({', '.join(names)}): a file "
+            "has the weights of one network, leave it out"
         )
 
 
@@ -110,9 +226,13 @@ class ObjectiveConfig:
     unlearned: Literal["keep", "reject", "pretrained"] = "keep"
     """What is done about a node whose incoming edges are all cut off. ``keep``: it votes with its initial weights.
     ``reject``: such graphs are not tried. ``pretrained``: it votes with weights from a file."""
-    pretrained: str | None = None
-    """``unlearned: pretrained``: a ``node1.safetensors`` of `kdhpc train --graph independent --nodes 1`. The node is
-    frozen: no gradients, and its batch-norm statistics stay."""
+    pretrained: str | dict[str, str] | None = None
+    """``unlearned: pretrained``: a ``node1.safetensors`` of `kdhpc train --graph independent --nodes 1`, or one for
+    each network by its name: ``{resnet18: FILE}``. The node is frozen: no gradients."""
+    unlearned_norm: Literal["running", "batch"] = "running"
+    """``unlearned: pretrained``: what batch norms of such a node normalise by while others learn from it. ``running``:
+    its statistics, which stay. ``batch``: each batch's, and its statistics move on, as in the original code of
+    knowledge transfer graphs; accuracies are measured with those."""
 
     def __post_init__(self) -> None:
         _require(
@@ -121,11 +241,16 @@ class ObjectiveConfig:
             self.pretrained,
             "a .safetensors file exactly when objective.unlearned=pretrained",
         )
+        if self.unlearned_norm != "running" and self.unlearned != "pretrained":
+            raise ConfigError(
+                f"objective.unlearned_norm={self.unlearned_norm} has no meaning for "
+                f"objective.unlearned={self.unlearned}: leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a training is optimised: schedule, batches, SGD."""
+    """How a training is optimised: schedule, batches, optimiser, targets."""
 
     epochs: int = 300
     """Epochs of the full schedule; the linear gate reaches 1 at their end."""
@@ -133,16 +258,35 @@ class TrainingConfig:
     """Images in a step. What is left at the end of an epoch is dropped if it does not fill a batch."""
     eval_batch_size: int = 256
     """Images in a forward pass when accuracy is measured."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """``sgd``: with momentum. ``adamw``: Adam with decoupled weight decay."""
     learning_rate: float = 0.1
-    """Initial learning rate of SGD."""
+    """Initial learning rate; after the warm-up, if there is one."""
     momentum: float = 0.9
-    """Momentum of SGD, no Nesterov."""
+    """``sgd``: momentum."""
+    nesterov: bool = False
+    """``sgd``: Nesterov's momentum."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """``adamw``: how much is kept of the running means of gradients, and of their squares."""
+    eps: float = 1e-8
+    """``adamw``: added to the root of the mean square."""
     weight_decay: float = 1e-4
-    """L2 penalty of SGD."""
+    """``sgd``: L2 penalty, part of the gradient. ``adamw``: decoupled; this share of each weight, times the learning
+    rate, is taken away by a step."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """``steps``: the learning rate falls at ``milestones``. ``cosine``: it falls at every step, along half a cosine,
+    from the end of the warm-up to ``min_learning_rate``."""
+    warmup_epochs: int = 0
+    """In these first epochs the learning rate rises at every step, in a line, to what the schedule says."""
+    min_learning_rate: float = 0.0
+    """``cosine``: where it ends."""
     milestones: tuple[int, ...] = (150, 225)
-    """1-based epochs that start with the learning rate multiplied by ``gamma``."""
+    """``steps``: 1-based epochs that start with the learning rate multiplied by ``gamma``."""
     gamma: float = 0.1
-    """Factor at each milestone."""
+    """``steps``: factor at each milestone."""
+    label_smoothing: float = 0.0
+    """Share of the label loss's target that is spread evenly over all classes; in label losses alone, not between
+    networks."""
     evaluate: Literal["rungs", "every_epoch", "last"] = "rungs"
     """When accuracy is measured. ``rungs``: after epochs 1, 2, 4, ... and the last. ``every_epoch``: after each.
     ``last``: after the last one only; for final trainings, since a search prunes at the rungs."""
@@ -164,6 +308,25 @@ class TrainingConfig:
         factor = math.prod([self.gamma] * len(self.milestones))
         is_finite = math.isfinite(factor) and math.isfinite(self.learning_rate * factor)
         _require(is_finite, "training.gamma", self.gamma, "so that the last learning rate is a finite number")
+        self._check_recipe()
+
+    def _check_recipe(self) -> None:
+        if self.nesterov:
+            allowed = "it is an option of sgd, leave it out or choose training.optimizer=sgd"
+            _require(self.optimizer == "sgd", "training.nesterov", "true", allowed)
+            _require(self.momentum > 0, "training.nesterov", "true", "it needs training.momentum above 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), "training.betas", list(self.betas), "each in [0, 1)")
+        _positive("training", eps=self.eps)
+        below = f"0 or more, below training.epochs={self.epochs}"
+        _require(self.warmup_epochs in range(self.epochs), "training.warmup_epochs", self.warmup_epochs, below)
+        lowest = self.min_learning_rate
+        if lowest != 0:
+            _require(
+                self.schedule == "cosine", "training.min_learning_rate", lowest, "0, unless training.schedule=cosine"
+            )
+            up_to = f"0 to training.learning_rate={self.learning_rate}"
+            _require(0 <= lowest <= self.learning_rate, "training.min_learning_rate", lowest, up_to)
+        _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,25 +378,65 @@ class StudyConfig:
     """The budget: complete, pruned and failed trials together."""
     seed: int = 0
     """Seeds the graphs, the weights and the data order."""
-    label_gates: tuple[Gate, ...] = tuple(Gate)
+    label_gates: tuple[Gate, ...] = BUILT_IN_GATES
     """Gates that label edges may have."""
-    gates: tuple[Gate, ...] = tuple(Gate)
+    gates: tuple[Gate, ...] = BUILT_IN_GATES
     """Gates that distillation edges may have."""
-    designs: tuple[Design, ...] = tuple(Design)
+    designs: tuple[Design, ...] = BUILT_IN_DESIGNS
     """Loss designs that distillation edges may have."""
+    node1_learns: bool = False
+    """Leave out graphs in which no edge teaches node 1."""
+    networks: tuple[str, ...] = ()
+    """Networks that each node may be: the search chooses. Empty: all trials have the networks of ``network``. Graphs
+    that name no networks have those of ``network``, too."""
     pruner: Literal["median", "asha", "none"] = "median"
     """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
-    sampler: Literal["random", "tpe"] = "random"
-    """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's."""
+    sampler: Literal["random", "tpe", "evolve", "refine"] = "random"
+    """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's. ``evolve``: regularised evolution,
+    begins with the presets, then changes one edge of a good graph. ``refine``: random graphs first, then all that
+    differ from the best ones in one edge."""
+    population: int | None = None
+    """``evolve``: so many first slots try presets and random graphs, and as many trials, the last complete ones, are
+    the parents; null: a tenth of the trials, from 16 to 100. ``refine``: so many first slots try random graphs; null:
+    half of the trials."""
+    sample: int | None = None
+    """``evolve``: parents that a slot draws, to change the best of them; null: a quarter of the population."""
+    refine_best: int = 3
+    """``refine``: the graphs whose neighbours are tried: the best of the study, at the moment when a trial begins."""
+    max_gpu_hours: float | None = None
+    """Once workers have spent so many hours on the study's trials, no more begin, and those that run go on to their
+    end; hours of CPU workers where there is no GPU. null: ``trials`` alone ends the search."""
+    goal: GoalName = DEFAULT_GOAL
+    """What the search makes better, on the validation images. ``ensemble``: the ensemble's accuracy. ``node1``: that
+    of node 1. ``mean_node``: the mean of the nodes'. ``nll``: the mean negative log-likelihood of the softmax of the
+    ensemble's logits, which is made smaller. Pruning and samplers go by it, too."""
     max_attempts: int = 3
     """After so many crashes without progress, a trial counts as failed and is not tried again."""
+    baselines: tuple[str, ...] = ("independent", "dml")
+    """Graphs that a new study trains beside its budget, to the end and first, for the best graph to be compared with:
+    presets (as ``kdhpc train --graph`` takes them) or graphs' files. None: ``[]``. A study that exists keeps those that
+    it has, and `kdhpc enqueue` gives it more."""
 
     def __post_init__(self) -> None:
         _positive("study", num_nodes=self.num_nodes, trials=self.trials, max_attempts=self.max_attempts)
+        for key, number in (
+            ("population", self.population),
+            ("sample", self.sample),
+            ("refine_best", self.refine_best),
+        ):
+            _require(number is None or number > 0, f"study.{key}", number, "a whole number above 0, or null")
+        hours = self.max_gpu_hours
+        _require(hours is None or 0 < hours < math.inf, "study.max_gpu_hours", hours, "a number above 0, or null")
+        if self.population is not None and self.sampler not in ("evolve", "refine"):
+            raise ConfigError(f"study.population has no meaning for study.sampler={self.sampler}: leave it out")
+        if self.sample is not None and self.sampler != "evolve":
+            raise ConfigError(f"study.sample has no meaning for study.sampler={self.sampler}: leave it out")
         _require(self.num_nodes <= MOST_NODES, "study.num_nodes", self.num_nodes, f"at most {MOST_NODES}")
         for key, values in (("label_gates", self.label_gates), ("gates", self.gates), ("designs", self.designs)):
             shown = [value.value for value in values]
             _require(len(values) == len(set(values)) > 0, f"study.{key}", shown, "one or more different names")
+        is_choice = not self.networks or len(self.networks) == len(set(self.networks)) > 1
+        _require(is_choice, "study.networks", list(self.networks), "two or more different names, or none: []")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,10 +553,23 @@ class SearchConfig:
     study: StudyConfig
     worker: WorkerConfig
     cluster: ClusterConfig
+    plugins: tuple[str, ...] = ()
+    """Modules of designs and gates of one's own, which ``study.designs`` and ``study.gates`` may then name."""
 
     def __post_init__(self) -> None:
+        _check_plugins(self.plugins)
         evaluate = self.training.evaluate
         _require(evaluate != "last", "training.evaluate", evaluate, "rungs or every_epoch, a search prunes by them")
+        object.__setattr__(self, "network", self.network.settled(self.study.num_nodes, "study.num_nodes is"))
+        names = [one.name for one in self.possible_networks]
+        if len(names) > 1:
+            _refuse_start(self.network, names)
+
+    @property
+    def possible_networks(self) -> tuple[NetworkConfig, ...]:
+        """All networks that some node of some trial may be, each alone."""
+        names = dict.fromkeys((*self.network.distinct, *self.study.networks))
+        return tuple(self.network.only(name) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,13 +578,23 @@ class RunConfig:
 
     graph: str
     """A graph's file, or a preset: ``independent``, ``dml``, ``uniform:DESIGN``; ``one`` for the branched baseline,
-    ``student`` for a single network that learns from ``teacher``."""
+    ``sla`` and ``frskd`` for a single network that teaches itself, ``student`` for one that learns from ``teacher``."""
     num_nodes: int | None = None
-    """Nodes of a preset, or branches of ``one``. None for a graph's file, which has the number, and for a student."""
+    """Nodes of a preset, or branches of ``one``. None for a graph's file, which has the number, and for one network."""
     teacher: str | None = None
-    """``graph: student``: folder of a run of `kdhpc train` that is done. The mean of its nodes' logits teaches."""
+    """``graph: student``: folder of a run of `kdhpc train` that is done. Its ensemble teaches."""
+    teacher_node: int | None = None
+    """``graph: student``: the node of that run, from 1, which teaches alone; None: the ensemble does."""
     temperature: float = 1.0
-    """``graph: student``: temperature T of the distillation. The paper does not state its value."""
+    """``graph: student`` and ``sla``: temperature T of the distillation. The paper does not state a student's."""
+    distillation_weight: float | None = None
+    """``graph: student``: w in (1 - w) CE + w T^2 KL, 0 to 1; None: CE + T^2 KL."""
+    large_loss: bool = False
+    """``graph: sla``: the joint loss counts four times, as the authors advise for data sets such as ImageNet."""
+    alpha: float = 2.0
+    """``graph: frskd``: weight of the distillation of probabilities; the authors' for CIFAR-100."""
+    beta: float = 100.0
+    """``graph: frskd``: weight of the attention losses; the authors' for CIFAR-100."""
     seed: int = 0
     """Seeds weights, data order and augmentation."""
     name: str | None = None
@@ -387,6 +613,11 @@ class RunConfig:
         _require((self.num_nodes or 1) <= MOST_NODES, "run.num_nodes", self.num_nodes, f"at most {MOST_NODES}")
         _require(self.seed >= 0, "run.seed", self.seed, "0 or more")
         _positive("run", checkpoint_every_s=self.checkpoint_every_s, temperature=self.temperature)
+        node, weight = self.teacher_node, self.distillation_weight
+        _require(node is None or node > 0, "run.teacher_node", node, "1 or more, or null for the ensemble")
+        _require(weight is None or 0 <= weight <= 1, "run.distillation_weight", weight, "in [0, 1], or null")
+        for key, value in (("alpha", self.alpha), ("beta", self.beta)):
+            _require(value >= 0, f"run.{key}", value, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,6 +630,15 @@ class TrainConfig:
     training: TrainingConfig
     device: DeviceConfig
     run: RunConfig
+    plugins: tuple[str, ...] = ()
+    """Modules of designs and gates of one's own, which the graph may then have."""
+
+    def __post_init__(self) -> None:
+        _check_plugins(self.plugins)
+
+
+def _check_plugins(plugins: tuple[str, ...]) -> None:
+    _require(len(set(plugins)) == len(plugins), "plugins", list(plugins), "different names of modules")
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")

@@ -11,12 +11,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
-from kdhpc.config.compose import register_root
+from kdhpc.config.compose import list_groups, register_root, store_lists, store_network
 from kdhpc.config.document import parse_config
 from kdhpc.config.folders import config_dirs
+from kdhpc.config.network_lists import name_lists, with_networks_of_graph
+from kdhpc.config.networks import is_foreign
 from kdhpc.config.overrides import read_overrides
 from kdhpc.config.renamed import renamed_overrides
 from kdhpc.config.schema import TrainConfig
+from kdhpc.errors import ConfigError
 
 SweepTask = Callable[[TrainConfig, int], str | None]
 """Does one combination, given its config and its number from 0; returns what went wrong, None: nothing."""
@@ -60,7 +63,15 @@ def launch_sweep(
         What the task returned for each combination.
     """
     folders = config_dirs(config_dir)
+    words, lists = name_lists(_with_networks_of_graphs(renamed_overrides(overrides)))
+    one_of_all = [word for word in combinations(words)[0] if not word.startswith("hydra")]
+    groups = list_groups(TrainConfig, "train", one_of_all, lists, config_dir=config_dir)
     register_root(TrainConfig, "train", folders, {})
+    chosen = {word for each in combinations(words) for word in each}
+    for name in (word.removeprefix("network=") for word in chosen if word.startswith("network=")):
+        if is_foreign(name):
+            store_network(name)
+    store_lists(groups)
     GlobalHydra.instance().clear()
     settings = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{folder}'", "hydra/job_logging=none"]
     if at_once is not None:
@@ -69,10 +80,24 @@ def launch_sweep(
         batches = GlobalHydra.instance().hydra.multirun(  # type: ignore[union-attr]  # it has just been initialised
             config_name="root",
             task_function=_Job(task),
-            overrides=[*settings, *renamed_overrides(overrides)],
+            overrides=[*settings, *words],
             with_log_configuration=False,
         )
     return tuple(_outcome(job) for batch in batches for job in batch)
+
+
+def _with_networks_of_graphs(overrides: Sequence[str]) -> list[str]:
+    """Overrides with the networks that the files of all graphs name.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    added = {tuple(with_networks_of_graph(choice)[len(choice) :]) for choice in combinations(overrides)}
+    if len(added) > 1:
+        raise ConfigError(
+            "the graphs of this sweep have different networks: leave --launcher out, or train each graph by a command"
+        )
+    return [*overrides, *added.pop()]
 
 
 @dataclass(frozen=True)

@@ -15,25 +15,29 @@ from torch.nn import functional
 from kdhpc.data.crops import Crops
 
 
-def cut(images: Tensor, crops: Crops, side: int, pad: int) -> Tensor:
-    """Cuts whole pixels out of images with a black border.
+def cut(images: Tensor, crops: Crops, side: int, pad: int, padding_mode: str = "constant") -> Tensor:
+    """Cuts whole pixels out of images with a border.
 
     Args:
         images: uint8 (N, H, W, C).
         crops: squares of that side, at whole pixels, at most ``pad`` outside the image.
         side: S.
         pad: width of the border, in pixels.
+        padding_mode: what the border shows, see ``DatasetConfig.padding_mode``.
 
     Returns:
         uint8 (N, S, S, C).
     """
     num, height, width, channels = images.shape
+    if padding_mode != "constant":
+        pad = 0  # No border is made: outside, pixels of the image are looked up.
     padded = functional.pad(images, (0, 0, pad, pad, pad, pad)) if pad else images
     height, width = height + 2 * pad, width + 2 * pad
     steps = torch.arange(side, device=padded.device)
     top, left = (crops.boxes[:, :2].long() + pad).unbind(1)
-    rows = top[:, None] + steps
+    rows = _inside(top[:, None] + steps, height, padding_mode)
     columns = left[:, None] + torch.where(crops.flip[:, None], side - 1 - steps, steps)
+    columns = _inside(columns, width, padding_mode)
     first = torch.arange(num, device=padded.device)[:, None] * height
     pixels = ((first + rows) * width)[:, :, None] + columns[:, None, :]
     return padded.reshape(-1, channels).index_select(0, pixels.reshape(-1)).reshape(num, side, side, channels)
@@ -79,6 +83,19 @@ def normalise(images: Tensor, scale: Tensor, shift: Tensor, memory_format: torch
     """
     planes = images.permute(0, 3, 1, 2) * scale + shift
     return planes.contiguous(memory_format=memory_format)
+
+
+def _inside(places: Tensor, extent: int, padding_mode: str) -> Tensor:
+    """For places along one dimension, at most as far outside as an image is long, those that are shown there."""
+    if padding_mode == "edge":
+        return places.clamp(0, extent - 1)
+    if padding_mode == "reflect":
+        last = extent - 1
+        return last - (last - places.abs()).abs()
+    if padding_mode == "symmetric":
+        places = torch.where(places < 0, -1 - places, places)
+        return torch.where(places >= extent, 2 * extent - 1 - places, places)
+    return places
 
 
 def _taps(start: Tensor, extent: Tensor, flip: Tensor, size: int, side: int, closed: bool) -> tuple[Tensor, Tensor]:

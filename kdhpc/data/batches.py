@@ -1,7 +1,7 @@
 """Batches for training and for scoring.
 
-The order and the crops of an epoch depend on nothing but (seed, epoch), whatever the device and wherever the epoch is
-entered: a resumed trial sees what an uninterrupted one would have seen.
+The order, the crops and the other augmentations of an epoch depend on nothing but (seed, epoch), whatever the device
+and wherever the epoch is entered: a resumed trial sees what an uninterrupted one would have seen.
 """
 
 from collections.abc import Iterator
@@ -43,6 +43,8 @@ class BatchSpec(NamedTuple):
     """bool (N,)."""
     labels: Tensor
     """int64 (N,)."""
+    changes: Tensor
+    """float32 (N, P): see ``Transform.draw_changes``."""
 
 
 class TrainBatches:
@@ -108,7 +110,8 @@ class TrainBatches:
     def make(self, spec: BatchSpec) -> Batch:
         """Gather, cut and normalise on the device. Nothing waits for the host: a CUDA graph can do it."""
         crops = Crops(boxes=spec.boxes, flip=spec.flip)
-        return Batch(images=self._transform(self._store.gather(spec.streamed), crops), labels=spec.labels)
+        images = self._transform(self._store.gather(spec.streamed), crops, spec.changes)
+        return Batch(images=images, labels=spec.labels)
 
     def specs(self, seed: int, epoch: int, first_step: int = 0) -> Iterator[BatchSpec]:
         """One epoch's batches, still to be made.
@@ -122,12 +125,14 @@ class TrainBatches:
         generator = seeded("epoch", seed, epoch)
         order = torch.randperm(self.num_images, generator=generator)
         crops = self._transform.draw(self._sizes[order], generator)
+        changes = self._transform.draw_changes(self.num_images, seeded("augmentations", seed, epoch))
         start, end = first_step * self._batch_size, self.steps_per_epoch * self._batch_size
         if start >= end:
             return
         order, crops = order[start:end], crops.part(start, end).to(self._device)
         labels = self._labels.index_select(0, order.to(self._device))
-        parts = (torch.split(values, self._batch_size) for values in (crops.boxes, crops.flip, labels))
+        changes = changes[start:end].to(self._device)
+        parts = (torch.split(values, self._batch_size) for values in (crops.boxes, crops.flip, labels, changes))
         for spec in zip(self._store.stream(order, self._batch_size), *parts, strict=True):
             yield BatchSpec(*spec)
 

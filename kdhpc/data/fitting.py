@@ -6,7 +6,7 @@ from kdhpc.errors import ConfigError
 
 
 def check_image_size(config: DatasetConfig, stored: tuple[int, int]) -> None:
-    """Refuse an ``image_size`` that cannot be cropped from the stored images, because they are too small.
+    """Refuse squares and borders that the stored images are too small for.
 
     Args:
         config: The augmentation.
@@ -21,6 +21,12 @@ def check_image_size(config: DatasetConfig, stored: tuple[int, int]) -> None:
         raise ConfigError(
             f"dataset.image_size={config.image_size} is not allowed: the stored images of {config.name} are "
             f"{height}x{width}, with dataset.pad={config.pad} that gives at most {largest}"
+        )
+    furthest = min(stored) - (config.padding_mode == "reflect")
+    if config.augmentation == "pad_crop" and config.padding_mode in ("reflect", "symmetric") and config.pad > furthest:
+        raise ConfigError(
+            f"dataset.pad={config.pad} is not allowed: dataset.padding_mode={config.padding_mode} mirrors an image "
+            f"once, those of {config.name} are {stored[0]}x{stored[1]}: at most {furthest}"
         )
 
 

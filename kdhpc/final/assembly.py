@@ -15,6 +15,7 @@ from kdhpc.data.split import search_split, training_subset
 from kdhpc.methods.method import Method
 from kdhpc.networks.build import build_network
 from kdhpc.networks.names import check_network, check_normalisation
+from kdhpc.networks.started import check_started
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.compiling import prepare_compiling
 from kdhpc.training.loop import TrainingLoop
@@ -35,16 +36,20 @@ def check(config: TrainConfig, method: Method, packed: PackedDataset) -> None:
         NetworkError: the network does not exist or does not fit, or pretrained weights or a teacher do not.
     """
     network, image_size, num_classes = config.network, config.dataset.image_size, len(packed.classes)
-    check_network(network, image_size)
-    check_normalisation(network.name, image_size, config.training.batch_size, single_value=method.single_value_norm)
+    check_network(network, image_size, num_classes=num_classes, compares_maps=method.compares_maps)
+    for name in network.distinct:
+        check_normalisation(name, image_size, config.training.batch_size, single_value=method.single_value_norm)
     # For the CPU, images stay where they are.
     _batches(config, packed, torch.device("cpu"))
     method.check(num_classes)
-    pretrained = read_pretrained(config.objective)
-    if pretrained is not None:
+    check_started(network, num_classes=num_classes, image_size=image_size)
+    for name in network.distinct:
+        pretrained = read_pretrained(config.objective, name)
+        if pretrained is None:
+            continue
         with torch.device("meta"):
-            shapes = build_network(network, num_classes=num_classes, image_size=image_size)
-        check_weights(shapes, pretrained, origin=pretrained_origin(config.objective))
+            shapes = build_network(network.only(name), num_classes=num_classes, image_size=image_size)
+        check_weights(shapes, pretrained, origin=pretrained_origin(config.objective, name))
 
 
 def assemble(config: TrainConfig, method: Method, packed: PackedDataset, runtime: Runtime) -> TrainingLoop:

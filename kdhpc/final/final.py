@@ -68,6 +68,7 @@ def train_final(
         StorageError: the disk refuses; the same command goes on.
     """
     run = open_run(config, method=method, packed=packed)
+    config = run.config
     if (done := _read_done(run)) is not None:
         _LOG.info("%s is done already", run.paths.root)
         return done
@@ -79,7 +80,7 @@ def train_final(
             return done
         _begin(run)
         ended = _train(training, run, owner, show, should_stop)
-        return None if ended is None else _finish(run, owner, ended, training.networks)
+        return None if ended is None else _finish(run, owner, ended, training.kept_networks)
 
 
 def _read_done(run: Run) -> FinalResult | None:
@@ -215,6 +216,7 @@ def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module], weight
         name=run.name,
         dataset=config.dataset.name,
         network=config.network.name,
+        networks=config.network.nodes,
         graph=config.run.graph,
         graph_key=method.key,
         num_nodes=method.num_nodes,

@@ -20,6 +20,7 @@ from kdhpc.final.settings import read_settings
 from kdhpc.final.weights import check_digest, check_weights_files, weights_files
 from kdhpc.methods.load import method_class
 from kdhpc.methods.method import Method
+from kdhpc.networks.own import refuse_named_code
 from kdhpc.networks.weights import content_digest, read_content
 from kdhpc.training.device import place
 from kdhpc.training.pretrained import freeze_with, parse_weights
@@ -116,6 +117,7 @@ class FinishedRun:
             StorageError: the file system refuses.
         """
         assert self.method.no_networks is None, self.method.no_networks
+        refuse_named_code(self.config.network.of(node).name, origin=self.origin, remedy="give --network module:Name")
         network = self.method.node_network(self.config, num_classes, node)
         content, origin = self._content(node), self._file(node)
         freeze_with(network, parse_weights(content, origin=origin, remedy=_AGAIN), origin=origin)
@@ -127,6 +129,10 @@ class FinishedRun:
 
     def _file(self, index: int) -> str:
         return f"{self.origin}: {self.weights[index].name}"
+
+    def teaching_network(self, index: int, num_classes: int) -> nn.Module:
+        """A network of the shapes in the file of that number, from 0, see `Method.teaching_network`."""
+        return self.method.teaching_network(self.config, num_classes, index)
 
     def open_images(self) -> PackedDataset:
         """Open the data set that it was trained and scored on.
@@ -165,7 +171,8 @@ def open_finished(folder: Path, *, origin: str | None = None) -> FinishedRun:
     return FinishedRun(
         paths=paths,
         origin=origin,
-        config=read_config(TrainConfig, paths.config),
+        # Its networks need no plug-in: designs and gates were for their training.
+        config=read_config(TrainConfig, paths.config, imports=False),
         result=result,
         dataset_checksum=_dataset_checksum(paths, origin),
     )

@@ -69,13 +69,13 @@ class FinalResult:
     dataset: str
     """Packed data set."""
     network: str
-    """Network of every node."""
+    """Network of every node; of different ones their names with ``+`` between them."""
     graph: str
     """Preset or file name of the graph; or the name of another method, such as ``one``."""
     graph_key: str
     """Key of the graph; of another method its name, and what tells its settings apart, such as ``one3``."""
     num_nodes: int
-    """M, B of ONE, or 1 of a student."""
+    """M, B of ONE, or 1 of a student and of other single networks."""
     seed: int
     """Seed of the initial weights and the order of the images."""
     epochs: int
@@ -91,7 +91,7 @@ class FinalResult:
     ensemble_accuracy: float | None
     """Top-1 of the ensemble on the test images, in percent; None: it diverged."""
     num_parameters: int
-    """Weights of all networks together."""
+    """Weights of all networks together; what only their training needs does not count."""
     seconds: float | None
     """Training and evaluation, interruptions left out; None: the log of its epochs has gaps."""
     device: str
@@ -105,9 +105,11 @@ class FinalResult:
     searched: SearchedWith = SearchedWith()
     """What the graph was searched with."""
     teacher: str = ""
-    """Of a student: name and seed of the run that taught it."""
+    """Of a student: name and seed of the run that taught it, and the node, if a single one did."""
     teacher_accuracy: float | None = None
-    """Top-1 of that run's ensemble, in percent, on what it was scored on itself."""
+    """Top-1 of that ensemble or node, in percent, on what it was scored on itself."""
+    networks: tuple[str, ...] = ()
+    """Network of each node, where they differ; else empty, and not written."""
     weights: tuple[str, ...] = ()
     """Digest of each file of weights; none of a training that diverged, or from before this was written down."""
     diverged_epoch: int | None = None
@@ -163,6 +165,8 @@ def write_result(result: FinalResult, path: Path) -> None:
         StorageError: the file system refuses.
     """
     document = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(result)}
+    if not result.networks:  # As versions before there were different ones read it.
+        del document["networks"]
     write_whole(path, strict_json(document, indent=2), "\n")
 
 

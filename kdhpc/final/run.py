@@ -1,8 +1,11 @@
 """Opening a final training before it starts: what it consists of, and a check of everything that may be wrong."""
 
+import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdhpc.config.networks import network_folder
 from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
@@ -21,9 +24,11 @@ from kdhpc.final.settings import (
     run_settings,
 )
 from kdhpc.methods.load import load_method
-from kdhpc.methods.method import Method
+from kdhpc.methods.method import Method, settled_network
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.runtime import Runtime, resolve_runtime
+
+_LONGEST_NETWORK = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,7 @@ def open_run(
         StorageError: the file system refuses.
     """
     method = method or load_method(config, open_finished)
+    config = dataclasses.replace(config, network=settled_network(method, config))
     packed = packed or PackedDataset.open(packed_dir(config.dataset.name))
     check(config, method, packed)
     runtime = None if elsewhere else resolve_runtime(config.device)
@@ -173,4 +179,13 @@ def _name(config: TrainConfig, method: Method) -> str:
     if config.run.name is not None:
         return config.run.name
     search = "-search" if config.run.split == "search" else ""
-    return f"{config.dataset.name}-{config.network.name}-{method.label}{search}"
+    network = _short(network_folder(config.network.name))
+    return f"{config.dataset.name}-{network}-{method.label}{search}"
+
+
+def _short(network: str) -> str:
+    """Names of many networks are cut, so that a folder can have them; a digest tells them apart."""
+    if len(network) <= _LONGEST_NETWORK:
+        return network
+    digest = hashlib.sha256(network.encode()).hexdigest()[:8]
+    return f"{network[:_LONGEST_NETWORK]}-{digest}"

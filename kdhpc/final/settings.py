@@ -18,7 +18,7 @@ from kdhpc.errors import ConfigError
 from kdhpc.files.json_text import parse_json
 from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
-from kdhpc.networks.weights import weights_digest
+from kdhpc.networks.weights import start_digest, weights_digest
 
 Settings: TypeAlias = Mapping[str, str]
 """Values as JSON text, by key, such as ``training.epochs``."""
@@ -49,7 +49,9 @@ def run_settings(
     for group in ("dataset", "network", "objective", "training"):
         for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
             found[f"{group}.{key}"] = json.dumps(value)
-    found["objective.pretrained"] = json.dumps(weights_digest(config.objective))
+    found["objective.pretrained"] = json.dumps(weights_digest(config.objective, config.network.distinct))
+    if config.network.weights is not None:
+        found["network.weights"] = json.dumps(start_digest(config.network))
     # How often accuracy is measured does not change the weights.
     del found["training.evaluate"]
     found["run.split"] = json.dumps(config.run.split)

@@ -29,7 +29,7 @@ class Summary:
     dataset: str
     """Packed data set."""
     network: str
-    """Network of every node."""
+    """Network of every node; of different ones their names with ``+`` between them."""
     graph: str
     """Preset or file name."""
     num_nodes: int

@@ -3,12 +3,14 @@
 import json
 import math
 from dataclasses import dataclass
-from enum import Enum
 from typing import NoReturn, TypeVar
 
 from kdhpc.errors import GraphError, nearest
+from kdhpc.graph.names import OpenName
+from kdhpc.printing import one_line
 
-Choice = TypeVar("Choice", bound=Enum)
+_LONGEST_NAME = 200
+Choice = TypeVar("Choice", bound=OpenName)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +66,17 @@ class Value:
         return self.value
 
     def choice(self, kind: type[Choice]) -> Choice:
-        """A member of an enum of strings."""
-        for member in kind:
-            if member.value == self.value:
-                return member
-        self.fail(f"{self.shown} is not allowed: {nearest(str(self.value), (member.value for member in kind))}")
+        """A member of an open set of names."""
+        if isinstance(self.value, str) and self.value in set(kind):
+            return kind(self.value)
+        self.fail(f"{self.shown} is not allowed: {nearest(str(self.value), kind)}")
+
+    def name(self) -> str:
+        """A text that can be printed in a line, without spaces at its ends."""
+        text = self.value
+        if not isinstance(text, str) or not text or text != one_line(text).strip() or len(text) > _LONGEST_NAME:
+            self.fail(f"{self.shown} is not allowed: must be a name")
+        return text
 
     def scalar(self) -> str | int | float:
         """A string or a finite number."""

@@ -16,6 +16,7 @@ from matplotlib.patches import BoxStyle, Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Outline
 
 from kdhpc.errors import GraphError
+from kdhpc.graph.catalogue import design_entry, gate_entry
 from kdhpc.graph.curves import Box
 from kdhpc.graph.layout import (
     ENSEMBLE_RADIUS,
@@ -23,14 +24,12 @@ from kdhpc.graph.layout import (
     NODE_RADIUS,
     TAG_FONT_SIZE,
     Arrow,
-    Kind,
     Layout,
     lay_out,
 )
-from kdhpc.graph.spec import GraphSpec
+from kdhpc.graph.spec import Design, GraphSpec
 
-_COLOURS = {Kind.LABEL: "#3d3d3d", Kind.CLOSER: "#1f5fa8", Kind.APART: "#c24f00"}
-_MEANINGS = {Kind.LABEL: "label edge", Kind.CLOSER: "brings closer", Kind.APART: "drives apart"}
+_LABEL = ("#3d3d3d", "label edge")
 _INK, _THIN, _GREY, _RED, _DARK_RED = "#222222", "#b5b5b5", "#d6d6d6", "#c62828", "#7f1414"
 _MARGIN = 14.0
 _TITLE_HEIGHT, _LEGEND_HEIGHT = 24.0, 34.0
@@ -89,6 +88,8 @@ def _figure(graph: GraphSpec, title: str, node_texts: list[str], ensemble_text: 
         _draw_arrow(axes, arrow)
     for node, (middle, text) in enumerate(zip(layout.nodes, node_texts, strict=True)):
         _draw_node(axes, middle, str(node + 1), text, learns=node not in graph.unlearned_nodes)
+    for box, name in zip(layout.names, graph.networks, strict=True):
+        _draw_name(axes, box, name)
     axes.add_patch(Circle(_xy(layout.ensemble), ENSEMBLE_RADIUS, facecolor=_RED, edgecolor=_DARK_RED, zorder=3))
     _write_in_node(axes, layout.ensemble, "Ensemble", (ensemble_text,), size=10, colour="white")
     _draw_label(axes, layout.label)
@@ -114,9 +115,12 @@ def _canvas(layout: Layout, title: str) -> tuple[Figure, Axes]:
 def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
     points = [_xy(point) for point in (arrow.curve.start, arrow.curve.leave, arrow.curve.arrive, arrow.curve.end)]
     outline = Outline(points, [Outline.MOVETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4])
-    colour = _COLOURS[arrow.kind]
+    colour, _ = _look(arrow)
+    style = gate_entry(arrow.gate).line
     axes.add_patch(
-        FancyArrowPatch(path=outline, arrowstyle="-|>", mutation_scale=11, linewidth=1.3, color=colour, zorder=2)
+        FancyArrowPatch(
+            path=outline, arrowstyle="-|>", mutation_scale=11, linewidth=1.3, linestyle=style, color=colour, zorder=2
+        )
     )
     tag = arrow.tag
     axes.add_patch(Rectangle(_xy(tag.corners[0]), tag.width, tag.height, facecolor="white", edgecolor="none", zorder=4))
@@ -133,6 +137,13 @@ def _draw_node(axes: Axes, middle: complex, name: str, accuracy: str, *, learns:
     _write_in_node(axes, middle, name, ("" if learns else "untrained", accuracy), size=13, colour=_INK)
 
 
+def _draw_name(axes: Axes, box: Box, name: str) -> None:
+    """The name of a node's network, beside the node."""
+    low = _xy(box.corners[0])
+    axes.add_patch(Rectangle(low, box.width, box.height, facecolor="white", edgecolor="none", zorder=4))
+    _write(axes, box.center, name, size=TAG_FONT_SIZE, colour=_INK)
+
+
 def _draw_label(axes: Axes, label: Box) -> None:
     style = BoxStyle.Round(pad=0, rounding_size=6)
     x, y = _xy(label.corners[0])
@@ -142,10 +153,19 @@ def _draw_label(axes: Axes, label: Box) -> None:
     _write(axes, label.center, "Label", size=11, bold=True)
 
 
+def _look(arrow: Arrow) -> tuple[str, str]:
+    """The colour, and what it means."""
+    if arrow.design is None:
+        return _LABEL
+    entry = design_entry(arrow.design)
+    return entry.colour, entry.meaning
+
+
 def _draw_legend(axes: Axes, layout: Layout) -> None:
     """What the colours mean, as far as they are there."""
-    kinds = [kind for kind in Kind if kind in {arrow.kind for arrow in layout.arrows}]
-    handles = [Line2D([], [], color=_COLOURS[kind], linewidth=1.8, label=_MEANINGS[kind]) for kind in kinds]
+    there = {_look(arrow) for arrow in layout.arrows}
+    known = dict.fromkeys((_LABEL, *((entry.colour, entry.meaning) for entry in map(design_entry, Design))))
+    handles = [Line2D([], [], color=look[0], linewidth=1.8, label=look[1]) for look in known if look in there]
     handles.append(Line2D([], [], color=_THIN, linewidth=1.0, label="votes"))
     axes.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8.5, handlelength=1.8)
 

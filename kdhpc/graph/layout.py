@@ -8,9 +8,9 @@ in the middle (below, where there are one or two network nodes): its thin lines 
 import cmath
 import math
 from dataclasses import dataclass
-from enum import Enum
 
 from kdhpc.graph.curves import Box, Curve
+from kdhpc.graph.node_names import place_names
 from kdhpc.graph.spec import Design, Gate, GraphSpec
 from kdhpc.graph.tags import place_tags
 
@@ -35,23 +35,16 @@ _BOW = 0.11
 _MAX_BOW = 25.0
 _CLEARANCE = ENSEMBLE_RADIUS + 29.0
 """Distance that edges keep from the middle of the ensemble node."""
-_APART = (Design.PROB_APART, Design.ATTENTION_APART, Design.BOTH_APART)
-
-
-class Kind(Enum):
-    """What an arrow stands for."""
-
-    LABEL = "label"
-    CLOSER = "closer"
-    APART = "apart"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrow:
     """An edge as it is drawn."""
 
-    kind: Kind
-    """What it stands for."""
+    design: Design | None
+    """Of the distillation edge; None: a label edge."""
+    gate: Gate
+    """Of the edge."""
     curve: Curve
     """From rim to rim."""
     lines: tuple[str, ...]
@@ -72,11 +65,14 @@ class Layout:
     """The label node."""
     arrows: tuple[Arrow, ...]
     """All edges that are not cut off: label edges, then distillation edges."""
+    names: tuple[Box, ...] = ()
+    """Where the name of each node's network is; empty: the graph names none."""
 
     @property
     def frame(self) -> Box:
         """The smallest box around everything whose middle is right below the label node's."""
-        boxes = [self.label, *_around(self.nodes, self.ensemble), *(arrow.tag for arrow in self.arrows)]
+        around = _around(self.nodes, self.ensemble)
+        boxes = [self.label, *around, *self.names, *(arrow.tag for arrow in self.arrows)]
         points = [corner for box in boxes for corner in box.corners]
         points += [arrow.curve.at(n / 40) for arrow in self.arrows for n in range(41)]
         reach = max(abs(point.real) for point in points)
@@ -91,30 +87,32 @@ def lay_out(graph: GraphSpec) -> Layout:
     ensemble = 0j if graph.num_nodes > 2 else complex(0, -_BELOW)
     top = max(node.imag for node in nodes)
     label = Box(center=complex(0, top + _ABOVE), width=_LABEL_WIDTH, height=_LABEL_HEIGHT)
-    edges: list[tuple[Kind, Curve, tuple[str, ...]]] = [
-        (Kind.LABEL, _label_curve(label, node, radius), (gate.value,))
+    edges: list[tuple[Design | None, Gate, Curve]] = [
+        (None, gate, _label_curve(label, node, radius))
         for node, gate in zip(nodes, graph.label_gates, strict=True)
         if gate is not Gate.CUTOFF
     ]
     edges += [
         (
-            Kind.APART if edge.design in _APART else Kind.CLOSER,
+            edge.design,
+            edge.gate,
             _edge_curve(nodes[edge.source], nodes[edge.target], ensemble, crowded=graph.num_nodes > 3),
-            (edge.design.value, edge.gate.value),
         )
         for edge in graph.edges
         if edge.gate is not Gate.CUTOFF
     ]
-    tags = place_tags(
-        [curve for _, curve, _ in edges],
-        [text_box(lines) for _, _, lines in edges],
-        [label, *_around(nodes, ensemble)],
-    )
+    texts = [(gate.value,) if design is None else (design.value, gate.value) for design, gate, _ in edges]
+    curves, around = [curve for _, _, curve in edges], [label, *_around(nodes, ensemble)]
+    votes = [Curve(start=node, leave=node, arrive=ensemble, end=ensemble) for node in nodes]
+    sizes = [text_box((name,)) for name in graph.networks]
+    middles = nodes if sizes else ()
+    names = place_names(middles, sizes, [*curves, *votes], around, radius=NODE_RADIUS)
+    tags = place_tags(curves, [text_box(lines) for lines in texts], [*around, *names])
     arrows = tuple(
-        Arrow(kind=kind, curve=curve, lines=lines, tag=tag)
-        for (kind, curve, lines), tag in zip(edges, tags, strict=True)
+        Arrow(design=design, gate=gate, curve=curve, lines=lines, tag=tag)
+        for (design, gate, curve), lines, tag in zip(edges, texts, tags, strict=True)
     )
-    return Layout(nodes=nodes, ensemble=ensemble, label=label, arrows=arrows)
+    return Layout(nodes=nodes, ensemble=ensemble, label=label, arrows=arrows, names=names)
 
 
 def _around(nodes: tuple[complex, ...], ensemble: complex) -> list[Box]:

@@ -1,6 +1,6 @@
 """Presets, which are graphs with a name, and how commands load a graph by a name or from a file."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -32,11 +32,24 @@ def dml(num_nodes: int) -> GraphSpec:
     return uniform(num_nodes, Design.PROB_CLOSER)
 
 
-PRESETS: dict[str, Callable[[int], GraphSpec]] = {
-    "dml": dml,
-    "independent": independent,
-    **{f"uniform:{design.value}": partial(uniform, design=design) for design in Design},
-}
+class _Presets(Mapping[str, Callable[[int], GraphSpec]]):
+    """One for each design that there is at the time, also of plug-ins."""
+
+    def __getitem__(self, name: str) -> Callable[[int], GraphSpec]:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> dict[str, Callable[[int], GraphSpec]]:
+        alike = {f"uniform:{design}": partial(uniform, design=design) for design in Design}
+        return {"dml": dml, "independent": independent, **alike}
+
+
+PRESETS: Mapping[str, Callable[[int], GraphSpec]] = _Presets()
 """Presets by name, as functions of the number of nodes. ``uniform:prob+`` is the same as ``dml``."""
 
 

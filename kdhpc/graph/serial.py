@@ -17,11 +17,16 @@
       }
     }
 
-A distillation edge that is not listed is cut off. ``provenance`` is optional and free: names with strings and numbers.
+A distillation edge that is not listed is cut off. ``networks``, a list of one name for each node, is optional: it says
+which network each node is. ``provenance`` is optional and free: names with strings and numbers.
+A graph with designs or gates of plug-ins has ``"plugins": {"my_designs": "0123456789ab"}``: modules, and digests of the
+source that it was trained with.
 Nothing else may be left out or added, so that a misspelt field is an error and not a default.
 """
 
+import functools
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +37,11 @@ from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
 from kdhpc.graph.document import Value, parse
 from kdhpc.graph.node_space import EdgeKind
+from kdhpc.graph.plugins import changed_plugins, missing_plugins, names_in, plugins_of
 from kdhpc.graph.space import edge_of
 from kdhpc.graph.spec import MOST_NODES, Design, DistillationEdge, Gate, GraphSpec
 
+_LOG = logging.getLogger(__name__)
 FORMAT = "kdhpc-graph"
 VERSION = 1
 
@@ -58,8 +65,8 @@ class EdgeDocument(TypedDict):
     gate: str
 
 
-class GraphDocument(TypedDict):
-    """The JSON object of a file, in the order of its fields."""
+class _GraphFields(TypedDict):
+    """What every file has."""
 
     format: str
     version: int
@@ -67,6 +74,13 @@ class GraphDocument(TypedDict):
     label_edges: list[LabelEdgeDocument]
     edges: list[EdgeDocument]
     provenance: dict[str, str | int | float]
+
+
+class GraphDocument(_GraphFields, total=False):
+    """The JSON object of a file; these come before ``provenance``, and only where they say something."""
+
+    networks: list[str]
+    plugins: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +93,12 @@ class StoredGraph:
     """Where it comes from; may be empty."""
 
 
-def to_document(graph: GraphSpec, provenance: Provenance | None = None) -> GraphDocument:
+def to_document(
+    graph: GraphSpec, provenance: Provenance | None = None, plugins: Mapping[str, str] | None = None
+) -> GraphDocument:
     """The JSON object of a graph; cutoff edges are left out where reading gives them back unchanged."""
-    return GraphDocument(
+    needed = plugins_of(names_in(graph))
+    document = GraphDocument(
         format=FORMAT,
         version=VERSION,
         nodes=graph.num_nodes,
@@ -95,15 +112,25 @@ def to_document(graph: GraphSpec, provenance: Provenance | None = None) -> Graph
         ],
         provenance=dict(provenance or {}),
     )
+    if graph.networks:
+        document["networks"] = list(graph.networks)
+    if needed:
+        document["plugins"] = {module: (plugins or {}).get(module, digest) for module, digest in needed.items()}
+    return document
 
 
-def to_json(graph: GraphSpec, provenance: Provenance | None = None) -> str:
+def to_json(graph: GraphSpec, provenance: Provenance | None = None, plugins: Mapping[str, str] | None = None) -> str:
     """The text of a file: one line an edge, ASCII, always the same for the same graph and provenance.
+
+    Args:
+        graph: The graph.
+        provenance: Where it comes from.
+        plugins: Digests that its plug-ins had when it was trained, by module; None: those of this process.
 
     Raises:
         GraphError: provenance holds something else than strings and finite numbers.
     """
-    document = to_document(graph, provenance)
+    document = to_document(graph, provenance, plugins)
     _provenance(Value(value=document["provenance"], origin="the graph to write", place="provenance"))
     parts = [
         f'"format": {json.dumps(document["format"])}',
@@ -112,6 +139,11 @@ def to_json(graph: GraphSpec, provenance: Provenance | None = None) -> str:
         _block("label_edges", "[]", map(json.dumps, document["label_edges"])),
         _block("edges", "[]", map(json.dumps, document["edges"])),
     ]
+    if "networks" in document:
+        parts.append(f'"networks": {json.dumps(document["networks"])}')
+    if "plugins" in document:
+        digests = (f"{json.dumps(module)}: {json.dumps(digest)}" for module, digest in document["plugins"].items())
+        parts.append(_block("plugins", "{}", digests))
     if document["provenance"]:
         items = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in document["provenance"].items())
         parts.append(_block("provenance", "{}", items))
@@ -132,18 +164,23 @@ def parse_graph(text: str, *, origin: str) -> StoredGraph:
 
     Raises:
         GraphError: it is not JSON, of another format or version, or a field is unknown, missing, of a wrong type, not
-            allowed, or there twice.
+            allowed, or there twice; or it needs plug-ins that are not loaded.
     """
     document = parse(text, origin=origin)
     _check_version(document)
-    fields = document.fields(("format", "version", "nodes", "label_edges", "edges"), ("provenance",))
+    required = ("format", "version", "nodes", "label_edges", "edges")
+    fields = document.fields(required, ("networks", "plugins", "provenance"))
+    if "plugins" in fields:
+        _check_plugins(fields["plugins"])
     num_nodes = fields["nodes"].integer(1)
     label_gates = _label_gates(fields["label_edges"], num_nodes)
     if num_nodes > MOST_NODES:
         fields["nodes"].fail(f"{num_nodes} is not allowed: at most {MOST_NODES}")
     taught = _edges(fields["edges"], num_nodes)
     pairs = [(s, t) for s in range(num_nodes) for t in range(num_nodes) if s != t]
-    graph = GraphSpec(label_gates=label_gates, edges=tuple(taught.get(pair, edge_of(*pair)) for pair in pairs))
+    networks = _networks(fields["networks"], num_nodes) if "networks" in fields else ()
+    edges = tuple(taught.get(pair, edge_of(*pair)) for pair in pairs)
+    graph = GraphSpec(label_gates=label_gates, edges=edges, networks=networks)
     return StoredGraph(graph=graph, provenance=_provenance(fields["provenance"]) if "provenance" in fields else {})
 
 
@@ -173,14 +210,19 @@ def read_graph(path: Path) -> GraphSpec:
     return read_stored(path).graph
 
 
-def write_graph(path: Path, graph: GraphSpec, provenance: Provenance | None = None) -> None:
-    """Write a file, whole or not at all; its folder is made where it is missing.
+def write_graph(
+    path: Path,
+    graph: GraphSpec,
+    provenance: Provenance | None = None,
+    plugins: Mapping[str, str] | None = None,
+) -> None:
+    """Write a file, whole or not at all; its folder is made where it is missing. Arguments as for `to_json`.
 
     Raises:
         GraphError: provenance holds something else than strings and finite numbers.
         StorageError: the file system refuses.
     """
-    text = to_json(graph, provenance)
+    text = to_json(graph, provenance, plugins)
     write_whole(path, text)
 
 
@@ -198,6 +240,21 @@ def _check_version(document: Value) -> None:
         fields["version"].fail(
             f"{fields['version'].shown} is not known: this kdhpc reads version {VERSION}; update kdhpc"
         )
+
+
+def _check_plugins(value: Value) -> None:
+    """That they are loaded; one that is another now is told of, once: a training writes down the one that it uses."""
+    modules = {module: str(digest.scalar()) for module, digest in value.any_fields().items()}
+    if missing := missing_plugins(modules):
+        names = ",".join(missing)
+        value.fail(f"the graph needs plug-in {', '.join(missing)}: add plugins=[{names}], if you trust its code")
+    for said in changed_plugins(modules):
+        _tell_once(f"{value.origin} was made with another plug-in {said}")
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    _LOG.warning("%s", message)
 
 
 def _label_gates(edges: Value, num_nodes: int) -> tuple[Gate, ...]:
@@ -226,6 +283,13 @@ def _edges(edges: Value, num_nodes: int) -> dict[tuple[int, int], DistillationEd
         kind = EdgeKind(fields["design"].choice(Design), fields["gate"].choice(Gate))
         found[source - 1, target - 1] = edge_of(source - 1, target - 1, kind)
     return found
+
+
+def _networks(value: Value, num_nodes: int) -> tuple[str, ...]:
+    items = value.items()
+    if len(items) != num_nodes:
+        value.fail(f"{len(items)} are not allowed: one for each of the {num_nodes} nodes")
+    return tuple(item.name() for item in items)
 
 
 def _provenance(value: Value) -> Provenance:

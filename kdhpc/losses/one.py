@@ -40,6 +40,7 @@ def one_loss(
     extra_logits_BNC: tuple[Tensor, ...],
     labels_N: Tensor,
     ramp: Tensor,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """sum_b CE(b) + CE(ensemble) + ramp T^2 sum_b KL(ensemble || b), each averaged over N.
 
@@ -53,6 +54,7 @@ def one_loss(
             loss with weight 1.
         labels_N: (N,) class indices, 0 to C - 1.
         ramp: The weight of the distillation, a scalar tensor; see `ramp_up`.
+        label_smoothing: 0 to below 1: share of CE's target that is spread evenly over the C classes.
 
     Returns:
         A scalar.
@@ -62,9 +64,10 @@ def one_loss(
     branch_logits_BNC, ensemble_logits_NC = at_least_float32(branch_logits_BNC), at_least_float32(ensemble_logits_NC)
     num_branches = branch_logits_BNC.shape[0]
     labels_BN = labels_N.repeat(num_branches)
-    hard = F.cross_entropy(ensemble_logits_NC, labels_N)
+    hard = F.cross_entropy(ensemble_logits_NC, labels_N, label_smoothing=label_smoothing)
     for logits_BNC in (branch_logits_BNC, *extra_logits_BNC):
-        hard = hard + num_branches * F.cross_entropy(at_least_float32(logits_BNC).flatten(0, 1), labels_BN)
+        logits = at_least_float32(logits_BNC).flatten(0, 1)
+        hard = hard + num_branches * F.cross_entropy(logits, labels_BN, label_smoothing=label_smoothing)
     teacher_log_NC = F.log_softmax(ensemble_logits_NC.detach() / TEMPERATURE, dim=1)
     student_log_BNC = F.log_softmax(branch_logits_BNC / TEMPERATURE, dim=2)
     soft_BNC = teacher_log_NC.exp() * (teacher_log_NC - student_log_BNC)

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from kdhpc.config.paths import RunPaths
-from kdhpc.config.schema import TrainConfig
+from kdhpc.config.schema import NetworkConfig, TrainConfig
 from kdhpc.errors import ConfigError
 from kdhpc.graph.serial import Provenance
 from kdhpc.networks.build import build_network
@@ -50,6 +50,11 @@ class TrainedRun(Protocol):
         ...
 
     @property
+    def node_accuracies(self) -> tuple[float, ...]:
+        """The same of each node."""
+        ...
+
+    @property
     def weights(self) -> tuple[Path, ...]:
         """The files of its networks."""
         ...
@@ -61,6 +66,10 @@ class TrainedRun(Protocol):
             NetworkError: it is missing or damaged, or holds numbers that are none.
             StorageError: the file system refuses.
         """
+        ...
+
+    def teaching_network(self, index: int, num_classes: int) -> nn.Module:
+        """A network of the shapes in the file of that number, from 0; see `Method.teaching_network`."""
         ...
 
     def weights_digest(self, *indices: int) -> str:
@@ -105,11 +114,13 @@ class Method(ABC):
     title: ClassVar[str]
     """What messages call a run of it: ``is a run of TITLE``."""
     no_teacher: ClassVar[str | None] = None
-    """Why a run of it cannot teach a student; None: it can, by the mean of its nodes' logits."""
+    """Why a run of it cannot teach a student; None: it can, see `teaching_network`."""
     no_networks: ClassVar[str | None] = None
     """Why its nodes are no networks of their own; None: each file of weights is one, see `node_network`."""
     no_maps: ClassVar[str | None] = None
     """Why its nodes give no attention maps; None: they do."""
+    takes_networks: ClassVar[bool] = False
+    """Whether its nodes may be different networks."""
     single_value_norm: ClassVar[str | None] = None
     """Where batch norm sees one value an image, whatever the image size, so that a batch needs two; None: nowhere."""
 
@@ -152,6 +163,14 @@ class Method(ABC):
         """A network of the shapes in the file of a node, from 0, which gives `NetworkOutput`."""
         return build_network(config.network, num_classes=num_classes, image_size=config.dataset.image_size, node=node)
 
+    @classmethod
+    def teaching_network(cls, config: TrainConfig, num_classes: int, index: int) -> nn.Module:
+        """A network of the shapes in a file of weights, from 0, which gives `NetworkOutput`.
+
+        The mean of the logits over all files is the ensemble, which teaches a student.
+        """
+        return cls.node_network(config, num_classes, index)
+
     def compiled_name(self, network: str) -> str:
         """Names what is compiled: the network, and what other methods do not compile."""
         return f"{self.label} {network}"
@@ -160,6 +179,11 @@ class Method(ABC):
     def teacher(self) -> TrainedRun | None:
         """The run that teaches it; None: it needs none."""
         return None
+
+    @property
+    def compares_maps(self) -> bool:
+        """Whether it compares attention maps of its nodes: only then their size matters."""
+        return False
 
     @property
     def provenance(self) -> Provenance:
@@ -183,6 +207,20 @@ class Method(ABC):
 
     def write_files(self, paths: RunPaths) -> None:  # noqa: B027
         """Write what describes it into the run's folder."""
+
+
+def settled_network(method: Method, config: TrainConfig) -> NetworkConfig:
+    """The networks of a training, now that the number of nodes is known.
+
+    Raises:
+        ConfigError: a list where the method takes one network, or a list that is not one for each node.
+    """
+    if config.network.nodes and not method.takes_networks:
+        raise ConfigError(
+            f"network=[{','.join(config.network.nodes)}] is not allowed for run.graph={config.run.graph}, which takes "
+            "one network: give one"
+        )
+    return config.network.settled(method.num_nodes, f"the nodes of {config.run.graph} are")
 
 
 def refuse_unlearned(config: TrainConfig, why: str) -> None:

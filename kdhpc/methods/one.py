@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError
 from kdhpc.losses.coefficients import other_weight
 from kdhpc.losses.one import one_loss, ramp_up
 from kdhpc.methods.method import Method, OpenRun, refuse_unlearned
-from kdhpc.networks.one import OneNetwork, OneOutput, build_one
+from kdhpc.networks.one import GatedOneNetwork, OneNetwork, OneOutput, build_one
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.evaluation import Prediction
 from kdhpc.training.model import Model
@@ -30,7 +30,6 @@ class OneMethod(Method):
     """B."""
 
     title: ClassVar[str] = "ONE"
-    no_teacher: ClassVar[str | None] = "whose gated ensemble cannot teach"
     no_networks: ClassVar[str | None] = "whose branches are no networks of their own"
     no_maps: ClassVar[str | None] = "whose branches give no attention maps"
     single_value_norm: ClassVar[str | None] = "the gate of ONE"
@@ -43,10 +42,22 @@ class OneMethod(Method):
             ConfigError: no number of branches, or an option that has no meaning.
         """
         num_branches = config.run.num_nodes
+        if config.network.weights is not None:
+            raise ConfigError(
+                f"network.weights={config.network.weights} has no meaning for run.graph=one, whose branches are no "
+                "networks of their own: leave it out"
+            )
         if num_branches is None:
             raise ConfigError("run.graph=one needs a number of branches: give --nodes B (run.num_nodes)")
         refuse_unlearned(config, "whose branches all learn")
         return cls(num_branches=num_branches)
+
+    @classmethod
+    def teaching_network(cls, config: TrainConfig, num_classes: int, index: int) -> nn.Module:
+        """The gated ensemble."""
+        num_branches = config.run.num_nodes
+        assert num_branches is not None, "checked before it was trained"
+        return build_one(config.network, num_branches=num_branches, num_classes=num_classes, kind=GatedOneNetwork)
 
     @property
     def num_nodes(self) -> int:
@@ -88,6 +99,7 @@ class OneModel(Model[OneNetwork]):
             seed=seed,
         )
         self._ramp = torch.zeros((), device=setting.runtime.device)
+        self._label_smoothing = setting.training.label_smoothing
 
     def set_schedule(self, step: ScheduleStep) -> None:
         """The weight of the distillation, which rises over the first epochs."""
@@ -99,7 +111,8 @@ class OneModel(Model[OneNetwork]):
 
     def losses(self, batch: ImageBatch) -> Tensor:
         """`kdhpc.losses.one.one_loss`, (1,)."""
-        return self.run(one_loss, *self._outputs(batch.images), batch.labels, self._ramp).unsqueeze(0)
+        output = self._outputs(batch.images)
+        return self.run(one_loss, *output, batch.labels, self._ramp, self._label_smoothing).unsqueeze(0)
 
     def predict(self, images: Tensor) -> Prediction:
         """The branches are the nodes, the gated ensemble is the ensemble."""

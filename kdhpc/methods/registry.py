@@ -22,14 +22,34 @@ class MethodEntry:
     """Its subclass of `kdhpc.methods.method.Method`, as ``module:name``."""
     options: tuple[str, ...] = ()
     """Keys of ``run`` that it has and most methods have not."""
+    summary: str = ""
+    """What it trains, in a few words, for ``kdhpc train --help``."""
     is_one_network: bool = False
     """All nodes are one network, in a single file of weights; else each node has a file of its own."""
 
 
 METHODS: dict[str, MethodEntry] = {
     GRAPH: MethodEntry(code="kdhpc.methods.graph:GraphMethod"),
-    "one": MethodEntry(code="kdhpc.methods.one:OneMethod", is_one_network=True),
-    "student": MethodEntry(code="kdhpc.methods.student:StudentMethod", options=("teacher", "temperature")),
+    "one": MethodEntry(
+        code="kdhpc.methods.one:OneMethod",
+        summary="a network with M branches, whose gated ensemble teaches them",
+        is_one_network=True,
+    ),
+    "sla": MethodEntry(
+        code="kdhpc.methods.sla:SlaMethod",
+        summary="a network that also tells rotations apart, and learns from its own mean over them (SLA+SD)",
+        options=("large_loss", "temperature"),
+    ),
+    "frskd": MethodEntry(
+        code="kdhpc.methods.frskd:FrskdMethod",
+        summary="a network that learns from a self-teacher on its own features",
+        options=("alpha", "beta"),
+    ),
+    "student": MethodEntry(
+        code="kdhpc.methods.student:StudentMethod",
+        summary="a network that learns from a run that is done",
+        options=("teacher", "teacher_node", "temperature", "distillation_weight"),
+    ),
 }
 """In the order in which tables and pictures have them."""
 

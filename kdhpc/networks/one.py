@@ -50,7 +50,18 @@ class OneNetwork(nn.Module):
         return OneOutput(branch_logits_BNC, ensemble_logits_NC, tuple(torch.stack(logits) for logits in extra))
 
 
-def build_one(config: NetworkConfig, *, num_branches: int, num_classes: int) -> OneNetwork:
+class GatedOneNetwork(OneNetwork):
+    """The same, as a single network: its output is the ensemble's. It gives no attention map, but a single pixel."""
+
+    def forward(self, images: Tensor) -> NetworkOutput:  # type: ignore[override]
+        """The output for images (N, 3, S, S)."""
+        logits_NC = super().forward(images).ensemble_logits_NC
+        return NetworkOutput(logits_NC, logits_NC.new_ones(len(logits_NC), 1, 1, dtype=torch.float32))
+
+
+def build_one(
+    config: NetworkConfig, *, num_branches: int, num_classes: int, kind: type[OneNetwork] = OneNetwork
+) -> OneNetwork:
     """Build a network of ONE with initial weights that are drawn from torch's global random state.
 
     A branch is a whole head. So each branch of an attention branch network has an attention branch of its own.
@@ -59,6 +70,7 @@ def build_one(config: NetworkConfig, *, num_branches: int, num_classes: int) -> 
         config: The network that is branched.
         num_branches: B, 1 or more.
         num_classes: C.
+        kind: What its output is: that of all branches, or of the ensemble alone.
 
     Raises:
         NetworkError: the name is unknown, or there are no branches.
@@ -67,6 +79,6 @@ def build_one(config: NetworkConfig, *, num_branches: int, num_classes: int) -> 
         raise NetworkError(f"ONE needs at least 1 branch, it was given {num_branches}")
     backbone = make_backbone(architecture(config.name))
     heads = [make_head(backbone, config, num_classes=num_classes) for _ in range(num_branches)]
-    network = OneNetwork(backbone.lower, heads, backbone.lower_channels)
+    network = kind(backbone.lower, heads, backbone.lower_channels)
     initialise(network)
     return network

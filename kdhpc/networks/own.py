@@ -1,7 +1,8 @@
-"""Users' own networks: any module that gives logits can be the network of a node.
+"""Networks that are not kdhpc's own: any module that gives logits can be the network of a node.
 
-A dry run finds the layer whose features make the attention map: the last one that puts out a square map (N, D, H, W) of
-more than one pixel. A network without such a layer makes no map, and learns by designs that compare probabilities.
+They come from libraries (``torchvision/NAME``, ``timm/NAME``), from a place in a user's code (``module:Name``), or, in
+Python, as modules. A dry run finds the layer whose features make the attention map, see `kdhpc.networks.probing`. A
+network without such a layer makes no map, and learns by designs that compare probabilities.
 """
 
 import copy
@@ -10,33 +11,25 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdhpc.config.networks import is_foreign, is_of_library, is_place
 from kdhpc.errors import NetworkError
-from kdhpc.networks.build import OWN_BUILDERS, Network, NodeOrder
-from kdhpc.networks.heads import attention_transfer_map
-from kdhpc.networks.names import OWN_MAP_SIDES
+from kdhpc.networks.libraries import library_maker
+from kdhpc.networks.names import resolve_by
+from kdhpc.networks.network import Network
 from kdhpc.networks.output import NetworkOutput
+from kdhpc.networks.probing import MapSource, Probe, logits_of, probe
+from kdhpc.networks.steadiness import check_steady
 
-Maker = Callable[[], nn.Module]
-"""A function that makes a new network."""
+Maker = Callable[..., nn.Module]
+"""A function that makes a new network. It is given ``num_classes`` if it has a parameter of that name."""
 _LIBRARIES = ("torch", "torchvision", "timm", "builtins")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """What a dry run finds out about a module."""
-
-    num_logits: int
-    """Number of logits that the network gives: its number of classes."""
-    layer: str | None
-    """Name of the layer whose features make the attention map; None: there is none."""
-    side: int
-    """Side of that map in pixels; 1 if there is none."""
+_ANY_CLASSES = 2
+"""Given to a function that must have a number of classes, where it is not known yet."""
 
 
 class OwnNetwork(Network):
@@ -44,27 +37,28 @@ class OwnNetwork(Network):
 
     Args:
         module: Gives logits (N, C), or an object with such ``logits``, for images (N, 3, S, S).
-        probe: What a dry run of such a module found.
+        source: What makes its attention map; None: nothing does.
         side: Side of the maps that the losses compare. The module's own map is averaged to this size.
     """
 
-    def __init__(self, module: nn.Module, probe: Probe, side: int) -> None:
+    def __init__(self, module: nn.Module, source: MapSource | None, side: int) -> None:
         nn.Module.__init__(self)  # It is not cut in two.
         self.module = module
-        self.makes_map = probe.layer is not None
+        self.makes_map = source is not None
         self.keeps_size = False
+        self._source = source
         self._side = side
         self._kept = _Kept()
-        if probe.layer is not None:
-            module.get_submodule(probe.layer).register_forward_hook(self._kept)
+        if source is not None:
+            module.get_submodule(source.layer).register_forward_hook(self._kept)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """The output for images (N, 3, S, S)."""
-        logits = _logits_of(self.module(images))
+        logits = logits_of(self.module(images))
         features, self._kept.features = self._kept.features, None
-        if features is None:
+        if features is None or self._source is None:
             return NetworkOutput(logits, logits.new_ones(len(logits), self._side, self._side, dtype=torch.float32))
-        maps = attention_transfer_map(features)
+        maps = self._source.attention_map(features)
         if not self.keeps_size and maps.shape[-1] != self._side:
             maps = F.adaptive_avg_pool2d(maps, self._side)
         return NetworkOutput(logits, maps)
@@ -94,52 +88,82 @@ class OwnNetworks:
     Args:
         makers: One function for each node, or a single one for all nodes.
         label: What error messages call the networks.
+        of_library: A library's: its dry run needs no numbers, and it takes a size of images and keeps no state of its
+            own, so that this is not tried.
     """
 
-    def __init__(self, makers: Sequence[Maker], *, label: str) -> None:
+    def __init__(self, makers: Sequence[Maker], *, label: str, of_library: bool = False) -> None:
         self._makers = tuple(makers)
         self._label = label
-        self._probes: dict[tuple[int, int], Probe] = {}
+        self._of_library = of_library
+        self._probes: dict[tuple[int, int, str | None], tuple[int | None, Probe]] = {}
+        self._steady: set[tuple[int, int]] = set()
 
     @property
     def num_makers(self) -> int:
         """Number of functions: 1, or as many as nodes."""
         return len(self._makers)
 
-    def probe(self, node: int, image_size: int) -> Probe:
+    def probe(self, node: int, image_size: int, *, num_classes: int | None = None, layer: str | None = None) -> Probe:
         """What a dry run of a node's network finds.
 
         Raises:
             NetworkError: it is not a module, cannot run, or gives no logits.
         """
-        at = (node % len(self._makers), image_size)
-        if at not in self._probes:
-            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-                torch.manual_seed(0)
-                self._probes[at] = _probe(self._make(node), image_size, self._label)
-        return self._probes[at]
+        at = (node % len(self._makers), image_size, layer)
+        known = self._probes.get(at)
+        # The number of classes is no matter of maps.
+        if known is None or num_classes not in (None, known[0]):
+            known = self._probes[at] = num_classes, self._probe(*at, num_classes)
+        return known[1]
 
-    def map_side(self, image_size: int) -> int:
+    def map_side(self, image_size: int, layer: str | None = None) -> int:
         """Side of the maps that the losses compare, in pixels: that of the smallest map of all nodes."""
-        return min(self.probe(node, image_size).side for node in range(len(self._makers)))
+        return min(self.probe(node, image_size, layer=layer).side for node in range(len(self._makers)))
 
-    def make_maps(self, image_size: int) -> bool:
+    def make_maps(self, image_size: int, layer: str | None = None) -> bool:
         """Whether every node makes an attention map."""
-        return all(self.probe(node, image_size).layer is not None for node in range(len(self._makers)))
+        return all(self.probe(node, image_size, layer=layer).source is not None for node in range(len(self._makers)))
 
-    def build(self, order: NodeOrder) -> Network:
+    def check(self, image_size: int, *, layer: str | None, num_classes: int | None, compares_maps: bool) -> None:
+        """Refuse networks that cannot be trained on such images, once for all nodes.
+
+        Args:
+            image_size: Side of the images, in pixels.
+            layer: The layer whose features make the map; None: it is found.
+            num_classes: C; None: not known yet.
+            compares_maps: Whether attention maps are compared.
+
+        Raises:
+            NetworkError: they cannot run, give no logits for these classes, keep a state that no checkpoint has, or
+                make no attention map where one is compared.
+        """
+        for node in range(len(self._makers)):
+            found = self.probe(node, image_size, num_classes=num_classes, layer=layer)
+            if num_classes is not None and found.num_logits != num_classes:
+                raise NetworkError(
+                    f"{self._label} gives {found.num_logits} logits, the data set has {num_classes} classes: make it "
+                    f"with {num_classes} outputs"
+                )
+            if compares_maps and found.source is None:
+                raise NetworkError(
+                    f"{self._label} makes no attention map on images of {image_size}x{image_size} ({found.no_map}): "
+                    "use the designs prob+ and prob- alone (study.designs=[prob+,prob-], or a graph such as dml), or "
+                    "another dataset.image_size or network.layer"
+                )
+            if not self._of_library and (node, image_size) not in self._steady:
+                self._check_steady(node, num_classes, image_size)
+                self._steady.add((node, image_size))
+
+    def build(self, node: int, *, num_classes: int, image_size: int, layer: str | None = None) -> Network:
         """Build the network of a node, with initial weights from torch's global random state.
 
         Raises:
-            NetworkError: as :meth:`probe`, or the network gives another number of logits than there are classes.
+            NetworkError: as :meth:`probe`.
         """
-        probe = self.probe(order.node, order.image_size)
-        if probe.num_logits != order.num_classes:
-            raise NetworkError(
-                f"{self._label} gives {probe.num_logits} logits, the data set has {order.num_classes} classes: make it "
-                f"with {order.num_classes} outputs"
-            )
-        return OwnNetwork(self._make(order.node), probe, self.map_side(order.image_size))
+        source = self.probe(node, image_size, num_classes=num_classes, layer=layer).source
+        side = self.map_side(image_size, layer)
+        return OwnNetwork(self._make(node, num_classes, image_size), source, side)
 
     def fingerprint(self) -> str:
         """A hash of the networks: layers, source code as far as it can be read, and weights that were given."""
@@ -147,7 +171,7 @@ class OwnNetworks:
         for node in range(len(self._makers)):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                module = self._make(node)
+                module = self._make(node, None, None)
             digest.update(repr(module).encode())
             for source in sorted({_source(type(part)) for part in module.modules()}):
                 digest.update(source.encode())
@@ -158,17 +182,88 @@ class OwnNetworks:
                     digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:8]
 
-    def _make(self, node: int) -> nn.Module:
-        module: object = self._makers[node % len(self._makers)]()
+    def _check_steady(self, node: int, num_classes: int | None, image_size: int) -> None:
+        # The weights of whoever builds a network now must not depend on whether it was tried before.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = self._make(node, num_classes, image_size)
+        check_steady(module, image_size, label=self._label)
+
+    def _probe(self, node: int, image_size: int, layer: str | None, num_classes: int | None) -> Probe:
+        def make(size: int) -> nn.Module:
+            return self._make(node, num_classes, size)
+
+        if self._of_library:
+            try:
+                return probe(make, image_size, label=self._label, layer=layer, on_meta=True)
+            except NetworkError:
+                pass  # Some cannot be made without numbers; of others, the error is the same again.
+        return probe(make, image_size, label=self._label, layer=layer)
+
+    def _make(self, node: int, num_classes: int | None, image_size: int | None) -> nn.Module:
+        maker = self._makers[node % len(self._makers)]
+        options = _options(maker, num_classes)
+        if self._of_library:
+            options["image_size"] = image_size
+        try:
+            module: object = maker(**options)
+        except NetworkError:
+            raise
+        except Exception as exc:  # Somebody else's code may fail in whatever way.
+            size = f" for images of {image_size}x{image_size}" if self._of_library else ""
+            reason = " ".join(str(exc).split())[:300] or type(exc).__name__
+            raise NetworkError(f"{self._label} cannot be made{size}: {reason}") from exc
         if not isinstance(module, nn.Module):
             raise NetworkError(f"{self._label} makes a {type(module).__name__}: it must make a torch.nn.Module")
         return module
 
 
+OWN_NETWORKS: dict[str, OwnNetworks] = {}
+"""The networks of this process that are not kdhpc's own, by name."""
+
+
 def register(name: str, networks: OwnNetworks) -> None:
     """Make a name stand for these networks in this process."""
-    OWN_MAP_SIDES[name] = networks.map_side
-    OWN_BUILDERS[name] = networks.build
+    OWN_NETWORKS[name] = networks
+
+
+def own_networks(name: str) -> OwnNetworks | None:
+    """The networks of that name; None: it is not the name of any but kdhpc's own.
+
+    Names of libraries are made, and places in code are imported.
+
+    Raises:
+        NetworkError: there is no such network, or it cannot be imported.
+    """
+    if name not in OWN_NETWORKS and is_of_library(name):
+        register(name, OwnNetworks([library_maker(name)], label=name, of_library=True))
+    elif name not in OWN_NETWORKS and is_foreign(name):
+        register(name, OwnNetworks([import_network(name)], label=name))
+    return OWN_NETWORKS.get(name)
+
+
+resolve_by(own_networks)
+
+
+def refuse_named_code(name: str, *, origin: str, remedy: str) -> None:
+    """Refuse to import what only a file names: its author could have any code on this machine run.
+
+    Args:
+        name: Of a network, in a file.
+        origin: What messages call that file.
+        remedy: What messages ask for.
+
+    Raises:
+        NetworkError: it is ``module:Name``, and nobody has named it in this process.
+    """
+    if is_place(name) and name not in OWN_NETWORKS:
+        raise NetworkError(f"{origin} has the network {name}, code that is imported only if you name it: {remedy}")
+
+
+def makes_maps(name: str, image_size: int, layer: str | None) -> bool:
+    """Whether a network makes attention maps for images of that side, in pixels; kdhpc's own do."""
+    own = own_networks(name)
+    return own is None or own.make_maps(image_size, layer)
 
 
 def import_network(name: str) -> Maker:
@@ -198,8 +293,8 @@ def register_imported(name: str) -> None:
     Raises:
         NetworkError: as :func:`import_network`.
     """
-    if ":" in name and name not in OWN_BUILDERS:
-        register(name, OwnNetworks([import_network(name)], label=name))
+    if ":" in name:
+        own_networks(name)
 
 
 def copies_of(modules: Sequence[nn.Module]) -> list[Maker]:
@@ -215,43 +310,17 @@ class _CopyOf:
         return copy.deepcopy(self.module)
 
 
-def _probe(module: nn.Module, image_size: int, label: str) -> Probe:
-    maps: list[tuple[str, int]] = []
-
-    def look(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(layer: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.is_floating_point():
-                height, width = output.shape[2:]
-                if height == width > 1:
-                    maps.append((name, height))
-
-        return hook
-
-    handles = [part.register_forward_hook(look(name)) for name, part in module.named_modules() if name]
-    if not any(True for _ in module.parameters()):
-        raise NetworkError(f"{label} has no weights: nothing of it can learn")
-    module.eval()
+def _options(maker: Maker, num_classes: int | None) -> dict[str, object]:
+    """What a function is given: the number of classes, if it has a parameter of that name."""
     try:
-        with torch.no_grad():
-            output: object = module(torch.zeros(2, 3, image_size, image_size))
-    except Exception as exc:  # A user's code may fail in whatever way.
-        shape = f"(2, 3, {image_size}, {image_size})"
-        raise NetworkError(f"{label} cannot run on images {shape}: {' '.join(str(exc).split())[:300]}") from exc
-    finally:
-        for handle in handles:
-            handle.remove()
-    logits = _logits_of(output)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2 or not logits.is_floating_point():
-        shown = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        shown = shown.removeprefix("torch.")
-        raise NetworkError(f"{label} gives {shown} for 2 images: it must give logits, floating point, (2, classes)")
-    layer, side = maps[-1] if maps else (None, 1)
-    return Probe(num_logits=logits.shape[1], layer=layer, side=side)
-
-
-def _logits_of(output: object) -> Tensor:
-    """The ``logits`` of an output that has several parts, as other libraries give it; else the output itself."""
-    return cast(Tensor, getattr(output, "logits", output))
+        parameter = inspect.signature(maker).parameters.get("num_classes")
+    except (TypeError, ValueError):  # Of code that says nothing about itself.
+        return {}
+    if parameter is None or parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+        return {}
+    if num_classes is None:
+        return {"num_classes": _ANY_CLASSES} if parameter.default is parameter.empty else {}
+    return {"num_classes": num_classes}
 
 
 def _source(kind: type) -> str:

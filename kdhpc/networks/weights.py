@@ -1,49 +1,149 @@
 """Files of weights. They are compared by their content, not by their path. Free of torch."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
-from kdhpc.config.schema import ObjectiveConfig
-from kdhpc.errors import NetworkError
+from kdhpc.config.schema import NetworkConfig, ObjectiveConfig
+from kdhpc.errors import NetworkError, nearest
 from kdhpc.files.reading import read_whole
 
 PRETRAINED_REMEDY = "give a node1.safetensors of `kdhpc train --graph independent --nodes 1`"
 """What error messages about ``objective.pretrained`` ask the user to do."""
+START_REMEDY = "give a file of weights of this network, .safetensors or what torch.save wrote of a state_dict"
+"""What error messages about ``network.weights`` ask the user to do."""
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
-def pretrained_origin(objective: ObjectiveConfig) -> str:
-    """What error messages call the weights of ``objective.pretrained``."""
-    return f"objective.pretrained={objective.pretrained}"
+def pretrained_origin(objective: ObjectiveConfig, network: str | None = None) -> str:
+    """What error messages call the weights of ``objective.pretrained``, or those of one of its networks."""
+    given = objective.pretrained
+    if isinstance(given, dict) and network in given:
+        return f"objective.pretrained.{network}={given[network]}"
+    return f"objective.pretrained={given}"
 
 
-def weights_digest(objective: ObjectiveConfig) -> str | None:
-    """A hash of the content of ``objective.pretrained``: 16 hexadecimal digits of its SHA-256; None: no file is given.
+def pretrained_remedy(network: str) -> str:
+    """What error messages about the weights of a network ask the user to do; it may be empty."""
+    return PRETRAINED_REMEDY.replace("--nodes 1", f"--nodes 1 network={network}") if network else PRETRAINED_REMEDY
+
+
+def pretrained_path(objective: ObjectiveConfig, network: str) -> Path | None:
+    """The file of ``objective.pretrained`` for a network; None: none is given at all.
+
+    Raises:
+        NetworkError: files are given for other networks alone.
+    """
+    given = objective.pretrained
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return Path(given)
+    if network not in given:
+        raise NetworkError(
+            f"objective.pretrained has no file for network {network!r}: {nearest(network, given)}; {PRETRAINED_REMEDY}"
+        )
+    return Path(given[network])
+
+
+def start_origin(network: NetworkConfig) -> str:
+    """What error messages call the weights of ``network.weights``."""
+    return f"network.weights={network.weights}"
+
+
+def origin_of_weights(objective: ObjectiveConfig, network: NetworkConfig) -> str:
+    """What error messages call all weights that a config names."""
+    given = [
+        text
+        for text, path in (
+            (pretrained_origin(objective, network.name), objective.pretrained),
+            (start_origin(network), network.weights),
+        )
+        if path is not None
+    ]
+    return " or ".join(given)
+
+
+def weights_digest(
+    objective: ObjectiveConfig, networks: Sequence[str] = (), *, start: NetworkConfig | None = None
+) -> str | None:
+    """A hash of the content of ``objective.pretrained``, and of ``network.weights`` where a network is given.
+
+    Returns:
+        16 hexadecimal digits of the SHA-256; behind a ``+`` those of the network's; None: no file is given.
+
+    Args:
+        objective: The options.
+        networks: Names of those that are used; empty: all that have a file. One file is the same, whether it is
+            given for its network alone or for all.
+        start: The network whose ``network.weights`` count as well.
 
     Raises:
         NetworkError: there is no such file.
         StorageError: the file system refuses.
     """
-    if objective.pretrained is None:
-        return None
-    return content_digest([_pretrained_content(objective, objective.pretrained)])
+    contents = _contents(objective, networks)
+    pretrained = None
+    if len(contents) == 1:
+        pretrained = content_digest(contents.values())
+    elif contents:
+        pretrained = content_digest(
+            part for name, content in contents.items() for part in (f"{name}\n".encode(), content)
+        )
+    started = None if start is None else start_digest(start)
+    return pretrained if started is None else f"{pretrained or ''}+{started}"
 
 
-def check_weights_file(objective: ObjectiveConfig) -> None:
-    """Refuse a file ``objective.pretrained`` that holds no weights, or those of a training that diverged.
+def start_digest(network: NetworkConfig) -> str | None:
+    """The same of ``network.weights``."""
+    return None if network.weights is None else content_digest([start_content(network, network.weights)])
+
+
+def start_content(network: NetworkConfig, path: str) -> bytes:
+    """The content of ``network.weights``.
+
+    Raises:
+        NetworkError, StorageError: as :func:`read_content`.
+    """
+    return read_content(Path(path), origin=start_origin(network), remedy=START_REMEDY)
+
+
+def check_start(network: NetworkConfig) -> None:
+    """Refuse a file ``network.weights`` that holds no weights, as far as can be told without torch.
+
+    Raises:
+        NetworkError: see :func:`check_content`; or it is neither of the two kinds of files.
+        StorageError: the file system refuses.
+    """
+    if network.weights is None:
+        return
+    content = start_content(network, network.weights)
+    if not is_torchs(content):
+        check_content(content, origin=start_origin(network), remedy=START_REMEDY)
+
+
+def is_torchs(content: bytes) -> bool:
+    """Whether it is what ``torch.save`` writes, or wrote before 1.6, by its first bytes."""
+    return content.startswith((b"PK\x03\x04", b"\x80\x02"))
+
+
+def check_weights_file(objective: ObjectiveConfig, networks: Sequence[str] = ()) -> None:
+    """Refuse a file of ``objective.pretrained`` that holds no weights, or those of a training that diverged.
+
+    Args:
+        objective: The options.
+        networks: As for :func:`weights_digest`.
 
     Raises:
         NetworkError: see :func:`check_content`.
         StorageError: the file system refuses.
     """
-    if objective.pretrained is not None:
-        content = _pretrained_content(objective, objective.pretrained)
-        check_content(content, origin=pretrained_origin(objective), remedy=PRETRAINED_REMEDY)
+    for network, content in _contents(objective, networks).items():
+        check_content(content, origin=pretrained_origin(objective, network), remedy=PRETRAINED_REMEDY)
 
 
 def read_content(path: Path, *, origin: str, remedy: str) -> bytes:
@@ -92,8 +192,16 @@ def content_digest(contents: Iterable[bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pretrained_content(objective: ObjectiveConfig, path: str) -> bytes:
-    return read_content(Path(path), origin=pretrained_origin(objective), remedy=PRETRAINED_REMEDY)
+def _contents(objective: ObjectiveConfig, networks: Sequence[str]) -> dict[str, bytes]:
+    """The files of some networks, by name; the one that serves all networks has none."""
+    given = objective.pretrained
+    names = [""] if isinstance(given, str) else sorted(set(networks or given or ()))
+    paths = {name: pretrained_path(objective, name) for name in names}
+    return {
+        name: read_content(path, origin=pretrained_origin(objective, name), remedy=pretrained_remedy(name))
+        for name, path in paths.items()
+        if path is not None
+    }
 
 
 def _is_finite(dtype: str, data: bytes) -> bool:

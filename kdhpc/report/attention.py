@@ -13,8 +13,9 @@ from torch import Tensor
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.data.progress import Progress
 from kdhpc.data.transform import undo_normalisation
-from kdhpc.errors import ConfigError, UsageError
+from kdhpc.errors import ConfigError, NetworkError, UsageError
 from kdhpc.final.finished import FinishedRun
+from kdhpc.networks.own import makes_maps, refuse_named_code
 from kdhpc.report.examples import AttentionExample, AttentionExamples, NodePrediction, Overall
 from kdhpc.report.predictions import Predictor, warn_about_accuracy
 from kdhpc.training.device_errors import device_errors_in_words
@@ -45,6 +46,11 @@ def read_attention(
     """
     if run.method.no_maps is not None:
         raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_maps}: give a run of a graph")
+    network, side = run.config.network, run.config.dataset.image_size
+    for one in map(network.only, network.distinct):
+        refuse_named_code(one.name, origin=run.origin, remedy="give --network module:Name")
+        if not makes_maps(one.name, side, one.layer):
+            raise NetworkError(f"{run.origin}: {one.name} makes no attention map: nothing can be shown")
     predictor = Predictor(progress)
     classes = run.open_images().classes
     labels = predictor.batches(run).labels.tolist()
@@ -77,6 +83,7 @@ def read_attention(
         nodes=tuple(nodes_seen),
         ensemble=ensemble_seen,
         examples=tuple(seen[index] for index in chosen),
+        networks=run.config.network.nodes,
     )
 
 

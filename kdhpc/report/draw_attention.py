@@ -103,8 +103,9 @@ def _write_heads(page: _Page, examples: AttentionExamples) -> None:
     for column, (name, overall) in enumerate(heads):
         x = _middle(column)
         page.write(x, _TITLE + 0.04, name, size=9.5, bold=True)
-        for line, text in enumerate(_overall(overall, examples)):
-            page.write(x, _TITLE + 0.25 + 0.15 * line, text, size=_SMALL)
+        network = examples.networks[column - 1 : column] if column else ()
+        for line, text in enumerate((*_overall(overall, examples), *network)):
+            page.write(x, _TITLE + 0.25 + 0.15 * line, _cut(text, _LETTERS), size=_SMALL)
 
 
 def _overall(overall: Overall, examples: AttentionExamples) -> tuple[str, str]:

@@ -62,3 +62,5 @@ class AttentionExamples:
     """The measures of the ensemble."""
     examples: tuple[AttentionExample, ...]
     """The chosen images."""
+    networks: tuple[str, ...] = ()
+    """Name of each node's network, where they differ; else empty."""

@@ -4,21 +4,25 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from kdhpc import __version__
 from kdhpc.config.document import flatten
+from kdhpc.config.goals import DEFAULT_GOAL, GOALS
+from kdhpc.config.schema import networks_label
 from kdhpc.errors import GraphError, StorageError
 from kdhpc.files.writing import write_whole
 from kdhpc.graph.serial import read_stored, write_graph
 from kdhpc.graph.space import graph_key
+from kdhpc.graph.spec import GraphSpec
 from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.status import TrialRecord
 
 _LOG = logging.getLogger(__name__)
+_CONFIRMED = ("confirmed_mean", "confirmed_error", "confirmed_seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,26 +70,56 @@ def export_trials(
     return (best, *each), _write_table(definition, trials, folder)
 
 
+def named_graph(definition: StudyDefinition, graph: GraphSpec) -> GraphSpec:
+    """A trial's graph with the networks of its nodes, where they may differ."""
+    nodes = _network_group(definition).get("nodes", ())
+    return replace(graph, networks=tuple(map(str, nodes))) if not graph.networks and nodes else graph
+
+
+def _network_group(definition: StudyDefinition) -> Mapping[str, Sequence[object]]:
+    group: Mapping[str, Sequence[object]] = json.loads(definition.settings).get("network", {})
+    return group
+
+
 def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str | None) -> dict[str, str | int | float]:
-    """Where a graph comes from: study, trial, value, data set, network, every setting, versions."""
+    """Where a graph comes from: study, trial, values, data set, network, every setting, versions.
+
+    ``value`` is that of the search, by the goal, which is named unless it is the ensemble's accuracy.
+    ``confirmed_mean`` and what goes with it are there where it was trained again.
+    """
+    networks = trial.graph.networks
+    trained: dict[str, str | int | float] = {}
+    if networks:  # That the search chose: where the settings have others, these were trained.
+        trained["config.network.name"] = networks_label(networks)
+        if len(set(networks)) > 1:
+            trained["config.network.nodes"] = json.dumps(networks)
     return {
         "study": definition.name,
         **({} if study_uid is None else {"study_uid": study_uid}),
         "trial": trial.number,
         "value": trial.value,
+        **confirmation(trial),
         "graph_key": graph_key(trial.graph),
         "dataset": definition.dataset,
         "dataset_checksum": definition.dataset_checksum,
-        "network": definition.network,
+        "network": networks_label(networks) or definition.network,
         "seed": definition.seed,
         "pruner": definition.pruner,
         "sampler": definition.sampler,
+        **({} if definition.goal == DEFAULT_GOAL else {"goal": definition.goal}),
         **({} if definition.precision is None else {"precision": definition.precision}),
         **flatten("config", json.loads(definition.settings)),
+        **trained,
         "kdhpc_version": __version__,
         "torch_version": version("torch"),
         "optuna_version": version("optuna"),
     }
+
+
+def confirmation(trial: TrialRecord) -> dict[str, int | float]:
+    """What a trial's graph was confirmed to be, by names for tables; empty: it was not."""
+    known = {} if trial.confirmed is None else asdict(trial.confirmed)
+    return {f"confirmed_{name}": value for name, value in known.items() if value is not None}
 
 
 def _tell_about_others(name: str, folder: Path, study_uid: str) -> None:
@@ -108,13 +142,20 @@ def _export(
     definition: StudyDefinition, trial: TrialRecord, stem: Path, study_uid: str | None, *, draw: bool
 ) -> ExportedGraph:
     graph, svg, png = (stem.with_name(f"{stem.name}.{ending}") for ending in ("json", "svg", "png"))
-    write_graph(graph, trial.graph, provenance=provenance(definition, trial, study_uid))
+    named = named_graph(definition, trial.graph)
+    write_graph(graph, named, provenance(definition, trial, study_uid), definition.plugins)
     if not draw:
         return ExportedGraph(graph=graph, svg=None, png=None)
     from kdhpc.graph.drawing import draw_graph  # Matplotlib is large, and not everywhere that graphs are exported.
 
-    title = f"{definition.name}, trial {trial.number} ({definition.network}, {definition.dataset})"
-    draw_graph(trial.graph, (svg, png), title=title, ensemble_accuracy=trial.value)
+    # Networks that may differ are written at their nodes.
+    what = definition.dataset if named.networks else f"{definition.network}, {definition.dataset}"
+    title = f"{definition.name}, trial {trial.number} ({what})"
+    value = trial.value if trial.confirmed is None else trial.confirmed.mean
+    if definition.goal == DEFAULT_GOAL:
+        draw_graph(named, (svg, png), title=title, ensemble_accuracy=value)
+    else:
+        draw_graph(named, (svg, png), title=f"{title}, {GOALS[definition.goal].named(value)}")
     return ExportedGraph(graph=graph, svg=svg, png=png)
 
 
@@ -123,9 +164,12 @@ def _write_table(definition: StudyDefinition, trials: Sequence[TrialRecord], fol
     names = [parameter.name for parameter in definition.space.parameters()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "trial", "value", "graph_key", *names])
+    writer.writerow(["rank", "trial", "value", *_CONFIRMED, "graph_key", *names])
     for rank, trial in enumerate(trials, start=1):
         row = definition.space.to_parameters(trial.graph)
-        writer.writerow([rank, trial.number, trial.value, graph_key(trial.graph), *(row[name] for name in names)])
+        known = confirmation(trial)
+        confirmed = (known.get(name, "") for name in _CONFIRMED)
+        parameters = (row.get(name, "") for name in names)
+        writer.writerow([rank, trial.number, trial.value, *confirmed, graph_key(trial.graph), *parameters])
     write_whole(path, text.getvalue())
     return path

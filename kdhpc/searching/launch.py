@@ -17,7 +17,8 @@ from kdhpc.searching.manifest import Manifest, continued_manifest
 from kdhpc.searching.plan import StudyPlan
 from kdhpc.searching.server_host import ServerHost
 from kdhpc.searching.submission import submit_workers
-from kdhpc.study.status import StudyStatus, TrialCounts, read_status
+from kdhpc.study.numbers import trial_label
+from kdhpc.study.status import StudyStatus, read_status
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 
@@ -134,21 +135,21 @@ class Launch:
                 server_host.keep_up()
                 status = read_status(self._storage, name, uid=self._study.uid)
                 show(status)
-                if status.trials.waiting + status.trials.running == 0:
+                if status.unfinished == 0:
                     return True
-                if status.draining and status.trials.running == 0:
+                if status.draining and status.running == 0:
                     return False
                 if time.monotonic() - self._asked > _QUEUE_POLL_S:
-                    self._replace(status.trials)
+                    self._replace(status)
             except DatabaseError as exc:
                 _LOG.warning("%s", exc)
             time.sleep(_POLL_S)
         return False
 
-    def _replace(self, trials: TrialCounts) -> None:
+    def _replace(self, status: StudyStatus) -> None:
         """Top up, unless too many workers in a row were lost. A launch's first workers are no replacements."""
-        if trials.ended_well > self._ended_well:
-            self._ended_well, self._replaced = trials.ended_well, 0
+        if status.ended_well > self._ended_well:
+            self._ended_well, self._replaced = status.ended_well, 0
         name, most = self._study.definition.name, self._config.worker.max_failures * self._config.cluster.workers
         if self._replaced > most:
             raise ClusterError(
@@ -170,7 +171,8 @@ class Launch:
         gone = vanished(name, leases, jobs)
         if gone:
             self._study.expire(lease.owner for lease in gone)
-            _LOG.warning("freed the trials of lost workers: %s", ", ".join(str(lease.number) for lease in gone))
+            freed = ", ".join(trial_label(lease.number) for lease in gone)
+            _LOG.warning("freed the trials of lost workers: %s", freed)
         status = read_status(self._storage, name, uid=self._study.uid)
         # A job that ends may be one that comes back, and then replacing it would be one too many: that is seen later.
         present = [job for job in jobs if job.state != "COMPLETING"] if is_last else jobs
@@ -190,7 +192,7 @@ class Launch:
     def _tell_of_held(self, jobs: Collection[QueuedJob], status: StudyStatus) -> None:
         """Say, once for the same jobs, that a study with trials to do has workers that all wait for somebody."""
         held = {job.job for job in jobs if job.never_starts}
-        if held and len(held) == len(jobs) and status.trials.waiting and held != self._told_held:
+        if held and len(held) == len(jobs) and status.waiting and held != self._told_held:
             self._told_held = held
             name = status.study
             reasons = ", ".join(sorted({job.reason for job in jobs}))
@@ -204,7 +206,7 @@ class Launch:
     def _unsettled(self) -> list[str]:
         """Workers' jobs that run, and may be about to take a trial or to end. Empty where no trial waits."""
         status = read_status(self._storage, self._study.definition.name, uid=self._study.uid)
-        if status.trials.waiting == 0:
+        if status.waiting == 0:
             return []
         jobs = worker_jobs(self._study.definition.name)
         return [job.job for job in without_trial(jobs, status) if job.state != "PENDING"]
@@ -245,4 +247,4 @@ def num_missing(status: StudyStatus, *, present: int, idle: int, wanted: int) ->
     """
     if status.draining:
         return 0
-    return max(0, min(wanted - present, status.trials.waiting - idle))
+    return max(0, min(wanted - present, status.waiting - idle))

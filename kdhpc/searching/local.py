@@ -99,15 +99,15 @@ def _watch(
             continue
         outage.is_over()
         show(status)
-        if status.trials.unfinished == 0:
+        if status.unfinished == 0:
             return True
         if status.draining:
             return False
         fleet.check(max_failures=config.worker.max_failures * config.cluster.workers)
-        if status.trials.ended_well > num_ended_well:
-            num_ended_well = status.trials.ended_well
+        if status.ended_well > num_ended_well:
+            num_ended_well = status.ended_well
             fleet.forgive()
-        wanted = min(config.cluster.workers, status.trials.waiting + fleet.running())
+        wanted = min(config.cluster.workers, status.waiting + fleet.running())
         fleet.start(wanted - fleet.running())
         time.sleep(_POLL_S)
     return False
@@ -164,7 +164,7 @@ def _is_done(storage: Storage, study: SharedStudy, show: Callable[[StudyStatus],
     except DatabaseError:
         return False
     show(status)
-    return status.trials.unfinished == 0
+    return status.unfinished == 0
 
 
 def for_this_machine(config: SearchConfig) -> SearchConfig:

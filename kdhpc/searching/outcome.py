@@ -6,6 +6,23 @@ if TYPE_CHECKING:
     from kdhpc.study.status import StudyStatus
 
 
+def hours_line(study: str, used: float, budget: float | None, num_unbegun: int) -> str | None:
+    """That a study's hours are used before its trials are, in one line; None: they are not.
+
+    Args:
+        study: Its name.
+        used: Hours that workers have spent on its trials.
+        budget: ``study.max_gpu_hours``.
+        num_unbegun: Trials that are not begun because of that.
+    """
+    if budget is None or not num_unbegun:
+        return None
+    return (
+        f"study {study} has used {used:.2f} of {budget:g} hours (study.max_gpu_hours), {num_unbegun} trials are not "
+        "begun: `kdhpc search` with a larger number goes on"
+    )
+
+
 def problem_of(status: "StudyStatus", logs: str) -> str | None:
     """What is wrong with a study whose budget is done, in one line; None: nothing is.
 
@@ -13,10 +30,10 @@ def problem_of(status: "StudyStatus", logs: str) -> str | None:
         status: Of the study.
         logs: Where its workers' logs are, in words.
     """
-    trials = status.trials
+    trials, num_failed = status.trials, status.trials.failed + status.given_trials.failed
     see = f"see `kdhpc status --study {status.study}` and {logs}"
-    if trials.failed:
-        return f"{trials.failed} trials failed, {see}; `kdhpc retry --study {status.study}` tries them again"
+    if num_failed:
+        return f"{num_failed} trials failed, {see}; `kdhpc retry --study {status.study}` tries them again"
     if trials.diverged and not trials.complete:
         return f"{trials.diverged} trials diverged and none is complete, {see}; a lower training.learning_rate may help"
     return None

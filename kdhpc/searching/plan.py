@@ -13,15 +13,29 @@ from kdhpc.data.packed import PackedDataset
 from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
 from kdhpc.files.removing import remove
+from kdhpc.graph.plugins import plugins_of
 from kdhpc.graph.space import SearchSpace
+from kdhpc.graph.spec import Design, Gate
+from kdhpc.networks.elsewhere import check_elsewhere
 from kdhpc.networks.names import check_network, check_normalisation
-from kdhpc.networks.weights import check_weights_file, weights_digest
+from kdhpc.networks.weights import check_start, check_weights_file, weights_digest
 from kdhpc.searching.manifest import Manifest, freeze_launch
 from kdhpc.study.definition import StudyDefinition, differences
+from kdhpc.study.given import GivenGraph, load_given
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """That the best graphs are to be trained again, with new seeds."""
+
+    top: int
+    """How many graphs."""
+    num_seeds: int
+    """Trainings of each."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +48,10 @@ class StudyPlan:
     """What it is made with."""
     split: SearchSplit
     """The images that graphs are trained and scored on."""
+    baselines: tuple[GivenGraph, ...] = ()
+    """What a study that is made now is given to compare with."""
+    confirmation: Confirmation | None = None
+    """Best graphs to train again; the study must exist then."""
 
     def open(self, storage: Storage, *, trials: int | None = None) -> SharedStudy:
         """Make the study, or open it if it was made with the same graph space, data split and seed; end its draining.
@@ -44,14 +62,18 @@ class StudyPlan:
 
         Raises:
             StudyMismatchError: the study exists and was made with something else; the message says with what.
-            StudyError: more trials than the budget have started.
+            StudyError: more trials than the budget have started; or there is nothing to confirm.
+            UnknownStudyError: there is something to confirm, and no such study.
         """
+        if self.confirmation is not None:
+            SharedStudy.open(storage, self.definition.name)
         study = SharedStudy.create_or_open(
             storage,
             self.definition,
             self.split,
             target=self.config.study.trials,
             precision=precision_of_workers(self.config),
+            baselines=self.baselines,
         )
         target = study.progress().target
         if trials is not None:
@@ -59,8 +81,22 @@ class StudyPlan:
         elif target != self.config.study.trials:
             told = "study %s keeps its budget of %d trials, not study.trials=%d of its config: --trials changes it"
             _LOG.warning(told, self.definition.name, target, self.config.study.trials)
+        self._allow_hours(study)
+        if self.confirmation is not None:
+            study.confirm(top=self.confirmation.top, num_seeds=self.confirmation.num_seeds)
         study.resume()
         return study
+
+    def _allow_hours(self, study: SharedStudy) -> None:
+        """Give the study the hours of its config, unless it has more."""
+        wanted = self.config.study.max_gpu_hours
+        if wanted is not None:
+            study.allow_hours(wanted)
+        budget = study.hours().budget
+        if budget != wanted:
+            told = "study %s keeps its budget of %g hours, not study.max_gpu_hours=%s of its config: a larger number is"
+            shown = "null" if wanted is None else f"{wanted:g}"
+            _LOG.warning(f"{told} taken", self.definition.name, budget, shown)
 
     def launch(self, storage: Storage, *, trials: int | None = None) -> tuple[SharedStudy, Manifest]:
         """Open the study, with a config file for the workers of one launch, and the launch's manifest.
@@ -83,14 +119,19 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     """Check a config against the packed data and the network, before there is a study that no worker could train.
 
     Raises:
-        ConfigError: the name cannot be used, there is no graph to search, or something does not fit the images.
+        ConfigError: the name cannot be used, there is no graph to search, a baseline is no graph of the study's, or
+            something does not fit the images.
         DataError: the data set is not prepared.
         NetworkError: the network does not exist or does not fit, or pretrained weights are none.
     """
     check_study_name(name)
-    check_network(config.network, config.dataset.image_size)
-    check_normalisation(config.network.name, config.dataset.image_size, config.training.batch_size)
-    check_weights_file(config.objective)
+    baselines = _baselines(config)
+    compares_maps = space_compares_maps(config) or any(given.graph.compares_maps for given in baselines)
+    check_networks(config, compares_maps=compares_maps)
+    for network in names_of_networks(config):
+        check_normalisation(network, config.dataset.image_size, config.training.batch_size)
+    check_weights_file(config.objective, names_of_networks(config))
+    check_start(config.network)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, _ = packed.manifest.image_shape
     check_image_size(config.dataset, (height, width))
@@ -102,7 +143,22 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         seed=config.dataset.split_seed,
     )
     check_batch_size(config.training.batch_size, len(split.train))
-    return StudyPlan(config=config, definition=study_definition(name, config, packed.checksum), split=split)
+    for possible in config.possible_networks:
+        check_elsewhere(
+            possible,
+            config.dataset.image_size,
+            num_classes=len(packed.classes),
+            compares_maps=compares_maps,
+        )
+    definition = study_definition(name, config, packed.checksum)
+    return StudyPlan(config=config, definition=definition, split=split, baselines=baselines)
+
+
+def _baselines(config: SearchConfig) -> tuple[GivenGraph, ...]:
+    try:
+        return load_given(config.study.baselines, search_space(config))
+    except GraphError as exc:
+        raise ConfigError(f"{exc} (study.baselines)") from exc
 
 
 def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> StudyDefinition:
@@ -117,13 +173,18 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         seed=config.study.seed,
         pruner=config.study.pruner,
         sampler=config.study.sampler,
+        goal=config.study.goal,
+        population=config.study.population,
+        sample=config.study.sample,
+        refine_best=config.study.refine_best,
         max_attempts=config.study.max_attempts,
         last_epoch=config.training.epochs,
         network=config.network.name,
         dataset=config.dataset.name,
         dataset_checksum=dataset_checksum,
         settings=json.dumps(settings, sort_keys=True),
-        pretrained_weights=weights_digest(config.objective),
+        plugins=plugins_of(names_of(config)),
+        pretrained_weights=weights_digest(config.objective, names_of_networks(config), start=config.network),
         precision=None if config.device.precision == "auto" else config.device.precision,
     )
 
@@ -149,6 +210,33 @@ def check_same_study(study: SharedStudy, config: SearchConfig) -> None:
         raise StudyMismatchError(f"study {made_with.name!r} was made with something else: {'; '.join(different)}")
 
 
+def names_of(config: SearchConfig) -> tuple[Design | Gate, ...]:
+    """All designs and gates that graphs of a study may have."""
+    return (*config.study.designs, *config.study.gates, *config.study.label_gates)
+
+
+def names_of_networks(config: SearchConfig) -> list[str]:
+    """All networks that some node of some trial may be."""
+    return [network.name for network in config.possible_networks]
+
+
+def check_networks(config: SearchConfig, *, compares_maps: bool) -> None:
+    """`check_network` of the config's networks together, and of each that some node of some trial may be.
+
+    Raises:
+        NetworkError: as there.
+    """
+    for network in (config.network, *config.possible_networks):
+        check_network(network, config.dataset.image_size, compares_maps=compares_maps)
+
+
+def space_compares_maps(config: SearchConfig) -> bool:
+    """Whether some graph that a study may draw compares attention maps."""
+    study = config.study
+    draws_edges = study.num_nodes > 1 and any(gate is not Gate.CUTOFF for gate in study.gates)
+    return draws_edges and any(design.compares_maps for design in study.designs)
+
+
 def search_space(config: SearchConfig) -> SearchSpace:
     """The graphs that a study draws from.
 
@@ -162,13 +250,17 @@ def search_space(config: SearchConfig) -> SearchSpace:
             gates=config.study.gates,
             designs=config.study.designs,
             reject_unlearned=config.objective.unlearned == "reject",
+            node1_learns=config.study.node1_learns,
+            networks=config.study.networks,
         )
     except GraphError as exc:
         raise ConfigError(f"{exc} (study.label_gates, study.gates, objective.unlearned)") from exc
 
 
-def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
-    """The groups of the config that a study was made with: not how it is run (device, worker, cluster).
+def stored_groups(study: SharedStudy) -> dict[str, object]:
+    """The groups of the config that a study was made with, and its plug-ins: not how it is run (device, worker, ...).
+
+    Baselines are given to a study when it is made: none are to be given again.
 
     Raises:
         StudyMismatchError: a newer version of kdhpc made it.
@@ -181,6 +273,7 @@ def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
         raise StudyMismatchError(f"study {made_with.name!r} {exc}") from exc
     return {
         **settings,
+        "plugins": list(made_with.plugins),
         "study": {
             "num_nodes": space.num_nodes,
             "trials": study.progress().target,
@@ -188,8 +281,15 @@ def stored_groups(study: SharedStudy) -> dict[str, dict[str, object]]:
             "label_gates": [gate.value for gate in space.label_gates],
             "gates": [gate.value for gate in space.gates],
             "designs": [design.value for design in space.designs],
+            "node1_learns": space.node1_learns,
+            "networks": list(space.networks),
             "pruner": made_with.pruner,
             "sampler": made_with.sampler,
+            "goal": made_with.goal,
+            "population": made_with.population,
+            "sample": made_with.sample,
+            "refine_best": made_with.refine_best,
             "max_attempts": made_with.max_attempts,
+            "baselines": [],
         },
     }

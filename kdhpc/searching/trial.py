@@ -11,18 +11,23 @@ from typing import Protocol
 
 from kdhpc.config.compatibility import under_first_names, written
 from kdhpc.config.document import to_document
+from kdhpc.config.goals import GoalName
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.errors import CheckpointError, DatabaseError, StudyMismatchError
+from kdhpc.graph.plugins import plugins_of
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.losses.kinds import BUILT_IN_KINDS, Kinds
 from kdhpc.methods.graph import GraphMethod
-from kdhpc.networks.weights import pretrained_origin, weights_digest
+from kdhpc.networks.weights import origin_of_weights, weights_digest
+from kdhpc.searching.plan import names_of, names_of_networks
+from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
-from kdhpc.training.loop import TrainingLoop, TrainingState
+from kdhpc.training.loop import EpochReport, TrainingLoop, TrainingState
 from kdhpc.training.metrics import MetricsLog
 from kdhpc.training.pretrained import warn_about_unlearned
 from kdhpc.training.runtime import Runtime
@@ -76,8 +81,8 @@ class StudyTrial(Protocol):
     def advance(self, step: int) -> None:
         """Say that a checkpoint of this optimiser step is on the disk; returns at once."""
 
-    def report_rung(self, epoch: int, accuracy: float) -> Outcome | None:
-        """Report the accuracy at an epoch. Returns how the trial has ended by that; None: it goes on."""
+    def report_rung(self, epoch: int, value: float) -> Outcome | None:
+        """Report the goal's value at an epoch. Returns how the trial has ended by that; None: it goes on."""
 
     def diverge(self, epoch: int, reason: str) -> None:
         """End the trial, whose numbers are not finite since this epoch."""
@@ -105,6 +110,8 @@ class TrialSetting:
     """Classes of the data set."""
     runtime: Runtime
     """Where and how this worker computes."""
+    kinds: Kinds = BUILT_IN_KINDS
+    """The losses and gates that graphs of the study may have."""
 
     @property
     def training(self) -> TrainingSetting:
@@ -117,6 +124,7 @@ class TrialSetting:
             train=self.train,
             evaluation=self.evaluation,
             num_classes=self.num_classes,
+            possible_networks=self.config.possible_networks if self.config.study.networks else (),
         )
 
     @cached_property
@@ -131,7 +139,10 @@ class TrialSetting:
             for name in ("dataset", "network", "objective", "training")
         }
         document["objective"]["pretrained"] = self.pretrained_weights
+        document["network"].pop("weights", None)  # The digest is also of these.
         document["data"] = {"content": self.data}
+        if plugins := plugins_of(names_of(config)):
+            document["plugins"] = dict(plugins)
         digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
         return f"{digest} {self.runtime.precision}"
 
@@ -150,16 +161,17 @@ def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: Trainin
         StudyMismatchError: the file of pretrained weights is not what it was when the study was made.
     """
     config = setting.config
-    warn_about_unlearned(trial.graph, config.objective, name=f"trial {trial.number}")
-    method = GraphMethod(graph=trial.graph)
+    warn_about_unlearned(trial.graph, config.objective, name=trial_words(trial.number))
+    method = GraphMethod(graph=trial.graph, kinds=setting.kinds)
     if previous is not None:
         previous.restart(method, trial.seed)
         return previous
     training = TrainingLoop(method, setting.training, trial.seed)
     # Now that the file is read: it may have been replaced since this worker began.
-    if weights_digest(config.objective) != setting.pretrained_weights:
+    if weights_digest(config.objective, names_of_networks(config), start=config.network) != setting.pretrained_weights:
         raise StudyMismatchError(
-            f"{pretrained_origin(config.objective)} is another file now than when the study was made: put that one back"
+            f"{origin_of_weights(config.objective, config.network)} is another file now than when the study was made: "
+            "put that one back"
         )
     return training
 
@@ -229,10 +241,11 @@ def _train(
         if report.diverged is not None:
             _diverge(trial, training, report.epoch, report.diverged)
             return Outcome.DIVERGED
-        if not report.rung or report.ensemble_accuracy is None:
+        value = goal_value(report, setting.config.study.goal)
+        if not report.rung or value is None:
             continue
         # Reported before it is checkpointed: a crash in between repeats a report, which the study ignores.
-        outcome = _report(trial, training, report.epoch, report.ensemble_accuracy)
+        outcome = _report(trial, training, report.epoch, value)
         if outcome is not None:
             return outcome
         trial.advance(report.step)
@@ -240,10 +253,21 @@ def _train(
     return None
 
 
-def _report(trial: StudyTrial, training: TrainingLoop, epoch: int, accuracy: float) -> Outcome | None:
+def goal_value(report: EpochReport, goal: GoalName) -> float | None:
+    """What a study's goal makes of an epoch: percent, or nats for ``nll``; None where nothing was measured."""
+    if report.node_accuracies is None:
+        return None
+    if goal == "node1":
+        return report.node_accuracies[0]
+    if goal == "mean_node":
+        return sum(report.node_accuracies) / len(report.node_accuracies)
+    return report.ensemble_nll if goal == "nll" else report.ensemble_accuracy
+
+
+def _report(trial: StudyTrial, training: TrainingLoop, epoch: int, value: float) -> Outcome | None:
     """Report to the study; returns how the trial has ended by that, None if it goes on."""
     try:
-        return trial.report_rung(epoch, accuracy)
+        return trial.report_rung(epoch, value)
     except DatabaseError:
         training.reopen_epoch()
         raise
@@ -256,7 +280,7 @@ def _diverge(trial: StudyTrial, training: TrainingLoop, epoch: int, reason: str)
     except DatabaseError:
         training.reopen_epoch()
         raise
-    _LOG.warning("trial %d diverged in epoch %d: %s", trial.number, epoch, reason)
+    _LOG.warning("%s diverged in epoch %d: %s", trial_words(trial.number), epoch, reason)
 
 
 def _restore(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, checkpoint: Checkpointing) -> None:
@@ -274,9 +298,9 @@ def _restore(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, c
         trial.advance(training.step)
     elif trial.reported:
         _LOG.warning(
-            "trial %d starts from its beginning, though its epoch %d is reported: no checkpoint is in %s; all workers "
-            "of a study need the same KDHPC_RUNS",
-            trial.number,
+            "%s starts from its beginning, though its epoch %d is reported: no checkpoint is in %s; all workers of a "
+            "study need the same KDHPC_RUNS",
+            trial_words(trial.number),
             trial.reported[-1],
             setting.paths.checkpoint(trial.number).parent,
         )
@@ -285,9 +309,9 @@ def _restore(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, c
 def _save_at_the_end(trial: StudyTrial, checkpoint: Checkpointing) -> None:
     try:
         if checkpoint.save_now():
-            _LOG.info("trial %d is checkpointed", trial.number)
+            _LOG.info("%s is checkpointed", trial_words(trial.number))
     except CheckpointError as exc:  # Only the time since the last one is lost.
-        _LOG.warning("trial %d stops without a new checkpoint: %s", trial.number, exc)
+        _LOG.warning("%s stops without a new checkpoint: %s", trial_words(trial.number), exc)
 
 
 def _checkpointing(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop) -> Checkpointing:
@@ -302,7 +326,7 @@ def _checkpointing(trial: StudyTrial, setting: TrialSetting, training: TrainingL
             settings=setting.fingerprint,
         ),
         every_s=setting.config.worker.checkpoint_every_s,
-        name=f"trial {trial.number}",
+        name=trial_words(trial.number),
         may_write=lambda: not trial.lost,
         on_written=trial.advance,
     )

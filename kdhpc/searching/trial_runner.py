@@ -14,6 +14,7 @@ from kdhpc.errors import CaptureError, DatabaseError, LeaseLostError, StorageErr
 from kdhpc.files.storage_errors import is_of_storage
 from kdhpc.searching.trial import StepKind, TrialSetting, prepare_training, run_trial
 from kdhpc.study.leased_trial import LeasedTrial
+from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
 from kdhpc.training.device_errors import is_device_lost, is_out_of_memory, lost_to
 from kdhpc.training.loop import TrainingLoop
@@ -86,7 +87,7 @@ class TrialRunner:
         assert not self.busy
         if self._training is None:
             self.free_memory()  # What a trial that failed has left.
-        _LOG.info("trial %d, slot %d, attempt %d: starts", trial.number, trial.slot, trial.attempt)
+        _LOG.info("%s, slot %d, attempt %d: starts", trial_words(trial.number), trial.slot, trial.attempt)
         self._trial = trial
         self._journey = self._train(trial)
         self._has_stepped = self._is_empty = False
@@ -97,7 +98,7 @@ class TrialRunner:
         assert self._journey is not None
         trial = self._trial
         began = "after its last checkpoint" if self._has_stepped else "before it began"
-        _LOG.info("trial %d, slot %d: is given back %s", trial.number, trial.slot, began)
+        _LOG.info("%s, slot %d: is given back %s", trial_words(trial.number), trial.slot, began)
         self._journey.close()
         if self._has_stepped:
             self._training = None
@@ -139,16 +140,16 @@ class TrialRunner:
             return kind
         except StopIteration as stop:
             outcome: Outcome = stop.value
-            _LOG.info("trial %d: %s", trial.number, outcome.value)
+            _LOG.info("%s: %s", trial_words(trial.number), outcome.value)
             return self._leave(trial, finished=outcome is not Outcome.INTERRUPTED)
         except LeaseLostError as exc:
-            _LOG.warning("trial %d: %s", trial.number, exc)
+            _LOG.warning("%s: %s", trial_words(trial.number), exc)
             return self._leave(trial)
         except DatabaseError as exc:
             ended = self._leave(trial)
             if not self._stopping():
                 raise
-            _LOG.warning("trial %d was not given back, its lease will expire: %s", trial.number, exc)
+            _LOG.warning("%s was not given back, its lease will expire: %s", trial_words(trial.number), exc)
             return ended
         # No trial of the study, or none at all, can be trained here; that is no fault of this one.
         except (StudyMismatchError, CaptureError):
@@ -176,7 +177,7 @@ class TrialRunner:
 
     def _crash(self, trial: LeasedTrial, exc: Exception) -> Ended:
         """Give a crashed trial back. While this process is being ended, what it needs may be, too: no attempt then."""
-        _LOG.error("trial %d crashed", trial.number, exc_info=exc)
+        _LOG.error("%s crashed", trial_words(trial.number), exc_info=exc)
         self._training = None  # Whatever state it is in.
         ended = self._leave(trial, crashed=not self._stopping())
         if ended.crashed:
@@ -191,7 +192,7 @@ class TrialRunner:
         self._training = None
         ended = self._leave(trial)
         _release(trial)
-        words = f"trial {trial.number} is given back, {exc}; once that is mended, another worker goes on with it"
+        words = f"{trial_words(trial.number)} is given back, {exc}; once that is mended, another worker goes on with it"
         if not self._stopping():
             raise StorageError(words) from exc
         _LOG.warning("%s", words)
@@ -199,7 +200,8 @@ class TrialRunner:
 
     def _make_room(self, trial: LeasedTrial) -> Ended:
         """Give back a trial for which there is no memory."""
-        _LOG.info("trial %d, slot %d: no memory for it beside the others, it is given back", trial.number, trial.slot)
+        words = trial_words(trial.number)
+        _LOG.info("%s, slot %d: no memory for it beside the others, it is given back", words, trial.slot)
         self._training = None
         ended = self._leave(trial, crowded=True)
         _release(trial)

@@ -14,14 +14,16 @@ from kdhpc.cluster import slurm
 from kdhpc.cluster.own_job import job_id
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.paths import StudyPaths, compile_cache_dir, packed_dir
-from kdhpc.config.schema import DeviceConfig, SearchConfig
+from kdhpc.config.schema import DeviceConfig, SearchConfig, networks_label
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, ConfigError, DeviceLostError, KdhpcError, StudyMismatchError
+from kdhpc.losses.kinds import kinds_of
 from kdhpc.networks.own import register_imported
 from kdhpc.searching.concurrency import concurrency_on
 from kdhpc.searching.deadline import Deadline
-from kdhpc.searching.plan import check_same_study
+from kdhpc.searching.outcome import hours_line
+from kdhpc.searching.plan import check_same_study, names_of
 from kdhpc.searching.trial import StepKind, TrialSetting
 from kdhpc.searching.trial_runner import Ended, TrialRunner
 from kdhpc.study.definition import Split
@@ -168,7 +170,7 @@ class _Worker:
                 f"this job's time limit is {too_short_s:.0f} s too short for a trial's first epoch: raise "
                 "cluster.time_min"
             )
-        if self._study.progress().waiting:
+        if self._study.num_waiting():
             _LOG.info("the job's time limit is %.0f s too near for another trial", short_s)
             # What Slurm would do in a moment: the job is requeued.
             signal.raise_signal(signal.SIGUSR2)
@@ -184,6 +186,9 @@ class _Worker:
             _LOG.info(
                 "study %s is stopped: `kdhpc search` or `kdhpc launch`, with --study %s, goes on with it", name, name
             )
+        elif left := self._study.progress().beyond_hours:
+            hours = self._study.hours()
+            _LOG.info("%s", hours_line(name, hours.used, hours.budget, left))
         else:
             _LOG.info("nothing is left to train in study %s", name)
         return False
@@ -227,7 +232,9 @@ def _compiling(setting: TrialSetting) -> tuple[TrialSetting, CompileCache | None
     """The setting as its trials are compiled, and what this worker compiles with others; None: nothing."""
     runtime, cache = prepare_compiling(
         setting.training,
-        name=setting.config.network.name,
+        name=networks_label([network.name for network in setting.config.possible_networks])
+        if setting.config.study.networks
+        else setting.config.network.name,
         num_nodes=setting.config.study.num_nodes,
         folder=compile_cache_dir(),
         is_shared=True,
@@ -254,7 +261,7 @@ def _is_more_to_come(study: SharedStudy, renew_s: float) -> bool:
     """Whether a trial waits that this worker may not have yet, or some worker has not renewed its lease in time."""
     if study.is_draining():
         return False
-    return study.progress().waiting > 0 or any(lease.lease_age_s > 2 * renew_s for lease in study.active_leases())
+    return study.num_waiting() > 0 or any(lease.lease_age_s > 2 * renew_s for lease in study.active_leases())
 
 
 def _data_digest(checksum: str, split: Split) -> str:
@@ -289,7 +296,9 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
         StudyMismatchError: as :func:`run_worker`.
     """
     check_same_study(study, config)
-    register_imported(config.network.name)
+    for network in config.possible_networks:
+        register_imported(network.name)
+    kinds = kinds_of(names_of(config))
     device_config, runtime = _runtime_of_the_study(study, config)
     config = replace(config, device=device_config)
     runtime.enforce()
@@ -323,4 +332,5 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
         ),
         num_classes=len(packed.classes),
         runtime=runtime,
+        kinds=kinds,
     )

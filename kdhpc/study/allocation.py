@@ -2,17 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeAlias
 
 from sqlalchemy import Connection, Row, TextClause, text
 
 from kdhpc.graph.space import SearchSpace, graph_key
 from kdhpc.graph.spec import GraphSpec
-from kdhpc.study import median_rule, slots, trial_rows
+from kdhpc.study import given, median_rule, slots, trial_rows
 from kdhpc.study import owner as owners
+from kdhpc.study.adaptive import ADAPTIVE, choose_graph
 from kdhpc.study.definition import StudyDefinition
+from kdhpc.study.hours import SPENT
 from kdhpc.study.owner import Owner
-from kdhpc.study.slots import EXPIRED, Lease
+from kdhpc.study.slots import EXPIRED, OF_BOTH, Lease
 from kdhpc.study.trial_rows import TrialState
+
+SlotRow: TypeAlias = Row[tuple[int, int, int | None, int, str | None, str | None, int | None]]
+"""Of a slot that was leased: study_id, slot, trial_id, attempts, reason, graph_key, repetition."""
 
 _OWNERS_KEPT = 20
 
@@ -21,7 +27,7 @@ _CRASHED_HERE = "(state = 'free' AND reason IS NOT NULL AND CAST(owner AS jsonb)
 _IS_LEFT_TO_OTHERS = f"""(
     now() < renewed + attempts * :lease_s * interval '1 second' AND NOT {slots.IS_OF_THE_FUTURE} AND EXISTS (
         SELECT 1 FROM kdhpc_slots AS busy
-        WHERE busy.study_id = :study_id AND busy.state = 'held' AND NOT {EXPIRED}
+        WHERE busy.study_id {OF_BOTH} AND busy.state = 'held' AND NOT {EXPIRED}
             AND CASE WHEN slots.owner_token = :owner_token THEN busy.owner_token <> :owner_token
                 ELSE CAST(busy.owner AS jsonb) ->> 'host' <> :host END))
 """
@@ -35,19 +41,23 @@ def _allocate(condition: str) -> TextClause:
             claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second'
         WHERE (study_id, slot) = (
             SELECT study_id, slot FROM kdhpc_slots AS slots
-            WHERE study_id = :study_id AND state IN ('free', 'held') AND (state = 'free' OR :takes_over AND {EXPIRED})
+            WHERE study_id = :own AND state IN ('free', 'held') AND (state = 'free' OR :takes_over AND {EXPIRED})
                 AND NOT (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
+                AND (trial_id IS NOT NULL OR NOT {SPENT})
                 AND {condition}
             ORDER BY trial_id IS NULL, slot LIMIT 1 FOR UPDATE SKIP LOCKED)
-        RETURNING slot, trial_id, attempts, reason
+        RETURNING study_id, slot, trial_id, attempts, reason, graph_key, repetition
     """)
 
 
 _ALLOCATE = _allocate(f"NOT {_CRASHED_HERE}")
 _ALLOCATE_CRASHED_HERE = _allocate(f"{_CRASHED_HERE} AND NOT {_IS_LEFT_TO_OTHERS}")
-_OWN = text("""
-    SELECT slot, trial_id, attempts, reason FROM kdhpc_slots
-    WHERE study_id = :study_id AND lease = :lease AND state = 'held'
+_OWN = text(f"""
+    SELECT (SELECT study_id FROM kdhpc_studies WHERE given_of = :study_id) AS companion,
+        slots.study_id, slot, trial_id, attempts, reason, graph_key, repetition
+    FROM kdhpc_studies LEFT JOIN kdhpc_slots AS slots
+        ON slots.study_id {OF_BOTH} AND lease = :lease AND slots.state = 'held'
+    WHERE kdhpc_studies.study_id = :study_id
 """)
 
 
@@ -63,10 +73,11 @@ def allocate(
 ) -> Lease | None:
     """Lease a free slot and its trial. The first lease of a slot makes the trial.
 
-    Slots that have a trial come before those that have none. If this token holds a slot already, as when a call is
-    repeated, that slot is returned. A trial that crashed on the owner's machine comes last. If others work on
+    Given trials come before those of the budget, so that there is something to compare with early: they are few. Slots
+    that have a trial come before those that have none. If this token holds a slot already, as when a call is repeated,
+    that slot is returned. A trial that crashed on the owner's machine comes last. If others work on
     the study, it is even kept for them for a while. Slots whose workers vanished, and whose attempts are used up, are
-    failed on the way.
+    failed on the way. Once the study's hours are used, no trial begins.
 
     Args:
         connection: in a transaction.
@@ -94,15 +105,16 @@ def allocate(
         trial_id = row.trial_id
         parameters: dict[str, str] = {}
         if trial_id is None:
-            trial_id, parameters = _begin(connection, study_id, definition, row.slot, described)
+            trial_id, parameters = _begin(connection, row, definition, described)
         lease = Lease(
-            study_id=study_id,
+            study_id=row.study_id,
             slot=row.slot,
             token=token,
             duration_s=lease_s,
             trial_id=trial_id,
             attempt=row.attempts,
             parameters=parameters,
+            given=given.given_trial(connection, row.study_id, row.graph_key, row.repetition) if row.graph_key else None,
         )
         if row.trial_id is None:
             return lease
@@ -132,26 +144,39 @@ def fail(connection: Connection, lease: Lease, reason: str, *, forgive: bool = F
     return True
 
 
-def _hold(
-    connection: Connection, study_id: int, values: Mapping[str, object]
-) -> Row[tuple[int, int | None, int, str | None]] | None:
+def _hold(connection: Connection, study_id: int, values: Mapping[str, object]) -> SlotRow | None:
     """Hold a slot and return its row; None: no slot is available."""
-    for query in (_OWN, _ALLOCATE, _ALLOCATE_CRASHED_HERE):
-        row = connection.execute(query, values).one_or_none()
-        if row is not None:
-            return row
+    known = connection.execute(_OWN, values).one_or_none()
+    if known is not None and known.slot is not None:
+        return known
+    companion = None if known is None else known.companion
+    for query in (_ALLOCATE, _ALLOCATE_CRASHED_HERE):
+        for own in (study_id,) if companion is None else (companion, study_id):
+            row = connection.execute(query, {**values, "own": own}).one_or_none()
+            if row is not None:
+                return row
     slots.bring_back(connection, study_id)
     return None
 
 
 def _begin(
-    connection: Connection, study_id: int, definition: StudyDefinition, slot: int, described: Mapping[str, object]
+    connection: Connection, row: SlotRow, definition: StudyDefinition, described: Mapping[str, object]
 ) -> tuple[int, dict[str, str]]:
-    """Make the trial of a slot: Optuna's id of it, and its parameters, which are empty where TPE chooses them later."""
+    """Make the trial of a slot: Optuna's id of it, and its parameters, which are empty where TPE chooses them later.
+
+    The parameters of a given graph are empty, too: it may have what the study's space has not.
+    """
+    study_id, slot = row.study_id, row.slot
     note: dict[str, object] = {"slot": slot, "owners": [described]}
     parameters: dict[str, str] = {}
-    if definition.sampler == "random":
+    if row.graph_key is not None:
+        note |= {"graph": row.graph_key, "repetition": row.repetition}
+    elif definition.sampler == "random":
         graph = definition.space.graph(definition.seed, slot)
+        parameters = definition.space.to_parameters(graph)
+        note["graph"] = graph_key(graph)
+    elif definition.sampler in ADAPTIVE:
+        graph = choose_graph(connection, study_id, definition, slot)
         parameters = definition.space.to_parameters(graph)
         note["graph"] = graph_key(graph)
     trial_id = trial_rows.register(connection, study_id, slot, space=definition.space, parameters=parameters, note=note)

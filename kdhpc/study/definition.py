@@ -4,15 +4,17 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdhpc.config import compatibility
+from kdhpc.config.goals import DEFAULT_GOAL
 from kdhpc.config.renamed import renamed_document
 from kdhpc.errors import StudyError, StudyMismatchError
+from kdhpc.graph.plugins import load_plugins
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import Design, Gate
 
@@ -56,21 +58,32 @@ class StudyDefinition:
     pruner: str
     """``median``, ``asha`` or ``none``."""
     sampler: str
-    """``random`` or ``tpe``."""
+    """``random``, ``tpe``, ``evolve`` or ``refine``."""
     max_attempts: int
     """After so many crashes or vanished workers without progress, a slot is failed."""
     last_epoch: int
     """Epochs of the full schedule; no trial is pruned at the last one."""
     network: str
-    """Network of every node."""
+    """Network of every node; of different ones their names with ``+`` between them. Where networks are searched: of
+    graphs that name none."""
     dataset: str
     """Name of the packed data set."""
     dataset_checksum: str
     """Its checksum."""
     settings: str
     """Everything else that a trial's result depends on, as JSON text of the config's groups."""
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the plug-ins whose designs and gates graphs may have, by module."""
+    goal: str = DEFAULT_GOAL
+    """What its values are, see ``kdhpc.config.goals``."""
+    population: int | None = None
+    """``evolve``, ``refine``: see ``StudyConfig``."""
+    sample: int | None = None
+    """``evolve``: see ``StudyConfig``."""
+    refine_best: int = 3
+    """``refine``: see ``StudyConfig``."""
     pretrained_weights: str | None = None
-    """Digest of the file that ``objective.pretrained`` names; None where it names none."""
+    """Digest of the files that ``objective.pretrained`` and ``network.weights`` name; None where they name none."""
     precision: str | None = None
     """What networks are computed in, as ``DeviceConfig.precision`` names it; None: not settled, or any. It is
     stored beside the definition, since the first worker may be the one to settle it."""
@@ -78,13 +91,20 @@ class StudyDefinition:
 
 def to_json(definition: StudyDefinition) -> str:
     """The definition as JSON text."""
-    return json.dumps({"format": _FORMAT, "version": _VERSION, **_document(definition)}, sort_keys=True)
+    document = _document(definition)
+    for key, default in _LATER.items():
+        if document[key] == default:
+            del document[key]
+    if not definition.space.node1_learns:
+        document["space"] = {key: value for key, value in _space(definition.space).items() if key != "node1_learns"}
+    return json.dumps({"format": _FORMAT, "version": _VERSION, **document}, sort_keys=True)
 
 
 def from_json(text: str, *, name: str) -> StudyDefinition:
     """The definition that a database row holds.
 
     Raises:
+        ConfigError: a plug-in that it needs cannot be imported.
         StudyError: another version of kdhpc wrote it.
     """
     try:
@@ -95,6 +115,8 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
         unknown = {*document} - _KNOWN | {f"space.{key}" for key in {*space} - _KNOWN_OF_SPACE}
         if unknown:
             raise ValueError(compatibility.newer("it", sorted(unknown)))
+        plugins = {str(module): str(digest) for module, digest in document.get("plugins", {}).items()}
+        load_plugins(plugins)
         return StudyDefinition(
             space=SearchSpace(
                 num_nodes=space["num_nodes"],
@@ -102,10 +124,14 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
                 gates=tuple(Gate(gate) for gate in space["gates"]),
                 designs=tuple(Design(design) for design in space["designs"]),
                 reject_unlearned=space["reject_unlearned"],
+                node1_learns=space.get("node1_learns", False),
+                networks=tuple(space.get("networks", ())),
             ),
             settings=json.dumps(renamed_document(document["settings"]), sort_keys=True),
+            plugins=plugins,
             pretrained_weights=document.get("pretrained_weights"),
             **{key: document[key] for key in _PLAIN if key in document or key not in _OPTIONAL},
+            **{key: document[key] for key in _LATER if key in document},
         )
     except (ValueError, KeyError, TypeError) as exc:
         raise StudyError(
@@ -122,11 +148,16 @@ def differences(stored: StudyDefinition, given: StudyDefinition) -> list[str]:
     Raises:
         StudyMismatchError: a newer version of kdhpc made the stored one.
     """
-    before, now = dict(_flat("", _document(stored))), dict(_flat("", _document(given)))
+    # One file of weights is text, several are a mapping: both are another key.
+    before, now = (
+        {key: value for key, value in _flat("", _document(one)) if not f"{key}.".startswith("objective.pretrained.")}
+        for one in (stored, given)
+    )
     if unknown := compatibility.newer_keys(before.keys() - now.keys()):
         raise StudyMismatchError(compatibility.newer(f"study '{stored.name}'", unknown))
     for flat in (before, now):
-        flat.pop("objective.pretrained", None)
+        for key in ("objective.pretrained", "network.weights"):
+            flat.pop(key, None)
     if stored.precision and given.precision:
         before["device.precision"], now["device.precision"] = stored.precision, given.precision
     different = compatibility.differences(before, now)
@@ -159,6 +190,14 @@ def trial_seed(seed: int, slot: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def given_seed(seed: int, graph_key: str, repetition: int) -> int:
+    """The seed of a training of a given graph, 0 to 2^63 - 1: a pure function of the study's seed, the graph and the
+    number of the repetition (from 1). No trial of the budget has it.
+    """
+    digest = hashlib.sha256(f"study {seed} graph {graph_key} repetition {repetition}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 _PLAIN = (
     "name",
     "seed",
@@ -170,25 +209,41 @@ _PLAIN = (
     "dataset",
     "dataset_checksum",
 )
-_KNOWN = frozenset({"format", "version", "space", "settings", "pretrained_weights", *_PLAIN})
-_KNOWN_OF_SPACE = frozenset({"num_nodes", "label_gates", "gates", "designs", "reject_unlearned"})
-_OPTIONAL = frozenset(field.name for field in fields(StudyDefinition) if field.default is not MISSING)
+_LATER: Mapping[str, object] = {
+    "goal": DEFAULT_GOAL,
+    "population": None,
+    "sample": None,
+    "refine_best": 3,
+}
+"""Fields that version 0.1.0 did not have: written down only if they say something, so that it can read the rest."""
+_KNOWN = frozenset({"format", "version", "space", "settings", "plugins", "pretrained_weights", *_PLAIN, *_LATER})
+_KNOWN_OF_SPACE = frozenset(
+    {"num_nodes", "label_gates", "gates", "designs", "reject_unlearned", "node1_learns", "networks"}
+)
+_OPTIONAL = frozenset(found.name for found in fields(StudyDefinition) if found.default is not MISSING)
 """A field that an earlier version did not have needs a default, which means what was done then."""
 
 
 def _document(definition: StudyDefinition) -> dict[str, object]:
-    space = definition.space
     return {
-        **{key: getattr(definition, key) for key in _PLAIN},
-        "space": {
-            "num_nodes": space.num_nodes,
-            "label_gates": [gate.value for gate in space.label_gates],
-            "gates": [gate.value for gate in space.gates],
-            "designs": [design.value for design in space.designs],
-            "reject_unlearned": space.reject_unlearned,
-        },
+        **{key: getattr(definition, key) for key in (*_PLAIN, *_LATER)},
+        "space": _space(definition.space),
         "settings": json.loads(definition.settings),
+        **({"plugins": dict(definition.plugins)} if definition.plugins else {}),
         "pretrained_weights": definition.pretrained_weights,
+    }
+
+
+def _space(space: SearchSpace) -> dict[str, object]:
+    return {
+        "num_nodes": space.num_nodes,
+        "label_gates": [gate.value for gate in space.label_gates],
+        "gates": [gate.value for gate in space.gates],
+        "designs": [design.value for design in space.designs],
+        "reject_unlearned": space.reject_unlearned,
+        "node1_learns": space.node1_learns,
+        # As it was written before networks were searched.
+        **({"networks": list(space.networks)} if space.networks else {}),
     }
 
 

@@ -12,6 +12,7 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import slots, trial_rows
 from kdhpc.study.allocation import fail
 from kdhpc.study.median_rule import decides, report
+from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
 from kdhpc.study.owner import Owner
 from kdhpc.study.slots import Lease
@@ -41,6 +42,8 @@ class PruningPolicy:
     """``median``, ``asha`` or ``none``."""
     last_epoch: int
     """No trial is pruned at this epoch: it is complete."""
+    sign: int = 1
+    """Times a value: what is the higher, the better."""
     max_attempts: int
     """A trial that crashes so often without progress in between is failed."""
 
@@ -61,7 +64,8 @@ class LeasedTrial:
         lease: What was allocated.
         study: Name of the study.
         graph: What to train.
-        seed: Seeds weights and data order: a pure function of the study's seed and the slot.
+        seed: Seeds weights and data order: a pure function of the study's seed and the slot, or of the given graph and
+            its repetition.
         policy: When the study gives up on trials.
         renew_s: How often the lease is renewed.
     """
@@ -80,7 +84,7 @@ class LeasedTrial:
         self.graph = graph
         """What to train."""
         self.seed = seed
-        """Seeds weights and data order: a pure function of the study's seed and the slot."""
+        """Seeds weights and data order: a pure function of the study's seed and of what is trained."""
         self._storage = storage
         self._lease = lease
         self._study = study
@@ -139,13 +143,13 @@ class LeasedTrial:
             self._wake.set()
 
     def report(self, epoch: int, value: float) -> bool:
-        """Report an accuracy, and ask whether to go on.
+        """Report what the trial is worth by now, and ask whether to go on.
 
         A report that is repeated, as after a resumption, changes nothing and is answered as it was the first time.
 
         Args:
             epoch: 1-based.
-            value: ensemble top-1 accuracy, in percent.
+            value: of the study's goal: such as the ensemble's top-1 accuracy, in percent.
 
         Returns:
             True: prune the trial. Never at the last epoch.
@@ -156,18 +160,20 @@ class LeasedTrial:
         """
         value, rule = _finite(epoch, value), self._policy.at(epoch)
         prunes = self._storage.write(
-            lambda connection: report(connection, self._lease, epoch, value, rule=rule, step=self._step)
+            lambda connection: report(
+                connection, self._lease, epoch, value, score=self._policy.sign * value, rule=rule, step=self._step
+            )
         )
         if prunes is None:
             raise self._lease_lost()
         return prunes
 
-    def report_rung(self, epoch: int, accuracy: float) -> Outcome | None:
-        """Report an accuracy, and end the trial if this was its last epoch, or if the study prunes it.
+    def report_rung(self, epoch: int, value: float) -> Outcome | None:
+        """As :meth:`report`, and end the trial if this was its last epoch, or if the study prunes it.
 
         Args:
             epoch: 1-based.
-            accuracy: ensemble top-1 accuracy, in percent.
+            value: of the study's goal.
 
         Returns:
             How the trial has ended; None: it goes on.
@@ -176,9 +182,9 @@ class LeasedTrial:
             LeaseLostError: another worker holds the slot now; nothing was written.
             DatabaseError: the database stayed away.
         """
-        prunes = self.report(epoch, accuracy)
+        prunes = self.report(epoch, value)
         if epoch >= self._policy.last_epoch:
-            self.complete(accuracy)
+            self.complete(value)
             return Outcome.COMPLETE
         if prunes:
             self.prune()
@@ -210,7 +216,7 @@ class LeasedTrial:
         """End the trial with its value.
 
         Args:
-            value: ensemble top-1 accuracy after the last epoch, in percent.
+            value: of the study's goal, after the last epoch.
 
         Raises:
             LeaseLostError: another worker holds the slot now; nothing was written.
@@ -308,7 +314,7 @@ class LeasedTrial:
                         self._lost.set()
                     return
             except DatabaseError as exc:
-                _logger.warning("trial %d: the lease could not be renewed: %s", self.number, exc)
+                _logger.warning("%s: the lease could not be renewed: %s", trial_words(self.number), exc)
 
     def _renew_once(self, connection: Connection) -> bool:
         renewed = slots.renew(connection, self._lease, step=self._step)
@@ -329,13 +335,13 @@ class LeasedTrial:
         now = self._storage.write(lambda connection: slots.holder(connection, self._lease))
         other = f"process {now.pid} on {now.host} holds it now" if now else "it was given to another worker"
         return LeaseLostError(
-            f"the lease of slot {self.slot} (trial {self.number} of study '{self._study}') is lost, {other}: "
+            f"the lease of slot {self.slot} ({trial_words(self.number)} of study '{self._study}') is lost, {other}: "
             "stop this trial"
         )
 
 
 def _finite(epoch: int, value: float) -> float:
     if not math.isfinite(value):
-        raise StudyError(f"an accuracy of {value} at epoch {epoch} cannot be reported: it must be a finite number")
+        raise StudyError(f"a value of {value} at epoch {epoch} cannot be reported: it must be a finite number")
     # NumPy's numbers would reach the database by their repr.
     return float(value)

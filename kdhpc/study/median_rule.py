@@ -14,7 +14,8 @@ trials. The median itself is not needed, only on which side of it a value is. Of
 ``asha``, the rule of Optuna's ``SuccessiveHalvingPruner`` (1, 2, 0), whose rungs are the epochs 1, 2, 4, ...: of all
 trials that have reached the rung, this one included, the better half goes on (rounded down, at least one).
 
-So reports are counted in an index, not sorted. Trials that failed are left out.
+So reports are counted in an index, not sorted. Trials that failed are left out. What decides is a score, the higher
+the better: the value, or where the study minimises it, the value with the other sign.
 """
 
 from collections.abc import Sequence
@@ -35,20 +36,21 @@ TABLES = (
     """,
     "CREATE INDEX IF NOT EXISTS kdhpc_reports_by_value ON kdhpc_reports (study_id, epoch, value, trial_id)",
 )
-"""The reports that decide: of trials that did not fail, before the last epoch, in studies that prune."""
+"""The reports that decide: of trials that did not fail, before the last epoch, in studies that prune. ``value`` is the
+score."""
 
 _OTHERS = "FROM kdhpc_reports WHERE study_id = :study_id AND epoch = :epoch AND trial_id <> :trial_id"
 # All is read as it was when the statement began: of trials that report at the same moment, none counts the others.
 _RULES = {
     "median": f"""
         (SELECT CASE WHEN 2 * num_up_to <> num THEN 2 * num_up_to < num ELSE coalesce(
-            :value < ((SELECT max(value) {_OTHERS} AND value <= :value)
-                + (SELECT min(value) {_OTHERS} AND value > :value)) / 2, false) END
-        FROM (SELECT count(*) AS num, count(*) FILTER (WHERE value <= :value) AS num_up_to {_OTHERS}) AS counted)
+            :score < ((SELECT max(value) {_OTHERS} AND value <= :score)
+                + (SELECT min(value) {_OTHERS} AND value > :score)) / 2, false) END
+        FROM (SELECT count(*) AS num, count(*) FILTER (WHERE value <= :score) AS num_up_to {_OTHERS}) AS counted)
     """,
     "asha": f"""
         (SELECT num_above >= greatest(1, (num + 1) / 2)
-        FROM (SELECT count(*) AS num, count(*) FILTER (WHERE value > :value) AS num_above {_OTHERS}) AS counted)
+        FROM (SELECT count(*) AS num, count(*) FILTER (WHERE value > :score) AS num_above {_OTHERS}) AS counted)
     """,
 }
 
@@ -82,7 +84,7 @@ def _report(*clauses: str, prunes: str, answer: str) -> TextClause:
 _LISTED = """
     listed AS (
         INSERT INTO kdhpc_reports (trial_id, epoch, study_id, value)
-        SELECT trial_id, :epoch, :study_id, :value FROM written
+        SELECT trial_id, :epoch, :study_id, :score FROM written
     )
 """
 _REPORT = _report(prunes="false", answer="false")
@@ -92,7 +94,8 @@ _REPORT_AND_JUDGE = {
 _FORGET = text("DELETE FROM kdhpc_reports WHERE trial_id = :trial_id")
 _LIST_AGAIN = text("""
     INSERT INTO kdhpc_reports (trial_id, epoch, study_id, value)
-    SELECT trial_id, step, study_id, intermediate_value FROM trials JOIN trial_intermediate_values USING (trial_id)
+    SELECT trial_id, step, study_id, CAST(:sign AS integer) * intermediate_value
+    FROM trials JOIN trial_intermediate_values USING (trial_id)
     WHERE trial_id = ANY(:trial_ids) AND step = ANY(:epochs)
     ON CONFLICT DO NOTHING
 """)
@@ -105,7 +108,7 @@ def decides(pruner: str, epoch: int, *, last_epoch: int) -> bool:
 
 
 def report(
-    connection: Connection, lease: Lease, epoch: int, value: float, *, rule: str | None, step: int
+    connection: Connection, lease: Lease, epoch: int, value: float, *, score: float, rule: str | None, step: int
 ) -> bool | None:
     """Write a value and renew the lease.
 
@@ -113,7 +116,8 @@ def report(
         connection: in a transaction.
         lease: of the trial's slot.
         epoch: 1-based.
-        value: of the trial, in percent.
+        value: of the trial, by the study's goal.
+        score: the same, or with the other sign: the higher, the better.
         rule: that decides at this epoch, for all trials: ``median`` or ``asha``; None: no trial is pruned at it.
         step: optimiser step that the trial has reached.
 
@@ -128,6 +132,7 @@ def report(
         "epoch": epoch,
         "value": value,
         "step": step,
+        **({} if rule is None else {"score": score}),
     }
     query = _REPORT if rule is None else _REPORT_AND_JUDGE[rule]
     prunes: bool | None = connection.execute(query, values).scalar_one_or_none()
@@ -139,7 +144,15 @@ def forget(connection: Connection, trial_id: int) -> None:
     connection.execute(_FORGET, {"trial_id": trial_id})
 
 
-def list_again(connection: Connection, trial_ids: Sequence[int], pruner: str, *, last_epoch: int) -> None:
-    """Take trials that had failed into the decisions again, by what they have reported."""
+def list_again(connection: Connection, trial_ids: Sequence[int], pruner: str, *, last_epoch: int, sign: int) -> None:
+    """Take trials that had failed into the decisions again, by what they have reported.
+
+    Args:
+        connection: in a transaction.
+        trial_ids: Optuna's ids of them.
+        pruner: of the study.
+        last_epoch: at which no trial is pruned.
+        sign: times a value: its score.
+    """
     epochs = [epoch for epoch in range(1, last_epoch) if decides(pruner, epoch, last_epoch=last_epoch)]
-    connection.execute(_LIST_AGAIN, {"trial_ids": list(trial_ids), "epochs": epochs})
+    connection.execute(_LIST_AGAIN, {"trial_ids": list(trial_ids), "epochs": epochs, "sign": sign})

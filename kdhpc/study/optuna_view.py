@@ -26,24 +26,31 @@ T = TypeVar("T")
 _MAX_DRAWS = 1000
 
 
-def ensure_study(storage: Storage, name: str) -> int:
+def ensure_study(storage: Storage, name: str, *, maximise: bool = True) -> int:
     """Make Optuna's tables and the study in them, where they are missing; to be called by one launcher at a time.
+
+    Args:
+        storage: the server.
+        name: of the study.
+        maximise: whether its value is maximised, else minimised.
 
     Returns:
         Optuna's id of the study.
 
     Raises:
         DatabaseError: the tables are of another program, or of another version of Optuna.
-        StudyError: the study exists and does not maximise one value.
+        StudyError: the study exists and does something else with its values.
     """
     storage.write(make_tables)
     rdb = _open(storage.address)
+    direction = _direction(maximise=maximise)
     try:
         names = {study.study_name: study for study in rdb.get_all_studies()}
         if name not in names:
-            return int(_quietly(lambda: rdb.create_new_study([StudyDirection.MAXIMIZE], name)))
-        if names[name].directions != [StudyDirection.MAXIMIZE]:
-            raise StudyError(f"study '{name}' exists, and Optuna does not maximise one value in it: use another name")
+            return int(_quietly(lambda: rdb.create_new_study([direction], name)))
+        if names[name].directions != [direction]:
+            does = "maximise" if maximise else "minimise"
+            raise StudyError(f"study '{name}' exists, and Optuna does not {does} one value in it: use another name")
         return int(names[name]._study_id)
     finally:
         rdb.engine.dispose()
@@ -60,13 +67,14 @@ class OptunaView:
         self._name = name
         self._study: optuna.Study | None = None
 
-    def tpe_graph(self, space: SearchSpace, seed: int, trial_ids: Set[int]) -> GraphSpec:
+    def tpe_graph(self, space: SearchSpace, seed: int, trial_ids: Set[int], *, maximise: bool = True) -> GraphSpec:
         """The canonical graph that TPE would try next, given all finished trials.
 
         Args:
             space: the graphs to choose from.
             seed: of the sampler, for this slot.
             trial_ids: Optuna's ids of the trials that count.
+            maximise: whether the study maximises its values.
 
         Raises:
             StudyError: TPE proposes none that the space admits.
@@ -74,7 +82,8 @@ class OptunaView:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         finished = self._ask(lambda study: study.get_trials(deepcopy=False, states=states))
         # A study in memory: asking the shared one would make a trial that a crash leaves to nobody.
-        drawing = _quietly(lambda: optuna.create_study(direction="maximize", sampler=TPESampler(seed=seed)))
+        direction = _direction(maximise=maximise)
+        drawing = _quietly(lambda: optuna.create_study(direction=direction, sampler=TPESampler(seed=seed)))
         drawing.add_trials(trial for trial in finished if trial._trial_id in trial_ids)
         choices: dict[str, BaseDistribution] = {
             parameter.name: CategoricalDistribution(parameter.choices) for parameter in space.parameters()
@@ -100,6 +109,10 @@ class OptunaView:
                 raise
 
         return self._storage.retried(once)
+
+
+def _direction(*, maximise: bool) -> StudyDirection:
+    return StudyDirection.MAXIMIZE if maximise else StudyDirection.MINIMIZE
 
 
 def _open(address: Address) -> RDBStorage:

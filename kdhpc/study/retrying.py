@@ -4,8 +4,9 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, text
 
+from kdhpc.config.goals import GOALS
 from kdhpc.errors import StudyError
-from kdhpc.study import median_rule, trial_rows
+from kdhpc.study import median_rule, slots, trial_rows
 from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.slots import EXPIRED
 
@@ -59,9 +60,12 @@ def retry(
         )
     chosen = failed if numbers is None else sorted(set(numbers))
     freed_now = connection.execute(_FREE, {**values, "numbers": chosen}).all()
+    slots.remember(connection, study_id, [row.slot for row in freed_now])
     trial_ids = [row.trial_id for row in freed_now]
     trial_rows.reopen(connection, trial_ids)
-    median_rule.list_again(connection, trial_ids, definition.pruner, last_epoch=definition.last_epoch)
+    median_rule.list_again(
+        connection, trial_ids, definition.pruner, last_epoch=definition.last_epoch, sign=GOALS[definition.goal].sign
+    )
     return tuple(sorted(row.slot for row in freed_now))
 
 

@@ -14,20 +14,25 @@ that was renewed before holds for its length from then on.
 
 A trial that crashed goes on elsewhere, if it can: its machine may be broken, and would use up its attempts in a moment.
 
+A study's given trials (baselines, graphs that were enqueued, confirmations) are slots as well, of a companion study, so
+that no number of the budget includes them: see ``given``.
+
 ``allocation`` gives slots out. Functions here run inside a transaction of the caller's, and may run again if the end of
 that transaction was not seen.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, text
 
+from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import owner as owners
+from kdhpc.study.numbers import given_number
 from kdhpc.study.owner import Owner
 from kdhpc.study.trial_rows import ATTRIBUTE
 
-TABLES_VERSION = "kdhpc tables 6"
+TABLES_VERSION = "kdhpc tables 7"
 """To be raised with every change of the tables."""
 TABLES = (
     """
@@ -39,7 +44,18 @@ TABLES = (
         validation bytea NOT NULL,
         precision text,
         created timestamptz NOT NULL DEFAULT now(),
-        draining boolean NOT NULL DEFAULT false
+        draining boolean NOT NULL DEFAULT false,
+        given_of integer UNIQUE REFERENCES kdhpc_studies ON DELETE CASCADE
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS kdhpc_graphs (
+        study_id integer NOT NULL REFERENCES kdhpc_studies ON DELETE CASCADE,
+        graph_key text NOT NULL,
+        graph text NOT NULL,
+        name text,
+        is_candidate boolean NOT NULL DEFAULT false,
+        PRIMARY KEY (study_id, graph_key)
     )
     """,
     """
@@ -60,6 +76,8 @@ TABLES = (
         reason text,
         pruned_at integer[] NOT NULL DEFAULT '{}',
         diverged_at integer,
+        graph_key text,
+        repetition integer,
         PRIMARY KEY (study_id, slot)
     ) WITH (fillfactor = 50)
     """,
@@ -68,6 +86,10 @@ TABLES = (
         WHERE state IN ('free', 'held')
     """,
     "CREATE UNIQUE INDEX IF NOT EXISTS kdhpc_slots_held ON kdhpc_slots (lease) WHERE state = 'held'",
+    """
+    CREATE UNIQUE INDEX IF NOT EXISTS kdhpc_slots_given ON kdhpc_slots (study_id, graph_key, repetition)
+        WHERE graph_key IS NOT NULL
+    """,
     f"COMMENT ON TABLE kdhpc_slots IS '{TABLES_VERSION}'",
 )
 """Beside Optuna's. A finished slot keeps its lease token: a worker that asks again is told that it was its own.
@@ -78,7 +100,12 @@ last came further than ever before; ``progress`` is the highest optimiser step t
 the epochs at which a worker was told to prune the trial, ``diverged_at`` the one in which it diverged. ``worked_s`` is
 the time that workers spent on the slot. Half of each page is left free: a lease that is renewed stays on its page then,
 and no index has to be written. While a study is draining, no slot of it is given out.
+
+``given_of`` makes a study the companion of another one, whose given trials it has; ``kdhpc_graphs`` has their graphs,
+``graph_key`` and ``repetition`` say which of them a slot trains, and with which seed.
 """
+OF_BOTH = "IN (SELECT study_id FROM kdhpc_studies WHERE study_id = :study_id OR given_of = :study_id)"
+"""SQL: of a study, or of the companion that has its given trials."""
 
 CLOCK_TOLERANCE_S = 60
 """A lease that was renewed so far in the future is one of a clock that was set back since."""
@@ -112,7 +139,7 @@ _ATTEMPTS = attempts_after(":step > progress")
 # Nobody can have renewed a lease in the future: the clock was set back since. Its worker, if it lives, soon does so.
 _BRING_BACK = text(f"""
     UPDATE kdhpc_slots SET claimed = least(claimed, now()), renewed = now(), expires = now() + (expires - renewed)
-    WHERE study_id = :study_id AND state = 'held' AND {IS_OF_THE_FUTURE}
+    WHERE study_id {OF_BOTH} AND state = 'held' AND {IS_OF_THE_FUTURE}
 """)
 _RENEW = text(f"""
     UPDATE kdhpc_slots SET {RENEWED}, attempts = {_ATTEMPTS}
@@ -125,9 +152,28 @@ _LEAVE = text(f"""
         lease = CASE WHEN CAST(:state AS text) = 'free' THEN NULL ELSE lease END, expires = NULL
     WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
 """)
+_REMEMBER = text("""
+    UPDATE trial_user_attributes AS notes SET value_json = CAST(jsonb_set(
+        CAST(notes.value_json AS jsonb), '{leases}',
+        coalesce(CAST(notes.value_json AS jsonb) -> 'leases', CAST('[]' AS jsonb)) || jsonb_build_array(
+            jsonb_build_array(extract(epoch FROM claimed), extract(epoch FROM renewed), owner_token))) AS text)
+    FROM kdhpc_slots AS slots
+    WHERE slots.study_id = :study_id AND slot = ANY(:slots) AND claimed IS NOT NULL
+        AND notes.trial_id = slots.trial_id AND notes.key = :key
+""")
 _WAS_LEFT = text("""
     SELECT 1 FROM kdhpc_slots WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = :state
 """)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenTrial:
+    """A training of a given graph."""
+
+    graph: GraphSpec
+    """The graph, in canonical form."""
+    repetition: int
+    """Which of its trainings it is, from 1; each has another seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +181,7 @@ class Lease:
     """What was allocated: a slot, for a time, with the trial in it."""
 
     study_id: int
-    """Optuna's id of the study."""
+    """Optuna's id of the study, or of its companion."""
     slot: int
     """The slot, from 0."""
     token: str
@@ -151,11 +197,13 @@ class Lease:
     """The graph; empty where it is still to be chosen."""
     reported: tuple[int, ...] = ()
     """Epochs that were in the database when the slot was leased, rising."""
+    given: GivenTrial | None = None
+    """What a given trial trains; None: it is one of the budget."""
 
     @property
     def number(self) -> int:
-        """The trial's number in the study: that of the slot."""
-        return self.slot
+        """The trial's number in the study: that of the slot; of a given trial see ``numbers``."""
+        return self.slot if self.given is None else given_number(self.slot)
 
     @property
     def key(self) -> dict[str, int | str]:
@@ -230,6 +278,8 @@ def leave(
         "forgiven": int(forgive),
     }
     if connection.execute(_LEAVE, values).rowcount == 1:
+        if state == "free":
+            remember(connection, lease.study_id, [lease.slot])
         return True
     return connection.execute(_WAS_LEFT, {**lease.key, "state": state}).one_or_none() is not None
 
@@ -243,22 +293,22 @@ def holder(connection: Connection, lease: Lease) -> Owner | None:
 
 
 def active_leases(connection: Connection, study_id: int) -> tuple[ActiveLease, ...]:
-    """The leases of all held slots of a study, by slot."""
+    """The leases of all held slots of a study, given trials first, by slot."""
     rows = connection.execute(
         text(f"""
-            SELECT slot, number, owner, extract(epoch FROM now() - renewed) AS age, {EXPIRED} AS lost,
+            SELECT slot, graph_key, number, owner, extract(epoch FROM now() - renewed) AS age, {EXPIRED} AS lost,
                 CAST(value_json AS jsonb) #>> '{{run,mode}}' AS mode,
                 CAST(value_json AS jsonb) #>> '{{run,data}}' AS data
             FROM kdhpc_slots JOIN trials USING (trial_id)
                 LEFT JOIN trial_user_attributes AS notes ON notes.trial_id = trials.trial_id AND notes.key = :key
-            WHERE kdhpc_slots.study_id = :study_id AND kdhpc_slots.state = 'held' ORDER BY slot
+            WHERE kdhpc_slots.study_id {OF_BOTH} AND kdhpc_slots.state = 'held' ORDER BY graph_key IS NULL, slot
         """),
         {"study_id": study_id, "key": ATTRIBUTE},
     )
     return tuple(
         ActiveLease(
             slot=row.slot,
-            number=row.number,
+            number=row.number if row.graph_key is None else given_number(row.slot),
             owner=owners.from_json(row.owner),
             lease_age_s=float(row.age),
             lost=row.lost,
@@ -275,8 +325,20 @@ def free_slots_of(connection: Connection, study_id: int, dead: Iterable[Owner]) 
         text(f"""
             UPDATE kdhpc_slots SET state = 'free', lease = NULL, expires = NULL,
                 worked_s = worked_s + {worked("renewed")}
-            WHERE study_id = :study_id AND state = 'held' AND owner_token = ANY(:tokens)
+            WHERE study_id {OF_BOTH} AND state = 'held' AND owner_token = ANY(:tokens)
+            RETURNING slot
         """),
         {"study_id": study_id, "tokens": [owner.token for owner in dead]},
     )
-    return freed.rowcount
+    numbers = list(freed.scalars())
+    remember(connection, study_id, numbers)
+    return len(numbers)
+
+
+def remember(connection: Connection, study_id: int, numbers: Sequence[int]) -> None:
+    """Write down when, and by whom, slots were held that are free again: the next lease takes that place.
+
+    It is the list ``leases`` of a trial's attribute: beginning and end in seconds since 1970, and the owner's token.
+    """
+    if numbers:
+        connection.execute(_REMEMBER, {"study_id": study_id, "slots": list(numbers), "key": ATTRIBUTE})

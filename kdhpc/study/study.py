@@ -1,23 +1,29 @@
 """A search's shared study: the only way in which workers know of each other."""
 
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from kdhpc.graph.space import canonical
+from kdhpc.config.goals import GOALS
+from kdhpc.errors import StudyError
+from kdhpc.graph.space import canonical, graph_key
 from kdhpc.study import definition as definitions
+from kdhpc.study import given as given_graphs
 from kdhpc.study import slots, study_rows, trial_rows
 from kdhpc.study.allocation import allocate, write_graph
 from kdhpc.study.definition import Split, StudyDefinition
+from kdhpc.study.given import GivenGraph, GivenResult
+from kdhpc.study.hours import Hours, allow_hours, read_hours
 from kdhpc.study.leased_trial import LeasedTrial, PruningPolicy
+from kdhpc.study.numbers import given_number
 from kdhpc.study.owner import Owner
 from kdhpc.study.retrying import retry
 from kdhpc.study.slots import ActiveLease, Lease
-from kdhpc.study.status import TrialCounts, read_counts
+from kdhpc.study.status import TrialCounts, best_graphs, read_counts, read_given_counts
 from kdhpc.study.storage import Storage
 from kdhpc.study.study_rows import StudyRow
 from kdhpc.study.upgrading import has_tables
@@ -40,7 +46,10 @@ class SharedStudy:
         self._storage = storage
         self._study_id = row.study_id
         self._policy = PruningPolicy(
-            pruner=row.definition.pruner, last_epoch=row.definition.last_epoch, max_attempts=row.definition.max_attempts
+            pruner=row.definition.pruner,
+            last_epoch=row.definition.last_epoch,
+            sign=GOALS[row.definition.goal].sign,
+            max_attempts=row.definition.max_attempts,
         )
 
     @classmethod
@@ -52,6 +61,7 @@ class SharedStudy:
         *,
         target: int,
         precision: str | None = None,
+        baselines: Sequence[GivenGraph] = (),
     ) -> "SharedStudy":
         """Make the study, or open it if it was made with the same; several launchers may do so at once.
 
@@ -61,6 +71,7 @@ class SharedStudy:
             split: the images that graphs are trained and scored on.
             target: the number of trials of a study that is made now; one that exists keeps its own, see `resize`.
             precision: of a study that is made now, if its definition asks for none; None: its first worker settles it.
+            baselines: graphs that a study that is made now is given; one that exists keeps those that it has.
 
         Raises:
             StudyMismatchError: it was made with something else; the message names each difference.
@@ -71,10 +82,12 @@ class SharedStudy:
         from kdhpc.study.optuna_view import ensure_study
 
         def create() -> "SharedStudy":
-            study_id = ensure_study(storage, definition.name)
+            # Of another goal, Optuna's study has another direction: kdhpc says more of what differs.
+            storage.read(lambda connection: study_rows.refuse_other(connection, definition, split))
+            study_id = ensure_study(storage, definition.name, maximise=GOALS[definition.goal].maximise)
             storage.write(
                 lambda connection: study_rows.create(
-                    connection, study_id, definition, split, target, precision=precision
+                    connection, study_id, definition, split, target, precision=precision, baselines=baselines
                 )
             )
             return cls.open(storage, definition.name)
@@ -156,22 +169,96 @@ class SharedStudy:
         )
         if lease is None:
             return None
-        parameters = lease.parameters or self._choose(lease)
-        if parameters is None:
+        seed, policy = definitions.trial_seed(self.definition.seed, lease.slot), self._policy
+        if lease.given is not None:
+            graph = lease.given.graph
+            seed = definitions.given_seed(self.definition.seed, graph_key(graph), lease.given.repetition)
+            policy = replace(policy, pruner="none")
+        elif (parameters := lease.parameters or self._choose(lease)) is not None:
+            graph = canonical(self.definition.space.from_parameters(parameters))
+        else:
             return self.lease(owner, lease_s=lease_s, renew_s=renew_s)
         return LeasedTrial(
             self._storage,
             lease,
             study=self.definition.name,
-            graph=canonical(self.definition.space.from_parameters(parameters)),
-            seed=definitions.trial_seed(self.definition.seed, lease.slot),
-            policy=self._policy,
+            graph=graph,
+            seed=seed,
+            policy=policy,
             renew_s=renew_s,
         )
 
+    def give(self, graphs: Sequence[GivenGraph], *, num_seeds: int = 1) -> tuple[GivenResult, ...]:
+        """Let graphs be trained beside the budget, to the end; also while workers run, and after the budget is spent.
+
+        Args:
+            graphs: of as many nodes as the study's.
+            num_seeds: trainings of each, each with another seed; those that a graph has already count.
+
+        Returns:
+            What all given graphs have come to so far.
+
+        Raises:
+            GraphError: the study cannot train one of them; nothing was written.
+        """
+        for given in graphs:
+            given_graphs.check(given, self.definition.space)
+        self._storage.write(
+            lambda connection: given_graphs.give(connection, self._study_id, graphs, num_seeds=num_seeds)
+        )
+        return self.given()
+
+    def given(self) -> tuple[GivenResult, ...]:
+        """What the given graphs have come to so far, in the order in which they were given."""
+        return self._storage.read(lambda connection: given_graphs.results(connection, self._study_id))
+
+    def confirm(self, *, top: int, num_seeds: int) -> None:
+        """Let the best graphs, by their value in the search, be trained again, and the named given ones as often.
+
+        From then on, they rank by the mean of these trainings. Trainings that they have already count.
+
+        Args:
+            top: how many graphs.
+            num_seeds: trainings of each, each with a seed that no trial of the budget has.
+
+        Raises:
+            StudyError: no trial is complete.
+        """
+
+        def write(connection: Connection) -> None:
+            best = best_graphs(connection, self._study_id, self.definition.space, GOALS[self.definition.goal], top)
+            if not best:
+                raise StudyError(f"study '{self.definition.name}' has no complete trial yet: there is none to confirm")
+            candidates = [GivenGraph(graph=graph, is_candidate=True) for graph in best]
+            named = [
+                GivenGraph(graph=result.graph, name=result.name)
+                for result in given_graphs.results(connection, self._study_id)
+                if result.name is not None
+            ]
+            given_graphs.give(connection, self._study_id, [*named, *candidates], num_seeds=num_seeds)
+
+        self._storage.write(write)
+
     def progress(self) -> TrialCounts:
-        """Trials by state."""
+        """Trials of the budget by state."""
         return self._storage.read(lambda connection: read_counts(connection, self._study_id))
+
+    def hours(self) -> Hours:
+        """Hours that workers have spent on trials, and the budget of them."""
+        return self._storage.read(lambda connection: read_hours(connection, self._study_id))
+
+    def allow_hours(self, hours: float) -> None:
+        """Give the study a budget of so many hours, if it has none or a smaller one."""
+        self._storage.write(lambda connection: allow_hours(connection, self._study_id, hours))
+
+    def num_waiting(self) -> int:
+        """Trials that a worker may lease, given ones included."""
+
+        def read(connection: Connection) -> int:
+            given = read_given_counts(connection, self._study_id)
+            return read_counts(connection, self._study_id).waiting + given.waiting
+
+        return self._storage.read(read)
 
     def active_leases(self) -> tuple[ActiveLease, ...]:
         """Who holds which slot; leases that a clock has left in the future end one length from now."""
@@ -202,15 +289,23 @@ class SharedStudy:
             numbers: of the trials; None: all that failed.
 
         Returns:
-            Numbers of the trials, rising.
+            Numbers of the trials, rising; with those of given trials, which are negative (see ``numbers``), where all
+            that failed are meant.
 
         Raises:
             StudyError: one of them is not failed.
         """
         token = uuid.uuid4().hex
-        return self._storage.write(
-            lambda connection: retry(connection, self._study_id, self.definition, numbers, token=token)
-        )
+
+        def write(connection: Connection) -> tuple[int, ...]:
+            freed = retry(connection, self._study_id, self.definition, numbers, token=token)
+            own = given_graphs.companion(connection, self._study_id)
+            if numbers is not None or own is None:
+                return freed
+            unpruned = replace(self.definition, pruner="none")
+            return (*sorted(map(given_number, retry(connection, own, unpruned, None, token=token))), *freed)
+
+        return self._storage.write(write)
 
     def drain(self) -> None:
         """Ask every worker to checkpoint its trial and to give its slot back; nobody gets another until `resume`."""
@@ -230,7 +325,7 @@ class SharedStudy:
         space = self.definition.space
         seed = definitions.trial_seed(self.definition.seed, lease.slot) % 2**32
         own = self._storage.read(lambda connection: study_rows.trial_ids(connection, self._study_id))
-        graph = self._optuna.tpe_graph(space, seed, own)
+        graph = self._optuna.tpe_graph(space, seed, own, maximise=GOALS[self.definition.goal].maximise)
 
         def write(connection: Connection) -> dict[str, str] | None:
             if slots.renew(connection, lease) is None:

@@ -1,12 +1,14 @@
 """A study's own row, and how many slots it has."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, text
 
+from kdhpc.config.goals import DEFAULT_GOAL
 from kdhpc.errors import StudyError, StudyMismatchError, UnknownStudyError, nearest
-from kdhpc.study import foreign, median_rule, trial_rows
+from kdhpc.study import foreign, given, median_rule, trial_rows
 from kdhpc.study.definition import (
     Split,
     StoredSplit,
@@ -18,7 +20,8 @@ from kdhpc.study.definition import (
     to_json,
     unpack_indices,
 )
-from kdhpc.study.slots import EXPIRED, TABLES
+from kdhpc.study.given import GivenGraph
+from kdhpc.study.slots import EXPIRED, OF_BOTH, TABLES
 from kdhpc.study.upgrading import has_tables
 
 
@@ -44,8 +47,11 @@ def create(
     target: int,
     *,
     precision: str | None,
+    baselines: Sequence[GivenGraph] = (),
 ) -> None:
     """Write the study's row and its slots if it is not there, compare it if it is.
+
+    One that is made now is given its baselines; one that exists keeps those that it has.
 
     A precision that the definition names is settled by it; of a study that is made now, else the other one.
 
@@ -76,6 +82,19 @@ def create(
     _lock(connection, study_id)
     # Slots that were not begun yet make way, should their numbers be those of other trials now.
     _set_slots(connection, study_id, target if written.rowcount == 1 else _num_slots(connection, study_id))
+    if written.rowcount == 1:
+        given.give(connection, study_id, baselines, num_seeds=1)
+    refuse_other(connection, definition, split)
+
+
+def refuse_other(connection: Connection, definition: StudyDefinition, split: Split) -> None:
+    """Refuse a study that exists and was made with something else.
+
+    Raises:
+        StudyMismatchError: the message names each difference.
+    """
+    if definition.name not in names(connection):
+        return
     stored = find(connection, definition.name)
     different = [*differences(stored.definition, definition), *split_differences(stored.split, split)]
     if different:
@@ -121,7 +140,8 @@ def delete(connection: Connection, study_id: int, name: str) -> None:
         StudyError: workers hold slots of it.
     """
     # Nobody leases a slot whose row is locked.
-    query = f"SELECT state = 'held' AND NOT {EXPIRED} FROM kdhpc_slots WHERE study_id = :study_id FOR UPDATE"
+    query = f"SELECT state = 'held' AND NOT {EXPIRED} FROM kdhpc_slots WHERE study_id {OF_BOTH} FOR UPDATE"
+    companion = given.companion(connection, study_id)
     held = sum(connection.execute(text(query), {"study_id": study_id}).scalars())
     if held:
         raise StudyError(
@@ -129,7 +149,9 @@ def delete(connection: Connection, study_id: int, name: str) -> None:
             "then try again"
         )
     connection.execute(text("DELETE FROM kdhpc_studies WHERE study_id = :study_id"), {"study_id": study_id})
-    trial_rows.delete_study(connection, study_id)
+    for one in (study_id, companion):
+        if one is not None:
+            trial_rows.delete_study(connection, one)
 
 
 def find(connection: Connection, name: str) -> StudyRow:
@@ -173,18 +195,27 @@ def find_id(connection: Connection, name: str, *, uid: str | None = None) -> int
     return int(found.study_id)
 
 
+def goal(connection: Connection, study_id: int) -> str:
+    """What a study makes better, see ``kdhpc.config.goals``."""
+    query = text("SELECT CAST(definition AS jsonb) ->> 'goal' FROM kdhpc_studies WHERE study_id = :study_id")
+    stored: str | None = connection.execute(query, {"study_id": study_id}).scalar_one()
+    return DEFAULT_GOAL if stored is None else stored
+
+
 def names(connection: Connection) -> tuple[str, ...]:
     """All studies of kdhpc, by name."""
     if not has_tables(connection):
         return ()
-    query = "SELECT study_name FROM kdhpc_studies JOIN studies USING (study_id) ORDER BY study_name"
+    query = """
+        SELECT study_name FROM kdhpc_studies JOIN studies USING (study_id) WHERE given_of IS NULL ORDER BY study_name
+    """
     return tuple(connection.execute(text(query)).scalars())
 
 
 def set_draining(connection: Connection, study_id: int, draining: bool) -> None:
     """Ask all workers of a study to give their slots back, or let them be leased again."""
     connection.execute(
-        text("UPDATE kdhpc_studies SET draining = :draining WHERE study_id = :study_id AND draining <> :draining"),
+        text(f"UPDATE kdhpc_studies SET draining = :draining WHERE study_id {OF_BOTH} AND draining <> :draining"),
         {"study_id": study_id, "draining": draining},
     )
 

@@ -26,10 +26,12 @@ class NoteDocument(TypedDict, total=False):
 
     slot: int
     graph: str
+    repetition: int
     owners: list[Mapping[str, object]]
     reason: str
     diverged: Mapping[str, object]
     run: Mapping[str, str]
+    leases: list[tuple[float, float, str]]
 
 
 class TrialState(str, Enum):

@@ -79,6 +79,28 @@ STEPS: Mapping[int, Step] = {
         says="a study has one precision, which its next worker settles",
         statements=("ALTER TABLE kdhpc_studies ADD COLUMN precision text",),
     ),
+    6: Step(
+        says="graphs can be given, beside the budget: baselines, and the best ones again; old studies have none",
+        statements=(
+            "ALTER TABLE kdhpc_studies ADD COLUMN given_of integer UNIQUE REFERENCES kdhpc_studies ON DELETE CASCADE",
+            "ALTER TABLE kdhpc_slots ADD COLUMN graph_key text",
+            "ALTER TABLE kdhpc_slots ADD COLUMN repetition integer",
+            """
+            CREATE TABLE kdhpc_graphs (
+                study_id integer NOT NULL REFERENCES kdhpc_studies ON DELETE CASCADE,
+                graph_key text NOT NULL,
+                graph text NOT NULL,
+                name text,
+                is_candidate boolean NOT NULL DEFAULT false,
+                PRIMARY KEY (study_id, graph_key)
+            )
+            """,
+            """
+            CREATE UNIQUE INDEX kdhpc_slots_given ON kdhpc_slots (study_id, graph_key, repetition)
+                WHERE graph_key IS NOT NULL
+            """,
+        ),
+    ),
 }
 """By the version that they begin with."""
 
@@ -86,7 +108,11 @@ _FOUND = text(
     "SELECT to_regclass('kdhpc_slots') AS slots, obj_description(to_regclass('kdhpc_slots'), 'pg_class') AS said"
 )
 _NUM_HELD = text(f"SELECT count(*) FROM kdhpc_slots WHERE state = 'held' AND NOT {EXPIRED}")
-_STUDIES = text("SELECT study_name FROM kdhpc_studies JOIN studies USING (study_id) ORDER BY study_name")
+# Companions, with given trials, are left out: no study's name has a colon.
+_STUDIES = text("""
+    SELECT study_name FROM kdhpc_studies JOIN studies USING (study_id) WHERE study_name NOT LIKE '%:%'
+    ORDER BY study_name
+""")
 _NEWEST = int(TABLES_VERSION.rpartition(" ")[2])
 _ELSE = "use that version, or another database (KDHPC_RUNS or KDHPC_STORAGE)"
 

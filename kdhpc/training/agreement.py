@@ -15,13 +15,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdhpc.training.node_trainer import NodeState
+from kdhpc.training.node_trainer import NodeState, Remembered, remembered_kind
 
 _NOISE_FACTOR = 3.0
 """A replay may lie as many times further from the step than the step run again, which is a single draw."""
-_FLOORS = {"loss": 0.002, "weight": 0.02, "momentum": 0.02, "statistic": 0.005, "counter": 0.0}
+_FLOORS = {
+    **{"loss": 0.002, "weight": 0.02, "statistic": 0.005, "counter": 0.0},
+    **{"momentum": 0.02, "mean": 0.02, "mean square": 0.02, "number of steps": 0.0},
+}
 """What it may differ by at least: a part of all losses together, or of the movement of all of the node's tensors of a
 kind. What moves by rounding alone, as a bias before a batch norm does, cannot be judged by its own movement."""
+_REMEMBERED = {
+    Remembered.MOMENTUM: "momentum",
+    Remembered.MEAN: "mean",
+    Remembered.MEAN_SQUARE: "mean square",
+    Remembered.STEPS: "number of steps",
+}
+"""What messages call them; each is a kind of its own, since they are of other sizes."""
 _NUDGE = 1e-6
 """Some units of float32's last place: in bf16 hardly less than any other rounding."""
 
@@ -128,8 +138,9 @@ class Expectation:
                 kind = kind if tensor.is_floating_point() else "counter"
                 yield _Part(f"{name} of node {node + 1}", (node, kind), start.tensors[name], tensor)
             for name, tensor in end.momentum.items():
-                part = f"momentum of {name} of node {node + 1}"
-                yield _Part(part, (node, "momentum"), start.momentum[name], tensor)
+                kind = _REMEMBERED[remembered_kind(name)]
+                part = f"{kind} of {name.rpartition('/')[2]} of node {node + 1}"
+                yield _Part(part, (node, kind), start.momentum[name], tensor)
 
 
 def _norm(tensor: Tensor) -> float:

@@ -40,12 +40,12 @@ class BatchCounters:
     """Takes over the counters of networks.
 
     Args:
-        networks: Already where they will run. Their batch norms have a momentum, so that no
-            statistic depends on a counter.
+        networks: Already where they will run. Batch norms without a momentum, whose statistics depend on the
+            counter, go on counting by themselves.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
-        layers = [[part for part in network.modules() if type(part) in _UNCOUNTED] for network in networks]
+        layers = [[part for part in network.modules() if _can_be_counted(part)] for network in networks]
         device = next(networks[0].parameters()).device
         self._counters_ML = torch.zeros(len(layers), max(map(len, layers)), dtype=torch.int64, device=device)
         self._learning_M1 = torch.ones(len(layers), 1, dtype=torch.int64, device=device)
@@ -62,6 +62,11 @@ class BatchCounters:
     def count(self) -> None:
         """One batch more."""
         self._counters_ML.add_(self._learning_M1)
+
+
+def _can_be_counted(part: nn.Module) -> bool:
+    """Whether it is a batch norm of torch's none of whose statistics depend on its counter."""
+    return type(part) in _UNCOUNTED and part.momentum is not None and part.num_batches_tracked is not None
 
 
 def _as_torchs_own(reduced: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Top-1 accuracy of nodes and of their ensemble."""
+"""Top-1 accuracy of nodes and of their ensemble, and the ensemble's likelihood."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ class Accuracies:
     """Of each node alone."""
     ensemble: float
     """Of the ensemble."""
+    ensemble_nll: float
+    """Mean negative log-likelihood of the labels under the softmax of the ensemble's logits, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ def mean_ensemble(node_logits_MNC: Tensor) -> Prediction:
 def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource) -> Accuracies | NotFinite:
     """Count right predictions, and look for logits that are none, on the device; the host waits once, at the end.
 
+    Log-likelihoods are computed and summed in float64, in the same pass.
+
     Args:
         predict: From images (N, 3, S, S) of one N: a smaller last batch is filled up with zeros, whose
             predictions are dropped, so that a compiled network needs no second program. Networks are in evaluation
@@ -54,6 +58,7 @@ def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource)
         source: Images and labels.
     """
     counted_2_M1: Tensor | None = None  # Right predictions, and images without any; the ensemble last.
+    nll: Tensor | None = None
     num_images = 0
     template: Tensor | None = None
     for batch in source:
@@ -65,13 +70,18 @@ def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource)
         is_none = ~logits.isfinite().all(dim=2)
         counts = torch.stack([is_right, is_none]).sum(dim=2)
         counted_2_M1 = counts if counted_2_M1 is None else counted_2_M1 + counts
+        log_likelihood = logits[-1].double().log_softmax(dim=1).gather(1, batch.labels.long().unsqueeze(1)).sum()
+        nll = -log_likelihood if nll is None else nll - log_likelihood
         num_images += num_samples
     assert counted_2_M1 is not None, "an EvalSource has at least one image"
-    right, none = counted_2_M1.tolist()
+    assert nll is not None, "as above"
+    # Whole numbers stay exact in float64.
+    *numbers, nll_sum = torch.cat([counted_2_M1.double().flatten(), nll.reshape(1)]).tolist()
+    right, none = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
     if any(none):
         return NotFinite(nodes=tuple(index for index, count in enumerate(none[:-1]) if count))
     *nodes, ensemble = (100 * count / num_images for count in right)
-    return Accuracies(nodes=tuple(nodes), ensemble=ensemble)
+    return Accuracies(nodes=tuple(nodes), ensemble=ensemble, ensemble_nll=nll_sum / num_images)
 
 
 def _filled_up(images: Tensor, template: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Learner:
     def __init__(self, model: AnyModel, training: TrainingConfig) -> None:
         self.model = model
         self._training = training
-        self._nodes = [
+        self._pool = [
             NodeTrainer(
                 network,
                 training,
@@ -37,10 +37,10 @@ class Learner:
                 scale_loss=self.scales_loss,
                 capturable=model.programs.records,
             )
-            for index, network in enumerate(model.networks)
+            for index, network in enumerate(model.pool)
         ]
-        self._counters = BatchCounters(model.networks)
-        self._counters.freeze(model.frozen)
+        self._counters = BatchCounters(model.pool)
+        self._settle()
         self._ones_M = torch.ones(self.num_losses, device=model.runtime.device)
 
     def restart(self, method: Trainable, seed: int) -> None:
@@ -50,10 +50,12 @@ class Learner:
             method: Of the same kind, with networks of the same shapes.
             seed: Initial weights follow from it.
         """
+        self.model.choose(method)
+        self._settle()
         for node, weights in zip(self._nodes, self.model.fresh_weights(seed), strict=True):
             node.restart(weights)
         self.model.become(method)
-        self._counters.freeze(self.model.frozen)
+        self._settle()
 
     @property
     def num_losses(self) -> int:
@@ -64,6 +66,11 @@ class Learner:
     def networks(self) -> tuple[nn.Module, ...]:
         """What learns."""
         return self.model.networks
+
+    @property
+    def kept_networks(self) -> tuple[nn.Module, ...]:
+        """What is kept of them when training ends."""
+        return self.model.kept_networks
 
     @property
     def programs(self) -> Programs:
@@ -77,7 +84,7 @@ class Learner:
     @property
     def replay_key(self) -> Hashable:
         """Cache key: everything in a step that is not the value of a tensor."""
-        return self.model.frozen
+        return self.model.frozen, self.model.active
 
     def step(self, batch: ImageBatch, schedule: ScheduleStep) -> Tensor:
         """`set_schedule` and `learn`."""
@@ -88,7 +95,7 @@ class Learner:
         """Tell the next `learn` where it stands."""
         self.model.set_schedule(step)
         for node in self._nodes:
-            node.set_learning_rate(learning_rate(self._training, step.epoch))
+            node.set_learning_rate(learning_rate(self._training, step))
 
     @contextmanager
     def varied(self) -> Iterator[None]:
@@ -132,7 +139,7 @@ class Learner:
             network.eval()
         accuracies = top1_accuracies(self.model.predict, source)
         for index, network in enumerate(self.networks):
-            network.train(index not in self.model.frozen)
+            network.train(index not in self._still)
         return accuracies
 
     @property
@@ -162,6 +169,18 @@ class Learner:
         for node, state in zip(self._nodes, states, strict=True):
             node.restore(state)
 
+    @property
+    def _still(self) -> tuple[int, ...]:
+        """The networks whose statistics stay."""
+        return () if self.model.frozen_train else self.model.frozen
+
     def _learning(self) -> list[int]:
         """The networks that learn."""
         return [index for index in range(len(self._nodes)) if index not in self.model.frozen]
+
+    def _settle(self) -> None:
+        """Know which networks of the pool learn."""
+        active = self.model.active
+        self._nodes = [self._pool[index] for index in active]
+        moving = {active[index] for index in range(len(active)) if index not in self._still}
+        self._counters.freeze([index for index in range(len(self._pool)) if index not in moving])

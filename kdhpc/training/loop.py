@@ -15,6 +15,7 @@ from kdhpc.training.evaluation import Accuracies
 from kdhpc.training.learner import Learner
 from kdhpc.training.model import Trainable
 from kdhpc.training.node_trainer import NodeState
+from kdhpc.training.randomness import may_draw, seed_draws
 from kdhpc.training.schedule import ScheduleStep, is_rung, is_scored
 from kdhpc.training.setting import TrainingSetting
 from kdhpc.training.step import TrainingStep
@@ -40,13 +41,16 @@ class EpochReport:
     """Time of the epoch, evaluation included."""
     diverged: str | None = None
     """Why there are no numbers to go on with, see `kdhpc.training.divergence`; None: the training goes on."""
+    ensemble_nll: float | None = None
+    """Mean negative log-likelihood of the ensemble; None where it was not measured, or the training has diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
     """All that a training needs to go on after a step as if it had never stopped.
 
-    There is no random state in it: data order and augmentation follow from seed and epoch, and networks draw nothing.
+    There is no random state in it: data order and augmentation follow from seed and epoch, and what networks draw from
+    seed and step.
     """
 
     step: int
@@ -89,7 +93,9 @@ class TrainingLoop:
         self._ended: tuple[float, Tensor] | None = None
         self._diverged: str | None = None
         self._learn = TrainingStep[tuple[Tensor, ...]](
-            learner, lambda spec: learner.learn(learner.programs.batch(train, spec))
+            learner,
+            lambda spec: learner.learn(learner.programs.batch(train, spec)),
+            seed=self._seed_draws if may_draw(learner.networks) else None,
         )
         self._begin(seed)
 
@@ -127,6 +133,11 @@ class TrainingLoop:
     def networks(self) -> tuple[nn.Module, ...]:
         """What learns, as it is now: a network for each node, or a single one that all nodes share."""
         return self._learner.networks
+
+    @property
+    def kept_networks(self) -> tuple[nn.Module, ...]:
+        """What is kept of them when training ends: parts that only the training needs are left out."""
+        return self._learner.kept_networks
 
     @property
     def mode(self) -> Mode:
@@ -216,6 +227,9 @@ class TrainingLoop:
         self._ended = None
         self._diverged = None
 
+    def _seed_draws(self, variant: int) -> None:
+        seed_draws(self._seed, step=self.step, variant=variant)
+
     def _train_epoch(self) -> Iterator[None]:
         """The rest of the running epoch, a step at a time."""
         num_steps = self._training.epochs * self._train.steps_per_epoch
@@ -259,12 +273,15 @@ class TrainingLoop:
             ensemble_accuracy=None if accuracies is None else accuracies.ensemble,
             seconds=self._seconds + time.monotonic() - before,
             diverged=self._diverged,
+            ensemble_nll=None if accuracies is None else accuracies.ensemble_nll,
         )
         self._ended = (self._seconds, self._loss_sums)
         self._epoch, self._step_in_epoch, self._seconds, self._loss_sums = epoch, 0, 0.0, None
         return report
 
     def _score(self) -> Accuracies | None:
+        if may_draw(self.networks):
+            self._seed_draws(0)
         found = self._learner.evaluate(self._evaluation)
         if isinstance(found, Accuracies):
             return found

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdhpc.networks.build import Network
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.compile import Programs
@@ -50,9 +49,13 @@ class Model(ABC, Generic[NetworkT]):
     """
 
     weight_groups: Sequence[Sequence[Sequence[str]]] | None = None
-    """For each network all weights by name, in the G groups that `untaught_MG` tells apart; None: a single group."""
+    """For each network of `pool` all weights by name, in the G groups that `untaught_MG` tells apart; None: a single
+    group."""
     frozen: tuple[int, ...] = ()
-    """Networks (0-based) that learn nothing for now: they stay in evaluation mode, and nothing differentiates them."""
+    """Networks (0-based) that learn nothing for now: nothing differentiates them."""
+    frozen_train: bool = False
+    """Whether frozen networks are in training mode: normalised by batches, and their statistics move; else those stay.
+    """
     untaught_MG: Tensor
     """(M, G), float32, on the device: 1 where a group of weights stays as it is, whatever the loss."""
 
@@ -66,7 +69,19 @@ class Model(ABC, Generic[NetworkT]):
         self.networks: tuple[NetworkT, ...] = tuple(
             build_seeded(build, seed=seed, node=index, runtime=setting.runtime) for index in range(num_networks)
         )
+        self.pool: tuple[NetworkT, ...] = self.networks
+        """All networks that may learn, now or after another `become`: `networks` are some of them."""
         self.untaught_MG = torch.zeros(num_networks, 1, device=setting.runtime.device)
+
+    @property
+    def kept_networks(self) -> tuple[nn.Module, ...]:
+        """What is kept when training ends, a file of weights each: parts that only the training needs are left out."""
+        return self.networks
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        """Where in `pool` each of `networks` is."""
+        return tuple(range(len(self.networks)))
 
     @abstractmethod
     def losses(self, batch: ImageBatch) -> Tensor:
@@ -92,6 +107,9 @@ class Model(ABC, Generic[NetworkT]):
     def use(self, programs: Programs) -> None:
         """Compute by these from now on."""
         self.programs = programs
+
+    def choose(self, method: Trainable) -> None:
+        """Let those networks of the pool be active that this method has. `become` comes after it."""
 
     def become(self, method: Trainable) -> None:
         """Be what that method's model would be, but for the weights, in the same memory.
@@ -119,8 +137,8 @@ AnyModel: TypeAlias = Model[Any]
 """Whatever kind of network learns."""
 
 
-def run_network(network: Network, images: Tensor) -> NetworkOutput:
-    """A node's network, as a function that can be compiled once for all nodes."""
+def run_network(network: nn.Module, images: Tensor) -> NetworkOutput:
+    """A node's network, or another that gives the same, as a function that can be compiled once for all nodes."""
     output: NetworkOutput = network(images)
     return output
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Generic, TypeVar
 
 import torch
@@ -12,9 +13,28 @@ from torch.nn.utils import get_total_norm
 
 from kdhpc.config.schema import TrainingConfig
 from kdhpc.errors import CheckpointError
-from kdhpc.training.optimizer import ZeroLossSGD
+from kdhpc.training.optimizer import optimizer_of
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+class Remembered(str, Enum):
+    """A tensor that an optimiser keeps beside each weight, by torch's names."""
+
+    MOMENTUM = "momentum_buffer"
+    """SGD's, of the weight's shape."""
+    MEAN = "exp_avg"
+    """AdamW's running mean of the gradients, of the weight's shape."""
+    MEAN_SQUARE = "exp_avg_sq"
+    """AdamW's running mean of their squares, of the weight's shape."""
+    STEPS = "step"
+    """AdamW's number of updates of the weight, float32 scalar."""
+
+
+def remembered_kind(name: str) -> Remembered:
+    """Which it is, by a name in `NodeState.momentum`; SGD's momentum has the weight's own."""
+    part, slash, _ = name.partition("/")
+    return Remembered(part) if slash else Remembered.MOMENTUM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +44,8 @@ class NodeState:
     tensors: dict[str, Tensor]
     """Weights and batch-norm statistics, by the network's own names."""
     momentum: dict[str, Tensor]
-    """By the weights' names; empty for SGD without momentum."""
+    """What the optimiser remembers of earlier steps. SGD's momentum, by the weights' names; empty without momentum.
+    AdamW's means, and the steps that they are of, as ``PART/NAME`` with a `Remembered` for the part."""
     loss_scale: dict[str, float]
     """The fp16 loss scaler; empty where there is none."""
 
@@ -51,7 +72,7 @@ class NodeTrainer(Generic[NetworkT]):
         capturable: bool = False,
     ) -> None:
         self.network = network
-        self._optimizer = ZeroLossSGD(network, config, groups=groups, capturable=capturable)
+        self._optimizer = optimizer_of(network, config, groups=groups, capturable=capturable)
         device_type = next(network.parameters()).device.type
         self._scaler = torch.amp.GradScaler(device_type) if scale_loss else None
         self._first_scale = {} if self._scaler is None else dict(self._scaler.state_dict())
@@ -81,7 +102,8 @@ class NodeTrainer(Generic[NetworkT]):
         """One optimiser step from the gradients that lie there.
 
         Args:
-            skip: float32, (groups,) or a scalar for all of them: 1 leaves a group's weights and momentum as they are.
+            skip: float32, (groups,) or a scalar for all of them: 1 leaves a group as it is, its weights and what is
+                remembered of them.
         """
         self._optimizer.skip = skip
         if self._scaler is None:
@@ -146,11 +168,13 @@ class NodeTrainer(Generic[NetworkT]):
             self._scaler.load_state_dict(state.loss_scale)
 
     def _momentum(self) -> dict[str, Tensor]:
-        buffers = self._optimizer.state
         return {
-            name: buffers[parameter]["momentum_buffer"]
+            name if kind is Remembered.MOMENTUM else f"{kind.value}/{name}": self._optimizer.state[parameter][
+                kind.value
+            ]
             for name, parameter in self.network.named_parameters()
-            if "momentum_buffer" in buffers[parameter]
+            for kind in Remembered
+            if kind.value in self._optimizer.state[parameter]
         }
 
 

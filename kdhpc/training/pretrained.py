@@ -10,7 +10,7 @@ from kdhpc.config.schema import ObjectiveConfig
 from kdhpc.errors import NetworkError
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.networks.build import named_for
-from kdhpc.networks.weights import PRETRAINED_REMEDY, check_content, pretrained_origin, read_content
+from kdhpc.networks.weights import PRETRAINED_REMEDY, check_content, pretrained_origin, pretrained_path, read_content
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,19 +25,22 @@ def warn_about_unlearned(graph: GraphSpec, objective: ObjectiveConfig, *, name: 
     """
     nodes = ", ".join(str(node + 1) for node in graph.unlearned_nodes)
     if nodes:
-        weights = "its initial weights" if objective.pretrained is None else f"frozen weights of {objective.pretrained}"
+        given = objective.pretrained
+        files = ", ".join(given.values()) if isinstance(given, dict) else given
+        weights = "its initial weights" if files is None else f"frozen weights of {files}"
         _LOG.warning("%s: no edge teaches node %s; it votes with %s", name, nodes, weights)
 
 
-def read_pretrained(objective: ObjectiveConfig) -> dict[str, Tensor] | None:
-    """The weights of ``objective.pretrained``; none without such a file.
+def read_pretrained(objective: ObjectiveConfig, network: str) -> dict[str, Tensor] | None:
+    """The weights of ``objective.pretrained`` for a network, by its name; none without such a file.
 
     Raises:
         NetworkError, StorageError: see :func:`read_weights`.
     """
-    if objective.pretrained is None:
+    path = pretrained_path(objective, network)
+    if path is None:
         return None
-    return read_weights(Path(objective.pretrained), origin=pretrained_origin(objective), remedy=PRETRAINED_REMEDY)
+    return read_weights(path, origin=pretrained_origin(objective, network), remedy=PRETRAINED_REMEDY)
 
 
 def read_weights(path: Path, *, origin: str, remedy: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 Epochs are 1-based.
 """
 
+import math
 from dataclasses import dataclass
 
 from kdhpc.config.schema import TrainingConfig
@@ -20,10 +21,31 @@ class ScheduleStep:
     """k_end: steps of the full schedule, also for a trial that will be pruned."""
 
 
-def learning_rate(config: TrainingConfig, epoch: int) -> float:
-    """The initial rate times ``gamma`` for each milestone that the epoch has reached."""
-    reached = sum(milestone <= epoch for milestone in config.milestones)
-    return config.learning_rate * config.gamma**reached
+def learning_rate(config: TrainingConfig, step: ScheduleStep) -> float:
+    """The learning rate of a step.
+
+    ``steps``: the initial rate times ``gamma`` for each milestone that the epoch has reached. ``cosine``: with w steps
+    of warm-up, low + (initial - low) (1 + cos(pi (k - 1 - w) / (k_end - w))) / 2 for k > w, where low is
+    ``min_learning_rate``; the rate would be low at the step after the last one. In the warm-up, the rate that the
+    schedule begins with, or that of the milestones, is multiplied by k / w, so that it is whole at its last step.
+
+    Args:
+        config: The schedule.
+        step: Of the full schedule, whose steps are as many in every epoch.
+
+    Source: Loshchilov and Hutter, "SGDR" (https://arxiv.org/abs/1608.03983), Eq. 5, without restarts; the warm-up of
+    Goyal et al., "Accurate, large minibatch SGD" (https://arxiv.org/abs/1706.02677), section 2.2. The values are those
+    of torch's ``LinearLR`` and ``CosineAnnealingLR``, advanced at every step.
+    """
+    warmup = config.warmup_epochs * (step.num_steps // config.epochs)
+    if config.schedule == "cosine":
+        progress = max(0, step.step - 1 - warmup) / (step.num_steps - warmup)
+        low = config.min_learning_rate
+        rate = low + (config.learning_rate - low) * (1 + math.cos(math.pi * progress)) / 2
+    else:
+        reached = sum(milestone <= step.epoch for milestone in config.milestones)
+        rate = config.learning_rate * config.gamma**reached
+    return rate * step.step / warmup if step.step < warmup else rate
 
 
 def is_scored(config: TrainingConfig, epoch: int) -> bool:

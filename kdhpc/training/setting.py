@@ -12,7 +12,7 @@ class TrainingSetting:
     """Network, optimisation, data, and where it runs: the same for all trials of a search, and for all seeds."""
 
     network: NetworkConfig
-    """Of every node."""
+    """Of the nodes."""
     objective: ObjectiveConfig
     """Options of the losses."""
     training: TrainingConfig
@@ -25,6 +25,9 @@ class TrainingSetting:
     """Images to score on."""
     num_classes: int
     """C."""
+    possible_networks: tuple[NetworkConfig, ...] = ()
+    """A search that chooses networks: all that some node of some trial may be, each alone. Empty: nodes have those of
+    ``network``."""
 
     @property
     def image_size(self) -> int:

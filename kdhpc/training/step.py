@@ -58,10 +58,16 @@ class TrainingStep(Generic[InputsT]):
     Args:
         learner: What learns.
         learn: A step: from the inputs to the losses before the update.
+        seed: Called before each step that is done, also by a replay: seeds what networks draw. Given 1, it seeds other
+            draws than with 0. None: they draw nothing.
     """
 
-    def __init__(self, learner: Learner, learn: Callable[[InputsT], Tensor]) -> None:
+    def __init__(
+        self, learner: Learner, learn: Callable[[InputsT], Tensor], *, seed: Callable[[int], None] | None = None
+    ) -> None:
         self._learner = learner
+        self._seed = seed
+        self._variant = 0
         self._learn = learn
         self._inputs: InputsT | None = None
         self._tried: set[Hashable] = set()
@@ -89,6 +95,7 @@ class TrainingStep(Generic[InputsT]):
         if recording is None:
             return self(inputs)
         self._recordings[replay_key] = recording  # The last one that was used is the last to go.
+        self._seed_draws()
         return recording.replay()
 
     def seconds(self, inputs: InputsT) -> float:
@@ -96,6 +103,7 @@ class TrainingStep(Generic[InputsT]):
         before = self._learner.state()
         times = []
         for _ in range(_TIMED_STEPS):
+            self._seed_draws()
             begin = time.perf_counter()
             self._learn(inputs).sum().item()
             times.append(time.perf_counter() - begin)
@@ -113,6 +121,7 @@ class TrainingStep(Generic[InputsT]):
 
     def _plain(self, inputs: InputsT, replay_key: Hashable) -> Tensor:
         """A step that is not recorded."""
+        self._seed_draws()
         compiler = self._learner.programs.compiler
         tried = replay_key, compiler.combines
         if tried in self._tried or compiler.mode == "eager":
@@ -184,11 +193,20 @@ class TrainingStep(Generic[InputsT]):
         with ExitStack() as stack:
             stack.enter_context(self._learner.varied())
             stack.enter_context(overwritten(*((values, _half_twice(values)) for values in inputs)))
-            yield
+            self._variant = 1
+            try:
+                yield
+            finally:
+                self._variant = 0
+
+    def _seed_draws(self) -> None:
+        if self._seed is not None:
+            self._seed(self._variant)
 
     def _run(self, step: Callable[[], Tensor], start: tuple[NodeState, ...]) -> StepRun:
         """A step from that state."""
         self._learner.restore(start)
+        self._seed_draws()
         losses = step().to("cpu", torch.float64, copy=True)
         return StepRun(start=start, losses=losses, end=self._learner.state())
 

@@ -85,7 +85,7 @@ def test_data_that_cannot_be_used_are_refused(folder: Path, dataset: object, wor
         ({"epochs": 0}, ConfigError, "training.epochs=0 is not allowed: a number above 0"),
         ({"batch_size": 1000}, ConfigError, "training.batch_size=1000 is not allowed: only "),
         ({"overrides": ["dataset=cifar10"]}, ConfigError, "override 'dataset=cifar10' is not allowed here"),
-        ({"crops": [9]}, NetworkError, "network.crops=[9] does not fit"),
+        ({"crops": [0]}, ConfigError, "network.crops=[0] is not allowed: one or more sizes above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(folder: Path, more: dict, error: type[KdhpcError], words: str) -> None:

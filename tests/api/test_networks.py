@@ -1,5 +1,6 @@
 """Modules of users' own as the networks of nodes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,8 @@ from torch import nn
 
 import kdhpc
 from kdhpc.api.networks import choose_importable, choose_network
-from kdhpc.errors import NetworkError
-from kdhpc.networks import build, names
-from kdhpc.networks.own import OwnNetworks
+from kdhpc.errors import ConfigError, NetworkError
+from kdhpc.networks.own import OWN_NETWORKS, OwnNetworks
 from tests.api.conftest import make_images
 
 _ATTENTION = kdhpc.load_graph("uniform:att-", 2)
@@ -50,8 +50,7 @@ class NoMap(nn.Sequential):
 
 
 def _forget() -> None:
-    names.OWN_MAP_SIDES.clear()
-    build.OWN_BUILDERS.clear()
+    OWN_NETWORKS.clear()
 
 
 def test_own_network_learns_and_is_loaded_again(folder: Path) -> None:
@@ -124,3 +123,27 @@ def test_network_by_its_place_is_imported() -> None:
     from torchvision.models import squeezenet1_1
 
     assert choose_importable(squeezenet1_1).name == "torchvision.models.squeezenet:squeezenet1_1"
+
+
+def test_list_of_names_is_a_network_for_each_node(folder: Path) -> None:
+    """Chosen, trained in a graph that names them, loaded, and looked at: maps of 8 and of 4 pixels."""
+    assert choose_network(["resnet8", "abn_resnet8"]).override == "network=['resnet8','abn_resnet8']"
+    data = make_images(64)
+    graph = kdhpc.Graph(spec=replace(_ATTENTION.spec, networks=("resnet8", "abn_resnet8")), name="mixed")
+    run = kdhpc.train(graph, dataset=data, crops=[3], **_SETTINGS)
+    assert run.result.networks == ("resnet8", "abn_resnet8")
+    ensemble = kdhpc.load(run)
+    assert ensemble.attention(data[0][:2]).shape == (2, 2, 8, 8)
+    assert "module.head.attention_fc.weight" not in ensemble.node_weights(0)
+    with pytest.raises(
+        ConfigError, match="mixed has the networks resnet8, abn_resnet8, network=resnet8 is not the same"
+    ):
+        kdhpc.train(graph, dataset=data, network="resnet8", crops=[3], **_SETTINGS)
+    with pytest.raises(ConfigError, match=r"is a list of 3, the nodes of .* are 2"):
+        kdhpc.train(_ATTENTION, dataset=data, network=["resnet8"] * 3, crops=[3], **_SETTINGS)
+    with pytest.raises(ConfigError, match="train needs network="):
+        kdhpc.train(_ATTENTION, dataset=data, **_SETTINGS)
+    with pytest.raises(NetworkError, match=r"has the network resnet8\+abn_resnet8, one of kdhpc's: leave network= out"):
+        kdhpc.load(run, network=["resnet8", "abn_resnet8"])
+    with pytest.raises(NetworkError, match="network is a list of Small, str: give a name"):
+        choose_network(["resnet8", Small()])

@@ -12,7 +12,7 @@ from kdhpc.config.document import defaults, parse_config, read_config, to_docume
 from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.networks import NETWORKS
 from kdhpc.config.paths import OWN_FOLDERS
-from kdhpc.config.schema import SearchConfig, TrainConfig, TrainingConfig, WorkerConfig, check_study_name
+from kdhpc.config.schema import NetworkConfig, SearchConfig, TrainConfig, TrainingConfig, WorkerConfig, check_study_name
 from kdhpc.config.sweep import combinations
 from kdhpc.errors import ConfigError
 from kdhpc.files.writing import write_whole
@@ -90,11 +90,18 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
             "epochs=1,2 is not allowed: give one value, training.epochs takes a whole",
         ),
         (["study=dogs4", "training.milestones=1,2"], "takes a list, each a whole number; a list is written [1,2]"),
-        (["study=dogs4", "training=paper,short"], "give one value, training takes one of paper, paper_cifar, short"),
-        (["study=dogs4", "network=[resnet8,resnet14]"], "network=[resnet8,resnet14] is not allowed: give one, network"),
+        (["study=dogs4", "training=paper,short"], "give one value, training takes one of adamw_cosine, ktg, paper,"),
+        (
+            ["study=dogs4", "network=[resnet8,resnet14]"],
+            "network=[resnet8,resnet14] is a list of 2, study.num_nodes is 4",
+        ),
+        (
+            ["study=dogs2", "network=[resnet8,timm/resnet18]", "network.weights=w.pt"],
+            "network.weights=w.pt is not allowed with different networks (resnet8, timm/resnet18)",
+        ),
         (["study=dogs4", "network=null"], "network=null is not allowed: give one, network takes one of"),
         (["study=dogs4", "training=1"], "training=1 is not allowed: give one, training takes one of"),
-        (["study=dogs4", "training=[short]"], "give one, training takes one of paper, paper_cifar, short"),
+        (["study=dogs4", "training=[short]"], "give one, training takes one of adamw_cosine, ktg, paper,"),
         (["study=[quickstart,dogs4]"], "study=[quickstart,dogs4] is not allowed: give one, study takes one of"),
         (["study=dogs4", "+device=[cpu,cuda]"], "+device=[cpu,cuda] is not allowed: give one, device takes one of"),
         (["study=dogs4", "dataset=[]"], "dataset=[] is not allowed: give one, dataset takes one of cifar10"),
@@ -115,6 +122,48 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "device=cpu", "device.precision=fp16"], "device.precision=fp16 needs CUDA, the device is cpu"),
         (["study=dogs4", "device=cpu", "device.node_streams=true"], "device.node_streams=true needs CUDA"),
         (["study=dogs4", "device=cpu", "device.mode=cudagraph"], "device.mode=cudagraph needs CUDA"),
+        (["study=dogs4", "training.optimizer=adam"], "training.optimizer='adam' is not allowed: sgd, adamw"),
+        (
+            ["study=dogs4", "training.schedule=cosine", "training.milestones=[3]"],
+            "training.milestones has no meaning with training.schedule=cosine: leave it out, or choose steps",
+        ),
+        (
+            ["study=dogs4", "training=adamw_cosine", "training.momentum=0.8"],
+            "training.momentum has no meaning with training.optimizer=adamw: leave it out, or choose sgd",
+        ),
+        (["study=dogs4", "training.eps=1e-6"], "training.eps has no meaning with training.optimizer=sgd"),
+        (
+            ["study=cifar10_2", "dataset.augmentations=[RandomErasing]", "dataset.rand_augment_magnitude=3"],
+            "dataset.rand_augment_magnitude has no meaning with dataset.augmentations=[RandomErasing]",
+        ),
+        (["study=dogs4", "dataset.padding_mode=reflect"], "has no meaning with dataset.augmentation=resized_crop"),
+        (
+            ["study=cifar10_2", "dataset.padding_mode=mirror"],
+            "dataset.padding_mode='mirror' is not allowed: constant, edge, reflect, symmetric",
+        ),
+        (
+            ["study=dogs4", "training.epochs=5", "training.warmup_epochs=5"],
+            "training.warmup_epochs=5 is not allowed: 0 or more, below training.epochs=5",
+        ),
+        (["study=dogs4", "training.label_smoothing=1"], "training.label_smoothing=1.0 is not allowed: in [0, 1)"),
+        (
+            ["study=dogs4", "training.nesterov=true", "training.momentum=0"],
+            "training.nesterov=true is not allowed: it needs training.momentum above 0",
+        ),
+        (
+            ["study=dogs4", "training.optimizer=adamw", "training.nesterov=true"],
+            "training.nesterov=true is not allowed: it is an option of sgd",
+        ),
+        (["study=dogs4", "training.optimizer=adamw", "training.betas=[0.9,1]"], "training.betas=[0.9, 1.0] is not"),
+        (["study=dogs4", "training.min_learning_rate=0.01"], "is not allowed: 0, unless training.schedule=cosine"),
+        (
+            ["study=dogs4", "training.schedule=cosine", "training.min_learning_rate=0.5"],
+            "training.min_learning_rate=0.5 is not allowed: 0 to training.learning_rate=0.1",
+        ),
+        (
+            ["study=cifar10_2", "dataset.augmentations=[RandAugmet]"],
+            "dataset.augmentations=['RandAugmet'] is not allowed: 'RandAugmet' is none. did you mean 'RandAugment'?",
+        ),
     ],
 )
 def test_compose_mistake_is_one_line_with_the_way_out(overrides: list[str], expected: str) -> None:
@@ -122,6 +171,11 @@ def test_compose_mistake_is_one_line_with_the_way_out(overrides: list[str], expe
         compose_search(overrides)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_compose_another_schedule_leaves_the_milestones_of_the_file_aside() -> None:
+    training = compose_search(["study=dogs4", "training.schedule=cosine"]).training
+    assert (training.schedule, training.milestones) == ("cosine", (150, 225))
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e999", ".inf", "1" + 400 * "0"])
@@ -197,19 +251,19 @@ def test_compose_file_that_cannot_be_meant_is_one_line_that_names_it(tmp_path: P
 
 
 def test_compose_file_that_chooses_a_list_of_configs_is_refused_and_one_with_a_base_is_not(tmp_path: Path) -> None:
-    choosing = "# @package _global_\ndefaults:\n  - override /dataset: cifar10\n  - override /network: {}\n"
-    for name, network in {"several": "[resnet8, resnet14]", "based": "mine"}.items():
-        write_whole(tmp_path / "study" / f"{name}.yaml", choosing.format(network), "study: {num_nodes: 2, trials: 4}\n")
+    choosing = "# @package _global_\ndefaults:\n  - override /dataset: {}\n  - override /network: mine\n"
+    for name, dataset in {"several": "[cifar10, cifar100]", "based": "cifar10"}.items():
+        write_whole(tmp_path / "study" / f"{name}.yaml", choosing.format(dataset), "study: {num_nodes: 2, trials: 4}\n")
     write_whole(tmp_path / "network" / "mine.yaml", "defaults:\n  - resnet14\ncrops: [1, 3]\n")
-    with pytest.raises(ConfigError, match=r"network: \[resnet8, resnet14\] in a list of defaults is not allowed"):
+    with pytest.raises(ConfigError, match=r"dataset: \[cifar10, cifar100\] in a list of defaults is not allowed"):
         compose_search(["study=several"], config_dir=tmp_path)
     network = compose_search(["study=based"], config_dir=tmp_path).network
     assert (network.name, network.crops) == ("resnet14", (1, 3))
 
 
 def test_compose_train_list_of_configs_is_refused_in_every_choice_of_a_sweep() -> None:
-    for choice in combinations(["dataset=cifar10", "network=resnet8,[resnet8,resnet14]"])[1:]:
-        with pytest.raises(ConfigError, match=r"network=\[resnet8,resnet14\] is not allowed: give one"):
+    for choice in combinations(["network=resnet8", "dataset=cifar10,[cifar10,cifar100]"])[1:]:
+        with pytest.raises(ConfigError, match=r"dataset=\[cifar10,cifar100\] is not allowed: give one"):
             compose_train(choice)
 
 
@@ -330,3 +384,27 @@ def test_config_that_is_no_file_is_not_called_unknown(tmp_path):
         ConfigError, match=r"study/pipe\.yaml cannot be read: it is a link to nothing, or no regular file"
     ):
         compose_search(["study=pipe"], config_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torchvision/mobilenet_v3_small", "timm/resnet18.a1_in1k", "my_package.networks:Net", "my_module:Outer.Inner"],
+)
+def test_compose_network_that_is_not_kdhpcs_own_has_the_usual_options(tmp_path: Path, name: str) -> None:
+    """By the group, by its key, and in a file of the user's; its crops follow from its map."""
+    expected = NetworkConfig(name=name)
+    words = ["dataset=cifar10", "run.graph=dml"]
+    assert compose_train([*words, f"network={name}"]).network == expected
+    assert compose_train([*words, f"network={name}", "network.layer=features"]).network.layer == "features"
+    given = compose_train([*words, "network=resnet8", f"network.name={name}"]).network
+    assert given == NetworkConfig(name=name, crops=(3, 5, 7))
+    (tmp_path / "study").mkdir()
+    study = tmp_path / "study" / "mine.yaml"
+    study.write_text((config_dirs()[-1] / "study" / "quickstart.yaml").read_text().replace(": resnet8", f": {name}"))
+    assert compose_search(["study=mine"], config_dir=tmp_path).network == expected
+
+
+@pytest.mark.parametrize("name", ["keras/resnet18", "timm/a/b", "module:", ":Name", "a module:Name"])
+def test_compose_network_of_no_form_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown network|cannot be read"):
+        compose_train(["dataset=cifar10", "run.graph=dml", f"network={name}"])

@@ -52,6 +52,19 @@ TRAININGS = {
     "paper_cifar": dataclasses.replace(PAPER, batch_size=128),
     # Not the paper's.
     "short": dataclasses.replace(PAPER, epochs=4, batch_size=32, learning_rate=0.05, milestones=(3,)),
+    "ktg": dataclasses.replace(
+        PAPER, epochs=200, batch_size=64, nesterov=True, weight_decay=5e-4, milestones=(60, 120, 180)
+    ),
+    "adamw_cosine": dataclasses.replace(
+        PAPER,
+        batch_size=128,
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup_epochs=5,
+        label_smoothing=0.1,
+    ),
 }
 
 

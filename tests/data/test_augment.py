@@ -31,6 +31,22 @@ def test_cut_is_pad_crop_and_flip_of_torchvision(height: int, width: int, side: 
         assert torch.equal(_planes(ours), reference.horizontal_flip(expected) if flip else expected)
 
 
+@pytest.mark.parametrize("mode", ["edge", "reflect", "symmetric"])
+@pytest.mark.parametrize(("height", "width", "side", "pad"), [(32, 32, 32, 4), (28, 20, 24, 6), (8, 9, 12, 7)])
+def test_cut_with_a_padding_mode_is_that_of_torchvision(
+    height: int, width: int, side: int, pad: int, mode: str
+) -> None:
+    images = torch.from_numpy(noise(0, 50, height, width, 3))
+    crops = draw_shifts(50, (height, width), side, pad, True, seeded("cut"))
+
+    result = cut(images, crops, side, pad, mode)
+
+    for image, box, flip, ours in zip(images, crops.boxes.int().tolist(), crops.flip, result, strict=True):
+        padded = reference.pad(_planes(image), [pad], padding_mode=mode)
+        expected = reference.crop(padded, box[0] + pad, box[1] + pad, side, side)
+        assert torch.equal(_planes(ours), reference.horizontal_flip(expected) if flip else expected)
+
+
 @pytest.mark.parametrize("side", [8, 24, 48])
 def test_resample_is_resized_crop_and_flip_of_torchvision(side: int) -> None:
     images = torch.from_numpy(noise(1, 40, 30, 44, 3))
@@ -189,6 +205,7 @@ def test_transform_black_border_is_black_before_normalisation() -> None:
     [
         ({"image_size": 40}, (28, 28), r"dataset\.image_size=40 .* pets are 28x28, with dataset\.pad=4 .* at most 36"),
         ({"image_size": 37, "pad": 4}, (64, 28), r"dataset\.image_size=37 .* at most 36"),
+        ({"pad": 28, "padding_mode": "reflect"}, (64, 28), r"dataset\.pad=28 .* mirrors an image once.* at most 27"),
     ],
 )
 def test_transform_that_does_not_fit_the_images_is_refused(

@@ -340,7 +340,7 @@ def test_train_final_pretrained_weights_of_something_else_are_refused(place, con
         (("run.graph=dml",), "--nodes M"),
         (("run.graph=dmll", "run.num_nodes=2"), "did you mean 'dml'"),
         (("dataset.subset=100000", "run.num_nodes=1"), "dataset.subset=100000 is not possible"),
-        (("run.graph=one", "run.num_nodes=2", "network.crops=[99]"), r"network\.crops=\[99\] does not fit"),
+        (("run.graph='uniform:att+'", "run.num_nodes=2", "network.crops=[99]"), r"network\.crops=\[99\] does not fit"),
         (("run.graph=one", "run.num_nodes=2", "objective.unlearned=reject"), "has no meaning for run.graph=one"),
         (("run.graph=one", "run.num_nodes=2", "training.batch_size=1"), "a channel in the gate of ONE"),
         (

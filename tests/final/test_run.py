@@ -25,7 +25,11 @@ def train(config):
             DataError,
             "independent on nothing with resnet8, seed 1: data set 'nothing' is not",
         ),
-        (("network=resnet20",), NetworkError, r"with resnet20, seed 1: network\.crops=\[3, 5, 7\] does not fit"),
+        (
+            ("network=resnet20", "run.graph='uniform:att+'", "run.num_nodes=2"),
+            NetworkError,
+            r"with resnet20, seed 1: network\.crops=\[3, 5, 7\] does not fit",
+        ),
         (("dataset.image_size=99",), ConfigError, "dataset.image_size=99 is not allowed: the stored images"),
         (("training.batch_size=65",), ConfigError, "only 64 images train"),
         (("run.split=search", "dataset.validation_fraction=0.999"), ConfigError, "validation_fraction=0.999"),

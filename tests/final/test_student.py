@@ -10,12 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import kdhpc
 from kdhpc.cli.main import main
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import ConfigError, KdhpcError
+from kdhpc.final.finished import open_finished
 from kdhpc.final.result import read_result
+from kdhpc.methods.load import load_method
+from kdhpc.methods.one import OneMethod
 from tests.final.conftest import TINY, Place
 from tests.final.test_final import StopAfter, same, train, weights_of
+from tests.training.memory_source import setting_of
 
 STUDENT = ("run.graph=student", "run.teacher=runs/train/teacher/seed0")
 
@@ -115,6 +120,71 @@ def test_train_final_student_teacher_counts_by_its_content(taught):
         train(again)
 
 
+def test_train_final_student_of_one_node_is_told_apart_from_that_of_the_ensemble(taught):
+    teacher = read_result(RunPaths.of("teacher", 0).result)
+    train(taught.config(*STUDENT))
+    names = []
+    for node in (1, 2):
+        config = taught.config(*STUDENT, f"run.teacher_node={node}")
+        result, _ = train(config)
+        assert (result.teacher, result.teacher_accuracy) == (
+            f"teacher-seed0-node{node}",
+            teacher.node_accuracies[node - 1],
+        )
+        names.append(result.name)
+    assert names == [f"tiny-resnet8-student-of-teacher-seed0-node{node}" for node in (1, 2)]
+    ends = [weights_of(name) for name in (*names, "tiny-resnet8-student-of-teacher-seed0")]
+    assert not any(same(ends[first], ends[second]) for first, second in ((0, 1), (0, 2), (1, 2)))
+    settings = [json.loads(RunPaths.of(name, 0).settings.read_text()) for name in names]
+    assert [one["run.teacher_node"] for one in settings] == [1, 2]
+    assert len({one["teacher.weights"] for one in settings}) == 2
+    with pytest.raises(ConfigError, match=r"run\.teacher_node was 1, is null"):
+        train(taught.config(*STUDENT, f"run.name={names[0]}"))
+
+
+def test_train_final_student_of_one_node_learns_what_a_run_of_that_node_alone_teaches(taught):
+    """A single-node run is its own mean: with its weights as those of a node, the student is the same."""
+    for path in (RunPaths.of("single", 0), RunPaths.of("teacher", 0)):
+        assert path.weights(0).exists()
+    shutil.copy(RunPaths.of("single", 0).weights(0), RunPaths.of("teacher", 0).weights(1))
+    result = RunPaths.of("teacher", 0).result
+    document = json.loads(result.read_text())
+    document["weights"][1] = json.loads(RunPaths.of("single", 0).result.read_text())["weights"][0]
+    result.write_text(json.dumps(document))
+    train(taught.config(*STUDENT, "run.teacher_node=2", "run.name=ours"))
+    train(taught.config("run.graph=student", "run.teacher=runs/train/single/seed0", "run.name=theirs"))
+    assert same(weights_of("ours"), weights_of("theirs"))
+
+
+def test_train_final_student_weight_of_the_distillation_is_a_setting_that_matters(taught):
+    train(taught.config(*STUDENT, "run.name=sum"))
+    train(taught.config(*STUDENT, "run.name=weighted", "run.distillation_weight=0.9"))
+    settings = [json.loads(RunPaths.of(name, 0).settings.read_text()) for name in ("sum", "weighted")]
+    # What an earlier version wrote: its students go on.
+    assert settings[0].keys() == settings[1].keys() - {"run.distillation_weight"}
+    assert not same(weights_of("sum"), weights_of("weighted"))
+    with pytest.raises(ConfigError, match=r"run\.distillation_weight was 0\.9, is null"):
+        train(taught.config(*STUDENT, "run.name=weighted"))
+
+
+def test_train_final_student_of_one_learns_from_the_gated_ensemble(taught):
+    config = taught.config("run.graph=student", "run.teacher=runs/train/branched/seed0")
+    result, _ = train(config)
+    teacher = read_result(RunPaths.of("branched", 0).result)
+    assert (result.teacher, result.teacher_accuracy) == ("branched-seed0", teacher.ensemble_accuracy)
+    method = load_method(config, open_finished)
+    (gated,) = method.model(setting_of(num_classes=2), 0).teachers
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    expected = kdhpc.load(RunPaths.of("branched", 0).root, device="cpu").predict(images)
+    torch.testing.assert_close(gated(images / 255).logits.softmax(dim=1), expected)
+
+
+def test_train_student_of_a_method_that_cannot_teach_is_refused(taught, monkeypatch):
+    monkeypatch.setattr(OneMethod, "no_teacher", "which says nothing")
+    with pytest.raises(ConfigError, match="is a run of ONE, which says nothing: give a run of a graph"):
+        train(taught.config("run.graph=student", "run.teacher=runs/train/branched/seed0"))
+
+
 @pytest.mark.parametrize("precision", ["bf16", "float32"])
 def test_train_final_student_of_another_network_in_another_precision(taught, precision):
     result, _ = train(taught.config(*STUDENT, "network.name=abn_resnet14", f"device.precision={precision}"))
@@ -161,7 +231,29 @@ def test_train_final_student_on_another_data_set_says_so(taught, caplog):
         (["--graph", "student", "--teacher", "nowhere"], 2, "nowhere is no folder"),
         (["--graph", "student", "--teacher", "runs"], 2, "is no run of `kdhpc train`"),
         (["--graph", "student", "--teacher", "runs/train/teacher"], 2, "holds several runs (seed0)"),
-        (["--graph", "student", "--teacher", "runs/train/branched/seed0"], 2, "is a run of ONE"),
+        (
+            ["--graph", "student", "--teacher", "runs/train/branched/seed0", "--teacher-node", "1"],
+            2,
+            "is a run of ONE, whose branches are no networks of their own: leave run.teacher_node=1 out",
+        ),
+        (
+            ["--graph", "student", "--teacher", "runs/train/teacher/seed0", "--teacher-node", "3"],
+            2,
+            "runs/train/teacher/seed0 has the nodes 1 to 2",
+        ),
+        (
+            ["--graph", "student", "--teacher", "runs/train/single/seed0", "--teacher-node", "2"],
+            2,
+            "has a single node, 1",
+        ),
+        (["--graph", "student", "--teacher", "runs", "--teacher-node", "0"], 2, "run.teacher_node=0 is not allowed"),
+        (["--graph", "dml", "--nodes", "2", "--teacher-node", "1"], 2, "run.teacher_node=1 has no meaning"),
+        (
+            ["--graph", "student", "--teacher", "runs/train/teacher/seed0", "run.distillation_weight=1.5"],
+            2,
+            "run.distillation_weight=1.5 is not allowed: in [0, 1], or null",
+        ),
+        (["--graph", "one", "--nodes", "2", "run.distillation_weight=0.5"], 2, "or give --graph student"),
         (["--graph", "student", "--nodes", "2", "--teacher", "runs/train/teacher/seed0"], 2, "run.num_nodes=2"),
         (
             ["--graph", "student", "--teacher", "runs/train/teacher/seed0", "objective.unlearned=reject"],

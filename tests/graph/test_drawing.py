@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -13,7 +14,7 @@ from PIL import Image
 
 from kdhpc.errors import GraphError, StorageError
 from kdhpc.graph.drawing import draw_graph
-from kdhpc.graph.layout import TAG_FONT_SIZE, text_box
+from kdhpc.graph.layout import NODE_RADIUS, TAG_FONT_SIZE, lay_out, text_box
 from kdhpc.graph.presets import dml, independent
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
@@ -44,6 +45,18 @@ def _draw(
     svg, png = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
     draw_graph(graph, (svg, png), title=title, node_accuracies=nodes, ensemble_accuracy=ensemble)
     return svg, png
+
+
+def test_drawing_names_the_network_of_each_node_beside_it(tmp_path: Path) -> None:
+    names = ("resnet50", "abn_resnet18", "torchvision/mobilenet_v3_small")
+    graph = replace(SearchSpace(num_nodes=3).graph(0, 1), networks=names)
+    svg, _ = _draw(graph, tmp_path / "named")
+    assert set(names) <= set(_texts(svg))
+    layout = lay_out(graph)
+    boxes = [*layout.names, layout.label, *(arrow.tag for arrow in layout.arrows)]
+    assert len(layout.names) == 3
+    assert not any(box.overlap(other) for at, box in enumerate(boxes) for other in boxes[:at])
+    assert all(box.distance(node) >= NODE_RADIUS for box in layout.names for node in layout.nodes)
 
 
 def _settings() -> dict[str, object]:

@@ -3,7 +3,8 @@ from itertools import combinations
 
 import pytest
 
-from kdhpc.graph.layout import ENSEMBLE_RADIUS, NODE_RADIUS, Arrow, Kind, Layout, lay_out
+from kdhpc.graph.catalogue import APART, design_entry
+from kdhpc.graph.layout import ENSEMBLE_RADIUS, NODE_RADIUS, Arrow, Layout, lay_out
 from kdhpc.graph.presets import dml, independent
 from kdhpc.graph.space import SearchSpace
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
@@ -61,13 +62,13 @@ def _ends(layout: Layout, arrow: Arrow) -> tuple[int, int]:
 def test_layout_draws_each_edge_that_is_not_cut_off_from_source_to_target() -> None:
     graph = SearchSpace(num_nodes=5).graph(3, 1)
     layout = _laid_out(graph)
-    labels = [arrow for arrow in layout.arrows if arrow.kind is Kind.LABEL]
-    edges = [arrow for arrow in layout.arrows if arrow.kind is not Kind.LABEL]
+    labels = [arrow for arrow in layout.arrows if arrow.design is None]
+    edges = [arrow for arrow in layout.arrows if arrow.design is not None]
     assert all(layout.label.distance(arrow.curve.start) < 0.01 for arrow in labels)
     assert [(_ends(layout, arrow)[1], arrow.lines) for arrow in labels] == [
         (node, (gate.value,)) for node, gate in enumerate(graph.label_gates) if gate is not Gate.CUTOFF
     ]
-    assert [(*_ends(layout, arrow), arrow.lines, arrow.kind is Kind.APART) for arrow in edges] == [
+    assert [(*_ends(layout, arrow), arrow.lines, design_entry(arrow.design).meaning == APART) for arrow in edges] == [
         (edge.source, edge.target, (edge.design.value, edge.gate.value), "-" in edge.design.value)
         for edge in graph.edges
         if edge.gate is not Gate.CUTOFF
@@ -77,7 +78,7 @@ def test_layout_draws_each_edge_that_is_not_cut_off_from_source_to_target() -> N
 
 def test_layout_parts_opposite_edges() -> None:
     layout = lay_out(dml(5))
-    edges = {_ends(layout, arrow): arrow.curve for arrow in layout.arrows if arrow.kind is not Kind.LABEL}
+    edges = {_ends(layout, arrow): arrow.curve for arrow in layout.arrows if arrow.design is not None}
     assert len(edges) == 20
     assert all(abs(curve.at(0.5) - edges[target, source].at(0.5)) > 25 for (source, target), curve in edges.items())
 

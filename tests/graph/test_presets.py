@@ -27,7 +27,7 @@ def test_dml_brings_all_probabilities_closer(num_nodes: int) -> None:
     assert all((edge.design, edge.gate) == (Design.PROB_CLOSER, Gate.THROUGH) for edge in graph.edges)
 
 
-@pytest.mark.parametrize("design", Design)
+@pytest.mark.parametrize("design", list(Design))
 def test_uniform_has_one_design_on_every_edge(design: Design) -> None:
     graph = load_graph(f"uniform:{design.value}", 3)
     assert graph == uniform(3, design)

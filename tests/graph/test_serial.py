@@ -1,6 +1,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,28 @@ def test_json_of_a_graph_is_written_one_line_an_edge() -> None:
 
 def test_json_of_a_graph_without_provenance_leaves_it_out() -> None:
     assert "provenance" not in json.loads(to_json(dml(1)))
+
+
+def test_json_of_a_graph_with_networks_names_them_and_gives_them_back() -> None:
+    named = replace(GRAPH, networks=("resnet50", "timm/convnext_atto"))
+    text = to_json(named, PROVENANCE)
+    assert '\n  "networks": ["resnet50", "timm/convnext_atto"],\n' in text
+    assert from_json(text, origin="best.json") == named
+
+
+@pytest.mark.parametrize(
+    ("networks", "said"),
+    [
+        (["resnet50"], "networks: 1 are not allowed: one for each of the 2 nodes"),
+        (["resnet50", 18], r"networks\[1\]: 18 is not allowed: must be a name"),
+        (["resnet50", "a\nb"], r"networks\[1\]: .* must be a name"),
+        ("resnet50", "networks: .* must be a list"),
+    ],
+)
+def test_json_of_networks_that_cannot_be_is_refused(networks: object, said: str) -> None:
+    document = {**json.loads(TEXT), "networks": networks}
+    with pytest.raises(GraphError, match=said):
+        from_json(json.dumps(document), origin="best.json")
 
 
 def test_json_of_a_file_gives_graph_and_provenance() -> None:

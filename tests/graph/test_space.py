@@ -301,3 +301,28 @@ def test_space_that_cannot_be_is_refused() -> None:
         SearchSpace(num_nodes=1, label_gates=(Gate.CUTOFF,), reject_unlearned=True)
     with pytest.raises(GraphError, match="slot -1 does not exist"):
         FULL.graph(0, -1)
+
+
+def test_space_in_which_node_1_learns_has_every_such_graph_and_no_other() -> None:
+    space = SearchSpace(num_nodes=2, designs=(Design.PROB_CLOSER,), node1_learns=True)
+    # 3 label gates x 4 edge gates that train differently, 4 x 4 raw ones; without the one that teaches node 1 nothing.
+    assert (space.num_canonical, space.num_raw) == (11 * 12, 15 * 16)
+    drawn = [space.graph(7, slot) for slot in range(132)]
+    assert len(set(drawn)) == 132
+    assert not any(0 in graph.unlearned_nodes for graph in drawn)
+    assert any(1 in graph.unlearned_nodes for graph in drawn)
+    assert all(space.admits(graph) for graph in drawn)
+    assert not space.admits(next(graph for graph in every_raw() if 0 in graph.unlearned_nodes))
+
+
+def test_large_space_in_which_node_1_learns_draws_other_nodes_as_without_that() -> None:
+    usual = SearchSpace(num_nodes=3, gates=(Gate.CUTOFF, Gate.THROUGH))
+    space = replace(usual, node1_learns=True)
+    assert space.num_canonical > 65_536
+    differ = 0
+    for slot in range(300):
+        graph, before = space.graph(0, slot), usual.graph(0, slot)
+        assert 0 not in graph.unlearned_nodes
+        differ += graph != before
+        assert (graph == before) == (0 not in before.unlearned_nodes)
+    assert differ > 0

@@ -3,6 +3,7 @@ import torch
 
 from kdhpc.graph.spec import Design, DistillationEdge, Gate, GraphSpec
 from kdhpc.losses.coefficients import Elementary, all_terms, graph_coefficients, needed_terms
+from kdhpc.losses.kinds import BUILT_IN_KINDS
 
 
 def pair(design, gate, *, back=Gate.CUTOFF, labels=(Gate.THROUGH, Gate.THROUGH)):
@@ -35,24 +36,19 @@ def test_coefficients_each_design_has_its_elementary_losses(design, expected):
 @pytest.mark.parametrize("gate", list(Gate))
 def test_coefficients_each_gate_is_one_in_its_own_tensor(gate):
     coefficients = graph_coefficients(pair(Design.PROB_CLOSER, gate), device="cpu", dtype=torch.float32)
-    found = {
-        Gate.THROUGH: coefficients.through_ST,
-        Gate.LINEAR: coefficients.linear_ST,
-        Gate.CORRECT: coefficients.correct_ST,
-    }
-    for name, value_ST in found.items():
+    for name, value_ST in zip(BUILT_IN_KINDS.gates, coefficients.gate_GST, strict=True):
         assert value_ST.tolist() == [[0, float(name is gate)], [0, 0]]
     assert coefficients.design_LST[Elementary.PROB_CLOSER, 0, 1] == float(gate is not Gate.CUTOFF)
 
 
-def test_coefficients_label_gates_correct_is_through():
+def test_coefficients_label_gates_have_rows_as_other_gates():
     labels = (Gate.CORRECT, Gate.LINEAR)
     coefficients = graph_coefficients(
         pair(Design.PROB_CLOSER, Gate.CUTOFF, labels=labels), device="cpu", dtype=torch.float64
     )
-    assert coefficients.label_through_M.tolist() == [1, 0]
-    assert coefficients.label_linear_M.tolist() == [0, 1]
-    assert coefficients.label_linear_M.dtype == torch.float64
+    assert BUILT_IN_KINDS.gates == (Gate.THROUGH, Gate.LINEAR, Gate.CORRECT)
+    assert coefficients.label_gate_GM.tolist() == [[0, 0], [0, 1], [1, 0]]
+    assert coefficients.label_gate_GM.dtype == torch.float64
 
 
 def test_needed_terms_edges_cut_off_need_nothing():

@@ -44,7 +44,7 @@ def random_case(seed, *, num_nodes=3, num_extra=1, reduction="mean", graph=None)
     )
 
 
-def losses(case, *, dtype=torch.float64, ramp=RAMP, terms=None):
+def losses(case, *, dtype=torch.float64, ramp=RAMP, terms=None, **options):
     return node_losses(
         EnsembleOutput(case.logits.to(dtype), case.maps.to(dtype), tuple(extra.to(dtype) for extra in case.extra)),
         case.labels,
@@ -59,6 +59,7 @@ def losses(case, *, dtype=torch.float64, ramp=RAMP, terms=None):
         ),
         torch.tensor(ramp, dtype=dtype),
         terms=terms or needed_terms(case.graph),
+        **options,
     )
 
 

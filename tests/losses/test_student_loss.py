@@ -80,3 +80,26 @@ def test_student_loss_half_precision_is_computed_in_float32():
 def test_student_loss_teacher_that_is_certain_stays_finite():
     teacher = torch.tensor([[1e4, 0.0, -1e4]])
     assert student_loss(torch.zeros(1, 3), (), teacher, torch.tensor([0]), 1.0).item() == pytest.approx(2 * np.log(3))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_student_loss_with_a_weight_divides_it_between_labels_and_teacher(weight):
+    *logits, labels = random_logits(2)
+    student, extra, teacher = map(torch.tensor, logits)
+    student.requires_grad_()
+    loss = student_loss(student, (extra,), teacher, torch.tensor(labels), 4.0, weight)
+    both = reference(*logits, labels, 4.0)
+    hard = sum(
+        -np.log(paper_reference.softmax(rows[n])[label]) / len(labels)
+        for rows in logits[:2]
+        for n, label in enumerate(labels)
+    )
+    np.testing.assert_allclose(loss.item(), (1 - weight) * hard + weight * (both - hard), rtol=1e-10)
+    loss.backward()
+    rows = zip(*(logits[index] for index in (0, 2)), labels, strict=True)
+    expected = [
+        (1 - weight) * (paper_reference.softmax(ours) - np.eye(len(ours))[label])
+        + weight * 4 * (paper_reference.softmax(ours / 4) - paper_reference.softmax(theirs / 4))
+        for ours, theirs, label in rows
+    ]
+    np.testing.assert_allclose(student.grad.numpy(), np.array(expected) / len(labels), rtol=1e-9, atol=1e-12)

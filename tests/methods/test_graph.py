@@ -83,8 +83,9 @@ def test_step_random_graphs_move_the_weights_as_the_published_style_does(name, c
     learner = learner_of(graph, network=NetworkConfig(name=name, crops=crops), device=device)
     published = PublishedLoop(learner.networks, graph, training_config(), PerSampleLosses(crops))
     for step, batch in enumerate(MemoryTrain().epoch(seed=0, epoch=1)):
-        losses = learner.step(batch, ScheduleStep(epoch=1, step=step + 1, num_steps=8))
-        expected = published.step(batch, (step + 1) / 8, learning_rate(training_config(), 1))
+        schedule = ScheduleStep(epoch=1, step=step + 1, num_steps=8)
+        losses = learner.step(batch, schedule)
+        expected = published.step(batch, (step + 1) / 8, learning_rate(training_config(), schedule))
         np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(learner.networks, published.networks, strict=True):
         for key, tensor in ours.state_dict().items():

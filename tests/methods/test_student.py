@@ -39,7 +39,11 @@ def teacher_of(num_nodes=2, network=NETWORK):
         node = build_network(network, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE)
         node(MemoryTrain().images)
         nodes.append({name: tensor.detach().clone() for name, tensor in node.state_dict().items()})
-    return TeacherWeights(network=network, image_size=IMAGE_SIZE, nodes=tuple(nodes), origin="the teacher")
+    return TeacherWeights(build=builder_of(network), weights=tuple(nodes), origin="the teacher")
+
+
+def builder_of(network):
+    return lambda index: build_network(network, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE, node=index)
 
 
 @dataclass
@@ -75,7 +79,7 @@ def test_learner_loss_is_that_of_the_teachers_mean_logits_in_evaluation_mode(net
     learner = learner_of(network, teacher=teacher)
     batch = next(MemoryTrain().epoch(seed=0, epoch=1))
     logits = []
-    for weights in teacher.nodes:
+    for weights in teacher.weights:
         node = build_network(ABN, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE)
         node.load_state_dict(weights)
         logits.append(node.eval()(batch.images).logits.detach())
@@ -91,7 +95,7 @@ def test_learner_loss_is_that_of_the_teachers_mean_logits_in_evaluation_mode(net
 def test_learner_teacher_never_moves_and_gets_no_gradient():
     teacher = teacher_of()
     training = student_training(teacher=teacher)
-    before = [{name: tensor.clone() for name, tensor in node.items()} for node in teacher.nodes]
+    before = [{name: tensor.clone() for name, tensor in node.items()} for node in teacher.weights]
     learner = training._learner
     student = {name: tensor.clone() for name, tensor in learner.networks[0].state_dict().items()}
     list(training.epochs(never))
@@ -139,8 +143,8 @@ def test_training_state_of_an_ensemble_is_refused():
 
 
 def test_learner_weights_of_another_network_are_refused():
-    nodes = teacher_of(network=ABN).nodes
-    wrong = TeacherWeights(network=NETWORK, image_size=IMAGE_SIZE, nodes=nodes, origin="the teacher")
+    nodes = teacher_of(network=ABN).weights
+    wrong = TeacherWeights(build=builder_of(NETWORK), weights=nodes, origin="the teacher")
     with pytest.raises(NetworkError, match=r"the teacher has .* for tensor"):
         learner_of(teacher=wrong)
 
@@ -176,7 +180,7 @@ def fake_step(device, *, precision):
     weights = build_network(NETWORK, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE).state_dict()
     learner = learner_of(
         ABN,
-        teacher=TeacherWeights(network=NETWORK, image_size=IMAGE_SIZE, nodes=(weights, weights), origin="the teacher"),
+        teacher=TeacherWeights(build=builder_of(NETWORK), weights=(weights, weights), origin="the teacher"),
         device=DeviceConfig(device="cpu", precision=precision, channels_last=False),
         target=device,
         under=programs(None, Recordings()),

@@ -100,6 +100,11 @@ def test_build_network_cifar_depth_has_as_many_weighted_layers(depth):
     assert num_parameters(on_meta(f"abn_resnet{depth}")) == cifar_abn((depth - 2) // 6, 10)
 
 
+def test_build_network_wide_has_the_published_number_of_parameters():
+    assert num_parameters(on_meta("wrn16_2", num_classes=100)) == 703_284
+    assert num_parameters(on_meta("wrn28_2", num_classes=10)) == 1_467_610
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
 def test_build_network_imagenet_family_has_the_tensors_of_torchvision(name):
     with torch.device("meta"):
@@ -207,11 +212,6 @@ def test_build_network_the_same_seed_gives_the_same_weights():
     key = "lower.conv1.weight"
     assert torch.equal(networks[0][key], networks[1][key])
     assert not torch.equal(networks[0][key], networks[2][key])
-
-
-def test_build_network_crop_larger_than_the_map_is_refused():
-    with pytest.raises(NetworkError, match=r"crop is 7x7.*is 4x4"):
-        build_network(NetworkConfig(name="resnet8", crops=(3, 7)), num_classes=10, image_size=16)
 
 
 def test_build_network_without_classes_is_refused():

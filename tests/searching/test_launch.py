@@ -37,9 +37,8 @@ from tests.study.made import make, take
     ],
 )
 def test_num_missing(waiting: int, present: int, idle: int, wanted: int, missing: int) -> None:
-    counts = TrialCounts(complete=0, pruned=0, diverged=0, running=0, waiting=waiting, failed=0)
     for draining, count in ((False, missing), (True, 0)):
-        status = SimpleNamespace(draining=draining, trials=counts)
+        status = SimpleNamespace(draining=draining, waiting=waiting)
         assert num_missing(status, present=present, idle=idle, wanted=wanted) == count
 
 

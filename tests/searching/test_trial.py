@@ -132,7 +132,11 @@ def test_fingerprint_of_how_a_worker_runs_is_the_same(tmp_path):
     here = setting_of(tmp_path)
     there = setting_of(tmp_path, "device.channels_last=false", "worker.lease_s=900")
     assert here.fingerprint == there.fingerprint
-    assert setting_of(tmp_path, "training.learning_rate=0.5").fingerprint != here.fingerprint
+    for different in (
+        *("training.learning_rate=0.5", "training.optimizer=adamw", "training.nesterov=true"),
+        *("training.schedule=cosine", "training.label_smoothing=0.1", "dataset.augmentations=[RandAugment]"),
+    ):
+        assert setting_of(tmp_path, different).fingerprint != here.fingerprint
 
 
 class ReportingTrial(FakeTrial):

@@ -33,7 +33,7 @@ def run(trial: LeasedTrial, epoch_s: float) -> str:
 def main(name: str, epoch_s: float, lease_s: float) -> None:
     study = SharedStudy.open(Storage.connect(first_contact_s=30), name)
     owner = Owner.current()
-    while study.progress().unfinished:
+    while study.progress().unfinished or study.num_waiting():
         trial = study.lease(owner, lease_s=lease_s, renew_s=lease_s / 5)
         if trial is None:
             time.sleep(0.1)

@@ -56,3 +56,11 @@ def test_mean_ensemble_is_not_the_mean_of_probabilities():
     node_logits[0, 0, 0] = 11.0
     assert mean_ensemble(node_logits).ensemble_logits_NC.argmax() == 0
     assert pytest.approx(node_logits.softmax(dim=2).mean(dim=0)[0, 1].item(), abs=0.01) == 0.66
+
+
+def test_nll_is_that_of_the_mean_logits_whatever_the_batches():
+    def predict(images):
+        return mean_ensemble(NODES[:, images[:, 0, 0, 0].long()])
+
+    expected = torch.nn.functional.cross_entropy(NODES.double().mean(dim=0), Source.labels)
+    assert top1_accuracies(predict, Source()).ensemble_nll == pytest.approx(float(expected), rel=1e-12)

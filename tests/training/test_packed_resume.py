@@ -34,16 +34,17 @@ def packed_split(*, side, num_images=20):
     )
 
 
-def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2, network=NETWORK, auto=None):
-    config = DatasetConfig(
-        name="noise", image_size=12, augmentation=augmentation, validation_fraction=0.5, pad=2, resize=14
-    )
+def training_of(
+    augmentation, programs=None, *, device=CPU, seed=3, epochs=2, network=NETWORK, auto=None, recipe=None, **images
+):
+    common = {"name": "noise", "image_size": 12, "validation_fraction": 0.5, "pad": 2, "resize": 14}
+    config = DatasetConfig(**common, augmentation=augmentation, **images)
     split = packed_split(side=12 if augmentation == "pad_crop" else 16)
     runtime = runtime_of(device, programs=programs, auto=auto)
     options = {"device": runtime.device, "channels_last": runtime.channels_last}
     setting = setting_of(
         network=network,
-        training=training_config(epochs=epochs),
+        training=training_config(epochs=epochs, **recipe or {}),
         runtime=runtime,
         train=TrainBatches(split, None, config, batch_size=4, **options),
         evaluation=EvalBatches(split, None, config, batch_size=8, **options),
@@ -65,13 +66,33 @@ def training_of(augmentation, programs=None, *, device=CPU, seed=3, epochs=2, ne
 def test_epochs_of_packed_images_stopped_and_resumed_from_a_file_end_in_the_same_bits(
     augmentation, network, options, tmp_path
 ):
-    device = replace(CPU, **options)
-    whole = training_of(augmentation, device=device, network=network)
+    assert_resumes(tmp_path / "checkpoint.pt", augmentation, device=replace(CPU, **options), network=network)
+
+
+ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3, "schedule": "cosine", "warmup_epochs": 1, "label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "recipe", "images"),
+    [
+        ("pad_crop", ADAMW, {"augmentations": ("RandAugment", "RandomErasing"), "padding_mode": "reflect"}),
+        ("resized_crop", ADAMW, {"augmentations": ("TrivialAugmentWide",)}),
+        ("pad_crop", {"nesterov": True, "schedule": "cosine"}, {"augmentations": ("RandomErasing",)}),
+    ],
+)
+def test_epochs_of_a_recipe_stopped_and_resumed_from_a_file_end_in_the_same_bits(
+    augmentation, recipe, images, tmp_path
+):
+    assert_resumes(tmp_path / "checkpoint.pt", augmentation, recipe=recipe, **images)
+
+
+def assert_resumes(path, augmentation, **options):
+    """Every three steps from its checkpoint, as if it had never stopped."""
+    whole = training_of(augmentation, **options)
     expected = list(whole.epochs(never))
-    path = tmp_path / "checkpoint.pt"
     reports = []
     while True:
-        training = training_of(augmentation, device=device, network=network)
+        training = training_of(augmentation, **options)
         if path.exists():
             training.restore(load_checkpoint(path, KEY))
         reports += training.epochs(StopAfter(3))

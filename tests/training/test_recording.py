@@ -326,7 +326,8 @@ def test_recording_of_one_with_an_input_baked_in_is_rejected(name):
 @pytest.mark.parametrize("augmentation", ["pad_crop", "resized_crop"])
 def test_recording_with_a_part_of_the_spec_baked_in_is_rejected(augmentation, part):
     programs.cache_clear()
-    training = packed_training(augmentation, programs(None, record := Bakes()))
+    augmentations = ("RandAugment", "RandomErasing") if part == "changes" else ()
+    training = packed_training(augmentation, programs(None, record := Bakes()), augmentations=augmentations)
     record.find = lambda: training._learn._inputs[BatchSpec._fields.index(part)]
     next(training.steps())
     assert training.mode == "eager"
@@ -392,7 +393,8 @@ def test_a_learner_keeps_its_last_recordings_alone():
         learner.model.frozen = frozen
         step(next(source.specs(seed=0, epoch=1)))
     assert recordings.made == 3  # That of (0,) has made room.
-    assert list(step._recordings) == [(1,), ()]
+    networks = (0, 1)
+    assert list(step._recordings) == [((1,), networks), ((), networks)]
 
 
 def out_of_memory(function):

@@ -108,7 +108,7 @@ def published_step(network: str, size: Size, precision: Precision, card: Card) -
     with FakeTensorMode(), lists, uncopied, unmoved:
         networks = [build_network(config, num_classes=_CLASSES, image_size=side) for _ in range(size.num_nodes)]
         loop = PublishedLoop(
-            networks, full_graph(size.num_nodes), TrainingConfig(), PerEdgeLosses(config.crops),
+            networks, full_graph(size.num_nodes), TrainingConfig(), PerEdgeLosses(crops_of(network, side)),
             waits=False, autocast=autocast,
         )  # fmt: skip
         batch = Batch(

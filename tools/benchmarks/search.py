@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> Report:
         f"dataset={arguments.dataset}", f"dataset.subset={arguments.subset}", "dataset.validation_fraction=0.5",
         f"network={arguments.network}", "training.epochs=1", "training.milestones=[]", "training.batch_size=16",
         f"device.mode={arguments.mode}", f"device.precision={arguments.precision}", "study.pruner=none",
+        "study.baselines=[]",
     ]  # fmt: skip
     config = compose_search(overrides)
     with _server() as storage:
@@ -183,7 +184,7 @@ def _published_search(study: SharedStudy, setting: TrialSetting, config: SearchC
             build_network(config.network, num_classes=setting.num_classes, image_size=size).to(device)
             for _ in range(graph.num_nodes)
         ]
-        losses = PerSampleLosses(config.network.crops)
+        losses = PerSampleLosses(config.network.crops or ())
         autocast = setting.runtime.autocast_dtype
         loop = PublishedLoop(networks, graph, config.training, losses, autocast=autocast)
         for step, (images, labels) in enumerate(loader, start=1):

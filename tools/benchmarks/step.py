@@ -224,7 +224,7 @@ def peer_loop(name: str, ours: OurLoop, cell: StepCell, precision: Precision = "
     Raises:
         NetworkError: it cannot train this network.
     """
-    networks, graph, crops = ours.learner.model.networks, ours.graph, _network(cell).crops
+    networks, graph, crops = ours.learner.model.networks, ours.graph, crops_of(cell.network, cell.image_size)
     autocast = autocast_dtype(precision)
     if name not in ("vmap", "grouped"):
         losses = PerSampleLosses(crops) if name == "per_sample" else PerEdgeLosses(crops)

@@ -264,7 +264,7 @@ def _double_losses(
         ),
         batch.labels,
         graph_coefficients(graph, device="cpu", dtype=torch.float64),
-        crop_windows(config.crops, height=side, width=side, reduction="mean", device="cpu", dtype=torch.float64),
+        crop_windows(config.crops or (), height=side, width=side, reduction="mean", device="cpu", dtype=torch.float64),
         torch.tensor(3 / 8, dtype=torch.float64),
         terms=all_terms(graph.num_nodes),
     )

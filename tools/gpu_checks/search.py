@@ -166,7 +166,7 @@ def search_config(scale: Scale, network: str) -> SearchConfig:
             epochs=_EPOCHS, batch_size=16, eval_batch_size=16 if scale.cpu else 256, learning_rate=0.05, milestones=(2,)
         ),
         device=DeviceConfig(device="cpu", threads=1) if scale.cpu else DeviceConfig(device="cuda"),
-        study=StudyConfig(num_nodes=scale.num_nodes, trials=scale.num_trials),
+        study=StudyConfig(num_nodes=scale.num_nodes, trials=scale.num_trials, baselines=()),
         worker=WorkerConfig(),
         cluster=ClusterConfig(),
     )
