@@ -12,6 +12,7 @@ from kdhpc.doctor.finding import Finding, absent, fault, ok
 
 _EXTRAS = {
     "server": "an embedded PostgreSQL",
+    "timm": "its networks",
     "optuna": "Optuna's dashboard and tables",
 }
 
