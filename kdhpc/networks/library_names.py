@@ -1,11 +1,14 @@
 """The names of the networks of torchvision and timm, read from their sources, which are not imported: free of torch."""
 
+import contextlib
 import difflib
 import functools
 import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+from kdhpc.config.networks import LIBRARIES
 from kdhpc.errors import NetworkError
 
 _REGISTERED = re.compile(r"^@register_model(?:\(\))?\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
@@ -60,8 +63,22 @@ def _names_in(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def near_hint(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'resnet20', 'resnet26'? ``: the nearest names of networks; empty where none is near."""
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(map(repr, near))}? " if near else ""
+
+
+def with_its_library(name: str) -> tuple[str, ...]:
+    """The names with a library in front of those that are in one, as ``torchvision/alexnet`` of ``alexnet``."""
+    found = []
+    for library in LIBRARIES:
+        with contextlib.suppress(NetworkError):  # It is not installed.
+            if name in library_names(library):
+                found.append(f"{library}/{name}")
+    return tuple(found)
+
+
 def _nearest(name: str, known: tuple[str, ...]) -> str:
     """The nearest names, and how many there are: hundreds would be no line."""
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {', '.join(map(repr, near))}? " if near else ""
-    return f"{hint}allowed: {len(known)} names, such as {', '.join(known[:3])}"
+    return f"{near_hint(name, known)}allowed: {len(known)} names, such as {', '.join(known[:3])}"

@@ -122,7 +122,16 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "device=cpu", "device.precision=fp16"], "device.precision=fp16 needs CUDA, the device is cpu"),
         (["study=dogs4", "device=cpu", "device.node_streams=true"], "device.node_streams=true needs CUDA"),
         (["study=dogs4", "device=cpu", "device.mode=cudagraph"], "device.mode=cudagraph needs CUDA"),
-        (["study=dogs4", "training.optimizer=adam"], "training.optimizer='adam' is not allowed: sgd, adamw"),
+        (
+            ["study=dogs4", "training.optimizer=adam"],
+            "training.optimizer='adam' is not allowed: sgd, adamw (did you mean 'adamw'?)",
+        ),
+        (["study=dogs4", "training.optimizer=[sgd,adamw]"], "is not allowed: sgd, adamw; give one"),
+        (["study=dogs4", "study.sampler=evolv"], "random, tpe, evolve, refine (did you mean 'evolve'?)"),
+        (["study=dogs4", "study.gates=[linear,thruogh]"], "(did you mean 'through'?)"),
+        (["study=dogs4", "study.refine_best=5"], "study.refine_best has no meaning with study.sampler=random"),
+        (["study=dogs4", "dataset.pad=8"], "dataset.pad has no meaning with dataset.augmentation=resized_crop"),
+        (["study=cifar10_2", "dataset.scale=[0.5,1]"], "leave it out, or choose resized_crop"),
         (
             ["study=dogs4", "training.schedule=cosine", "training.milestones=[3]"],
             "training.milestones has no meaning with training.schedule=cosine: leave it out, or choose steps",
