@@ -28,7 +28,7 @@ from kdhpc.networks.own import register_imported
 from kdhpc.searching.export import confirmation, export_trials, named_graph, provenance
 from kdhpc.searching.local import for_this_machine, search_locally
 from kdhpc.searching.outcome import problem_of
-from kdhpc.searching.plan import Confirmation, StudyPlan, check_maps_of, plan_study, stored_groups
+from kdhpc.searching.plan import Confirmation, StudyPlan, plan_study, stored_groups
 from kdhpc.server.control import ensure_server
 from kdhpc.study.given import GivenGraph, load_given
 from kdhpc.study.ranking import Lead
@@ -167,19 +167,12 @@ class Study:
             seeds: Trainings of each, with those that it has already.
 
         Raises:
-            GraphError: one of them is no graph of as many nodes as the study's, or has what its graphs cannot have.
-            NetworkError: it compares attention maps, and the study's networks make none.
+            GraphError: one of them is no graph of as many nodes as the study's.
         """
         space = self._shared.definition.space
         names = [str(graph) for graph in graphs if not isinstance(graph, Graph)]
         own = [GivenGraph(graph=graph.spec, name=graph.name) for graph in graphs if isinstance(graph, Graph)]
-        given = [*load_given(names, space), *own]
-        if any(one.graph.compares_maps for one in given):
-            config = compose_search((), given=stored_groups(self._shared))
-            for one in config.possible_networks:
-                register_imported(one.name)
-            check_maps_of(given, config)
-        self._shared.give(given, num_seeds=_positive("seeds", seeds))
+        self._shared.give([*load_given(names, space), *own], num_seeds=_positive("seeds", seeds))
 
     def confirm(
         self, top: int = 10, seeds: int = 3, *, workers: int | None = None, overrides: Sequence[str] = ()

@@ -48,20 +48,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Write them into the study, and say who trains them."""
     from kdhpc.graph.space import graph_key
-    from kdhpc.study.given import load_given, with_networks_of
+    from kdhpc.study.given import load_given
     from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
 
     storage = Storage.connect(patience_s=_PATIENCE_S)
     study = SharedStudy.open(storage, chosen_study(args, storage))
-    loaded = load_given(args.graphs, study.definition.space)
-    graphs = [with_networks_of(given, study.definition) for given in loaded]
-    if any(given.graph.compares_maps for given in graphs):
-        from kdhpc.cli.study_config import stored_study_config
-        from kdhpc.searching.plan import check_maps_of
-
-        check_maps_of(graphs, stored_study_config(study.definition.name, ()))
+    graphs = load_given(args.graphs, study.definition.space)
     known = {result.graph_key: result for result in study.give(graphs, num_seeds=args.seeds)}
     for given in graphs:
         result = known[graph_key(given.graph)]

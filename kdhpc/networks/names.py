@@ -1,14 +1,13 @@
 """What follows from the name of a network, such as the size of its attention map. Free of torch."""
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from kdhpc.config.networks import LIBRARIES, NETWORKS, Architecture, is_foreign, is_of_library
+from kdhpc.config.library_names import check_library_name, nearest_networks
+from kdhpc.config.networks import NETWORKS, Architecture, is_foreign, is_of_library
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import ConfigError, NetworkError
-from kdhpc.networks.library_names import check_library_name, near_hint, with_its_library
 
 _USUAL_CROPS = (3, 5, 7)
 _OF_A_PROCESS = re.compile(r"-[0-9a-f]{8}$")
@@ -82,19 +81,7 @@ def check_name(name: str) -> None:
             "or kdhpc.train (docs/python.md), or train it by its place, as network=module:Name"
         )
     elif not is_foreign(name):
-        raise NetworkError(f"unknown network {name!r}: {_known(name)}")
-
-
-def _known(name: str) -> str:
-    """What may have been meant, and what is allowed."""
-    library, slash, rest = name.partition("/")
-    if slash:
-        meant = difflib.get_close_matches(library.lower(), LIBRARIES, n=1)
-        hint = f"did you mean '{meant[0]}/{rest or 'NAME'}'? " if meant else ""
-        return f"{hint}allowed: torchvision/NAME, timm/NAME, module:Name of your own, or a name without '/'"
-    of_library = with_its_library(name)
-    hint = f"did you mean {' or '.join(map(repr, of_library))}? " if of_library else near_hint(name, NETWORKS)
-    return f"{hint}allowed: {', '.join(sorted(NETWORKS))}, torchvision/NAME, timm/NAME, module:Name of your own"
+        raise NetworkError(f"unknown network {name!r}: {nearest_networks(name, NETWORKS)}")
 
 
 def map_side(name: str, image_size: int, *, layer: str | None = None) -> int:

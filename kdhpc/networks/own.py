@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdhpc.config.library_names import near_hint
 from kdhpc.config.networks import is_foreign, is_of_library, is_place
 from kdhpc.errors import NetworkError
 from kdhpc.interpreter import import_users
 from kdhpc.networks.libraries import library_maker
-from kdhpc.networks.library_names import near_hint
 from kdhpc.networks.names import resolve_by
 from kdhpc.networks.network import Network
 from kdhpc.networks.output import NetworkOutput

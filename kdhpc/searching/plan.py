@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kdhpc.config.compatibility import readable, written
@@ -22,7 +21,7 @@ from kdhpc.networks.names import check_network, check_normalisation
 from kdhpc.networks.weights import check_start, check_weights_file, weights_digest
 from kdhpc.searching.manifest import Manifest, freeze_launch
 from kdhpc.study.definition import StudyDefinition, differences
-from kdhpc.study.given import GivenGraph, load_given, with_networks_of
+from kdhpc.study.given import GivenGraph, load_given
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
 
@@ -152,35 +151,7 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
             compares_maps=compares_maps,
         )
     definition = study_definition(name, config, packed.checksum)
-    return StudyPlan(
-        config=config, definition=definition, split=split, baselines=_with_networks_of(baselines, definition)
-    )
-
-
-def check_maps_of(given: Sequence[GivenGraph], config: SearchConfig) -> None:
-    """Refuse graphs that compare attention maps, for a study whose networks may make none as its own graphs do not.
-
-    Args:
-        given: Graphs for a study that exists.
-        config: What it was made with.
-
-    Raises:
-        DataError: its data set is not prepared.
-        NetworkError: one of its networks makes no map, or a crop does not fit into it.
-    """
-    if space_compares_maps(config) or not any(one.graph.compares_maps for one in given):
-        return
-    check_networks(config, compares_maps=True)
-    num_classes = len(PackedDataset.open(packed_dir(config.dataset.name)).classes)
-    for possible in config.possible_networks:
-        check_elsewhere(possible, config.dataset.image_size, num_classes=num_classes, compares_maps=True)
-
-
-def _with_networks_of(baselines: Iterable[GivenGraph], definition: StudyDefinition) -> tuple[GivenGraph, ...]:
-    try:
-        return tuple(with_networks_of(given, definition) for given in baselines)
-    except GraphError as exc:
-        raise ConfigError(f"{exc} (study.baselines)") from exc
+    return StudyPlan(config=config, definition=definition, split=split, baselines=baselines)
 
 
 def _baselines(config: SearchConfig) -> tuple[GivenGraph, ...]:

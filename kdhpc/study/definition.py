@@ -88,13 +88,6 @@ class StudyDefinition:
     """What networks are computed in, as ``DeviceConfig.precision`` names it; None: not settled, or any. It is
     stored beside the definition, since the first worker may be the one to settle it."""
 
-    @property
-    def node_networks(self) -> tuple[str, ...]:
-        """(M,) the network of each node, of graphs that name none."""
-        group: Mapping[str, object] = json.loads(self.settings).get("network", {})
-        nodes = group.get("nodes")
-        return tuple(map(str, nodes)) if isinstance(nodes, list) and nodes else (self.network,) * self.space.num_nodes
-
 
 def to_json(definition: StudyDefinition) -> str:
     """The definition as JSON text."""

@@ -12,19 +12,17 @@ Functions here run inside a transaction of the caller's, and may run again if th
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, text
 
 from kdhpc.errors import GraphError
-from kdhpc.graph.plugins import names_in
 from kdhpc.graph.presets import PRESETS, load_graph
 from kdhpc.graph.serial import from_json, to_json
 from kdhpc.graph.space import SearchSpace, canonical, graph_key
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import trial_rows
-from kdhpc.study.definition import StudyDefinition
 from kdhpc.study.slots import GivenTrial
 
 _SUFFIX = ":given"
@@ -130,11 +128,10 @@ def load_given(names_or_paths: Iterable[str], space: SearchSpace) -> tuple[Given
 
 
 def check(given: GivenGraph, space: SearchSpace) -> None:
-    """Refuse a graph that a study of that space cannot train. kdhpc's own designs and gates are allowed, all of them.
+    """Refuse a graph that a study of that space cannot train. Designs and gates that the space has not are allowed.
 
     Raises:
-        GraphError: it has another number of nodes, a node that never learns, which the study rejects, or a design or a
-            gate of a plug-in that no graph of the space has: workers do not load its code.
+        GraphError: it has another number of nodes, or a node that never learns, which the study rejects.
     """
     graph, name = given.graph, given.name or f"graph {graph_key(given.graph)}"
     if graph.num_nodes != space.num_nodes:
@@ -145,30 +142,6 @@ def check(given: GivenGraph, space: SearchSpace) -> None:
             f"in {name}, no edge teaches node {nodes}, and the study rejects such graphs (objective.unlearned=reject): "
             "give another"
         )
-    foreign = names_in(graph) - {*space.designs, *space.gates, *space.label_gates}
-    if strange := sorted(name for name in foreign if not name.is_built_in):
-        raise GraphError(
-            f"{name} has {', '.join(strange)}, of a plug-in, which the study's graphs cannot have: only a study whose "
-            "study.designs and study.gates name it trains it"
-        )
-
-
-def with_networks_of(given: GivenGraph, definition: StudyDefinition) -> GivenGraph:
-    """The graph as a study trains it: without names of networks where those are the study's own.
-
-    Raises:
-        GraphError: it names networks that no trial of the study has.
-    """
-    own, searched, named = definition.node_networks, definition.space.networks, given.graph.networks
-    if not named or (not searched and named == own):
-        return replace(given, graph=replace(given.graph, networks=()))
-    if not searched or not {*own, *searched}.issuperset(named):
-        known = f"from {', '.join(dict.fromkeys((*own, *searched)))}" if searched else ", ".join(own)
-        raise GraphError(
-            f"{given.name or 'a graph'} has the networks {', '.join(named)}, the study's are {known}: give it to a "
-            "study of its networks, or leave them out of its file"
-        )
-    return given
 
 
 def companion(connection: Connection, study_id: int) -> int | None:

@@ -201,7 +201,6 @@ class SharedStudy:
         Raises:
             GraphError: the study cannot train one of them; nothing was written.
         """
-        graphs = [given_graphs.with_networks_of(given, self.definition) for given in graphs]
         for given in graphs:
             given_graphs.check(given, self.definition.space)
         self._storage.write(

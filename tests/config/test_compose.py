@@ -58,7 +58,7 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
     ("overrides", "expected"),
     [
         (["study=dog4"], "unknown study 'dog4': did you mean 'dogs4'?"),
-        (["study=dogs4", "network=resnt18"], "unknown network 'resnt18': did you mean 'resnet18'?"),
+        (["study=dogs4", "network=resnt18"], "unknown network 'resnt18': did you mean 'resnet18'"),
         (["study=dogs4", "dataset=stanford_dog"], "unknown dataset 'stanford_dog': did you mean 'stanford_dogs'?"),
         (["study=dogs4", "training.epoch=3"], "unknown config key 'training.epoch': did you mean 'training.epochs'?"),
         (["study=dogs4", "epochs=3"], "unknown config key 'epochs': allowed: training.epochs"),

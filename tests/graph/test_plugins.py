@@ -72,6 +72,12 @@ def test_plugin_is_found_named_and_ordered_alike_whatever_was_imported_first(wri
     assert graph_key(graph) != graph_key(load_graph("uniform:b+", 2))
 
 
+def test_plugin_prints_to_stderr(write: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    write("print('hello')\n" + DESIGN.format("a+"))
+    load_plugins(["my_plugin"])
+    assert capsys.readouterr() == ("", "hello\n")
+
+
 def test_default_search_space_has_no_plugins(write: Callable[..., str]) -> None:
     write(DESIGN.format("a+"))
     config = compose_search(["study=quickstart", "plugins=[my_plugin]"])

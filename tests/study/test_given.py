@@ -1,7 +1,6 @@
 """Given trials: outside the budget, never pruned, not in the way of the search or Optuna; under the same leases."""
 
 import dataclasses
-import json
 import threading
 import time
 from pathlib import Path
@@ -12,18 +11,16 @@ from sqlalchemy import text
 
 from kdhpc.config.goals import GOALS
 from kdhpc.errors import GraphError, LeaseLostError, StudyError
-from kdhpc.graph.plugins import load_plugins
 from kdhpc.graph.presets import dml, independent, uniform
 from kdhpc.graph.serial import write_graph
 from kdhpc.graph.space import SearchSpace, graph_key
 from kdhpc.graph.spec import Design, Gate
-from kdhpc.study.given import GivenGraph, load_given, with_networks_of
+from kdhpc.study.given import GivenGraph, load_given
 from kdhpc.study.leased_trial import LeasedTrial
 from kdhpc.study.ranking import Estimate, lead_line
 from kdhpc.study.status import StudyStatus, read_status, top_trials
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
-from tests.plugins import EXAMPLES, forget_plugins
 from tests.study.made import HERE, SPLIT, definition, optuna_trials, scalar, take
 
 SPACE = SearchSpace(num_nodes=2)
@@ -222,39 +219,6 @@ def test_given_graphs_are_those_of_the_study_and_may_have_designs_that_its_space
     with pytest.raises(GraphError, match="has 3 nodes, the study's graphs have 2"):
         study.give((GivenGraph(graph=dml(3), name="three"),))
     assert [given.name for given in load_given(("independent", "dml"), SearchSpace(num_nodes=1))] == ["independent"]
-
-
-def test_given_graph_names_networks_of_the_study_or_is_refused(storage: Storage) -> None:
-    named = {names: dataclasses.replace(dml(2), networks=names) for names in (("resnet20",) * 2, ("resnet8", "vit"))}
-    ours, others = (GivenGraph(graph=graph, name="mine") for graph in named.values())
-    study = make(storage, baselines=())
-    study.give((ours, GivenGraph(graph=dml(2))))
-    assert take(study).graph == dml(2), "as of any graph: a worker has no other networks"
-    assert take(study).number == 0, "both are one"
-    with pytest.raises(GraphError, match="mine has the networks resnet8, vit, the study's are resnet20, resnet20: "):
-        study.give((others,))
-    mixed = definition(settings=json.dumps({"network": {"nodes": ["resnet8", "vit"]}}), network="resnet8+vit")
-    assert with_networks_of(others, mixed).graph == dml(2)
-    searched = definition(space=SearchSpace(num_nodes=2, networks=("resnet8", "wrn16_2")))
-    allowed = GivenGraph(graph=dataclasses.replace(dml(2), networks=("wrn16_2", "resnet20")))
-    assert with_networks_of(allowed, searched) == allowed
-    with pytest.raises(GraphError, match="the study's are from resnet20, resnet8, wrn16_2: "):
-        with_networks_of(others, searched)
-
-
-def test_given_graph_with_a_plugins_design_that_the_study_has_not_is_refused(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forget_plugins(monkeypatch)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    load_plugins(["own_designs"])
-    soft = load_given(("uniform:soft+",), SearchSpace(num_nodes=2, designs=(Design("soft+"),)))
-    study = make(storage, baselines=())
-    with pytest.raises(
-        GraphError, match=r"uniform:soft\+ has soft\+, of a plug-in, which the study's graphs cannot have"
-    ):
-        study.give(soft)
-    assert study.given() == ()
 
 
 def test_two_graphs_of_one_name_are_told_apart_and_one_of_two_names_keeps_the_first(storage: Storage) -> None:

@@ -1,6 +1,5 @@
 """The names of the networks of torchvision and timm, read from their sources, which are not imported: free of torch."""
 
-import contextlib
 import difflib
 import functools
 import importlib.util
@@ -69,14 +68,32 @@ def near_hint(name: str, known: Iterable[str]) -> str:
     return f"did you mean {', '.join(map(repr, near))}? " if near else ""
 
 
-def with_its_library(name: str) -> tuple[str, ...]:
-    """The names with a library in front of those that are in one, as ``torchvision/alexnet`` of ``alexnet``."""
-    found = []
-    for library in LIBRARIES:
-        with contextlib.suppress(NetworkError):  # It is not installed.
-            if name in library_names(library):
-                found.append(f"{library}/{name}")
-    return tuple(found)
+def nearest_networks(name: str, known: Iterable[str]) -> str:
+    """The closing words of an error about an unknown network: what may have been meant, and what is allowed.
+
+    Args:
+        name: That is not known.
+        known: Names without a library in front.
+
+    Returns:
+        For example ``did you mean 'torchvision/alexnet'? allowed: ...``.
+    """
+    own = sorted(known)
+    library, slash, rest = name.partition("/")
+    if slash:
+        meant = difflib.get_close_matches(library.lower(), LIBRARIES, n=1)
+        hint = f"did you mean '{meant[0]}/{rest or 'NAME'}'? " if meant else ""
+        return f"{hint}allowed: torchvision/NAME, timm/NAME, module:Name of your own, or a name without '/'"
+    of_libraries = [f"{library}/{name}" for library in LIBRARIES if name in _names_if_installed(library)]
+    hint = f"did you mean {' or '.join(map(repr, of_libraries))}? " if of_libraries else near_hint(name, own)
+    return f"{hint}allowed: {', '.join(own)}, torchvision/NAME, timm/NAME, module:Name of your own"
+
+
+def _names_if_installed(library: str) -> tuple[str, ...]:
+    try:
+        return library_names(library)
+    except NetworkError:
+        return ()
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:
