@@ -1,7 +1,6 @@
 """Configs as plain documents (JSON and YAML values), and back, checked field by field."""
 
 import dataclasses
-import difflib
 import json
 import math
 import types
@@ -214,27 +213,7 @@ def _parse_value(key: str, hint: object, value: object) -> object:
         _refuse_text_for_list(hint, value)
         return dacite.from_dict(holder, {"value": value}, rules).value
     except (dacite.DaciteError, ValueError, TypeError, OverflowError) as exc:
-        raise ConfigError(f"{key}={_shown(value)} is not allowed: {_allowed(hint)}{_advice(hint, value)}") from exc
-
-
-def _advice(hint: object, value: object) -> str:
-    """What may have been meant: the nearest of the names that are allowed, or one value instead of a list."""
-    names = _names(hint)
-    is_list, wants_list = isinstance(value, (list, tuple)), typing.get_origin(hint) is tuple
-    if is_list and names and not wants_list:
-        return "; give one"
-    given = [item for item in (value if isinstance(value, (list, tuple)) else (value,)) if isinstance(item, str)]
-    wrong = next((item for item in given if item not in names), "")
-    near = difflib.get_close_matches(wrong, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _names(hint: object) -> list[str]:
-    """The names that a type has, where it has any."""
-    if typing.get_origin(hint) is not typing.Literal and (parts := typing.get_args(hint)):
-        return [name for part in parts for name in _names(part)]
-    is_open = isinstance(hint, type) and issubclass(hint, OpenName)
-    return _allowed(hint).split(", ") if is_open or typing.get_origin(hint) is typing.Literal else []
+        raise ConfigError(f"{key}={_shown(value)} is not allowed: {_allowed(hint)}") from exc
 
 
 def _refuse_text_for_list(hint: object, value: object) -> None:
