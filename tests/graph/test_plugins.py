@@ -4,6 +4,7 @@ import copy
 import importlib
 import logging
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -200,6 +201,7 @@ def test_drawing_has_the_colour_the_line_and_the_meaning(example: str, tmp_path:
     for text in ("#2a7f62", "brings softly closer", ">soft+<", ">decaying<", ">wrong<", "stroke-dasharray"):
         assert text in drawn
     assert "brings closer" not in drawn
+    assert not re.search(r'style="fill: #[^"]*stroke-dasharray', drawn), "the head of a dotted arrow has no gaps"
 
 
 def test_digest_is_of_the_source_and_of_all_files_of_a_package(write: Callable[..., str], tmp_path: Path) -> None:
