@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdhpc.config.networks import is_foreign, is_of_library, is_place
@@ -37,17 +36,14 @@ class OwnNetwork(Network):
 
     Args:
         module: Gives logits (N, C), or an object with such ``logits``, for images (N, 3, S, S).
-        source: What makes its attention map; None: nothing does.
-        side: Side of the maps that the losses compare. The module's own map is averaged to this size.
+        source: What makes its attention map; None: nothing does, and a single pixel stands in for it.
     """
 
-    def __init__(self, module: nn.Module, source: MapSource | None, side: int) -> None:
+    def __init__(self, module: nn.Module, source: MapSource | None) -> None:
         nn.Module.__init__(self)  # It is not cut in two.
         self.module = module
         self.makes_map = source is not None
-        self.keeps_size = False
         self._source = source
-        self._side = side
         self._kept = _Kept()
         if source is not None:
             module.get_submodule(source.layer).register_forward_hook(self._kept)
@@ -57,11 +53,8 @@ class OwnNetwork(Network):
         logits = logits_of(self.module(images))
         features, self._kept.features = self._kept.features, None
         if features is None or self._source is None:
-            return NetworkOutput(logits, logits.new_ones(len(logits), self._side, self._side, dtype=torch.float32))
-        maps = self._source.attention_map(features)
-        if not self.keeps_size and maps.shape[-1] != self._side:
-            maps = F.adaptive_avg_pool2d(maps, self._side)
-        return NetworkOutput(logits, maps)
+            return NetworkOutput(logits, logits.new_ones(len(logits), 1, 1, dtype=torch.float32))
+        return NetworkOutput(logits, self._source.attention_map(features))
 
     def exported_weights(self) -> dict[str, Tensor]:
         """Copies of the weights, by the module's own names. Files cannot hold weights that share memory."""
@@ -118,7 +111,7 @@ class OwnNetworks:
         return known[1]
 
     def map_side(self, image_size: int, layer: str | None = None) -> int:
-        """Side of the maps that the losses compare, in pixels: that of the smallest map of all nodes."""
+        """Side of the smallest map of all nodes, in pixels."""
         return min(self.probe(node, image_size, layer=layer).side for node in range(len(self._makers)))
 
     def make_maps(self, image_size: int, layer: str | None = None) -> bool:
@@ -162,8 +155,7 @@ class OwnNetworks:
             NetworkError: as :meth:`probe`.
         """
         source = self.probe(node, image_size, num_classes=num_classes, layer=layer).source
-        side = self.map_side(image_size, layer)
-        return OwnNetwork(self._make(node, num_classes, image_size), source, side)
+        return OwnNetwork(self._make(node, num_classes, image_size), source)
 
     def fingerprint(self) -> str:
         """A hash of the networks: layers, source code as far as it can be read, and weights that were given."""
@@ -264,6 +256,12 @@ def makes_maps(name: str, image_size: int, layer: str | None) -> bool:
     """Whether a network makes attention maps for images of that side, in pixels; kdhpc's own do."""
     own = own_networks(name)
     return own is None or own.make_maps(image_size, layer)
+
+
+def which_module(name: str, node: int) -> int:
+    """Which of a list of modules a node is, from 0; 0 where a name is that of one network, which all such nodes are."""
+    own = own_networks(name)
+    return 0 if own is None else node % own.num_makers
 
 
 def import_network(name: str) -> Maker:

@@ -16,11 +16,22 @@ from kdhpc.methods.graph import GraphMethod, GraphModel
 from kdhpc.methods.stacking import OutputShape, Stacking
 from kdhpc.networks.names import check_network
 from kdhpc.networks.output import NetworkOutput
+from kdhpc.networks.own import OWN_NETWORKS, OwnNetworks, copies_of, register
 from kdhpc.training.compile import programs
 from kdhpc.training.learner import Learner
+from kdhpc.training.reach import weight_groups
+from kdhpc.training.schedule import ScheduleStep
 from tests.losses.paper_reference import random_graph
 from tests.methods.test_graph import learner_of, snapshot, train
-from tests.training.memory_source import CPU, OBJECTIVE, graph_of, runtime_of, setting_of
+from tests.training.memory_source import (
+    CPU,
+    OBJECTIVE,
+    MemoryBatch,
+    graph_of,
+    images_of,
+    runtime_of,
+    setting_of,
+)
 
 # torch's tracing looks at inputs that are no leaves; it hides the warning from users, not from pytest's error filter.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -88,28 +99,77 @@ def test_stacking_compares_each_pair_at_its_smaller_size():
         graph = random_graph(np.random.default_rng(seed), 4)
         coefficients = graph_coefficients(graph, device="cpu", dtype=torch.float64)
         found_M = node_losses(stacking.stack(outputs), labels, coefficients, stacking.windows, ramp, terms=all_terms(4))
-        label_weight = {Gate.CUTOFF: 0.0, Gate.LINEAR: 0.25, Gate.THROUGH: 1.0, Gate.CORRECT: 1.0}
-        expected = []
-        for node, (output, gate) in enumerate(zip(outputs, graph.label_gates, strict=True)):
-            logits = (output.logits, *output.extra_hard_logits)
-            label = sum(torch.nn.functional.cross_entropy(one, labels) for one in logits)
-            taught = [
-                loss_of_pair(detached(outputs[edge.source]), output, edge, ramp, labels)
-                for edge in graph.edges
-                if edge.target == node and edge.gate is not CUTOFF
-            ]
-            expected.append(label_weight[gate] * label + sum(taught))
-        torch.testing.assert_close(found_M, torch.stack(expected), rtol=1e-9, atol=1e-9)
+        expected_M = losses_by_pairs(outputs, graph, labels, ramp)
+        torch.testing.assert_close(found_M, expected_M, rtol=1e-9, atol=1e-9)
         ours, theirs = (
             torch.autograd.grad(losses, leaves, allow_unused=True, retain_graph=True, materialize_grads=True)
-            for losses in (found_M.sum(), torch.stack(expected).sum())
+            for losses in (found_M.sum(), expected_M.sum())
         )
         for mine, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)
 
 
 def detached(output):
-    return NetworkOutput(output.logits.detach(), output.attention_map.detach())
+    return NetworkOutput(output.logits.detach().double(), output.attention_map.detach().double())
+
+
+def losses_by_pairs(outputs, graph, labels, ramp):
+    """(M,): every edge by itself."""
+    label_weight = {Gate.CUTOFF: 0.0, Gate.LINEAR: float(ramp), Gate.THROUGH: 1.0, Gate.CORRECT: 1.0}
+    losses = []
+    for node, (output, gate) in enumerate(zip(outputs, graph.label_gates, strict=True)):
+        logits = (output.logits, *output.extra_hard_logits)
+        label = sum(torch.nn.functional.cross_entropy(one, labels) for one in logits)
+        taught = [
+            loss_of_pair(detached(outputs[edge.source]), output, edge, ramp, labels)
+            for edge in graph.edges
+            if edge.target == node and edge.gate is not CUTOFF
+        ]
+        losses.append(label_weight[gate] * label + sum(taught))
+    return torch.stack(losses)
+
+
+class TwoLayers(torch.nn.Module):
+    """The map is that of the last layer called: of both layers, or of the second one beside the first."""
+
+    def __init__(self, stride, in_a_row):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 3, 3, stride=stride if in_a_row else 2, padding=1)
+        self.second = torch.nn.Conv2d(3, 3, 3, stride=1 if in_a_row else stride, padding=1)
+        self.fc = torch.nn.Linear(3, 4)
+        self.in_a_row = in_a_row
+
+    def forward(self, images):
+        first = self.first(images)
+        second = self.second(first if self.in_a_row else images)
+        return self.fc(first.mean(dim=(2, 3)) + second.mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def listed():
+    """A name of four modules with maps of 6, 6, 12 and 3 pixels on 12, whose weights have the same names."""
+    modules = [TwoLayers(*how) for how in ((2, True), (2, False), (1, True), (4, True))]
+    register("listed", OwnNetworks(copies_of(modules), label="listed"))
+    yield NetworkConfig(name="listed", crops=CROPS)
+    del OWN_NETWORKS["listed"]
+
+
+def test_modules_of_a_list_are_compared_as_named_networks_are(listed):
+    """Each pair at its smaller size, not all at the smallest; and each node's weights by what reaches them."""
+    images, labels = images_of(6)
+    for seed in range(2):
+        graph = random_graph(np.random.default_rng(seed), 4)
+        model = GraphModel(graph, setting_of(network=listed), 0)
+        assert [network(images).attention_map.shape[-1] for network in model.networks] == [6, 6, 12, 3]
+        outputs = [detached(network(images)) for network in model.networks]
+        model.set_schedule(ScheduleStep(epoch=1, step=1, num_steps=4))
+        expected_M = losses_by_pairs(outputs, graph, labels, torch.tensor(0.25, dtype=torch.float64))
+        found_M = model.losses(MemoryBatch(images, labels))
+        torch.testing.assert_close(found_M.double(), expected_M, rtol=1e-4, atol=1e-5)
+    for network, groups in zip(model.networks, model.weight_groups, strict=True):
+        alone = {group.names for group in weight_groups(network, 12)}
+        assert alone == {names for names in groups if names}
+    assert model.weight_groups[0] != model.weight_groups[1]
 
 
 def test_learner_of_a_list_of_equal_names_learns_as_of_one_name():
