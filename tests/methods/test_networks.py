@@ -8,9 +8,11 @@ import torch
 
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import CheckpointError, NetworkError
+from kdhpc.graph.catalogue import DesignEntry, LossEntry, add_design
 from kdhpc.graph.spec import Gate
-from kdhpc.losses.coefficients import all_terms, graph_coefficients
+from kdhpc.losses.coefficients import all_terms, graph_coefficients, needed_code, needed_terms
 from kdhpc.losses.distillation import crop_windows
+from kdhpc.losses.kinds import kinds_of
 from kdhpc.losses.objective import EnsembleOutput, node_losses
 from kdhpc.methods.graph import GraphMethod, GraphModel
 from kdhpc.methods.stacking import OutputShape, Stacking
@@ -23,6 +25,7 @@ from kdhpc.training.reach import weight_groups
 from kdhpc.training.schedule import ScheduleStep
 from tests.losses.paper_reference import random_graph
 from tests.methods.test_graph import learner_of, snapshot, train
+from tests.plugins import forget_plugins
 from tests.training.memory_source import (
     CPU,
     OBJECTIVE,
@@ -107,6 +110,54 @@ def test_stacking_compares_each_pair_at_its_smaller_size():
         )
         for mine, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-9)
+
+
+def test_design_of_ones_own_compares_each_pair_at_its_smaller_size(monkeypatch):
+    """Called once for each size, with the maps of all nodes at that size; losses and gradients are those of pairs."""
+    forget_plugins(monkeypatch)
+    seen = []
+
+    def distance(source, target):
+        seen.append((tuple(source.shape), tuple(target.shape)))
+        return (source.unsqueeze(2) - 2 * target.unsqueeze(1)).square().mean(dim=(3, 4))
+
+    loss = LossEntry(name="distance", compares="attention", function=distance)
+    design = add_design(DesignEntry(name="maps", losses=(loss,), colour="#000000", meaning="m"))
+    kinds = kinds_of([design])
+    sides = (12, 6, 3, 6)
+    outputs = [output_of(np.random.default_rng(side), side) for side in sides]
+    graph = graph_of([[THROUGH] * 4] * 4, labels=[CUTOFF] * 4, design=design)
+    shapes = [OutputShape(map_side=side) for side in sides]
+    stacking = Stacking(shapes, shapes, crops=CROPS, objective=OBJECTIVE, device=torch.device("cpu"))
+    coefficients = graph_coefficients(graph, device="cpu", dtype=torch.float64, kinds=kinds)
+    labels, ramp = torch.zeros(5, dtype=torch.long), torch.tensor(0.0, dtype=torch.float64)
+    seen.clear()
+    found_M = node_losses(
+        stacking.stack(outputs),
+        labels,
+        coefficients,
+        stacking.windows,
+        ramp,
+        terms=needed_terms(graph),
+        code=needed_code(graph, kinds),
+    )
+    assert seen == [((5, 4, side, side), (5, 4, side, side)) for side in (12, 6, 3)]
+    maps = [output.attention_map for output in outputs]
+    expected_M = torch.stack(
+        [
+            sum(
+                (pooled(maps[source].detach(), side) - 2 * pooled(maps[target], side)).square().mean()
+                for source in range(4)
+                if source != target and (side := min(sides[source], sides[target]))
+            )
+            for target in range(4)
+        ]
+    )
+    torch.testing.assert_close(found_M, expected_M, rtol=1e-12, atol=0)
+    for ours, theirs in zip(
+        *(torch.autograd.grad(losses.sum(), maps) for losses in (found_M, expected_M)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def detached(output):
@@ -253,6 +304,8 @@ def test_learner_crops_larger_than_the_smallest_map_are_refused():
     mixed = NetworkConfig(name="resnet8", crops=(1,), residual_attention=True).for_nodes(("resnet8", "resnet14"))
     with pytest.raises(NetworkError, match="residual_attention=True has no meaning for resnet8, resnet14"):
         check_network(replace(mixed, residual_attention=True), 12)
+    with pytest.raises(NetworkError, match="layer=conv has no meaning for resnet8, resnet14, whose maps are made by"):
+        check_network(replace(mixed, residual_attention=None, layer="conv"), 12)
 
 
 def test_network_config_of_a_node_has_only_its_own_options():
