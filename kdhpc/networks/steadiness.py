@@ -81,7 +81,7 @@ def takes_channels_last(module: nn.Module, image_size: int) -> bool:
     """
     try:
         _logits(
-            module.train().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+            module.train().to(memory_format=torch.channels_last),
             _images(image_size).contiguous(memory_format=torch.channels_last),
         )
     except Exception:  # In contiguous memory it runs.
