@@ -156,7 +156,8 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
 
 def _baselines(config: SearchConfig) -> tuple[GivenGraph, ...]:
     try:
-        return load_given(config.study.baselines, search_space(config))
+        networks = config.network.nodes or (config.network.name,) * config.study.num_nodes
+        return load_given(config.study.baselines, search_space(config), networks)
     except GraphError as exc:
         raise ConfigError(f"{exc} (study.baselines)") from exc
 

@@ -88,6 +88,12 @@ class StudyDefinition:
     """What networks are computed in, as ``DeviceConfig.precision`` names it; None: not settled, or any. It is
     stored beside the definition, since the first worker may be the one to settle it."""
 
+    @property
+    def node_networks(self) -> tuple[str, ...]:
+        """Of each node, where a graph names none."""
+        nodes = json.loads(self.settings).get("network", {}).get("nodes", ())
+        return tuple(nodes) or (self.network,) * self.space.num_nodes
+
 
 def to_json(definition: StudyDefinition) -> str:
     """The definition as JSON text."""

@@ -212,7 +212,7 @@ def test_given_graphs_are_those_of_the_study_and_may_have_designs_that_its_space
     assert mine.name == "mine"
     study.give((mine,))
     assert take(study).graph == uniform(2, Design.ATTENTION_CLOSER)
-    with pytest.raises(GraphError, match="has 3 nodes, asked for were 2"):
+    with pytest.raises(GraphError, match="three has 3 nodes, the study's graphs have 2: give another"):
         load_given((str(tmp_path / "three.json"),), space)
     with pytest.raises(GraphError, match="no edge teaches node 2, and the study rejects such graphs"):
         load_given((str(tmp_path / "cut.json"),), space)
