@@ -395,8 +395,8 @@ class StudyConfig:
     """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
     sampler: Literal["random", "tpe", "evolve", "refine"] = "random"
     """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's. ``evolve``: regularised evolution,
-    begins with the presets, then changes one edge of a good graph. ``refine``: random graphs first, then all that
-    differ from the best ones in one edge."""
+    begins with the presets, then changes one edge or network of a good graph. ``refine``: random graphs first, then all
+    that differ from the best ones in one edge or network."""
     population: int | None = None
     """``evolve``: so many first slots try presets and random graphs, and as many trials, the last complete ones, are
     the parents; null: a tenth of the trials, from 16 to 100. ``refine``: so many first slots try random graphs; null:

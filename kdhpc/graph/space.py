@@ -7,6 +7,7 @@ m-th initial weights, and an exported graph, its drawing and its accuracies name
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -127,6 +128,11 @@ class SearchSpace:
         """Number of graphs that train differently, with the same networks: 3,249 for two nodes with everything
         allowed."""
         return int(self._space_of(0).num_canonical * self.node_space.num_canonical ** (self.num_nodes - 1))
+
+    @property
+    def num_mixtures(self) -> int:
+        """Number of choices of all nodes' networks; 1 if they are not searched."""
+        return math.prod(len(self.networks_of(node)) for node in range(self.num_nodes)) if self.networks else 1
 
     def graph(self, seed: int, slot: int) -> GraphSpec:
         """The canonical graph that a slot of a study tries: a pure function of the space, the seed and the slot.
