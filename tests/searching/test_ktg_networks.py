@@ -35,7 +35,7 @@ def test_search_over_networks_each_with_its_own_pretrained_file_goes_to_a_studen
 
     done = workspace.run(*command, *pretrained)
     assert done.returncode == 0, done.stderr
-    logs = "".join(path.read_text() for path in (workspace.runs / "k3" / "jobs").rglob("*") if path.is_file())
+    logs = "".join(path.read_text() for path in (workspace.runs / "k3" / "jobs").rglob("*_log.*"))
     (told,) = [line for line in logs.splitlines() if "no edge teaches node" in line]
     assert "node 2, 3; it votes with frozen weights of " in told
     assert all(str(path) in told for path in files.values()), "one of them is each network"
