@@ -42,13 +42,14 @@ from kdhpc.networks.build import Network
 from kdhpc.networks.names import check_network, crops_of, map_side
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.own import which_module
+from kdhpc.networks.pretrained import check_weights, read_pretrained
 from kdhpc.networks.started import build_started
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.compile import Programs
 from kdhpc.training.evaluation import Prediction, mean_ensemble
 from kdhpc.training.model import Model, Trainable, build_seeded, run_network
-from kdhpc.training.pretrained import check_weights, freeze_with, read_pretrained, warn_about_unlearned
+from kdhpc.training.pretrained import freeze_with, warn_about_unlearned
 from kdhpc.training.reach import untaught, weight_groups_of_all
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.setting import TrainingSetting
@@ -145,7 +146,7 @@ class GraphMethod(Method):
 
     def warn_about(self, config: TrainConfig, dataset_checksum: str) -> None:
         """Log nodes that nothing teaches, and that the graph was searched with something else."""
-        warn_about_unlearned(self.graph, config.objective, name=config.run.graph)
+        warn_about_unlearned(self.graph, config.network, config.objective, name=config.run.graph)
         if said := differences(self.provenance, facts_of(config, dataset_checksum), _COMPARED):
             _LOG.warning("%s was searched with %s; it is trained with %s", config.run.graph, *said)
 
