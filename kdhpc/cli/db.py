@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
     from kdhpc.study.upgrading import Plan
 
+_START_EPILOG = """\
+examples:
+  kdhpc db start                                        for this machine
+  kdhpc db start --listen all --allow 10.0.0.0/8        for workers on other machines, too
+"""
+
 
 def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``db`` and its commands."""
@@ -23,21 +29,31 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
         "db",
         help="the embedded PostgreSQL: start, stop, status, url; delete-study, upgrade",
         description="The embedded PostgreSQL, in $KDHPC_RUNS/db. $KDHPC_STORAGE, if set, is used instead.",
+        epilog="example:\n  kdhpc db start --listen all     also for workers on other machines",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_start(commands)
-    stop = commands.add_parser("stop", help="write a dump, then shut the server down")
+    stop = commands.add_parser(
+        "stop", help="write a dump, then shut the server down", epilog="example:\n  kdhpc db stop"
+    )
     stop.set_defaults(func=_stop)
-    status = commands.add_parser("status", help="exit 0 if the server answers, else 1")
+    status = commands.add_parser(
+        "status", help="exit 0 if the server answers, else 1", epilog="example:\n  kdhpc db status --format json"
+    )
     status.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
     status.set_defaults(func=_status)
-    url = commands.add_parser("url", help="the server's URL for Optuna and its tools; it holds no password")
+    url = commands.add_parser(
+        "url",
+        help="the server's URL for Optuna and its tools; it holds no password",
+        epilog='example:\n  optuna-dashboard "$(kdhpc db url)"',
+    )
     url.set_defaults(func=_url)
     delete = commands.add_parser(
         "delete-study",
         help="delete a study from the database",
         description="Deletes a study that no worker works on: its rows in the database, its checkpoints, and the "
         "files of its jobs. Jobs that wait are cancelled. Logs, metrics and exported graphs in runs/ stay.",
+        epilog="example:\n  kdhpc db delete-study mine --yes",
     )
     delete.add_argument("study", metavar="NAME", help="the study")
     delete.add_argument("--yes", action="store_true", help="delete it even if trials were trained, which are lost then")
@@ -47,13 +63,14 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
         help="move the tables of an older kdhpc up to those of this one",
         description="Shows what would bring the tables of the database in use to the version that this kdhpc needs. "
         "With --yes, does it in one transaction. No worker may run. A dump of the embedded server is written first.",
+        epilog="example:\n  kdhpc db upgrade     what would be done",
     )
     upgrade.add_argument("--yes", action="store_true", help="do it, instead of only saying what would be done")
     upgrade.set_defaults(func=_upgrade)
 
 
 def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
-    start = commands.add_parser("start", help="make sure that the server runs")
+    start = commands.add_parser("start", help="make sure that the server runs", epilog=_START_EPILOG)
     start.add_argument(
         "--listen",
         default="127.0.0.1",

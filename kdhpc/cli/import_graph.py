@@ -9,6 +9,10 @@ Reads the log/config.json of a trial of the authors' search (https://github.com/
 knowledge transfer graph before it (https://github.com/somaminami/DCL), and writes the graph as a file that
 `kdhpc train --graph` takes. Prints the path; what is known of the search, and what is not, goes to stderr.
 """
+_EPILOG = """\
+example:
+  kdhpc import-graph ensemble_graph/log/config.json --out authors.json
+"""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,7 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "import-graph",
         help="make a graph's file of one that the method's authors have published",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     parser.add_argument("config", type=Path, metavar="config.json", help="the authors' file")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: graph-<key>.json, here)")

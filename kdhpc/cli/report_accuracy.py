@@ -28,7 +28,6 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="ensemble accuracy by number of nodes or of parameters (Figures 3 and 8)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where to look (default: runs/train)")
     parser.add_argument("--by", choices=("nodes", "parameters"), required=True, help="what the horizontal axis is")

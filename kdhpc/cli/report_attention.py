@@ -33,7 +33,6 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="attention map, prediction and entropy of each node on some images (Figure 7)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run that is done, runs/train/NAME/seed<k>")
     choice = parser.add_mutually_exclusive_group()

@@ -36,7 +36,6 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="how the difference of two networks correlates with the gain of their ensemble (Table 1, Figure 2)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "folders",

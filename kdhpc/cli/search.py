@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import Progress
-from kdhpc.cli.study_config import Wanted, add_search_study_argument, wanted_study
+from kdhpc.cli.study_config import OPTION_KEYS, Wanted, add_search_study_argument, wanted_study
 from kdhpc.searching.outcome import hours_line, problem_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="search for the best graph, with workers on this machine",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_search_study_argument(parser)
     parser.add_argument("--workers", type=int, metavar="K", help="worker processes (cluster.workers)")
@@ -53,7 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--dry-run", action="store_true", help="print the whole config and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as training.epochs=100")
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=run, option_keys=OPTION_KEYS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,8 @@ from kdhpc.config.schema import SearchConfig, check_study_name
 from kdhpc.errors import DatabaseError, UnknownStudyError, UsageError, nearest
 
 Executor = Literal["local", "slurm"]
+OPTION_KEYS = {"workers": "cluster.workers", "trials": "study.trials"}
+"""The config key that each option of commands that search stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,7 @@ def open_run(
     packed = packed or PackedDataset.open(packed_dir(config.dataset.name))
     check(config, method, packed)
     runtime = None if elsewhere else resolve_runtime(config.device)
-    name = _name(config, method)
+    name = training_name(config, method)
     run = Run(
         config=config,
         method=method,
@@ -174,7 +174,7 @@ def describe(config: TrainConfig) -> str:
     return f"{config.run.graph} on {config.dataset.name} with {config.network.name}, seed {config.run.seed}"
 
 
-def _name(config: TrainConfig, method: Method) -> str:
+def training_name(config: TrainConfig, method: Method) -> str:
     """Name of a training: ``run.name``, or a name made of data set, network, graph and, if not official, the split."""
     if config.run.name is not None:
         return config.run.name

@@ -61,6 +61,7 @@ def test_surface_is_frozen() -> None:
                 "--teacher-node",
                 "--seeds",
                 "--launcher",
+                "--dry-run",
                 "--config-dir",
                 "overrides",
             ),
