@@ -124,6 +124,13 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
         For example ``did you mean 'dogs4'? allowed: dogs2, dogs3, dogs4``.
     """
     names = sorted(allowed)
-    matches = difflib.get_close_matches(value, names, n=1)
-    hint = f"did you mean '{matches[0]}'? " if matches else ""
+    match = closest(value, names)
+    hint = "" if match is None else f"did you mean '{match}'? "
     return f"{hint}allowed: {', '.join(names) if names else '(none)'}"
+
+
+def closest(value: str, allowed: Iterable[str]) -> str | None:
+    """The name that was probably meant, in capitals or not; None: none is near."""
+    names = {name.casefold(): name for name in allowed}
+    matches = difflib.get_close_matches(value.casefold(), names, n=1)
+    return names[matches[0]] if matches else None

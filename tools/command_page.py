@@ -12,7 +12,7 @@ _COLUMNS = 80
 _HEAD = """\
 # All commands
 
-What `kdhpc COMMAND --help` says. This page is made by `python -m tools.command_page`; do not edit it.
+What `kdhpc COMMAND --help` says. `python -m tools.command_page` writes this page: do not edit it.
 """
 
 

@@ -14,8 +14,11 @@ from kdhpc.errors import DatabaseAwayError, DatabaseError, UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from kdhpc.server.control import ServerOptions
+    from kdhpc.server.endpoint import Endpoint
     from kdhpc.study.upgrading import Plan
 
+_WORKERS = 100
 _START_EPILOG = """\
 examples:
   kdhpc db start                                        for this machine
@@ -85,7 +88,9 @@ def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
         help="with --listen: a network that may connect, such as 10.0.0.0/8; can be repeated; default: this machine's",
     )
     start.add_argument("--port", type=int, help="TCP port (default: that of the last start, or any free one)")
-    start.add_argument("--workers", type=int, default=100, help="how many may be connected at once (default: 100)")
+    start.add_argument(
+        "--workers", type=int, default=_WORKERS, help="how many may be connected at once (default: %(default)s)"
+    )
     start.add_argument(
         "--take-over",
         action="store_true",
@@ -103,11 +108,34 @@ def _start(arguments: argparse.Namespace) -> int:
     )
     started = start(server_dir(), options, take_over=TakeOver() if arguments.take_over else None)
     where = f"PostgreSQL at {started.endpoint.host}:{started.endpoint.port} (process {started.endpoint.pid})"
-    already = f"{where} was running already, with the options of its start"
-    print(already if started.already else f"{where} started", file=sys.stderr)
+    if started.already:
+        _refuse_other_options(where, started.endpoint, options)
+        more = "; --allow and --workers have no effect on it" if options.allow or options.workers != _WORKERS else ""
+        print(f"{where} was running already, with the options of its start{more}", file=sys.stderr)
+    else:
+        print(f"{where} started", file=sys.stderr)
     if os.environ.get("KDHPC_STORAGE"):
         print("warning: KDHPC_STORAGE is set, so kdhpc uses the server named there and not this one", file=sys.stderr)
     return 0
+
+
+def _refuse_other_options(where: str, endpoint: "Endpoint", options: "ServerOptions") -> None:
+    """Refuse a running server that is not where it was asked to be.
+
+    Raises:
+        DatabaseError: it listens elsewhere, or on another port.
+    """
+    from kdhpc.server.endpoint import is_loopback
+
+    is_local = is_loopback(endpoint.host)
+    wants_others = not is_loopback(options.listen)
+    elsewhere = wants_others and (is_local or options.listen not in ("all", endpoint.host))
+    if elsewhere or options.port not in (None, endpoint.port):
+        asked = f"--listen {options.listen}" if elsewhere else f"--port {options.port}"
+        raise DatabaseError(
+            f"{where} was running already, {'for this machine only, ' if is_local else ''}so {asked} has no effect: "
+            "`kdhpc db stop`, then this again; workers that run wait for it"
+        )
 
 
 def _stop(arguments: argparse.Namespace) -> int:

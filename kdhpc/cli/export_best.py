@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.parser import positive
+from kdhpc.cli.parser import output_folder, positive
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add_study_argument(parser)
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="how many graphs (default: 1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/<study>/export)")
+    parser.add_argument(
+        "--out", type=output_folder, metavar="DIR", help="where to write (default: runs/<study>/export)"
+    )
     parser.set_defaults(func=run)
 
 
@@ -72,6 +74,12 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
         raise StudyError(
             f"study {name!r} has no complete trial{yet}{diverged}: nothing to export "
             f"(see `kdhpc status --study {name}`)"
+        )
+    if len(trials) < top:
+        print(
+            f"kdhpc: --top {top}: study {name} has {len(trials)} complete trials with different graphs so far, these "
+            "are exported",
+            file=sys.stderr,
         )
     exported, table = export_trials(study.definition, trials, folder or StudyPaths.of(name).export, study_uid=study.uid)
     for files in exported:

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         from kdhpc.cluster.requeue import requeue_if_out_of_time
         from kdhpc.log import log_to_stderr
         from kdhpc.searching.launch import continued_launch
-        from kdhpc.searching.plan import check_networks, space_compares_maps
+        from kdhpc.searching.plan import check_networks, check_plan, space_compares_maps
 
         name = study_name(args)
         log_to_stderr()
@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         check_networks(wanted.config, compares_maps=space_compares_maps(wanted.config))
         commands.require()
         if args.dry_run:
+            check_plan(name, wanted.config)
             return _print_script(name, wanted.config)
         commands.require_configured()
         try:

@@ -28,7 +28,8 @@ from kdhpc.cli import (
 )
 from kdhpc.cli.given_twice import refuse_contradiction, tell_of_doubles
 from kdhpc.cli.parser import CommandParser, is_override
-from kdhpc.errors import KdhpcError, UnknownStudyError
+from kdhpc.cli.study_config import study_of_environment
+from kdhpc.errors import DatabaseError, KdhpcError, UnknownStudyError
 from kdhpc.interpreter import open_closed_files, settle
 from kdhpc.printing import Unheard, printable_output
 
@@ -93,7 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         open_closed_files()
     with _existing_streams() as unheard, printable_output():
-        code = _run(argv)
+        try:
+            code = _run(argv)
+        except SystemExit as exc:  # A help page, or a wrong argument.
+            _settle_output()
+            if exc.code or not unheard.was_written:
+                raise
+            code = 0
         if code == 0 and unheard.was_written:
             print("kdhpc: standard output is closed: what this command has to show was not shown", file=sys.stderr)
             return 1
@@ -154,10 +161,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; in ``words`` as they were given."""
     args, rest = build_parser().parse_known_args(argv)
     # argparse takes overrides only where they stand together; people also write some after an option.
-    if rest and not (hasattr(args, "overrides") and all(map(is_override, rest))):
-        args.parser.refuse_rest(rest, argv)
+    overrides = getattr(args, "overrides", None)
+    # An unknown option first: its value is the override that none can be.
+    for word in (*(word for word in rest if word.startswith("-")), *(overrides or ()), *rest):
+        if overrides is None or not is_override(word):
+            args.parser.refuse_word(word, argv)
     if rest:
-        args.overrides += rest
+        args.overrides = [*args.overrides, *rest]
     args.words = list(argv)
     return args
 
@@ -170,8 +180,9 @@ def _words(exc: KdhpcError | OSError | UnicodeError, args: argparse.Namespace) -
         # Not all of it: it may hold a password.
         culprit = exc.object[exc.start : exc.end]
         return f"{culprit!r}, in a path, a name, a setting or a file, is no text in {exc.encoding}: rename or mend it"
-    if isinstance(exc, UnknownStudyError) and not getattr(args, "study", None) and os.environ.get("KDHPC_STUDY"):
-        return f"{exc} (the study is named by KDHPC_STUDY={os.environ['KDHPC_STUDY']})"
+    is_unknown = isinstance(exc, UnknownStudyError) or isinstance(exc.__cause__, (UnknownStudyError, DatabaseError))
+    if is_unknown and (named := study_of_environment(args)):
+        return f"{exc} (KDHPC_STUDY={named} names this study)"
     return str(exc)
 
 

@@ -1,15 +1,15 @@
 """The parser of every command: help pages that fit their terminal, and errors of one line that name what was meant."""
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from kdhpc.cli.given_twice import StoreOnce
 from kdhpc.cli.help_page import HelpPage
-from kdhpc.errors import nearest
+from kdhpc.errors import closest, nearest
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -33,17 +33,15 @@ class CommandParser(argparse.ArgumentParser):
             self.exit(2)
         self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
 
-    def refuse_rest(self, rest: Sequence[str], argv: Sequence[str]) -> NoReturn:
-        """Refuse words that nothing takes.
+    def refuse_word(self, word: str, argv: Sequence[str]) -> NoReturn:
+        """Refuse a word that is neither an argument nor an option of this command, nor an override.
 
         Args:
-            rest: What argparse has left over.
+            word: What nothing takes.
             argv: All words of the command line.
         """
-        word = rest[0]
         if not word.startswith("-"):
-            has_study = "--study" in self._option_string_actions
-            self.error(f"unexpected argument {word!r}{f', did you mean --study {word}?' if has_study else ''}")
+            self.error(f"unexpected argument {word!r}{self._meant_by(word)}")
         option, equals, value = word.partition("=")
         if option in ("--debug", "--version"):
             self.error(f"{option} stands before the command: kdhpc {option} {' '.join(self.prog.split()[1:])} ...")
@@ -52,19 +50,36 @@ class CommandParser(argparse.ArgumentParser):
             value = after[0] if after and not after[0].startswith("-") and "=" not in after[0] else "VALUE"
         self.error(f"unknown option {option}: {self._instead_of(option, value)}")
 
+    def _meant_by(self, word: str) -> str:
+        """What may have been meant by an argument too many."""
+        has_study, has_overrides = ("--study" in self._option_string_actions, self._takes_overrides())
+        if has_overrides:
+            from kdhpc.config.folders import config_names
+
+            groups = ("dataset", "network", "training")
+            group = next((group for group in groups if word in config_names(group)), None)
+            if group is not None:
+                return f": did you mean {group}={word}?"
+        if has_study:
+            return f": did you mean --study {word}?"
+        return ": config overrides are KEY=VALUE, as training.epochs=100" if has_overrides else ""
+
+    def _takes_overrides(self) -> bool:
+        return any(action.dest == "overrides" for action in self._actions)
+
     def _instead_of(self, option: str, value: str) -> str:
         """What may have been meant by an option that does not exist."""
         options = [word for action in self._actions for word in action.option_strings if word.startswith("--")]
-        if any(action.dest == "overrides" for action in self._actions) and option.startswith("--"):
+        if self._takes_overrides() and option.startswith("--"):
             name = option.removeprefix("--").replace("-", "_")
             keys = _config_keys(self.prog)
             # A key goes before an option that is only alike.
             if name in keys:
                 return f"it is a config key, give {' or '.join(f'{key}={value}' for key in keys[name])}"
             own = [word.removeprefix("--").replace("-", "_") for word in options]
-            like = difflib.get_close_matches(name, [*own, *keys], n=1)
-            if like and like[0] not in own:
-                return f"did you mean {' or '.join(f'{key}={value}' for key in keys[like[0]])}?"
+            like = closest(name, [*keys, *own])
+            if like is not None and like not in own:
+                return f"did you mean {' or '.join(f'{key}={value}' for key in keys[like])}?"
         return nearest(option, [word for word in options if word != "--help"])
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -114,6 +129,18 @@ def positive(text: str) -> int:
     return value
 
 
+def output_folder(text: str) -> Path:
+    """argparse type: a folder to write into, which may not exist yet.
+
+    It is looked at before the work is done whose results are to be written.
+    """
+    path = Path(text)
+    taken = next((place for place in (path, *path.parents) if place.exists()), None)
+    if taken is not None and not taken.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} cannot be a folder to write into, {taken} is a file: name another")
+    return path
+
+
 def _whole(text: str) -> int:
     try:
         return int(text)
@@ -121,7 +148,7 @@ def _whole(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
-_OVERRIDE = re.compile(r"[^-].*=")
+_OVERRIDE = re.compile(r"[^-].*=|[~+]")
 
 
 def is_override(word: str) -> bool:

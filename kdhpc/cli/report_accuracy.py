@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from kdhpc.cli.parser import output_folder
 from kdhpc.errors import DataError
 
 _DESCRIPTION = """\
@@ -31,7 +32,9 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where to look (default: runs/train)")
     parser.add_argument("--by", choices=("nodes", "parameters"), required=True, help="what the horizontal axis is")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/report/accuracy)")
+    parser.add_argument(
+        "--out", type=output_folder, metavar="DIR", help="where to write (default: runs/report/accuracy)"
+    )
     parser.set_defaults(func=run)
 
 

@@ -49,6 +49,12 @@ def study_name(args: argparse.Namespace) -> str:
     return check_study_name(named)
 
 
+def study_of_environment(args: argparse.Namespace) -> str | None:
+    """``$KDHPC_STUDY``, if a command with ``--study`` means that one; None: it does not, or there is none."""
+    named = getattr(args, "study", "") or _chooses("study", getattr(args, "overrides", ()))
+    return None if named or not hasattr(args, "study") else os.environ.get("KDHPC_STUDY")
+
+
 def wanted_study(args: argparse.Namespace, *, executor: Executor) -> Wanted:
     """The study, config and budget of a command with ``--study``, ``--workers``, ``--trials`` and overrides.
 

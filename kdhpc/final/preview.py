@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdhpc.config.document import to_document
+from kdhpc.config.meaning import warn_of_doubtful
 from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
@@ -91,7 +92,14 @@ def preview_trainings(configs: Sequence[TrainConfig], *, elsewhere: bool) -> tup
     """
     here = [config for config in configs if packed_dir(config.dataset.name).exists()]
     opened = dict(zip(map(id, here), open_all(here, elsewhere=elsewhere), strict=True))
-    return tuple(_of_run(opened[id(config)]) if id(config) in opened else _without_images(config) for config in configs)
+    for run in {run.name: run for run in opened.values()}.values():
+        run.warn()
+    previews = tuple(
+        _of_run(opened[id(config)]) if id(config) in opened else _without_images(config) for config in configs
+    )
+    for preview in {each.name: each for each in previews if each.images is None}.values():
+        warn_of_doubtful(preview.config)
+    return previews
 
 
 def refuse_missing_images(previews: Sequence[Preview]) -> None:

@@ -156,7 +156,7 @@ def test_help_costs_little_cpu_time(tmp_path: Path) -> None:
         (["export-best"], 1, "kdhpc db start"),
         (["report", "pairs", "nowhere"], 2, "nowhere is no folder"),
         (["report", "attention", "nowhere"], 2, "nowhere is no folder"),
-        (["report", "accuracy", "--by", "nodes"], 1, "make one with `kdhpc train`"),
+        (["report", "accuracy", "--by", "nodes"], 1, "make a result with `kdhpc train`"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(argv: list[str], code: int, said: str, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_system_error_is_one_line_that_names_the_path(tmp_path: Path) -> None:
 
 def test_output_that_nobody_reads_ends_the_command_quietly(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "kdhpc.cli.main", "search", "--study", "quickstart", "--dry-run"],
+        [sys.executable, "-m", "kdhpc.cli.main", "data", "list", "--format", "json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
