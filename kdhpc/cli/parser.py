@@ -62,7 +62,7 @@ class CommandParser(argparse.ArgumentParser):
                 return f": did you mean {group}={word}?"
         if has_study:
             return f": did you mean --study {word}?"
-        return ": config overrides are KEY=VALUE, as training.epochs=100" if has_overrides else ""
+        return ": config overrides are KEY=VALUE, as training.batch_size=32" if has_overrides else ""
 
     def _takes_overrides(self) -> bool:
         return any(action.dest == "overrides" for action in self._actions)

@@ -52,7 +52,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
     )
     parser.add_argument("--dry-run", action="store_true", help="check and print the whole config, and stop")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as training.epochs=100")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as training.batch_size=32")
     parser.set_defaults(func=run, option_keys=OPTION_KEYS)
 
 

@@ -49,24 +49,25 @@ def _block(seeds: "Sequence[tuple[Preview, Sequence[str]]]", config_dir: Path | 
         preview.name,
         f"  graph     {config.run.graph}, {nodes}",
         f"  network   {', '.join(config.network.nodes) or config.network.name}",
-        f"  images    {_images(preview)}",
+        *_images(preview),
         f"  training  {_steps(preview)}",
         f"            {rate}",
         *_changes(preview, choice, config_dir),
-        f"  {'seed' if len(seeds) == 1 else 'seeds'}     "[:12] + ", ".join(str(p.config.run.seed) for p, _ in seeds),
+        f"  {'seed' if len(seeds) == 1 else 'seeds':<8}  {', '.join(str(each.config.run.seed) for each, _ in seeds)}",
         *(f"  folder    {each.paths.root} {each.done_so_far()}" for each, _ in seeds),
     ]
 
 
-def _images(preview: "Preview") -> str:
+def _images(preview: "Preview") -> list[str]:
     dataset, images = preview.config.dataset, preview.images
+    seen = f"seen {dataset.image_size}x{dataset.image_size}"
     if images is None:
-        return f"{dataset.name}: not prepared here; networks would see {dataset.image_size}x{dataset.image_size}"
-    stored = "x".join(map(str, images.shape))
-    return (
-        f"{dataset.name}: {images.num_training:,} train, {images.num_scored:,} {images.scored_on} images score; "
-        f"{images.num_classes:,} classes; stored {stored}, seen {dataset.image_size}x{dataset.image_size}"
-    )
+        return [f"  images    {dataset.name}: not prepared here; {seen}"]
+    scoring = f"{images.num_scored:,} {images.scored_on} images score"
+    return [
+        f"  images    {dataset.name}: {images.num_training:,} train, {scoring}",
+        f"            {images.num_classes:,} classes; stored {'x'.join(map(str, images.shape))}, {seen}",
+    ]
 
 
 def _steps(preview: "Preview") -> str:
@@ -103,13 +104,12 @@ def _key(override: str) -> str:
 
 
 def _shown(value: object) -> str:
+    """As an override writes it."""
     if isinstance(value, list):
         return f"[{','.join(map(_shown, value))}]"
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, dict)
-        else str(value)
-    )
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
 
 
 def _ending(previews: "Sequence[Preview]", launcher: str) -> str:

@@ -9,7 +9,7 @@ And values that can be used, but are hardly what somebody wants: those are only 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
-from kdhpc.config.schema import SearchConfig, StudyConfig, TrainConfig, TrainingConfig
+from kdhpc.config.schema import RunConfig, SearchConfig, StudyConfig, TrainConfig, TrainingConfig
 from kdhpc.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
@@ -70,23 +70,28 @@ def warn_of_doubtful(config: SearchConfig | TrainConfig) -> None:
 def doubts(config: SearchConfig | TrainConfig) -> Iterator[str]:
     """What a config asks for and hardly means, each as a sentence for people."""
     yield from _unreachable_milestones(config.training)
-    is_search = isinstance(config, SearchConfig)
-    key, num_nodes = (
-        ("study.num_nodes", config.study.num_nodes) if is_search else ("run.num_nodes", config.run.num_nodes or 1)
-    )
+    if isinstance(config, SearchConfig):
+        yield from _many_nodes("study.num_nodes", config.study.num_nodes)
+        yield from _idle_sampler(config.study)
+    else:
+        yield from _many_nodes("run.num_nodes", config.run.num_nodes or 1)
+        yield from _nobody_to_learn_from(config.run)
+
+
+def _many_nodes(key: str, num_nodes: int) -> Iterator[str]:
     if num_nodes > _MANY_NODES:
         yield (
             f"{key}={num_nodes}: one device trains {num_nodes} networks at once, with up to "
             f"{num_nodes * (num_nodes - 1):,} losses between them at every step; the paper has 2 to 5"
         )
-    if is_search:
-        yield from _idle_sampler(config.study)
-    elif config.run.num_nodes == 1 and (config.run.graph == "dml" or config.run.graph.startswith("uniform:")):
+
+
+def _nobody_to_learn_from(run: RunConfig) -> Iterator[str]:
+    if run.num_nodes == 1 and (run.graph == "dml" or run.graph.startswith("uniform:")):
         yield (
-            f"{config.run.graph} with 1 node is independent: a single network has nobody to learn from; give --nodes 2 "
-            "or more"
+            f"{run.graph} with 1 node is independent: a single network has nobody to learn from; give --nodes 2 or more"
         )
-    elif config.run.num_nodes == 1 and config.run.graph == "one":
+    elif run.num_nodes == 1 and run.graph == "one":
         yield "one with 1 branch is a plain network: a branch learns from the others; give --nodes 2 or more"
 
 

@@ -89,7 +89,10 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
             ["study=dogs4", "training.epochs=1,2"],
             "epochs=1,2 is not allowed: give one value, training.epochs takes a whole",
         ),
-        (["study=dogs4", "training.milestones=1,2"], "takes a list, each a whole number; a list is written [1,2]"),
+        (["study=dogs4", "training.milestones=1,2"], "takes a list, each a finite number; a list is written [1,2]"),
+        (["study=dogs4", "training.milestones=[0.75,0.5]"], "rising fractions of training.epochs=300, as [0.5,0.75]"),
+        (["study=dogs4", "training.milestones=[1.5]"], "whole epochs above 0, or fractions of training.epochs"),
+        (["study=dogs4", "training.milestones=[0]"], "whole epochs above 0, or fractions of training.epochs"),
         (["study=dogs4", "training=paper,short"], "give one value, training takes one of adamw_cosine, ktg, paper,"),
         (
             ["study=dogs4", "network=[resnet8,resnet14]"],
@@ -176,6 +179,16 @@ def test_compose_mistake_is_one_line_with_the_way_out(overrides: list[str], expe
 def test_compose_another_schedule_leaves_the_milestones_of_the_file_aside() -> None:
     training = compose_search(["study=dogs4", "training.schedule=cosine"]).training
     assert (training.schedule, training.milestones) == ("cosine", (150, 225))
+
+
+def test_compose_milestones_as_fractions_are_whole_epochs_of_any_length() -> None:
+    """So that a config with fractions is the same as the one with the epochs that they mean, also where it is stored."""
+    fractions = ("study=dogs4", "training.milestones=[0.5,0.75]")
+    assert compose_search(fractions) == compose_search(["study=dogs4"])
+    short = compose_search([*fractions, "training.epochs=100"])
+    assert to_document(short.training)["milestones"] == [50, 75]
+    assert all(isinstance(milestone, int) for milestone in short.training.milestones)
+    assert compose_search([*fractions, "training.epochs=2"]).training.milestones == (1, 2)
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e999", ".inf", "1" + 400 * "0"])

@@ -18,7 +18,8 @@ def test_dry_run_says_what_would_be_trained_and_makes_nothing(place, capsys):
         "tiny-resnet8-dml2",
         "  graph     dml, 2 nodes",
         "  network   resnet8",
-        "  images    tiny: 64 train, 40 test images score; 2 classes; stored 16x16x3, seen 16x16",
+        "  images    tiny: 64 train, 40 test images score",
+        "            2 classes; stored 16x16x3, seen 16x16",
         "  training  5 epochs of 4 steps, 20 in all; 16 images a step",
         "            sgd, learning rate 0.05, schedule steps",
         "  settings  training.epochs=5 (else 300)",
@@ -87,7 +88,7 @@ def test_dry_run_without_the_images_says_the_rest_and_fails_as_training_does(pla
     words = ("train", "--graph", "dml", "--nodes", "2", *TINY)
     assert main([*words, "--dry-run"]) == 1
     out, said = capsys.readouterr()
-    assert "images    tiny: not prepared here; networks would see 16x16" in out
+    assert "images    tiny: not prepared here; seen 16x16" in out
     assert "training  2 epochs, 16 images a step" in out
     assert main(words) == 1
     assert capsys.readouterr() == ("", said)
