@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kdhpc.config.document import to_document
 from kdhpc.config.meaning import warn_of_doubtful
 from kdhpc.config.paths import RunPaths, packed_dir
-from kdhpc.config.schema import TrainConfig
+from kdhpc.config.schema import RunConfig, TrainConfig
 from kdhpc.data.packed import PackedDataset
 from kdhpc.final.assembly import num_scored_images, num_training_images
 from kdhpc.final.finished import open_finished
@@ -119,7 +119,8 @@ def changed_settings(config: TrainConfig, plain: TrainConfig) -> Mapping[str, tu
     return {key: (value, plains.get(key)) for key, value in ours.items() if value != plains.get(key)}
 
 
-def _unasked(config: TrainConfig) -> object:
+def _unasked(config: TrainConfig) -> RunConfig:
+    """The run without what is said elsewhere."""
     defaults = {field.name: field.default for field in dataclasses.fields(config.run)}
     kept = {key: defaults[key] for key in _ASKED if key != "graph"}
     return dataclasses.replace(config.run, **kept)  # type: ignore[arg-type]  # each is the default of its own field

@@ -182,7 +182,7 @@ def test_compose_another_schedule_leaves_the_milestones_of_the_file_aside() -> N
 
 
 def test_compose_milestones_as_fractions_are_whole_epochs_of_any_length() -> None:
-    """So that a config with fractions is the same as the one with the epochs that they mean, also where it is stored."""
+    """So a config with fractions is the same as the one with the epochs that they mean, also where it is stored."""
     fractions = ("study=dogs4", "training.milestones=[0.5,0.75]")
     assert compose_search(fractions) == compose_search(["study=dogs4"])
     short = compose_search([*fractions, "training.epochs=100"])
