@@ -130,7 +130,11 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
 
 
 def closest(value: str, allowed: Iterable[str]) -> str | None:
-    """The name that was probably meant, in capitals or not; None: none is near."""
+    """The name that was probably meant; None: none is near."""
+    return next(iter(near(value, allowed, at_most=1)), None)
+
+
+def near(value: str, allowed: Iterable[str], *, at_most: int) -> tuple[str, ...]:
+    """The names that are like a value, in capitals or not, the nearest first."""
     names = {name.casefold(): name for name in allowed}
-    matches = difflib.get_close_matches(value.casefold(), names, n=1)
-    return names[matches[0]] if matches else None
+    return tuple(names[match] for match in difflib.get_close_matches(value.casefold(), names, n=at_most))

@@ -75,7 +75,7 @@ def code_of(*words: str) -> int:
         ),
         ("search --study quickstart data=cifar10 --dry-run", "unknown config key 'data': did you mean 'dataset'?"),
         ("search --study quickstart study.sampler=Evolv --dry-run", "did you mean 'evolve'?"),
-        ("search --study quickstart network=ResNet8x --dry-run", "did you mean 'resnet8'?"),
+        ("search --study quickstart network=ResNet8x --dry-run", "did you mean 'resnet8'"),
         ("search --study quickstart study.baselines=[dmll] --dry-run", "did you mean 'dml'?"),
         ("doctor cluster.partition=gpu", "give --job cluster.key=value"),
     ],
