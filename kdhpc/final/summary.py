@@ -70,8 +70,12 @@ def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
     if not found:
         if result_folders(folder):
             raise DataError(f"no result of a final training in {folder} can be read: see above")
-        what = f"{folder} holds no result of a final training" if folder.is_dir() else f"{folder} is no folder"
-        raise DataError(f"{what}: name a folder such as runs/train, or make a result with `kdhpc train`")
+        what = (
+            f"{folder} holds no result of a final training"
+            if folder.is_dir()
+            else f"there is no folder {folder}, and so no result in it"
+        )
+        raise DataError(f"{what}: make one with `kdhpc train`, or name another folder")
     return summarise((one.result for one in found), ddof=ddof)
 
 

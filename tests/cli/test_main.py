@@ -163,7 +163,7 @@ def test_help_costs_little_cpu_time(tmp_path: Path) -> None:
         (["export-best"], 1, "kdhpc db start"),
         (["report", "pairs", "nowhere"], 2, "nowhere is no folder"),
         (["report", "attention", "nowhere"], 2, "nowhere is no folder"),
-        (["report", "accuracy", "--by", "nodes"], 1, "make a result with `kdhpc train`"),
+        (["report", "accuracy", "--by", "nodes"], 1, "make one with `kdhpc train`"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(argv: list[str], code: int, said: str, tmp_path: Path) -> None:

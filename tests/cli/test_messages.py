@@ -143,7 +143,7 @@ def test_without_a_database_it_is_said_where_one_is_looked_for(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("results nowhere", "nowhere is no folder: name a folder such as runs/train"),
+        ("results nowhere", "there is no folder nowhere, and so no result in it: make one with `kdhpc train`"),
         ("results .", ". holds no result of a final training"),
         ("data check fashon", "data set 'fashon' is not prepared in"),
     ],
