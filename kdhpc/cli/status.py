@@ -126,7 +126,7 @@ def _table(status: "StudyStatus", jobs: "tuple[QueuedJob, ...]") -> str:
     if status.unconfirmed is not None:
         other = f"trial {status.unconfirmed.number} has {goal.shown(status.unconfirmed.value)} in the search"
         best += f"; {other} and is not confirmed: `kdhpc confirm --study {status.study}` again"
-    lead = lead_line(status.lead, status.study, goal)
+    lead = lead_line(status.lead, status.study, goal, diverged=status.diverged_given)
     given = ", ".join(f"{count} {state}" for state, count in dataclasses.asdict(status.given_trials).items() if count)
     speed = f"{status.trials_per_hour:.1f} trials per hour" if status.trials_per_hour else "-"
     to_go = f", about {duration(status.seconds_to_go)} to go" if status.seconds_to_go else ""
