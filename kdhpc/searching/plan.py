@@ -126,7 +126,6 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         NetworkError: the network does not exist or does not fit, or pretrained weights are none.
     """
     check_study_name(name)
-    warn_of_doubtful(config)
     baselines = _baselines(config)
     compares_maps = space_compares_maps(config) or any(given.graph.compares_maps for given in baselines)
     check_networks(config, compares_maps=compares_maps)
@@ -136,8 +135,6 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     check_start(config.network)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
     height, width, channels = packed.manifest.image_shape
-    if doubt := doubt_normalisation(config.dataset, channels):
-        _LOG.warning(doubt)
     check_image_size(config.dataset, (height, width))
     check_resolution(config.dataset, packed.train)
     split = search_split(
@@ -154,6 +151,10 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         num_classes=len(packed.classes),
         compares_maps=compares_maps,
     )
+    # Last: who is refused needs no doubts.
+    warn_of_doubtful(config)
+    if doubt := doubt_normalisation(config.dataset, channels):
+        _LOG.warning(doubt)
     definition = study_definition(name, config, packed.checksum)
     return StudyPlan(config=config, definition=definition, split=split, baselines=baselines)
 
@@ -167,11 +168,11 @@ def check_plan(name: str, config: SearchConfig) -> None:
     if packed_dir(config.dataset.name).exists():
         plan_study(name, config)
         return
-    _LOG.warning("data set %r is not prepared here: the search would not begin", config.dataset.name)
     check_study_name(name)
-    warn_of_doubtful(config)
     _baselines(config)
     check_networks(config, compares_maps=space_compares_maps(config))
+    warn_of_doubtful(config)
+    _LOG.warning("data set %r is not prepared here: the search would not begin", config.dataset.name)
 
 
 def _baselines(config: SearchConfig) -> tuple[GivenGraph, ...]:
