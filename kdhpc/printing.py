@@ -5,6 +5,7 @@ the direction of writing. So standard output and error go through one filter, wh
 would (``\\x1b``), and lets through line ends and tabs alone. What kdhpc itself wants of a terminal goes past it.
 """
 
+import io
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -69,6 +70,24 @@ class _Printable:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+class Unheard(io.TextIOBase):
+    """Stands in for a standard output that is closed, and remembers whether there was something to write."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self.was_written = False
+
+    def write(self, text: str) -> int:
+        """Nothing is written."""
+        self.was_written = self.was_written or bool(text)
+        return len(text)
+
+    def writable(self) -> bool:
+        """As a file."""
+        return True
 
 
 def _written_out(character: str) -> str:

@@ -13,6 +13,12 @@ from kdhpc.files.json_text import strict_json
 # Spelt out, because importing the readers would slow down every command; a test compares.
 READER_NAMES = ("cifar10", "cifar100", "cub200", "fashion_mnist", "folder", "stanford_cars", "stanford_dogs")
 
+_PREPARE_EPILOG = """\
+examples:
+  kdhpc data prepare cifar10 ~/downloads/cifar-10-python.tar.gz
+  kdhpc data prepare folder ~/pets --size 128
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
@@ -44,13 +50,22 @@ class Listed:
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds ``data`` and its three subcommands."""
-    parser = subparsers.add_parser("data", help="prepare, list and check data sets", description=__doc__)
+    parser = subparsers.add_parser(
+        "data",
+        help="prepare, list and check data sets",
+        description="Packed data sets: what training reads. They lie in $KDHPC_DATA (./data).",
+        epilog="example:\n  kdhpc data prepare folder ~/pets     train/CLASS/* and test/CLASS/*, as dataset `pets`",
+    )
     commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
     _add_prepare(commands)
-    listing = commands.add_parser("list", help="show what is prepared")
+    listing = commands.add_parser("list", help="show what is prepared", epilog="example:\n  kdhpc data list")
     listing.add_argument("--format", choices=("table", "json"), default="table", help="default: %(default)s")
     listing.set_defaults(func=list_datasets)
-    check = commands.add_parser("check", help="compare every byte of a data set with its checksums")
+    check = commands.add_parser(
+        "check",
+        help="compare every byte of a data set with its checksums",
+        epilog="example:\n  kdhpc data check fashion_mnist",
+    )
     check.add_argument("name", metavar="NAME", help="a prepared data set")
     check.set_defaults(func=check_dataset)
 
@@ -60,6 +75,7 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "prepare",
         help="turn downloaded images into the packed form that training reads",
         description="Packs a data set into $KDHPC_DATA (./data). May be interrupted and run again.",
+        epilog=_PREPARE_EPILOG,
     )
     parser.add_argument("reader", metavar="READER", help=f"format of the source: {', '.join(READER_NAMES)}")
     parser.add_argument("source", metavar="SOURCE", type=Path, help="official archive, or folder of files or archives")

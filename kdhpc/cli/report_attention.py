@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.parser import output_folder, positive
 from kdhpc.cli.table import aligned
 
 if TYPE_CHECKING:
@@ -33,12 +34,11 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="attention map, prediction and entropy of each node on some images (Figure 7)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run that is done, runs/train/NAME/seed<k>")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
-        "--images", type=_positive, default=4, metavar="K", help="the first image of each of K classes (default: 4)"
+        "--images", type=positive, metavar="K", help="the first image of each of K classes (default: 4, or all)"
     )
     choice.add_argument(
         "--indices",
@@ -48,7 +48,10 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="numbers of the images, from 0, among those that are scored",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: runs/report/attention-<name>-seed<k>)"
+        "--out",
+        type=output_folder,
+        metavar="DIR",
+        help="where to write (default: runs/report/attention-<name>-seed<k>)",
     )
     parser.add_argument(
         "--network",
@@ -99,13 +102,6 @@ def _table(examples: "AttentionExamples") -> str:
     return "\n".join(
         [*lines, "", f"top-1 in percent, entropy in nats, of {examples.num_images:,} {examples.scored_on} images"]
     )
-
-
-def _positive(text: str) -> int:
-    value = _index(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
 
 
 def _index(text: str) -> int:

@@ -28,6 +28,11 @@ _COLUMNS = (
     *("searched_dataset", "searched_network", "searched_study", "searched_trial"),
     *("teacher", "teacher_accuracy"),
 )
+_EPILOG = """\
+examples:
+  kdhpc results
+  kdhpc results runs/train/dogs5-best --format csv
+"""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,7 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "results",
         help="final trainings in a table, averaged over seeds",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where to look (default: runs/train)")
     parser.add_argument(

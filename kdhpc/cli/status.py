@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 5.0
 _ROWS_SHOWN = 10
+_EPILOG = """\
+examples:
+  kdhpc status --study mine
+  kdhpc status --study mine --format json     for a program
+"""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,6 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "status",
         help="how far a study is",
         description="Shows the budget, trials by state, best trial, rungs, workers, jobs, failures. Changes nothing.",
+        epilog=_EPILOG,
     )
     add_study_argument(parser)
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")

@@ -105,7 +105,7 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
 def _tell(runs: Sequence[Run], logs: Path) -> None:
     """What each training would say in its own log, once for all seeds, and where those logs are."""
     for run in {run.name: run for run in runs}.values():
-        run.method.warn_about(run.config, run.packed.checksum)
+        run.warn()
     print(f"kdhpc: jobs: {len(runs)}, logs: {logs}", file=sys.stderr, flush=True)
 
 

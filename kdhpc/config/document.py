@@ -15,7 +15,7 @@ import yaml
 
 from kdhpc.config.compatibility import readable
 from kdhpc.config.renamed import renamed_document
-from kdhpc.errors import ConfigError, nearest
+from kdhpc.errors import ConfigError, closest, nearest
 from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
 from kdhpc.graph.names import OpenName
@@ -213,7 +213,9 @@ def _parse_value(key: str, hint: object, value: object) -> object:
         _refuse_text_for_list(hint, value)
         return dacite.from_dict(holder, {"value": value}, rules).value
     except (dacite.DaciteError, ValueError, TypeError, OverflowError) as exc:
-        raise ConfigError(f"{key}={_shown(value)} is not allowed: {_allowed(hint)}") from exc
+        meant = closest(str(value), _names(hint))
+        hinted = "" if meant is None or meant == value else f"did you mean '{meant}'? allowed: "
+        raise ConfigError(f"{key}={_shown(value)} is not allowed: {hinted}{_allowed(hint)}") from exc
 
 
 def _refuse_text_for_list(hint: object, value: object) -> None:
@@ -243,6 +245,15 @@ def _truth(value: object) -> bool:
 
 def _shown(value: object) -> str:
     return repr(value) if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+
+
+def _names(hint: object) -> tuple[str, ...]:
+    """The names that a type admits; none, if it admits other things."""
+    if typing.get_origin(hint) is typing.Literal:
+        return tuple(map(str, typing.get_args(hint)))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return tuple(str(member.value) for member in hint)
+    return ()
 
 
 def _allowed(hint: object) -> str:

@@ -72,7 +72,7 @@ def train_final(
     if (done := _read_done(run)) is not None:
         _LOG.info("%s is done already", run.paths.root)
         return done
-    run.method.warn_about(config, run.packed.checksum)
+    run.warn()
     training = assemble(config, run.method, run.packed, run.here)
     with owned(run.paths) as owner:
         # Another process may have come to the end since.

@@ -68,8 +68,14 @@ def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
     """
     found = find_results([folder])
     if not found:
-        what = "can be read: see above" if result_folders(folder) else "is there: make one with `kdhpc train`"
-        raise DataError(f"no result of a final training in {folder} {what}")
+        if result_folders(folder):
+            raise DataError(f"no result of a final training in {folder} can be read: see above")
+        what = (
+            f"{folder} holds no result of a final training"
+            if folder.is_dir()
+            else f"there is no folder {folder}, and so no result in it"
+        )
+        raise DataError(f"{what}: make one with `kdhpc train`, or name another folder")
     return summarise((one.result for one in found), ddof=ddof)
 
 

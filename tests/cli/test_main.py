@@ -61,6 +61,7 @@ def test_surface_is_frozen() -> None:
                 "--teacher-node",
                 "--seeds",
                 "--launcher",
+                "--dry-run",
                 "--config-dir",
                 "overrides",
             ),
@@ -246,7 +247,7 @@ def test_system_error_is_one_line_that_names_the_path(tmp_path: Path) -> None:
 
 def test_output_that_nobody_reads_ends_the_command_quietly(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "kdhpc.cli.main", "search", "--study", "quickstart", "--dry-run"],
+        [sys.executable, "-m", "kdhpc.cli.main", "data", "list", "--format", "json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
