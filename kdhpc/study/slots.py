@@ -107,6 +107,9 @@ and no index has to be written. While a study is draining, no slot of it is give
 OF_BOTH = "IN (SELECT study_id FROM kdhpc_studies WHERE study_id = :study_id OR given_of = :study_id)"
 """SQL: of a study, or of the companion that has its given trials."""
 
+GIVEN_BACK, CRASHED, VANISHED, FAILED = "given back", "crashed", "vanished", "failed"
+"""How a lease ended, as people are told."""
+
 CLOCK_TOLERANCE_S = 60
 """A lease that was renewed so far in the future is one of a clock that was set back since."""
 _CLOCK_TOLERANCE = f"interval '{CLOCK_TOLERANCE_S} seconds'"
@@ -156,7 +159,9 @@ _REMEMBER = text("""
     UPDATE trial_user_attributes AS notes SET value_json = CAST(jsonb_set(
         CAST(notes.value_json AS jsonb), '{leases}',
         coalesce(CAST(notes.value_json AS jsonb) -> 'leases', CAST('[]' AS jsonb)) || jsonb_build_array(
-            jsonb_build_array(extract(epoch FROM claimed), extract(epoch FROM renewed), owner_token))) AS text)
+            jsonb_build_array(extract(epoch FROM claimed), extract(epoch FROM renewed), owner_token,
+                CAST(:how AS text), coalesce(CAST(:reason AS text), CAST(notes.value_json AS jsonb) ->> 'reason')))
+        ) AS text)
     FROM kdhpc_slots AS slots
     WHERE slots.study_id = :study_id AND slot = ANY(:slots) AND claimed IS NOT NULL
         AND notes.trial_id = slots.trial_id AND notes.key = :key
@@ -279,7 +284,8 @@ def leave(
     }
     if connection.execute(_LEAVE, values).rowcount == 1:
         if state == "free":
-            remember(connection, lease.study_id, [lease.slot])
+            how = GIVEN_BACK if reason is None else CRASHED
+            remember(connection, lease.study_id, [lease.slot], how=how, reason=reason)
         return True
     return connection.execute(_WAS_LEFT, {**lease.key, "state": state}).one_or_none() is not None
 
@@ -331,14 +337,25 @@ def free_slots_of(connection: Connection, study_id: int, dead: Iterable[Owner]) 
         {"study_id": study_id, "tokens": [owner.token for owner in dead]},
     )
     numbers = list(freed.scalars())
-    remember(connection, study_id, numbers)
+    remember(connection, study_id, numbers, how=VANISHED)
     return len(numbers)
 
 
-def remember(connection: Connection, study_id: int, numbers: Sequence[int]) -> None:
+def remember(
+    connection: Connection, study_id: int, numbers: Sequence[int], *, how: str, reason: str | None = None
+) -> None:
     """Write down when, and by whom, slots were held that are free again: the next lease takes that place.
 
-    It is the list ``leases`` of a trial's attribute: beginning and end in seconds since 1970, and the owner's token.
+    It is the list ``leases`` of a trial's attribute: beginning and end in seconds since 1970, the owner's token, how
+    the lease ended, and why; the last two are missing where an earlier version of kdhpc wrote it.
+
+    Args:
+        connection: in a transaction.
+        study_id: Optuna's id of the study, or of its companion.
+        numbers: the slots.
+        how: ``GIVEN_BACK``, ``CRASHED``, ``VANISHED`` or ``FAILED``.
+        reason: why; None: that for which the trial is failed, if it is.
     """
     if numbers:
-        connection.execute(_REMEMBER, {"study_id": study_id, "slots": list(numbers), "key": ATTRIBUTE})
+        values = {"study_id": study_id, "slots": list(numbers), "key": ATTRIBUTE, "how": how, "reason": reason}
+        connection.execute(_REMEMBER, values)
