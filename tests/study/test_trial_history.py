@@ -41,14 +41,14 @@ def test_curve_stands_beside_the_medians_of_the_others(storage: Storage) -> None
 
 
 def test_attempts_tell_who_worked_when_and_how_it_ended(storage: Storage) -> None:
-    study = make(storage, target=1)
+    study = make(storage, target=1, max_attempts=9)
     owners = [Owner.current(job=job) for job in ("17_0", "17_1", "17_2", "17_3", "17_4")]
     take(study, owners[0]).release()
     crashed = take(study, owners[1])
     crashed.crash("RuntimeError: out of luck (on node7)")
     take(study, owners[2])
     assert study.expire([owners[2]]) == 1
-    take(study, owners[3], lease_s=0.05)
+    study.lease(owners[3], lease_s=0.05, renew_s=60)
     time.sleep(0.2)
     taken_over = take(study, owners[4])
     found = history(storage, 0)
