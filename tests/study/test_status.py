@@ -158,7 +158,7 @@ def test_study_names_are_those_of_kdhpc(storage: Storage, storage_url: str) -> N
     make(storage, "later")
     make(storage, "earlier")
     assert study_names(storage) == ("earlier", "later")
-    with pytest.raises(UnknownStudyError, match="unknown study 'foreign': allowed: earlier, later"):
+    with pytest.raises(UnknownStudyError, match="unknown study 'foreign': there are earlier, later"):
         read_status(storage, "foreign")
     with pytest.raises(UnknownStudyError, match="did you mean 'later'"):
         top_trials(storage, "latter", 1)
