@@ -12,7 +12,7 @@ from kdhpc.cli.moments import ago
 from kdhpc.cli.study_argument import add_study_argument, chosen_study, named_study
 from kdhpc.cli.table import Part, Table, show
 from kdhpc.config.paths import StudyPaths
-from kdhpc.errors import DatabaseError, StorageError, StudyError, UnknownStudyError
+from kdhpc.errors import DatabaseError, StorageError, StudyError, UnknownStudyError, UsageError
 from kdhpc.study.numbers import trial_label, trial_words
 
 if TYPE_CHECKING:
@@ -113,8 +113,6 @@ class _Chosen:
         named = named_study(args)
         try:
             self.study = chosen_study(args, self._connected())
-        except UnknownStudyError:
-            raise
         except DatabaseError as exc:
             if named is None:
                 raise
@@ -144,7 +142,7 @@ class _Chosen:
 
     def find_again(self) -> "tuple[WorkerLog, ...]":
         """As :meth:`find`; what was found before, while that cannot be answered."""
-        with suppress(DatabaseError, StorageError, StudyError):
+        with suppress(DatabaseError, StorageError, StudyError, UsageError):
             return self.find()
         return self._found
 

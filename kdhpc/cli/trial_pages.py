@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.graph.serial import to_document
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.text_drawing import draw_in_text
-from kdhpc.searching.alone import train_command
+from kdhpc.searching.alone import train_words
 from kdhpc.searching.export import named_graph
 from kdhpc.searching.worker_logs import WorkerLog
 from kdhpc.study.attempts import TrialAttempt
@@ -33,8 +34,13 @@ def graph_file(known: KnownTrial, written: Path | None) -> tuple[Path, bool]:
         return written, True
     name, label = known.history.study, trial_label(known.history.number).replace(" ", "")
     path = StudyPaths.of(name).export / f"{name}-trial{label}.json"
+    return _from_here(path), path.is_file()
+
+
+def _from_here(path: Path) -> Path:
+    """The path as people write it in this folder."""
     here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path, path.is_file()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def trial_document(known: KnownTrial, logs: LogsOfAttempts, *, written: Path | None) -> dict[str, object]:
@@ -59,7 +65,9 @@ def trial_document(known: KnownTrial, logs: LogsOfAttempts, *, written: Path | N
         "metrics": _if_there(paths.metrics(history.number)),
         "checkpoint": _if_there(paths.checkpoint(history.number)),
         "graph_file": str(path) if is_there else None,
-        "train_command": None if history.graph is None else train_command(known.definition, history.graph, path),
+        "train_command": None
+        if history.graph is None
+        else shlex.join(train_words(known.definition, history.graph, path)),
     }
 
 
@@ -141,15 +149,18 @@ def _why_pruned(history: TrialHistory) -> str:
 
 def _drawing(known: KnownTrial) -> list[str]:
     assert known.history.graph is not None
-    on_terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if on_terminal else _PIPE_WIDTH
     graph = named_graph(known.definition, known.history.graph)
-    return [*draw_in_text(graph, width=width, is_ascii=not _has_unicode(on_terminal))]
+    return [*draw_in_text(graph, width=_terminal_width() or _PIPE_WIDTH, is_ascii=not _has_unicode())]
 
 
-def _has_unicode(on_terminal: bool) -> bool:
+def _terminal_width() -> int | None:
+    """In characters; None: a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _has_unicode() -> bool:
     encoding = getattr(sys.stdout, "encoding", None)
-    if on_terminal:
+    if sys.stdout.isatty():
         from kdhpc.cli.terminal import has_unicode  # It imports rich.
 
         return has_unicode(encoding, os.environ)
@@ -177,12 +188,11 @@ def _curve(history: TrialHistory) -> Table:
         )
         for point in history.curve
     ]
-    return Table(
-        head=("epoch", goal.short or "accuracy", "median of others", "others", "compared"), rows=rows, spare=("others",)
-    )
+    return Table(head=("epoch", goal.short or "accuracy", "median", "others", "compared"), rows=rows, spare=("others",))
 
 
 def _attempts(history: TrialHistory) -> Table:
+    with_reasons = any(attempt.reason for attempt in history.attempts)
     rows = [
         (
             f"{attempt.host}:{attempt.pid}",
@@ -190,16 +200,14 @@ def _attempts(history: TrialHistory) -> Table:
             "-" if attempt.began is None else clock(attempt.began),
             "-" if attempt.ended is None else clock(attempt.ended),
             attempt.how or "-",
-            attempt.reason or "",
+            *((attempt.reason or "",) if with_reasons else ()),
         )
         for attempt in history.attempts
     ]
     alarming = frozenset(
         index for index, attempt in enumerate(history.attempts) if attempt.how in ("crashed", "vanished", "failed")
     )
-    head = ("worker", "job", "began", "ended", "how", "reason")
-    if not any(attempt.reason for attempt in history.attempts):
-        head, rows = head[:-1], [row[:-1] for row in rows]
+    head = ("worker", "job", "began", "ended", "how", *(("reason",) if with_reasons else ()))
     return Table(head=head, rows=rows, wraps=("reason",), spare=("ended", "job"), alarming=alarming)
 
 
@@ -209,8 +217,8 @@ def _files(known: KnownTrial, logs: LogsOfAttempts) -> list[Part]:
     paths = dict.fromkeys(log.path for found in logs for log in found)
     number = f" --study {history.study} --trial {trial_label(history.number)}"
     parts: list[Part] = [
-        Fact(label="folder", text=f"{folder}{'' if folder.is_dir() else ' (not there)'}"),
-        *(Fact(label="log", text=str(path)) for path in paths),
+        Fact(label="folder", text=f"{_from_here(folder)}{'' if folder.is_dir() else ' (not there)'}"),
+        *(Fact(label="log", text=str(_from_here(path))) for path in paths),
     ]
     if paths:
         return [*parts, Fact(label="", text=f"`kdhpc logs{number}` shows what it says of this trial")]
@@ -223,6 +231,19 @@ def _alone(known: KnownTrial, written: Path | None) -> list[Part]:
     if history.graph is None:
         return []
     path, is_there = graph_file(known, written)
-    command = train_command(known.definition, history.graph, path)
-    words = f"kdhpc trial {trial_label(history.number)} --study {history.study} --out {path}"
-    return [*([] if is_there else [Fact(label="alone", text=words)]), Fact(label="alone", text=command)]
+    write = ["kdhpc", "trial", *trial_label(history.number).split(), "--study", history.study, "--out", str(path)]
+    commands = [*([] if is_there else [write]), train_words(known.definition, history.graph, path)]
+    return ["", "to train its graph alone, on all images:", *(line for words in commands for line in _typed(words))]
+
+
+def _typed(words: Sequence[str]) -> list[str]:
+    """A command as a shell reads it; on a terminal, lines that go on end as a shell wants it, to be copied."""
+    width, (first, *others) = _terminal_width(), map(shlex.quote, words)
+    lines = [first]
+    for word in others:
+        if width is None or len(f"{lines[-1]} {word} \\") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"    {word}")
+    return lines

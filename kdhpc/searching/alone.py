@@ -1,7 +1,6 @@
 """The command that trains a trial's graph alone, as a final training, with the settings of its study."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +17,8 @@ _GROUPS = ("network", "objective", "training")
 _NOT_COPIED = frozenset({"network.name", "network.nodes", "training.evaluate"})
 
 
-def train_command(definition: StudyDefinition, graph: GraphSpec, path: Path) -> str:
-    """``kdhpc train --graph FILE dataset=... network=... training.epochs=...``.
+def train_words(definition: StudyDefinition, graph: GraphSpec, path: Path) -> list[str]:
+    """Words of the command: ``kdhpc train --graph FILE dataset=... network=... training.epochs=...``.
 
     All training images are used, and the test images score, as in any final training.
 
@@ -39,7 +38,7 @@ def train_command(definition: StudyDefinition, graph: GraphSpec, path: Path) -> 
         defaults = to_document(compose_train(like))
     except (ConfigError, ValueError):
         settings, defaults = {}, {}  # A data set or network without a config here: its defaults are not known.
-    return shlex.join(["kdhpc", "train", "--graph", str(path), *chosen, *plugins, *_different(settings, defaults)])
+    return ["kdhpc", "train", "--graph", str(path), *chosen, *plugins, *_different(settings, defaults)]
 
 
 def _different(settings: Mapping[str, object], defaults: Mapping[str, object]) -> list[str]:

@@ -53,7 +53,7 @@ class LogReader:
         """The last lines of logs, read in this order; :meth:`new_lines` goes on after them."""
         found: deque[LogLine] = deque(maxlen=num_lines)
         for log in logs:
-            found.extend(self._read(log, lambda log=log: self._start(log, num_lines)))
+            found.extend(self._read(log, num_lines))
         return tuple(found)
 
     def skip(self, logs: Sequence[WorkerLog]) -> None:
@@ -68,7 +68,7 @@ class LogReader:
             look = log.size, log.modified
             if log.path in latest or self._looks.get(log.path) != look:
                 self._looks[log.path] = look
-                yield from self._read(log, lambda: 0)
+                yield from self._read(log, None)
 
     def rest(self) -> Iterator[LogLine]:
         """Last lines that have no end, and are about to get none."""
@@ -77,18 +77,20 @@ class LogReader:
                 if trial is None or trial.takes(line):
                     yield LogLine(path=path, text=line)
 
-    def _read(self, log: WorkerLog, start: Callable[[], int]) -> Iterator[LogLine]:
+    def _read(self, log: WorkerLog, num_lines: int | None) -> Iterator[LogLine]:
+        """What was not read yet; of a log that was never read, as many last lines, or all."""
         try:
-            file, trial = self._files.get(log.path) or self._open(log.path, start())
+            if log.path not in self._files:
+                self._open(log.path, 0 if num_lines is None else self._start(log, num_lines))
+            file, trial = self._files[log.path]
             for line in file.new_lines():
                 if trial is None or trial.takes(line):
                     yield LogLine(path=log.path, text=line)
         except OSError as exc:
             self._say(str(storage_error(exc, log.path, "read")))
 
-    def _open(self, path: Path, start: int) -> tuple[GrowingFile, TrialLines | None]:
+    def _open(self, path: Path, start: int) -> None:
         self._files[path] = GrowingFile(path, start=start), None if self._trial is None else TrialLines(self._trial)
-        return self._files[path]
 
     def _start(self, log: WorkerLog, num_lines: int) -> int:
         if self._trial is None:

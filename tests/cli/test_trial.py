@@ -81,9 +81,9 @@ def test_trial_tells_its_story(storage: Storage, said: Callable[..., Said]) -> N
         "state    pruned at epoch 1: 40.00 % was below the median of the others that had reported by then",
         "work     0 s (eager, disk)",
         "ensemble",
-        "1      40.00 %   65.00 %           2       pruned",
+        "1      40.00 %   65.00 %  2       pruned",
         f"{socket.gethostname()}:{os.getpid()}  local-4242",
-        str(StudyPaths.of("tiny").launch_jobs("launch1") / "4242_0_log.out"),
+        "log      runs/tiny/jobs/launch1/4242_0_log.out",
         "kdhpc trial 2 --study tiny --out runs/tiny/export/tiny-trial2.json",
         "kdhpc train --graph runs/tiny/export/tiny-trial2.json dataset=fashion_mnist network=resnet20",
     ):
