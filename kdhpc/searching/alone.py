@@ -1,6 +1,7 @@
 """The command that trains a trial's graph alone, as a final training, with the settings of its study."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.searching.export import named_graph
 from kdhpc.study.definition import StudyDefinition
 
+_PLAIN = re.compile(r"[A-Za-z_/][\w./+@-]*")
 _GROUPS = ("network", "objective", "training")
 # Named by the words before; or how often a training is scored, which is another question for a final one.
 _NOT_COPIED = frozenset({"network.name", "network.nodes", "training.evaluate"})
@@ -51,5 +53,16 @@ def _different(settings: Mapping[str, object], defaults: Mapping[str, object]) -
         for key, value in own.items():
             name = f"{group}.{key}"
             if name not in _NOT_COPIED and key in other and value != other[key]:
-                words.append(f"{name}={json.dumps(value) if not isinstance(value, str) else value}")
+                words.append(f"{name}={_value(value)}")
     return words
+
+
+def _value(value: object) -> str:
+    """A value in the grammar of overrides."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_value, value))}]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return value
+    return json.dumps(value)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +194,16 @@ def test_logs_that_end_are_followed_to_their_end(storage: Storage, said: Callabl
     with_trials(storage)
     _, out, _ = said("logs", "--trial", "2", "--follow")
     assert out.splitlines()[-1].endswith("trial 2: pruned")
+
+
+def test_following_ends_by_ctrl_c_without_a_traceback(storage: Storage, said: Callable[..., Said]) -> None:
+    with_trials(storage)
+    interrupt = threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    code, out, err = said("logs", "--follow")
+    interrupt.join()
+    assert (code, err.splitlines()[-1]) == (130, "kdhpc: interrupted")
+    assert out.splitlines()[-1].endswith("the end")
 
 
 def test_logs_are_shown_while_the_database_is_away(
