@@ -135,6 +135,10 @@ class WorkerStatus:
     """How its steps run (see ``device.mode``); None before the first."""
     data: str | None
     """Where its images are: ``disk``, ``resident``, ``streamed``; None before the first step."""
+    epoch: int | None = None
+    """The epoch that the training was in at its last sign of life, 1-based; None before its first step."""
+    images_per_s: float | None = None
+    """Images that it was shown, per second between its last two signs of life; None: too few steps to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -518,4 +522,6 @@ def _worker(lease: slots.ActiveLease) -> WorkerStatus:
         lost=lease.lost,
         mode=lease.mode,
         data=lease.data,
+        epoch=lease.pace and lease.pace.epoch,
+        images_per_s=lease.pace and lease.pace.images_per_s,
     )
