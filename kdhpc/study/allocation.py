@@ -197,6 +197,6 @@ def _resume(connection: Connection, lease: Lease, described: Mapping[str, object
 
 def _give_up(connection: Connection, lease: Lease, crash: str | None) -> None:
     before = f"; an attempt before: {crash}" if crash else ""
-    reason = f"given up after {lease.attempt - 1} attempts, the last worker vanished without a word{before}"
+    reason = f"given up after {lease.attempt - 1} attempts, {slots.WITHOUT_A_WORD}{before}"
     # The lease that finds this out does not count as an attempt.
     fail(connection, lease, reason, forgive=True)

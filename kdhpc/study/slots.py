@@ -108,6 +108,8 @@ and no index has to be written. While a study is draining, no slot of it is give
 ``graph_key`` and ``repetition`` say which of them a slot trains, and with which seed. ``epoch`` is the one that its
 training was in when the lease was last renewed, ``images_per_s`` how fast it was then: for people alone.
 """
+WITHOUT_A_WORD = "the last worker vanished without a word"
+"""Why a trial failed whose workers told no reason."""
 OF_BOTH = "IN (SELECT study_id FROM kdhpc_studies WHERE study_id = :study_id OR given_of = :study_id)"
 """SQL: of a study, or of the companion that has its given trials."""
 
