@@ -120,7 +120,7 @@ def fact_parts(view: View) -> list[Part]:
     if given.target:
         facts.append(Fact(label="given", text=_given_words(status, goal)))
     if status.workers or counts.running:
-        facts.append(Fact(label="workers", text=_worker_words(view.workers)))
+        facts.append(Fact(label="training", text=_worker_words(view.workers)))
     if view.asides.problem is not None:
         facts.append(Fact(label="jobs", text=f"no jobs shown: {view.asides.problem}"))
     elif view.asides.jobs is not None:
@@ -170,7 +170,8 @@ def _worker_words(workers: Sequence[WorkerStatus]) -> str:
     num_lost = sum(worker.lost for worker in workers)
     speed = sum(worker.images_per_s or 0.0 for worker in workers if not worker.lost)
     lost = f", {num_lost} LOST" if num_lost else ""
-    return f"{len(workers) - num_lost} trials in training{lost}, {speed:.0f} images/s in all"
+    num_alive = len(workers) - num_lost
+    return f"{num_alive} trial{'' if num_alive == 1 else 's'}{lost}, {speed:.0f} images/s"
 
 
 def _job_words(jobs: Sequence[QueuedJob]) -> str:

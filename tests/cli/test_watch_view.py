@@ -97,7 +97,7 @@ def test_view_fits_and_fills_its_screen(
     assert {"epoch", "median", "dml"} <= set(text.split())
     if num_workers == 1000:
         assert len(lines) > size[1] - 6, "as many workers as there is room for"
-        assert "857 trials in training, 143 LOST" in text
+        assert "training 857 trials, 143 LOST, 857000 images/s" in text
         assert re.search(r"and \d+ trials more, \d+ of them LOST", text)
 
 

@@ -243,7 +243,6 @@ def test_status_takes_as_many_statements_in_a_large_study_as_in_a_small_one(stor
 
 def test_study_that_is_deleted_while_it_is_watched_ends_the_view(storage: Storage, capsys) -> None:
     study = make(storage, target=3)
-    take(study)
     deleting = threading.Timer(1.5, study.delete)
     deleting.start()
     began = time.monotonic()
