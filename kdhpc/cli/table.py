@@ -37,6 +37,8 @@ class Fact:
     """One word."""
     text: str
     """Any length; a narrow terminal breaks it between words."""
+    alarming: bool = False
+    """A terminal shows it in red."""
 
     @property
     def line(self) -> str:

@@ -42,8 +42,16 @@ class Terminal:
     def measure(self) -> tuple[int, int]:
         """Ask for its width and height, in characters, which may have changed; from then on they are used."""
         size = shutil.get_terminal_size()
-        self.console.size = size  # type: ignore[assignment]
+        self.console.size = size
         return size.columns, size.lines
+
+    def num_lines(self, parts: Sequence[Part]) -> int:
+        """Lines that parts take."""
+        return len(self.console.render_lines(self.drawn(parts), self.console.options.update(height=None)))
+
+    def print(self, parts: Sequence[Part]) -> None:
+        """Print parts under each other."""
+        self.console.print(self.drawn(parts))
 
     def drawn(self, parts: Sequence[Part]) -> RenderableType:
         """What rich prints for parts, as wide as the terminal was when it was last measured."""
@@ -56,7 +64,7 @@ class Terminal:
         if isinstance(part, Fact):
             label, text = self.words(part.label), self.words(part.text)
             start = len(Fact(label=label, text="").line)
-            return _pair(label, text, min(start, width // 2))
+            return _pair(label, text, min(start, width // 2), "red" if part.alarming else "")
         return Text(self.words(part), overflow="fold")
 
     def words(self, text: str) -> str:
@@ -78,8 +86,7 @@ class Terminal:
 
 def print_parts(parts: Sequence[Part], stream: TextIO) -> None:
     """Print parts to a terminal."""
-    terminal = Terminal(stream)
-    terminal.console.print(terminal.drawn(parts))
+    Terminal(stream).print(parts)
 
 
 def has_unicode(encoding: str | None, environment: Mapping[str, str]) -> bool:

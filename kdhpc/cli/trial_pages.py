@@ -127,7 +127,9 @@ def _state(history: TrialHistory) -> str:
         said = f"failed: {history.reason}; `kdhpc retry --study {history.study} --trial {history.number}`, once mended"
         said = f"failed: {history.reason}" if history.number < 0 else said
     else:
-        reached = f", epoch {history.curve[-1].epoch} of {history.last_epoch} reported" if history.curve else ""
+        reported = history.curve[-1].epoch if history.curve else 0
+        epoch = history.epoch or reported
+        reached = f", {'in' if history.epoch else 'after'} epoch {epoch} of {history.last_epoch}" if epoch else ""
         crashed = f"; its last attempt crashed: {history.reason}" if history.reason else ""
         said = f"{history.state}{reached}{crashed}"
     return said

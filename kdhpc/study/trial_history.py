@@ -25,7 +25,7 @@ from kdhpc.study.trial_table import State
 
 _TRIAL = text(f"""
     SELECT slots.trial_id, slots.state AS slot_state, trials.state AS trial_state, attempts, worked_s, reason,
-        pruned_at, diverged_at, slots.graph_key, repetition, owner, owner_token, value, value_json AS note,
+        pruned_at, diverged_at, slots.graph_key, repetition, owner, owner_token, value, value_json AS note, epoch,
         slots.state = 'held' AND {EXPIRED} AS lost,
         extract(epoch FROM claimed) AS claimed, extract(epoch FROM renewed) AS renewed
     FROM kdhpc_slots AS slots LEFT JOIN trials USING (trial_id)
@@ -110,6 +110,8 @@ class TrialHistory:
     """Which training of that graph it is, from 1; each has another seed."""
     curve: tuple[CurvePoint, ...] = ()
     """What it has reported, by epoch."""
+    epoch: int | None = None
+    """The epoch that it is in, 1-based, while it runs; None: it does not, or its worker has not told yet."""
     last_epoch: int
     """Epochs of the full schedule."""
     pruner: str
@@ -210,6 +212,7 @@ def _read(connection: Connection, study: StudyRow, number: int) -> TrialHistory:
         else connection.execute(_GIVEN_NAME, {"trial_id": row.trial_id}).scalar_one_or_none(),
         repetition=row.repetition,
         curve=_read_curve(connection, study_id, row.trial_id),
+        epoch=row.epoch if state == "running" else None,
         last_epoch=definition.last_epoch,
         pruner=definition.pruner if number >= 0 else "none",
         pruned_at=max(row.pruned_at) if state == "pruned" and row.pruned_at else None,

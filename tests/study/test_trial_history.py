@@ -59,7 +59,7 @@ def test_attempts_tell_who_worked_when_and_how_it_ended(storage: Storage) -> Non
         ("17_3", "vanished", None),
         ("17_4", "running", None),
     ]
-    assert (found.state, found.reason) == ("running", "RuntimeError: out of luck (on node7)")
+    assert (found.state, found.epoch, found.reason) == ("running", None, "RuntimeError: out of luck (on node7)")
     began = [attempt.began for attempt in found.attempts]
     assert began == sorted(began)
     assert float(scalar(storage, "SELECT extract(epoch FROM claimed) FROM kdhpc_slots")) == began[-1]
