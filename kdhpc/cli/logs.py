@@ -25,20 +25,22 @@ _PATIENCE_S = 5.0
 _ROWS_SHOWN = 10
 _TRIALS_SHOWN = 4
 _DESCRIPTION = """\
-Shows the last lines of a worker's log: of the worker that wrote last, of the one that is named, or of those that
-trained a trial, and then only what they wrote about it. Which logs there are stands on stderr. Changes nothing.
+Shows the last lines of a worker's log: of the worker that wrote last, of the
+one that is named, or of those that trained a trial, and then only what they
+wrote about it. Which logs there are stands on stderr. Changes nothing.
 Of a study that is named, logs are shown even while the database is away.
 """
 _EPILOG = """\
 examples:
-  kdhpc logs                              the latest log, and which others there are
-  kdhpc logs --trial 17                   what workers wrote about a trial, whichever trained it
-  kdhpc logs --trial given 1 -n 200       of a given trial, and more of it
-  kdhpc logs --worker 8123_4              of a worker: its job as `kdhpc status` shows it, or HOST:PID
-  kdhpc logs --follow                     all logs of the study, as they are written
+  kdhpc logs                          the latest log, and which others there are
+  kdhpc logs --trial 17               what workers wrote about a trial
+  kdhpc logs --trial given 1 -n 200   of a given trial, and more of it
+  kdhpc logs --worker 8123_4          of a worker: its job, or HOST:PID
+  kdhpc logs --follow                 all logs of the study, as they are written
 
---follow ends with Ctrl-C; by itself once the trial, or without --trial the study, has ended, or is stopped and nobody
-works on it. Logs that were replaced or emptied are read from their beginning, new ones are taken up.
+--follow ends with Ctrl-C; by itself once the trial has ended, or without
+--trial once the study is done, or is stopped and nobody works on it. Logs that
+were replaced or emptied are read from their beginning, new ones are taken up.
 """
 
 
@@ -63,10 +65,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is not 0 or more")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not 0 or more")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

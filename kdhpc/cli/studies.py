@@ -14,17 +14,23 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 5.0
 _DESCRIPTION = """\
-Lists the studies of the database: how far each is, its best trial, when a worker last gave a sign of life, and what it
-trains. Changes nothing. `kdhpc status --study NAME` says more of one.
+Lists the studies of the database: how far each is, its best trial, when a
+worker last gave a sign of life, and what it trains. Changes nothing.
+`kdhpc status --study NAME` says more of one.
 """
 _EPILOG = """\
 example:
   kdhpc studies
-  study       state    trials   best     trial  last       data           networks
-  dogs4       running  211/6000 73.10 %  87     4 s ago    stanford_dogs  4 x resnet18
-  quickstart  done     16/16    71.20 %  3      2 days ago fashion_mnist  2 x resnet8
 
-states: running; waiting (no worker is there); stopping, stopped (by `kdhpc stop`); out of hours; done
+  study   state    trials    best     trial  last        data     networks
+  dogs4   running  211/6000  73.10 %  87     4 s ago     dogs     4 x resnet18
+  mine    done     16/16     71.20 %  3      2 days ago  cifar10  2 x resnet8
+
+states:
+  waiting       trials are left, and no worker is there
+  stopping      `kdhpc stop` was called, and workers still write checkpoints
+  stopped       nothing is trained until somebody goes on with it
+  out of hours  study.max_gpu_hours are used, so that no trial begins
 """
 
 

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 5.0
 _DESCRIPTION = """\
-Tells one trial's story: its graph, drawn in text; what it has reported, beside the medians of the other trials at the
-same epochs; why it was pruned, or has failed; which workers trained it, where and when; and where its files are. The
-last line is the command that trains its graph alone, on all images. Changes nothing.
+Tells one trial's story: its graph, drawn in text; what it has reported, beside
+the medians of the other trials at the same epochs; why it was pruned, or has
+failed; which workers trained it, where and when; and where its files are. The
+last line is the command that trains its graph alone, on all images.
+Changes nothing.
 """
 _EPILOG = """\
 examples:
-  kdhpc trial 17                          of the only study, or of $KDHPC_STUDY
-  kdhpc trial given 1 --study mine        a baseline or a confirmation, as `kdhpc status` names it
-  kdhpc trial 17 --out graph.json         also write its graph to a file that `kdhpc train --graph` reads
-  kdhpc logs --trial 17                   what its workers said of it
+  kdhpc trial 17                     of the only study, or of $KDHPC_STUDY
+  kdhpc trial given 1 --study mine   a baseline, as `kdhpc status` names it
+  kdhpc trial 17 --out graph.json    also its graph, for `kdhpc train --graph`
+  kdhpc logs --trial 17              what its workers said of it
 """
 
 
