@@ -50,7 +50,12 @@ def printable_output() -> Iterator[None]:
 
 def erase_line(stream: TextIO) -> None:
     """Empty a terminal's line, and go to its beginning."""
-    (stream.stream if isinstance(stream, _Printable) else stream).write(_ERASE_LINE)
+    terminal_of(stream).write(_ERASE_LINE)
+
+
+def terminal_of(stream: TextIO) -> TextIO:
+    """The stream itself, past the filter: for what is to be obeyed. Whoever writes to it makes texts printable."""
+    return stream.stream if isinstance(stream, _Printable) else stream
 
 
 class _Printable:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 from kdhpc import __version__
 from kdhpc.config.document import flatten
@@ -87,7 +88,18 @@ def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str |
     ``value`` is that of the search, by the goal, which is named unless it is the ensemble's accuracy.
     ``confirmed_mean`` and what goes with it are there where it was trained again.
     """
-    networks = trial.graph.networks
+    return origin(definition, trial.number, trial.graph, study_uid, {"value": trial.value, **confirmation(trial)})
+
+
+def origin(
+    definition: StudyDefinition,
+    number: int,
+    graph: GraphSpec,
+    study_uid: str | None,
+    result: Mapping[str, int | float] = MappingProxyType({}),
+) -> dict[str, str | int | float]:
+    """As :func:`provenance`, of a trial that may not be complete; a given trial's number is negative."""
+    networks = graph.networks
     trained: dict[str, str | int | float] = {}
     if networks:  # That the search chose: where the settings have others, these were trained.
         trained["config.network.name"] = networks_label(networks)
@@ -96,10 +108,9 @@ def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str |
     return {
         "study": definition.name,
         **({} if study_uid is None else {"study_uid": study_uid}),
-        "trial": trial.number,
-        "value": trial.value,
-        **confirmation(trial),
-        "graph_key": graph_key(trial.graph),
+        "trial": number,
+        **result,
+        "graph_key": graph_key(graph),
         "dataset": definition.dataset,
         "dataset_checksum": definition.dataset_checksum,
         "network": networks_label(networks) or definition.network,

@@ -43,7 +43,10 @@ def test_surface_is_frozen() -> None:
         "kdhpc launch": [
             *("--study", "--workers", "--trials", "--config-dir", "--wait", "--requeue", "--dry-run", "overrides"),
         ],
-        "kdhpc status": ["--study", "--format"],
+        "kdhpc status": ["--study", "--format", "--watch"],
+        "kdhpc studies": ["--format"],
+        "kdhpc trial": ["trial", "--study", "--out", "--format"],
+        "kdhpc logs": ["--study", "--trial", "--worker", "--follow", "-n"],
         "kdhpc stop": ["--study", "--no-wait"],
         "kdhpc retry": ["--study", "--trial"],
         "kdhpc enqueue": ["--study", "graphs", "--seeds"],
