@@ -84,7 +84,7 @@ def test_data_list_shows_prepared_and_damaged_sets(
     )
     assert pets["problem"] is None
     assert "labels.npy is missing" in worse["problem"]
-    assert table.out.splitlines()[1].split() == ["pets", "folder", "2", "6", "4", "16x16x3", "0.0"]
+    assert table.out.splitlines()[1].split() == ["pets", "folder", "2", "6", "4", "16x16x3", "0.0", "dataset=pets"]
     assert "labels.npy is missing" in table.err
 
 
