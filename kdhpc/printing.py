@@ -49,7 +49,12 @@ def printable_output() -> Iterator[None]:
 
 def erase_line(stream: TextIO) -> None:
     """Empty a terminal's line, and go to its beginning."""
-    (stream.stream if isinstance(stream, _Printable) else stream).write(_ERASE_LINE)
+    unfiltered(stream).write(_ERASE_LINE)
+
+
+def unfiltered(stream: TextIO) -> TextIO:
+    """What a printable stream writes to, for what kdhpc itself wants of a terminal."""
+    return stream.stream if isinstance(stream, _Printable) else stream
 
 
 class _Printable:

@@ -135,8 +135,8 @@ def prepare_dataset(args: argparse.Namespace) -> int:
         altered=args.altered,
         force=args.force,
     )
-    progress = Progress(sys.stderr)
-    prepared = prepare(request, progress)
+    with Progress(sys.stderr) as progress:
+        prepared = prepare(request, progress)
     manifest = prepared.manifest
     height, width, channels = manifest.image_shape
     progress.say(
@@ -210,8 +210,8 @@ def check_dataset(args: argparse.Namespace) -> int:
     from kdhpc.data.packed import check_content
     from kdhpc.data.progress import Progress
 
-    progress = Progress(sys.stderr)
-    manifest = check_content(packed_dir(check_dataset_name(args.name)), progress)
+    with Progress(sys.stderr) as progress:
+        manifest = check_content(packed_dir(check_dataset_name(args.name)), progress)
     height, width, channels = manifest.image_shape
     progress.say(
         f"{manifest.name} is as it was prepared: {len(manifest.files)} files of "
