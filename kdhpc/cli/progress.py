@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from kdhpc.config.goals import GOALS
-from kdhpc.terminal import LiveLine, Part, Shown, fitted, line_width
+from kdhpc.live_line import LiveLine, Part, Shown, fitted, line_width
 
 if TYPE_CHECKING:
     from kdhpc.study.status import StudyStatus

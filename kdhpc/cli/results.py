@@ -4,10 +4,11 @@ import argparse
 import csv
 import dataclasses
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.table import aligned
+from kdhpc.cli.results_table import columns_of, fitting, plain
 from kdhpc.files.json_text import strict_json
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Mean and standard deviation over seeds of the nodes' mean accuracy and of the ensemble's, on the test images, after the
 last epoch. A row for each data set, network, graph and set of settings. Seeds that diverged have no accuracy: they are
-counted beside the average, not in it. JSON and CSV also say what the graph was searched with (data set, network, study
-and trial), and which run taught a student, with its ensemble's accuracy.
+counted beside the average, not in it. On a terminal, what all rows share is said once above the table, and columns that
+do not fit are left out; a pipe gets all columns. JSON and CSV also say what the graph was searched with (data set,
+network, study and trial), and which run taught a student, with its ensemble's accuracy.
 """
 
 
@@ -74,31 +76,16 @@ def _document(summary: "Summary", ddof: int) -> dict[str, object]:
 
 
 def _table(summaries: "tuple[Summary, ...]", ddof: int) -> str:
-    any_diverged = any(s.diverged_seeds for s in summaries)
-    head = ["training", "nodes", "epochs", "seeds", "node", "ensemble", "parameters"]
-    rows = [
-        [
-            s.name if s.scored_on == "test" else f"{s.name} ({s.scored_on})",
-            str(s.num_nodes),
-            str(s.epochs),
-            str(len(s.seeds)),
-            _shown(s.node),
-            _shown(s.ensemble),
-            f"{s.num_parameters:,}",
-            *([str(len(s.diverged_seeds))] if any_diverged else []),
-        ]
-        for s in summaries
-    ]
+    from kdhpc.live_line import line_width
+
+    columns = columns_of(summaries)
+    width = line_width(sys.stdout) if sys.stdout.isatty() else None
     note = f"top-1 in percent, mean ± standard deviation (ddof {ddof}) over seeds"
-    if any_diverged:
-        head, note = [*head, "diverged"], f"{note}; diverged: seeds that are not in it"
-    return "\n".join([*aligned([head, *rows]), "", note])
-
-
-def _shown(spread: "Spread | None") -> str:
-    if spread is None:
-        return "-"
-    return f"{spread.mean:.2f}" if spread.std is None else f"{spread.mean:.2f} ± {spread.std:.2f}"
+    if any(s.diverged_seeds for s in summaries):
+        note = f"{note}; diverged: seeds that are not in it"
+    if width is None:
+        return "\n".join([*plain(columns), "", note])
+    return "\n".join([*fitting(columns, width), "", *textwrap.wrap(note, width)])
 
 
 def _print_csv(summaries: "tuple[Summary, ...]", ddof: int) -> None:

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import duration
-from kdhpc.terminal import LiveLine, Part, Shown, fitted, line_width, rewrites
+from kdhpc.live_line import LiveLine, Part, Shown, fitted, line_width, rewrites
 
 if TYPE_CHECKING:
     from kdhpc.final.final import Position

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import TextIO
 
 from kdhpc.printing import erase_line, one_line
-from kdhpc.terminal import line_width, rewrites
+from kdhpc.live_line import line_width, rewrites
 
 
 class Progress:
