@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from kdhpc.printing import printable_stream, unfiltered
+from kdhpc.printing import has_unicode, printable_stream, terminal_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,7 +100,7 @@ class LiveLine:
             return
         from rich.live import Live
 
-        self._terminal = _Terminal(unfiltered(sys.stderr))
+        self._terminal = _Terminal(terminal_of(sys.stderr))
         # Its own thread draws it; what goes to standard output is redirected only if that is seen on the terminal, too.
         self._live = Live(
             console=_console(self._terminal),
@@ -169,10 +169,9 @@ class _Terminal:
 
     @property
     def encoding(self) -> str:
-        """What the user's locale can show; a bar of plain characters serves a locale that is not set."""
-        locale = next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "C")
-        own = self.stream.encoding or "ascii"
-        return "ascii" if locale in ("C", "POSIX") else own
+        """What the terminal can show: a bar of plain characters serves one without Unicode."""
+        own: str | None = getattr(self.stream, "encoding", None)
+        return (own or "utf-8") if has_unicode(own, os.environ) else "ascii"
 
     def write(self, text: str) -> int:
         with self._going_on():

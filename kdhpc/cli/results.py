@@ -4,11 +4,11 @@ import argparse
 import csv
 import dataclasses
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.results_table import columns_of, fitting, plain
+from kdhpc.cli.results_table import columns_of, plain, shown
+from kdhpc.cli.table import show
 from kdhpc.files.json_text import strict_json
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         _print_csv(summaries, args.ddof)
     else:
-        print(_table(summaries, args.ddof))
+        _print_table(summaries, args.ddof)
     return 0
 
 
@@ -75,17 +75,12 @@ def _document(summary: "Summary", ddof: int) -> dict[str, object]:
     return {**dataclasses.asdict(summary), "diverged": len(summary.diverged_seeds), "ddof": ddof}
 
 
-def _table(summaries: "tuple[Summary, ...]", ddof: int) -> str:
-    from kdhpc.live_line import line_width
-
+def _print_table(summaries: "tuple[Summary, ...]", ddof: int) -> None:
     columns = columns_of(summaries)
-    width = line_width(sys.stdout) if sys.stdout.isatty() else None
     note = f"top-1 in percent, mean ± standard deviation (ddof {ddof}) over seeds"
     if any(s.diverged_seeds for s in summaries):
         note = f"{note}; diverged: seeds that are not in it"
-    if width is None:
-        return "\n".join([*plain(columns), "", note])
-    return "\n".join([*fitting(columns, width), "", *textwrap.wrap(note, width)])
+    show(*(shown(columns) if sys.stdout.isatty() else plain(columns)), "", note)
 
 
 def _print_csv(summaries: "tuple[Summary, ...]", ddof: int) -> None:

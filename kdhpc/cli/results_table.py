@@ -1,20 +1,21 @@
 """The table of ``kdhpc results``: all columns where it is piped, on a terminal those that fit.
 
-On a terminal, what all rows share is said once above the table. Columns that are still too many are left out, the ones
-of the highest rank first, and a line below names them. At last, names of trainings are cut.
+On a terminal, what all rows share is said once above the table. Where the others are too wide, columns are left out by
+their ranks, and a line below names them.
 """
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.table import aligned
+from kdhpc.cli.table import Part, Table, aligned
+from kdhpc.config.networks import network_folder
 
 if TYPE_CHECKING:
     from kdhpc.final.summary import Spread, Summary
 
-_SHORTEST_NAME = 8
+_CERTAIN = 100
+"""Longer names of networks are cut in the names of trainings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,50 +58,28 @@ def columns_of(summaries: "Sequence[Summary]") -> list[Column]:
     return columns
 
 
-def plain(columns: Sequence[Column]) -> list[str]:
-    """All columns under each other."""
-    return aligned([[c.head for c in columns], *zip(*(c.cells for c in columns), strict=True)])
-
-
-def fitting(columns: Sequence[Column], width: int) -> list[str]:
-    """The table for a terminal.
-
-    Args:
-        columns: All of them.
-        width: Longest line, in characters.
-    """
+def shown(columns: Sequence[Column]) -> list[Part]:
+    """The table for a terminal, and above it what all rows share."""
     shared = [c for c in columns if c.shared and len(set(c.cells)) == 1]
     rest = [c for c in columns if c not in shared]
-    left_out = list[str]()
-    while _width(rest) > width and (highest := max(c.rank for c in rest)):
-        left_out += [c.head for c in rest if c.rank == highest]
-        rest = [c for c in rest if c.rank < highest]
-    too_much = _width(rest) - width
-    if too_much > 0:
-        rest[0] = _cut(rest[0], too_much)
-    lines = plain(rest)
-    if shared:
-        said = ", ".join(c.shared.format(c.cells[0]) for c in shared)
-        lines = [*textwrap.wrap(f"all: {said}", width), "", *lines]
-    if left_out:
-        lines += ["", *textwrap.wrap(f"too wide for this terminal: {', '.join(left_out)}; see --format csv", width)]
-    return lines
+    spare = sorted((c for c in rest if c.rank), key=lambda c: -c.rank)
+    table = Table(
+        head=tuple(c.head for c in rest),
+        rows=list(zip(*(c.cells for c in rest), strict=True)),
+        spare=tuple(c.head for c in spare),
+    )
+    return [f"all: {', '.join(c.shared.format(c.cells[0]) for c in shared)}", "", table] if shared else [table]
 
 
-def _width(columns: Sequence[Column]) -> int:
-    return sum(max(map(len, (c.head, *c.cells))) for c in columns) + 2 * (len(columns) - 1)
-
-
-def _cut(column: Column, too_much: int) -> Column:
-    longest = max(map(len, (column.head, *column.cells)))
-    most = max(_SHORTEST_NAME, longest - too_much)
-    cells = tuple(cell if len(cell) <= most else f"{cell[: most - 2]}.." for cell in column.cells)
-    return Column(head=column.head, cells=cells)
+def plain(columns: Sequence[Column]) -> list[str]:
+    """All columns under each other, for a pipe."""
+    return aligned([[c.head for c in columns], *zip(*(c.cells for c in columns), strict=True)])
 
 
 def _says_all(summary: "Summary") -> bool:
     """Whether the name of a training says data set, network and graph: it was not given by ``run.name``."""
-    return summary.name.startswith(f"{summary.dataset}-")
+    network = network_folder(summary.network)[:_CERTAIN]
+    return summary.name.startswith(f"{summary.dataset}-{network}")
 
 
 def _shown(spread: "Spread | None") -> str:

@@ -4,8 +4,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from kdhpc.printing import erase_line, one_line
 from kdhpc.live_line import line_width, rewrites
+from kdhpc.printing import erase_line, one_line
 
 
 class Progress:
