@@ -40,12 +40,12 @@ def columns_of(summaries: "Sequence[Summary]") -> list[Column]:
 
     columns = [
         column("training", [s.name if s.scored_on == "test" else f"{s.name} ({s.scored_on})" for s in summaries]),
-        column("nodes", [str(s.num_nodes) for s in summaries], "nodes {}", 3),
-        column("epochs", [str(s.epochs) for s in summaries], "epochs {}", 5),
+        column("nodes", [str(s.num_nodes) for s in summaries], "{} nodes", 3),
+        column("epochs", [str(s.epochs) for s in summaries], "{} epochs", 5),
         column("seeds", [str(len(s.seeds)) for s in summaries], "seeds {}", 4),
         column("node", [_shown(s.node) for s in summaries]),
         column("ensemble", [_shown(s.ensemble) for s in summaries]),
-        column("parameters", [f"{s.num_parameters:,}" for s in summaries], "parameters {}", 6),
+        column("parameters", [f"{s.num_parameters:,}" for s in summaries], "{} parameters", 6),
     ]
     if any(s.diverged_seeds for s in summaries):
         columns.append(column("diverged", [str(len(s.diverged_seeds)) for s in summaries]))
