@@ -354,8 +354,8 @@ def _explain(exc: Exception, kind: type, config_dir: Path | None) -> str:
         if name in names:
             return f"config {group}/{name}.yaml cannot be read: it is a link to nothing, or no regular file"
         if group == "dataset":
-            known = nearest(name, {*names, *packed_names()})
-            return f"unknown dataset {name!r}: {known}; to prepare it: kdhpc data prepare READER SOURCE --name {name}"
+            hint = nearest(name, {*names, *packed_names()})
+            return f"unknown dataset {name!r}: {hint}; to prepare it: kdhpc data prepare READER SOURCE --name {name}"
         more = ", torchvision/NAME, timm/NAME, module:Name of your own" if group == "network" else ""
         return f"unknown {group or 'config'} {name!r}: {nearest(name, names)}{more}"
     if isinstance(exc, MissingMandatoryValue):
@@ -363,7 +363,7 @@ def _explain(exc: Exception, kind: type, config_dir: Path | None) -> str:
     if match := _UNKNOWN_KEY.search(text):
         return unknown_key(kind, match[1] or match[2])
     if match := re.search(r"You must specify '([^']+)'", text):
-        names = {*config_names(match[1], config_dir), *(packed_names() if match[1] == "dataset" else ())}
-        return f"no {match[1]} chosen: add {match[1]}=NAME, {nearest('', names)}"
+        known = {*config_names(match[1], config_dir), *(packed_names() if match[1] == "dataset" else ())}
+        return f"no {match[1]} chosen: add {match[1]}=NAME, {nearest('', known)}"
     words = " ".join((text or str(exc.__cause__ or type(exc).__name__)).split())
     return "the config cannot be composed: " + _OMEGACONF_NOTE.sub(r" (\1)", words)
