@@ -42,8 +42,16 @@ class Terminal:
     def measure(self) -> tuple[int, int]:
         """Ask for its width and height, in characters, which may have changed; from then on they are used."""
         size = shutil.get_terminal_size()
-        self.console.size = size  # type: ignore[assignment]
+        self.console.size = size
         return size.columns, size.lines
+
+    def num_lines(self, parts: Sequence[Part]) -> int:
+        """Lines that parts take."""
+        return len(self.console.render_lines(self.drawn(parts), self.console.options.update(height=None)))
+
+    def print(self, parts: Sequence[Part]) -> None:
+        """Print parts under each other."""
+        self.console.print(self.drawn(parts))
 
     def drawn(self, parts: Sequence[Part]) -> RenderableType:
         """What rich prints for parts, as wide as the terminal was when it was last measured."""
@@ -78,8 +86,7 @@ class Terminal:
 
 def print_parts(parts: Sequence[Part], stream: TextIO) -> None:
     """Print parts to a terminal."""
-    terminal = Terminal(stream)
-    terminal.console.print(terminal.drawn(parts))
+    Terminal(stream).print(parts)
 
 
 def in_ascii(text: str) -> str:

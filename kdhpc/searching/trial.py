@@ -78,6 +78,9 @@ class StudyTrial(Protocol):
     def describe(self, *, mode: str, data: str) -> None:
         """Say how the trial runs, once its first step is done."""
 
+    def stepped(self, epoch: int, images: int) -> None:
+        """Say that a step was done in this epoch (1-based), after so many images in all; returns at once."""
+
     def advance(self, step: int) -> None:
         """Say that a checkpoint of this optimiser step is on the disk; returns at once."""
 
@@ -224,6 +227,7 @@ def _train(
     kind, first_step = StepKind.MORE, True
     for report in training.steps():
         if report is None:
+            trial.stepped(training.epoch + 1, training.step * setting.config.training.batch_size)
             if first_step:
                 trial.describe(mode=training.mode, data=setting.train.placement)
             first_step = False

@@ -38,7 +38,7 @@ def _allocate(condition: str) -> TextClause:
         UPDATE kdhpc_slots SET state = 'held', lease = :lease, owner = :owner, owner_token = :owner_token,
             attempts = attempts + 1,
             worked_s = worked_s + CASE WHEN state = 'held' THEN {slots.worked("renewed")} ELSE 0 END,
-            claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second'
+            claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second', images_per_s = NULL
         WHERE (study_id, slot) = (
             SELECT study_id, slot FROM kdhpc_slots AS slots
             WHERE study_id = :own AND state IN ('free', 'held') AND (state = 'free' OR :takes_over AND {EXPIRED})
@@ -197,6 +197,6 @@ def _resume(connection: Connection, lease: Lease, described: Mapping[str, object
 
 def _give_up(connection: Connection, lease: Lease, crash: str | None) -> None:
     before = f"; an attempt before: {crash}" if crash else ""
-    reason = f"given up after {lease.attempt - 1} attempts, the last worker vanished without a word{before}"
+    reason = f"given up after {lease.attempt - 1} attempts, {slots.WITHOUT_A_WORD}{before}"
     # The lease that finds this out does not count as an attempt.
     fail(connection, lease, reason, forgive=True)

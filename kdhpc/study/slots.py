@@ -30,9 +30,10 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import owner as owners
 from kdhpc.study.numbers import given_number
 from kdhpc.study.owner import Owner
+from kdhpc.study.pace import Pace
 from kdhpc.study.trial_rows import ATTRIBUTE
 
-TABLES_VERSION = "kdhpc tables 7"
+TABLES_VERSION = "kdhpc tables 8"
 """To be raised with every change of the tables."""
 TABLES = (
     """
@@ -78,6 +79,8 @@ TABLES = (
         diverged_at integer,
         graph_key text,
         repetition integer,
+        epoch integer,
+        images_per_s double precision,
         PRIMARY KEY (study_id, slot)
     ) WITH (fillfactor = 50)
     """,
@@ -102,8 +105,11 @@ the time that workers spent on the slot. Half of each page is left free: a lease
 and no index has to be written. While a study is draining, no slot of it is given out.
 
 ``given_of`` makes a study the companion of another one, whose given trials it has; ``kdhpc_graphs`` has their graphs,
-``graph_key`` and ``repetition`` say which of them a slot trains, and with which seed.
+``graph_key`` and ``repetition`` say which of them a slot trains, and with which seed. ``epoch`` is the one that its
+training was in when the lease was last renewed, ``images_per_s`` how fast it was then: for people alone.
 """
+WITHOUT_A_WORD = "the last worker vanished without a word"
+"""Why a trial failed whose workers told no reason."""
 OF_BOTH = "IN (SELECT study_id FROM kdhpc_studies WHERE study_id = :study_id OR given_of = :study_id)"
 """SQL: of a study, or of the companion that has its given trials."""
 
@@ -142,7 +148,8 @@ _BRING_BACK = text(f"""
     WHERE study_id {OF_BOTH} AND state = 'held' AND {IS_OF_THE_FUTURE}
 """)
 _RENEW = text(f"""
-    UPDATE kdhpc_slots SET {RENEWED}, attempts = {_ATTEMPTS}
+    UPDATE kdhpc_slots SET {RENEWED}, attempts = {_ATTEMPTS}, epoch = coalesce(CAST(:epoch AS integer), epoch),
+        images_per_s = coalesce(CAST(:images_per_s AS float8), images_per_s)
     WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
     RETURNING attempts, (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id) AS draining
 """)
@@ -229,6 +236,8 @@ class ActiveLease:
     """How its steps run; None before the first."""
     data: str | None
     """Where its images are; None before its first step."""
+    pace: Pace | None
+    """Where its training stood, and how fast it was, when the lease was last renewed; None before the first step."""
 
 
 def bring_back(connection: Connection, study_id: int) -> None:
@@ -236,14 +245,20 @@ def bring_back(connection: Connection, study_id: int) -> None:
     connection.execute(_BRING_BACK, {"study_id": study_id})
 
 
-def renew(connection: Connection, lease: Lease, *, step: int = 0) -> tuple[int, bool] | None:
-    """Renew a lease, and write down the optimiser step that its trial has reached.
+def renew(connection: Connection, lease: Lease, *, step: int = 0, pace: Pace | None = None) -> tuple[int, bool] | None:
+    """Renew a lease, and write down the optimiser step that its trial has reached, and its pace if that is known.
 
     Returns:
         The attempts since the trial last came further than before, this one included; and whether the study's workers
         are asked to give their slots back. None: the lease is lost.
     """
-    values = {**lease.key, "lease_s": lease.duration_s, "step": step}
+    values = {
+        **lease.key,
+        "lease_s": lease.duration_s,
+        "step": step,
+        "epoch": pace and pace.epoch,
+        "images_per_s": pace and pace.images_per_s,
+    }
     row = connection.execute(_RENEW, values).one_or_none()
     return None if row is None else (row.attempts, row.draining)
 
@@ -298,7 +313,7 @@ def active_leases(connection: Connection, study_id: int) -> tuple[ActiveLease, .
         text(f"""
             SELECT slot, graph_key, number, owner, extract(epoch FROM now() - renewed) AS age, {EXPIRED} AS lost,
                 CAST(value_json AS jsonb) #>> '{{run,mode}}' AS mode,
-                CAST(value_json AS jsonb) #>> '{{run,data}}' AS data
+                CAST(value_json AS jsonb) #>> '{{run,data}}' AS data, epoch, images_per_s
             FROM kdhpc_slots JOIN trials USING (trial_id)
                 LEFT JOIN trial_user_attributes AS notes ON notes.trial_id = trials.trial_id AND notes.key = :key
             WHERE kdhpc_slots.study_id {OF_BOTH} AND kdhpc_slots.state = 'held' ORDER BY graph_key IS NULL, slot
@@ -314,6 +329,7 @@ def active_leases(connection: Connection, study_id: int) -> tuple[ActiveLease, .
             lost=row.lost,
             mode=row.mode,
             data=row.data,
+            pace=None if row.epoch is None else Pace(epoch=row.epoch, images_per_s=row.images_per_s),
         )
         for row in rows
     )

@@ -1,7 +1,7 @@
 """Tables of earlier versions, as the code of then made them, are moved up by `kdhpc db upgrade`.
 
-``fixtures/tables/<version>.sql`` are dumps of what the commits before ea3b634 (version 3), ea3b634 (4), d3bb090 (5)
-and f6e9034 (6) wrote: a study that prunes by the median and one that prunes by halving, each with trials that are
+``fixtures/tables/<version>.sql`` are dumps of what the commits before ea3b634 (version 3), ea3b634 (4), d3bb090 (5),
+f6e9034 (6) and 7244863 (7) wrote: a study that prunes by the median and one that prunes by halving, each with trials that are
 complete, pruned, failed, held and waiting.
 """
 
@@ -18,7 +18,7 @@ from tests.study.made import make
 from tests.upgrades.place import restore_database
 
 _TABLES = Path(__file__).parent / "fixtures" / "tables"
-VERSIONS = (3, 4, 5, 6)
+VERSIONS = (3, 4, 5, 6, 7)
 _COLUMNS = """
     SELECT concat(table_name, '.', column_name, ' ', data_type, ' ', is_nullable, ' ', column_default)
     FROM information_schema.columns WHERE table_name LIKE 'kdhpc%' AND table_name <> 'kdhpc_locks'
@@ -42,7 +42,7 @@ def asked(url: str, query: str) -> list[str]:
 
 
 def shape(url: str) -> list[list[str]]:
-    """All that version 7 says of its tables."""
+    """All that is said of the tables."""
     return [asked(url, query) for query in (_COLUMNS, _CONSTRAINTS, _INDEXES, _TRIGGERS, _VERSION)]
 
 
@@ -65,7 +65,7 @@ def test_upgrade_says_what_it_would_do_and_changes_nothing(tables: str, capsys: 
     assert main(["db", "upgrade"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == "studies: halved, old"
-    assert "tables 6 to 7: graphs can be given" in out
+    assert "tables 7 to 8: a lease says which epoch" in out
     assert "Nothing was changed. `kdhpc db upgrade --yes` does this in one transaction; a dump is written first" in err
     assert shape(tables) == before
 
