@@ -1,7 +1,6 @@
 """How to train on a packed data set: the override that names it, and commands to begin with."""
 
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ _BATCH_SIZE = 32
 def use_of(name: str) -> str:
     """The override that chooses a data set, for a shell: ``dataset=pets``. A name that reads as a number is quoted."""
     is_word = re.match(r"[A-Za-z]", name) is not None and name.lower() not in _TRUTHS
-    return f"dataset={name}" if is_word else shlex.quote(f"dataset='{name}'")
+    return f"dataset={name}" if is_word else f"\"dataset='{name}'\""
 
 
 def config_of(name: str) -> Path | None:
