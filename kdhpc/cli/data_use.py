@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 _TRUTHS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "none", "inf", "nan"))
 _BATCH_SIZE = 32
 """Of ``training=short``."""
+_LEAST_MAP = 2
+"""Smaller attention maps cannot be compared."""
 
 
 def use_of(name: str) -> str:
@@ -35,12 +37,26 @@ def next_commands(manifest: "Manifest") -> tuple[str, str]:
     name, (height, width, _) = manifest.name, manifest.image_shape
     per_class = manifest.train / len(manifest.classes)
     group = dataset_group_of(name, StoredAs(height=height, width=width, per_class=per_class))
-    network = "network=resnet8" if min(height, width) < PHOTOGRAPH else "network=resnet18"
-    kept = float(str(group["validation_fraction"]))
+    image_size, kept = int(str(group["image_size"])), float(str(group["validation_fraction"]))
+    network = "resnet8" if min(height, width) < PHOTOGRAPH else "resnet18"
     study = f"{name}-search" if name in OWN_FOLDERS else name
-    train = ["kdhpc train --graph dml --nodes 2", use_of(name), network, "training=short"]
-    search = [f"kdhpc search --study {study} study=quickstart", use_of(name), "dataset.subset=null", network]
-    return " ".join([*train, *_batch(manifest.train)]), " ".join([*search, *_batch(int(manifest.train * (1 - kept)))])
+    chosen = [use_of(name), f"network={network}"]
+    maps = [] if config_of(name) is not None else _maps(network, image_size)
+    train = ["kdhpc train --graph dml --nodes 2", *chosen, "training=short", *_batch(manifest.train)]
+    search = [f"kdhpc search --study {study} study=quickstart", *chosen, "dataset.subset=null", *maps]
+    return " ".join(train), " ".join([*search, *_batch(int(manifest.train * (1 - kept)))])
+
+
+def _maps(network: str, image_size: int) -> list[str]:
+    """What a search needs where a network's usual crops do not fit into its attention map."""
+    from kdhpc.config.networks import NETWORKS
+    from kdhpc.config.schema import NetworkConfig
+    from kdhpc.networks.names import crops_of
+
+    crops = crops_of(NetworkConfig(name=network), image_size)
+    if max(crops) < _LEAST_MAP:
+        return ["'study.designs=[prob+,prob-]'"]
+    return [] if crops == NETWORKS[network].crops else [f"'network.crops={list(crops)}'".replace(" ", "")]
 
 
 def _batch(num_images: int) -> list[str]:

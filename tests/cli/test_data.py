@@ -153,6 +153,7 @@ def test_data_prepare_prints_commands_that_compose_as_they_are(
     shown = yaml.safe_load(capsys.readouterr().out)
     assert (shown["dataset"]["name"], shown["dataset"]["validation_fraction"]) == ("2024", 0.5)
     assert (shown["dataset"]["subset"], shown["training"]["batch_size"]) == (None, 2)
+    assert shown["network"]["crops"] == [3], "the usual ones do not fit"
 
 
 def test_data_prepare_of_a_flat_folder_with_split(
