@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 # Spelt out, because importing the readers would slow down every command; a test compares.
 READER_NAMES = ("cifar10", "cifar100", "cub200", "fashion_mnist", "folder", "stanford_cars", "stanford_dogs")
 
+_PREPARE = """\
+Packs a data set into $KDHPC_DATA (./data). May be interrupted and run again.
+Prints the folder, and says which commands train on it: dataset=NAME works at
+once, with settings that follow from its images.
+"""
 _EXAMPLES = """\
 examples:
-  kdhpc data prepare folder ~/pets                     ~/pets/train/<class>/* and ~/pets/test/<class>/*
-  kdhpc data prepare folder ~/birds --split 0.2        ~/birds/<class>/*, a fifth of each class is kept to test
+  kdhpc data prepare folder ~/pets                 train/<class>/*, test/<class>/*
+  kdhpc data prepare folder ~/birds --split 0.2    <class>/*, a fifth is to test
   kdhpc data prepare folder ~/pets --name pets384 --size 384
   kdhpc data prepare cifar10 ~/downloads/cifar-10-python.tar.gz
 """
@@ -79,8 +84,7 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = commands.add_parser(
         "prepare",
         help="turn downloaded images into the packed form that training reads",
-        description="Packs a data set into $KDHPC_DATA (./data). May be interrupted and run again. Prints the folder, "
-        "and says which commands train on it: dataset=NAME works at once, its settings follow from its images.",
+        description=_PREPARE,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
