@@ -111,7 +111,11 @@ class DatasetConfig:
     def _check_augmentations(self) -> None:
         key, names = "dataset.augmentations", list(self.augmentations)
         for name in names:
-            why = "its gates and teachers need one label an image. " if name.lower() in _OF_TWO_LABELS else ""
+            why = (
+                "gates and teachers need one label an image (docs/recipes.md). "
+                if name.lower() in _OF_TWO_LABELS
+                else ""
+            )
             _require(name in AUGMENTATIONS, key, names, f"{name!r} is none. {why}{nearest(name, AUGMENTATIONS)}")
         _require(len(set(names)) == len(names), key, names, "each name once")
         of_operations = [name for name in names if name in ("RandAugment", "TrivialAugmentWide")]

@@ -7,17 +7,19 @@ network without such a layer makes no map, and learns by designs that compare pr
 
 import copy
 import hashlib
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdhpc.config.library_names import near_hint
 from kdhpc.config.networks import is_foreign, is_of_library, is_place
 from kdhpc.errors import NetworkError
+from kdhpc.interpreter import import_users
 from kdhpc.networks.libraries import library_maker
 from kdhpc.networks.names import resolve_by
 from kdhpc.networks.network import Network
@@ -274,13 +276,18 @@ def import_network(name: str) -> Maker:
     """
     module_name, _, attribute = name.partition(":")
     try:
-        found: object = importlib.import_module(module_name)
+        found: object = import_users(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as exc:
+    except (Exception, SystemExit) as exc:  # A user's code may fail in whatever way.
+        reason = " ".join(str(exc).split())[:300]
+        if isinstance(exc, AttributeError) and isinstance(exc.obj, ModuleType) and exc.name is not None:
+            reason += f"; {near_hint(exc.name, vars(exc.obj))}".rstrip("; ")
+        elif not isinstance(exc, ImportError):
+            reason = f"{type(exc).__name__}: {reason}"
         raise NetworkError(
-            f"network {name!r} cannot be imported ({' '.join(str(exc).split())}): give module:Name of a callable that "
-            "makes a module, in an installed package or a folder of PYTHONPATH"
+            f"network {name!r} cannot be imported ({reason}): give module:Name of a callable that makes a module, in "
+            "an installed package or a folder of PYTHONPATH"
         ) from exc
     if not callable(found) or isinstance(found, nn.Module):
         raise NetworkError(f"network {name!r} is a {type(found).__name__}: name a callable that makes a new module")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from kdhpc.config import library_names
 from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import NetworkError
-from kdhpc.networks import library_names
 from kdhpc.networks.build import build_network, exported_weights
 from kdhpc.networks.names import check_network, crops_of, map_side
 from kdhpc.networks.own import own_networks
@@ -88,6 +88,22 @@ def test_tokens_without_a_certain_grid_make_no_map():
 
 
 @pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise RuntimeError('no\\nluck')", "RuntimeError: no luck"),
+        ("def f(:", "SyntaxError"),
+        ("exit(3)", "SystemExit"),
+    ],
+)
+def test_module_that_fails_at_its_import_is_refused_in_one_line(tmp_path, monkeypatch, source, said):
+    (tmp_path / "failing_networks.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(NetworkError, match=rf"'failing_networks:Net' cannot be imported \({said}") as raised:
+        check("failing_networks:Net")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     ("name", "options", "said"),
     [
         ("torchvision/mobilenet_v3_smal", {}, r"unknown network .* of torchvision: did you mean 'mobilenet_v3_small'"),
@@ -96,6 +112,7 @@ def test_tokens_without_a_certain_grid_make_no_map():
         ("keras/resnet18", {}, r"unknown network 'keras/resnet18': .*torchvision/NAME, timm/NAME, module:Name"),
         ("no_such_module:Net", {}, "cannot be imported .*No module named 'no_such_module'"),
         (place("Nothing"), {}, "cannot be imported .*has no attribute 'Nothing'"),
+        (place("Smal"), {}, r"has no attribute 'Smal'; did you mean 'Small'"),
         (place("not_callable"), {}, "is a int: name a callable"),
         ("torchvision/inception_v3", {"image_size": 32}, r"cannot run on images \(2, 3, 32, 32\): .*Kernel size"),
         ("torchvision/maxvit_t", {"image_size": 64}, "cannot be made for images of 64x64: .*not divisible"),
