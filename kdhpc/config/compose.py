@@ -364,7 +364,7 @@ def _explain(exc: Exception, kind: type, config_dir: Path | None) -> str:
     if match := _UNKNOWN_KEY.search(text):
         return unknown_key(kind, match[1] or match[2])
     if match := re.search(r"You must specify '([^']+)'", text):
-        known = {*config_names(match[1], config_dir), *(packed_names() if match[1] == "dataset" else ())}
-        return f"no {match[1]} chosen: add {match[1]}=NAME, {nearest('', known)}"
+        choices = {*config_names(match[1], config_dir), *(packed_names() if match[1] == "dataset" else ())}
+        return f"no {match[1]} chosen: add {match[1]}=NAME, {nearest('', choices)}"
     words = " ".join((text or str(exc.__cause__ or type(exc).__name__)).split())
     return "the config cannot be composed: " + _OMEGACONF_NOTE.sub(r" (\1)", words)
