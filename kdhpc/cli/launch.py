@@ -158,7 +158,9 @@ def launch(
         else:
             manifest, config = begun
             launched = Launch(storage, server_host.attend(lambda: SharedStudy.open(storage, name)), manifest, config)
-        if not launched.watch(server_host, stop, Progress()):
+        with Progress() as progress:
+            is_done = launched.watch(server_host, stop, progress)
+        if not is_done:
             _tell(f"stopped before the budget was done; `{again}` goes on")
             return 130 if stop.requested else 0
         # Another launcher, which is done too, may have hosted the database until now.

@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     for name in args.network:
         register_imported(name)
     finished = open_finished(args.folder)
-    examples = read_attention(finished, num_images=args.images, indices=args.indices, progress=Progress(sys.stderr))
+    with Progress(sys.stderr) as progress:
+        examples = read_attention(finished, num_images=args.images, indices=args.indices, progress=progress)
     folder = args.out or report_dir(f"attention-{finished.label}")
     paths = tuple(folder / f"attention.{ending}" for ending in ("svg", "png"))
     draw_attention(examples, paths)

@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
     runs = find_finished(args.folders)
     chosen = choose_networks(runs)
     _check_number(sum(len(choice.nodes) for choice in chosen))
-    progress = Progress(sys.stderr)
-    predictions = read_predictions(chosen, progress)
-    pairs = compare_pairs(predictions, device_here(), progress)
+    with Progress(sys.stderr) as progress:
+        predictions = read_predictions(chosen, progress)
+        pairs = compare_pairs(predictions, device_here(), progress)
     line = fit_line(pairs)
 
     dataset, network = runs[0].result.dataset, _network(runs)

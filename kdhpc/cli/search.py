@@ -94,16 +94,16 @@ def search_here(wanted: Wanted, again: str, confirmation: "Confirmation | None" 
     name = wanted.name
     # Before there is a server: most mistakes show here.
     plan = replace(plan_study(name, for_this_machine(wanted.config)), confirmation=confirmation)
-    progress = Progress()
-    with StopSignals(ends_at_second=True) as stop:
-        ensure_server()
-        storage = Storage.connect(patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
-        study, manifest = plan.launch(storage, trials=wanted.trials)
-        is_done = search_locally(study, plan.config, manifest, storage, stop, progress, progress.tell)
-    if not is_done:
+    with Progress() as progress:
+        with StopSignals(ends_at_second=True) as stop:
+            ensure_server()
+            storage = Storage.connect(patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
+            study, manifest = plan.launch(storage, trials=wanted.trials)
+            is_done = search_locally(study, plan.config, manifest, storage, stop, progress, progress.tell)
+        status = read_status(storage, name) if is_done else None
+    if status is None:
         progress.tell(f"stopped; `{again}` goes on")
         return 130
-    status = read_status(storage, name)
     if used := hours_line(name, status.hours_used, status.max_gpu_hours, status.trials.beyond_hours):
         progress.tell(used)
     if lead := lead_line(status.lead, name, GOALS[status.goal], diverged=status.diverged_given):

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.one_training import train_one
+from kdhpc.cli.training_progress import TrainingProgress
 from kdhpc.errors import DivergedError, UsageError
 from kdhpc.methods.registry import METHODS, named_methods
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
+    from kdhpc.final.run import Run
 
 _DESCRIPTION = """\
 Trains a graph from scratch on all training images and scores it on the test images: per-node and ensemble accuracy of
@@ -112,27 +114,31 @@ def run(args: argparse.Namespace) -> int:
         ClusterError: jobs failed; the message names the first.
         DivergedError: trainings diverged; the others were trained, and the message names the first.
     """
-    from kdhpc.config.compose import compose_train
-    from kdhpc.config.sweep import combinations
-
     overrides = _overrides(args)
     strange = [word for word in args.overrides if word.startswith("hydra")]
     if strange and args.launcher == "none":
         raise UsageError(f"{strange[0]} has no meaning without jobs: give --launcher submitit_local or submitit_slurm")
     here = [word for word in overrides if not word.startswith("hydra")]
-    choices = combinations(here)
-    configs = [compose_train(choice, config_dir=args.config_dir) for choice in choices]
-    if args.dry_run:
-        from kdhpc.cli.train_preview import show_previews
+    with TrainingProgress() as progress:
+        progress.stage("reading the config")
+        from kdhpc.config.compose import compose_train
+        from kdhpc.config.sweep import combinations
 
-        show_previews(configs, choices, launcher=args.launcher, config_dir=args.config_dir)
-        return 0
-    from kdhpc.final.run import open_all
+        choices = combinations(here)
+        configs = [compose_train(choice, config_dir=args.config_dir) for choice in choices]
+        if args.dry_run:
+            progress.hide()
+            from kdhpc.cli.train_preview import show_previews
 
-    # Also for jobs: what is wrong with any of them is said before the first one starts.
-    runs = open_all(configs, elsewhere=args.launcher == "submitit_slurm")
-    if args.launcher == "none":
-        return _train_here(configs)
+            show_previews(configs, choices, launcher=args.launcher, config_dir=args.config_dir)
+            return 0
+        progress.stage("loading torch, opening the data")
+        from kdhpc.final.run import open_all
+
+        # Also for jobs: what is wrong with any of them is said before the first one starts.
+        runs = open_all(configs, elsewhere=args.launcher == "submitit_slurm")
+        if args.launcher == "none":
+            return _train_here(configs, runs, progress)
 
     from kdhpc.cli.train_jobs import train_as_jobs
 
@@ -140,12 +146,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train_here(configs: "Sequence[TrainConfig]") -> int:
+def _train_here(configs: "Sequence[TrainConfig]", runs: "Sequence[Run]", progress: TrainingProgress) -> int:
     """One after the other; one that diverges keeps no other from being trained."""
     diverged: list[DivergedError] = []
-    for config in configs:
+    is_done = [run.paths.result.exists() for run in runs]
+    for index, config in enumerate(configs):
+        progress.next_training(
+            config.run.seed, number=index + 1, total=len(configs), left=is_done[index + 1 :].count(False)
+        )
+        progress.show()
         try:
-            if not train_one(config):
+            if not train_one(config, progress):
                 return 130
         except DivergedError as exc:
             diverged.append(exc)

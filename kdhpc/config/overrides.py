@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 
 from kdhpc.config.document import allowed, defaults, root_defaults
 from kdhpc.config.folders import config_names
+from kdhpc.config.own_datasets import packed_names
 from kdhpc.config.renamed import renamed_overrides
 from kdhpc.errors import ConfigError, nearest
 
@@ -85,7 +86,8 @@ def takes(kind: type, key: str, config_dir: Path | None = None) -> str:
     group, dot, field = key.partition(".")
     groups = defaults(kind)
     if not dot and group in groups:
-        return f"{group} takes one of {', '.join(config_names(group, config_dir))}"
+        names = {*config_names(group, config_dir), *(packed_names() if group == "dataset" else ())}
+        return f"{group} takes one of {', '.join(sorted(names))}"
     if field in groups.get(group, ()):
         return f"{key} takes {allowed(kind, group, field)}"
     if key in root_defaults(kind):

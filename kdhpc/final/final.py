@@ -33,12 +33,29 @@ from kdhpc.training.metrics import MetricsLog, read_metrics
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a training stands before its next step."""
+
+    step: int
+    """Optimiser steps done, also by earlier processes."""
+    steps_per_epoch: int
+    """Steps of an epoch."""
+    epochs: int
+    """Epochs of the whole training."""
+
+
+def _ignore(position: Position) -> None:
+    pass
+
+
 @device_errors_in_words()
 def train_final(
     config: TrainConfig,
     *,
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
+    begun: Callable[[Position], None] = _ignore,
     method: Method | None = None,
     packed: PackedDataset | None = None,
 ) -> FinalResult | None:
@@ -51,6 +68,7 @@ def train_final(
         config: What to train.
         show: Called with a report after each epoch.
         should_stop: Called after each step. If it returns True, a checkpoint is written and the training stops.
+        begun: Called once, before the first step that this process trains.
         method: As for :func:`kdhpc.final.run.open_run`.
         packed: As there.
 
@@ -79,7 +97,7 @@ def train_final(
         if (done := _read_done(run)) is not None:
             return done
         _begin(run)
-        ended = _train(training, run, owner, show, should_stop)
+        ended = _train(training, run, owner, show, should_stop, begun)
         return None if ended is None else _finish(run, owner, ended, training.kept_networks)
 
 
@@ -130,6 +148,7 @@ def _train(
     owner: RunOwner,
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
+    begun: Callable[[Position], None],
 ) -> "_Ended | None":
     """Train to the end, from the checkpoint if there is one; None: it was stopped."""
     checkpointing = Checkpointing(
@@ -143,6 +162,7 @@ def _train(
     with checkpointing as checkpoint:
         checkpoint.restore()
         metrics = MetricsLog(run.paths.metrics, epoch=training.epoch)
+        begun(Position(step=training.step, steps_per_epoch=training.steps_per_epoch, epochs=run.config.training.epochs))
         for report in training.steps():
             if report is not None:
                 metrics.append(report)

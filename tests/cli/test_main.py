@@ -88,6 +88,7 @@ def test_surface_is_frozen() -> None:
             "source",
             "--name",
             "--size",
+            "--split",
             "--jobs",
             "--skip-broken",
             "--altered",
