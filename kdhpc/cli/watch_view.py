@@ -14,7 +14,7 @@ from kdhpc.config.goals import GOALS, Goal
 from kdhpc.study.numbers import trial_label
 from kdhpc.study.status import StudyStatus, WorkerStatus
 
-_BAR = 20
+_BAR = 12
 _TROUBLES = 5
 _FEWEST_WORKERS = 3
 """Before troubles are left out."""
@@ -113,7 +113,8 @@ def fact_parts(view: View) -> list[Part]:
     if view.away is not None:
         facts.append(Fact(label="AWAY", text=view.away, alarming=True))
     facts.append(Fact(label="trials", text=_budget_words(status)))
-    facts.append(Fact(label="speed", text=f"{speed_words(status)}; {_hours_words(status)}"))
+    facts.append(Fact(label="speed", text=speed_words(status)))
+    facts.append(Fact(label="hours", text=_hours_words(status)))
     facts.append(Fact(label="best", text=best_words(status)))
     if status.lead:
         facts.append(Fact(label="lead", text=_lead_words(status, goal)))
@@ -154,7 +155,11 @@ def _hours(hours: float) -> str:
 
 def _lead_words(status: StudyStatus, goal: Goal) -> str:
     unit = " points" if goal.maximise else ""
-    leads = [f"{lead.points:+.{goal.digits}f}{unit} over {lead.over}" for lead in status.lead]
+    better, worse = ("above", "below") if goal.maximise else ("better than", "worse than")
+    leads = [
+        f"{abs(lead.points):.{goal.digits}f}{unit} {worse if lead.points < 0 else better} {lead.over}"
+        for lead in status.lead
+    ]
     is_confirmed = all(lead.is_confirmed for lead in status.lead)
     return f"{', '.join(leads)}{'' if is_confirmed else ' (not confirmed)'}"
 
