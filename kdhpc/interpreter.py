@@ -5,12 +5,15 @@ as nothing there takes another module's place. They never come from the working 
 no business of a worker. Output can be written in every locale.
 """
 
+import contextlib
+import importlib
 import os
 import shlex
 import sys
 from collections.abc import Iterator
 from importlib.machinery import all_suffixes
 from pathlib import Path
+from types import ModuleType
 
 from kdhpc.errors import ConfigError
 
@@ -45,6 +48,12 @@ def write_in_any_encoding() -> None:
             stream.reconfigure(errors="backslashreplace")
         elif stream is None:  # Whoever started this process has closed it.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # for ever
+
+
+def import_users(module: str) -> ModuleType:
+    """Import a user's module. What it prints goes to stderr, since stdout is for what a command gives."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return importlib.import_module(module)
 
 
 def child_python() -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kdhpc.cli.enqueue import tell_who_trains
 from kdhpc.cli.export_best import positive
 from kdhpc.cli.study_config import add_search_study_argument, study_name, wanted_study
+from kdhpc.errors import UsageError
 
 if TYPE_CHECKING:
     from kdhpc.searching.plan import Confirmation
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     from kdhpc.searching.plan import Confirmation
 
+    _refuse_without_meaning(args)
     confirmation, again = Confirmation(top=args.top, num_seeds=args.seeds), shlex.join(["kdhpc", *args.words])
     if args.no_train:
         return _only_give(args, confirmation)
@@ -69,6 +71,18 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.cli.search import search_here
 
     return search_here(wanted_study(args, executor="local"), again, confirmation)
+
+
+def _refuse_without_meaning(args: argparse.Namespace) -> None:
+    """Refuse options of workers where none are started, and of jobs where none are submitted."""
+    if args.wait and not args.launch:
+        raise UsageError("--wait has no meaning without --launch: leave it out, this command stays until all is done")
+    if not args.no_train:
+        return
+    given = [f"--workers {args.workers}"] if args.workers is not None else []
+    given += [word for word in args.overrides if not word.startswith("study=")]
+    if given:
+        raise UsageError(f"{given[0]} has no meaning with --no-train, which starts no workers: leave it out")
 
 
 def _only_give(args: argparse.Namespace, confirmation: "Confirmation") -> int:

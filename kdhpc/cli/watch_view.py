@@ -12,6 +12,7 @@ from kdhpc.cli.table import Fact, Part, Table
 from kdhpc.cluster.slurm import QueuedJob
 from kdhpc.config.goals import GOALS, Goal
 from kdhpc.study.numbers import trial_label
+from kdhpc.study.ranking import Lead
 from kdhpc.study.status import StudyStatus, WorkerStatus
 
 _BAR = 12
@@ -157,18 +158,24 @@ def _lead_words(status: StudyStatus, goal: Goal) -> str:
     unit = " points" if goal.maximise else ""
     better, worse = ("above", "below") if goal.maximise else ("better than", "worse than")
     leads = [
-        f"{abs(lead.points):.{goal.digits}f}{unit} {worse if lead.points < 0 else better} {lead.over}"
+        f"{abs(lead.points):.{goal.digits}f}{_error_words(lead, goal)}{unit} "
+        f"{worse if lead.points < 0 else better} {lead.over}"
         for lead in status.lead
     ]
     is_confirmed = all(lead.is_confirmed for lead in status.lead)
     return f"{', '.join(leads)}{'' if is_confirmed else ' (not confirmed)'}"
 
 
+def _error_words(lead: Lead, goal: Goal) -> str:
+    return "" if lead.error is None else f" ± {lead.error:.{goal.digits}f}"
+
+
 def _given_words(status: StudyStatus, goal: Goal) -> str:
     counts = status.given_trials
     named = [f"{given.name} {goal.shown(given.result.mean)}" for given in status.given if given.result is not None]
     failed = [f"{counts.failed} FAILED"] if counts.failed else []
-    return ", ".join([f"{counts.finished} of {counts.target} trained, beside the budget", *failed, *named])
+    diverged = [f"{name} diverged" for name in status.diverged_given]
+    return ", ".join([f"{counts.finished} of {counts.target} trained, beside the budget", *failed, *named, *diverged])
 
 
 def _worker_words(workers: Sequence[WorkerStatus]) -> str:

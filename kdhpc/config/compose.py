@@ -20,6 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kdhpc.config.document import defaults, parse_config, parse_group, root_defaults, unreadable
 from kdhpc.config.folders import config_dirs, config_names
+from kdhpc.config.library_names import nearest_networks
 from kdhpc.config.meaning import refuse_meaningless
 from kdhpc.config.network_lists import GROUP, Lists, combined, name_lists, with_networks_of_graph
 from kdhpc.config.networks import NETWORKS, is_foreign, network_group
@@ -333,8 +334,8 @@ def _explain(exc: Exception, kind: type, config_dir: Path | None) -> str:
         names = config_names(group, config_dir)
         if name in names:
             return f"config {group}/{name}.yaml cannot be read: it is a link to nothing, or no regular file"
-        more = ", torchvision/NAME, timm/NAME, module:Name of your own" if group == "network" else ""
-        return f"unknown {group or 'config'} {name!r}: {nearest(name, names)}{more}"
+        known = nearest_networks(name, names) if group == GROUP else nearest(name, names)
+        return f"unknown {group or 'config'} {name!r}: {known}"
     if isinstance(exc, MissingMandatoryValue):
         return f"config key {exc.full_key!r} is missing: every config must have it"
     if match := _UNKNOWN_KEY.search(text):

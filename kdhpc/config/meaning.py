@@ -11,7 +11,14 @@ from kdhpc.errors import ConfigError
 _MEANT_FOR: Mapping[str, Mapping[str, str]] = {
     "training.optimizer": {"momentum": "sgd", "nesterov": "sgd", "betas": "adamw", "eps": "adamw"},
     "training.schedule": {"milestones": "steps", "gamma": "steps", "min_learning_rate": "cosine"},
-    "dataset.augmentation": {"padding_mode": "pad_crop"},
+    "study.sampler": {"refine_best": "refine"},
+    "dataset.augmentation": {
+        "pad": "pad_crop",
+        "padding_mode": "pad_crop",
+        "scale": "resized_crop",
+        "ratio": "resized_crop",
+        "resize": "resized_crop",
+    },
     "dataset.augmentations": {
         "rand_augment_num_ops": "RandAugment",
         "rand_augment_magnitude": "RandAugment",
@@ -36,7 +43,7 @@ def refuse_meaningless(config: object, overrides: Sequence[str]) -> None:
     given = [override.lstrip("+").partition("=")[0] for override in overrides]
     for chooser, meant_for in _MEANT_FOR.items():
         group, _, name = chooser.partition(".")
-        chosen: object = getattr(getattr(config, group), name)
+        chosen: object = getattr(getattr(config, group, None), name, None)  # A training has no study.
         for key, choice in meant_for.items():
             if f"{group}.{key}" in given and choice not in (chosen if isinstance(chosen, tuple) else (chosen,)):
                 shown = f"[{','.join(map(str, chosen))}]" if isinstance(chosen, tuple) else chosen

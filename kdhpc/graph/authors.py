@@ -148,6 +148,11 @@ def _gate(entry: Value) -> Gate:
     name = _text(gate, "name")
     if name not in _GATES:
         gate.fail(f"gate {name} is not known: {nearest(name, _GATES)}")
+    options = gate.any_fields().get("args")
+    if options is not None and options.any_fields():
+        options.fail(
+            f"{options.shown} is not allowed: gates have no arguments in kdhpc; a plug-in can do what it means"
+        )
     return _GATES[name]
 
 

@@ -68,13 +68,18 @@ class DesignEntry:
 
     def __post_init__(self) -> None:
         _check_name("design", self.name)
-        object.__setattr__(self, "losses", tuple(self.losses))
-        if not self.losses or not all(isinstance(loss, LossEntry) for loss in self.losses):
-            raise GraphError(f"design {self.name!r} has losses={self.losses!r}: give one LossEntry or more")
-        if not _COLOUR.fullmatch(self.colour):
-            raise GraphError(f"design {self.name!r} has colour={self.colour!r}: give #rrggbb, in small letters")
-        if not self.meaning:
-            raise GraphError(f"design {self.name!r} has no meaning: give the words of the legend")
+        losses: object = self.losses
+        if not isinstance(losses, (tuple, list)) or not all(isinstance(loss, LossEntry) for loss in losses):
+            losses = ()
+        if not losses:
+            raise GraphError(
+                f"design {self.name!r} has losses={self.losses!r}: give one LossEntry or more, as losses=[LOSS]"
+            )
+        object.__setattr__(self, "losses", tuple(losses))
+        if not isinstance(self.colour, str) or not _COLOUR.fullmatch(self.colour):
+            raise GraphError(f"design {self.name!r} has colour={self.colour!r}: give '#rrggbb', in small letters")
+        if not isinstance(self.meaning, str) or not self.meaning.strip() or not self.meaning.isprintable():
+            raise GraphError(f"design {self.name!r} has meaning={self.meaning!r}: give the words of the legend")
 
 
 @dataclass(frozen=True, kw_only=True)

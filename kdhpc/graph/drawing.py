@@ -117,11 +117,20 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
     outline = Outline(points, [Outline.MOVETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4])
     colour, _ = _look(arrow)
     style = gate_entry(arrow.gate).line
-    axes.add_patch(
-        FancyArrowPatch(
-            path=outline, arrowstyle="-|>", mutation_scale=11, linewidth=1.3, linestyle=style, color=colour, zorder=2
+    # A head has the line's style: where that has gaps, it is drawn by itself, without an outline, and a little larger.
+    parts = [("-|>", 1.3, 11)] if style == "solid" else [("-", 1.3, 11), ("-|>", 0, 13)]
+    for ends, width, size in parts:
+        axes.add_patch(
+            FancyArrowPatch(
+                path=outline,
+                arrowstyle=ends,
+                mutation_scale=size,
+                linewidth=width,
+                linestyle=style,
+                color=colour,
+                zorder=2,
+            )
         )
-    )
     tag = arrow.tag
     axes.add_patch(Rectangle(_xy(tag.corners[0]), tag.width, tag.height, facecolor="white", edgecolor="none", zorder=4))
     # One text a line: an SVG centres it whatever font its viewer has.

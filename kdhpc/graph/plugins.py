@@ -5,7 +5,6 @@ needs: a file from somebody else imports nothing.
 """
 
 import hashlib
-import importlib
 import re
 import sys
 import traceback
@@ -18,6 +17,7 @@ from typing import TypeVar
 from kdhpc.errors import ConfigError
 from kdhpc.graph.catalogue import DesignEntry, GateEntry, add_design, add_gate
 from kdhpc.graph.spec import Design, Gate, GraphSpec
+from kdhpc.interpreter import import_users
 
 Entry = TypeVar("Entry", DesignEntry, GateEntry)
 _WHERE = "a plug-in is a module of an installed package, or of a folder in PYTHONPATH (not of the working folder)"
@@ -110,7 +110,7 @@ def _add(designs: Sequence[DesignEntry], gates: Sequence[GateEntry], origin: str
 
 def _import(module: str) -> ModuleType:
     try:
-        return importlib.import_module(module)
+        return import_users(module)
     except ModuleNotFoundError as exc:
         if exc.name is not None and (module == exc.name or module.startswith(f"{exc.name}.")):
             raise ConfigError(

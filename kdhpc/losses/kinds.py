@@ -3,7 +3,6 @@
 Dimension suffixes: N samples, S source nodes, T target nodes, C classes, H, W rows and columns of an attention map.
 """
 
-import importlib
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import NamedTuple, TypeAlias, cast
@@ -14,6 +13,7 @@ from torch import Tensor
 from kdhpc.errors import ConfigError
 from kdhpc.graph.catalogue import BUILT_IN_LOSSES, Code, GateEntry, LossEntry, Output, design_entry, gate_entry
 from kdhpc.graph.spec import BUILT_IN_GATES, Design, Gate
+from kdhpc.interpreter import import_users
 
 LossFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Of the outputs of all sources, detached, and of all targets; gives (N, S, T)."""
@@ -96,7 +96,7 @@ def _imported(code: Code, what: str) -> Callable[..., object]:
         return code
     module, _, name = code.partition(":")
     try:
-        found: object = getattr(importlib.import_module(module), name)
+        found: object = getattr(import_users(module), name)
     except Exception as exc:  # A user's code may fail in whatever way.
         raise ConfigError(f"{what}: {code} cannot be imported: {_words(exc)}") from exc
     if not callable(found):
@@ -125,7 +125,7 @@ def _try_loss(compares: Output, function: LossFunction, device: str) -> None:
     shape = (num_samples, num_nodes, *((5,) if compares == "probability" else (4, 4)))
     source = _numbers(shape, device)
     target = source.clone().requires_grad_()
-    loss = function(source, target)
+    loss = _called_twice(lambda given: function(given, target), source)
     _check(loss, "gives", (num_samples, num_nodes, num_nodes))
     if not loss.requires_grad:
         raise _WrongResultError(f"does not depend on the target's {compares}, which it is said to compare")
@@ -141,13 +141,27 @@ def _try_loss(compares: Output, function: LossFunction, device: str) -> None:
 def _try_weight(weight: WeightFunction, device: str) -> None:
     right_NS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], device=device)
     for ramp in (0.0, 0.5, 1.0):
-        found = weight(torch.tensor(ramp, device=device), right_NS)
+        found = _called_twice(weight, torch.tensor(ramp, device=device), right_NS)
         _check(found, "gives")
         sizes = zip(reversed(found.shape), reversed(right_NS.shape), strict=False)
         if found.ndim > 2 or any(size not in (1, whole) for size, whole in sizes):
             raise _WrongResultError(f"gives a weight of shape {tuple(found.shape)}, which must fit (samples, sources)")
         if device != "meta" and not found.isfinite().all():
             raise _WrongResultError(f"gives a weight that is no finite number at ramp {ramp}")
+
+
+def _called_twice(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """What a function gives, which must be the same for the same inputs: a training that goes on has no other state."""
+    first, again = function(*inputs), function(*inputs)
+    if any(tensor._version for tensor in inputs):
+        raise _WrongResultError("changes a tensor that it is given, which other losses need: make a new one")
+    is_same = not isinstance(first, Tensor) or first.is_meta or torch.equal(first.nan_to_num(), again.nan_to_num())
+    if not is_same:
+        raise _WrongResultError(
+            "gives another result for the same tensors when it is called again: no training could be repeated, or go "
+            "on from a checkpoint; keep no numbers, and draw none"
+        )
+    return first
 
 
 def _check(result: object, verb: str, shape: tuple[int, ...] | None = None) -> None:

@@ -7,8 +7,8 @@ from typing import cast
 import torchvision
 from torch import nn
 
+from kdhpc.config.library_names import check_library_name
 from kdhpc.errors import NetworkError
-from kdhpc.networks.library_names import check_library_name
 
 _NO_AUXILIARY = {"aux_logits": False, "init_weights": True}
 """Of networks with further classifiers: those learn from labels alone, by weights that no graph knows of."""
@@ -46,7 +46,11 @@ def _of_torchvision(name: str) -> Callable[[int, int], nn.Module]:
 
 def _of_timm(name: str) -> Callable[[int, int], nn.Module]:
     # Only here: timm is an extra.
-    timm = importlib.import_module("timm")
+    try:
+        timm = importlib.import_module("timm")
+    except Exception as exc:  # It does not fit to what else is installed.
+        reason = f"{type(exc).__name__}: {' '.join(str(exc).split())[:200]}"
+        raise NetworkError(f"networks of timm need timm, which cannot be imported ({reason}): install it anew") from exc
     try:
         known = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     except RuntimeError as exc:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from kdhpc.config.library_names import check_library_name, nearest_networks
 from kdhpc.config.networks import NETWORKS, Architecture, is_foreign, is_of_library
 from kdhpc.config.schema import NetworkConfig
-from kdhpc.errors import ConfigError, NetworkError, nearest
-from kdhpc.networks.library_names import check_library_name
+from kdhpc.errors import ConfigError, NetworkError
 
 _USUAL_CROPS = (3, 5, 7)
 _OF_A_PROCESS = re.compile(r"-[0-9a-f]{8}$")
@@ -18,7 +18,7 @@ class ForeignNetwork(Protocol):
     """A network that is not kdhpc's own, where torch is at hand to run it."""
 
     def map_side(self, image_size: int, layer: str | None) -> int:
-        """Side of the maps that the losses compare, in pixels; 1 if there is no map."""
+        """Side of the attention map, of a list of modules of their smallest, in pixels; 1 if there is no map."""
         ...
 
     def check(self, image_size: int, *, layer: str | None, num_classes: int | None, compares_maps: bool) -> None:
@@ -81,8 +81,7 @@ def check_name(name: str) -> None:
             "or kdhpc.train (docs/python.md), or train it by its place, as network=module:Name"
         )
     elif not is_foreign(name):
-        known = f"{nearest(name, NETWORKS)}, torchvision/NAME, timm/NAME, module:Name of your own"
-        raise NetworkError(f"unknown network {name!r}: {known}")
+        raise NetworkError(f"unknown network {name!r}: {nearest_networks(name, NETWORKS)}")
 
 
 def map_side(name: str, image_size: int, *, layer: str | None = None) -> int:

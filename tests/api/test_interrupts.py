@@ -21,7 +21,7 @@ _SETTINGS = {**SETTINGS, "epochs": 2, "mode": "eager", "threads": 1}
 
 
 class Fuse(nn.Sequential):
-    """A network that does something at one of its forward passes, counted over all nodes."""
+    """A network that does something at one of the forward passes of a step, counted over all nodes."""
 
     left = 0
     action: Callable[[], None] = staticmethod(lambda: None)
@@ -31,7 +31,7 @@ class Fuse(nn.Sequential):
         self.append(nn.Flatten()).append(nn.Linear(4, 2))
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training:
+        if self.training and torch.is_grad_enabled():  # It is tried before, without gradients.
             Fuse.left -= 1
             if Fuse.left == 0:
                 Fuse.action()

@@ -58,7 +58,7 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
     ("overrides", "expected"),
     [
         (["study=dog4"], "unknown study 'dog4': did you mean 'dogs4'?"),
-        (["study=dogs4", "network=resnt18"], "unknown network 'resnt18': did you mean 'resnet18'?"),
+        (["study=dogs4", "network=resnt18"], "unknown network 'resnt18': did you mean 'resnet18'"),
         (["study=dogs4", "dataset=stanford_dog"], "unknown dataset 'stanford_dog': did you mean 'stanford_dogs'?"),
         (["study=dogs4", "training.epoch=3"], "unknown config key 'training.epoch': did you mean 'training.epochs'?"),
         (["study=dogs4", "epochs=3"], "unknown config key 'epochs': allowed: training.epochs"),
@@ -99,6 +99,12 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
             ["study=dogs2", "network=[resnet8,timm/resnet18]", "network.weights=w.pt"],
             "network.weights=w.pt is not allowed with different networks (resnet8, timm/resnet18)",
         ),
+        (
+            ["study=dogs2", "network=resnet8", "study.networks=[resnet8,resnet14]", "network.weights=w.pt"],
+            "network.weights=w.pt is not allowed with different networks (resnet8, resnet14): a file has the weights",
+        ),
+        (["study=dogs2", "network.weights=[v.pt,w.pt]"], "network.weights=[v.pt, w.pt] is not allowed: text"),
+        (["study=dogs2", "network.layer=[a,b]"], "network.layer=[a, b] is not allowed: text"),
         (["study=dogs4", "network=null"], "network=null is not allowed: give one, network takes one of"),
         (["study=dogs4", "training=1"], "training=1 is not allowed: give one, training takes one of"),
         (["study=dogs4", "training=[short]"], "give one, training takes one of adamw_cosine, ktg, paper,"),
@@ -123,6 +129,9 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "device=cpu", "device.node_streams=true"], "device.node_streams=true needs CUDA"),
         (["study=dogs4", "device=cpu", "device.mode=cudagraph"], "device.mode=cudagraph needs CUDA"),
         (["study=dogs4", "training.optimizer=adam"], "training.optimizer='adam' is not allowed: sgd, adamw"),
+        (["study=dogs4", "study.refine_best=5"], "study.refine_best has no meaning with study.sampler=random"),
+        (["study=dogs4", "dataset.pad=8"], "dataset.pad has no meaning with dataset.augmentation=resized_crop"),
+        (["study=cifar10_2", "dataset.scale=[0.5,1]"], "leave it out, or choose resized_crop"),
         (
             ["study=dogs4", "training.schedule=cosine", "training.milestones=[3]"],
             "training.milestones has no meaning with training.schedule=cosine: leave it out, or choose steps",

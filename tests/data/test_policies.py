@@ -99,7 +99,7 @@ def test_draw_rectangles_have_the_shares_and_ratios_of_torchvisions() -> None:
     ("fields", "message"),
     [
         ({"augmentations": ("RandAugmnt",)}, "'RandAugmnt' is none. did you mean 'RandAugment'? allowed: RandAugment"),
-        ({"augmentations": ("CutMix",)}, "'CutMix' is none. its gates and teachers need one label an image."),
+        ({"augmentations": ("CutMix",)}, "'CutMix' is none. gates and teachers need one label an image (docs"),
         ({"augmentations": ("RandomErasing",) * 2}, "each name once"),
         (
             {"augmentations": ("RandAugment", "TrivialAugmentWide")},

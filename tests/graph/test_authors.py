@@ -226,6 +226,10 @@ def _changed(*path: str | int, to: object) -> dict[str, object]:
             _changed("losses", 3, 2, "args", "gate", "name", to="Gate"),
             "losses[3][2].args.gate: gate Gate is not known: ",
         ),
+        (
+            _changed("losses", 3, 2, "args", "gate", "args", to={"tau": 2}),
+            'losses[3][2].args.gate.args: {"tau": 2} is not allowed: ',
+        ),
         (_changed("losses", 2, 0, to=entry("KL+", "Linear")), "losses[2][0]: an edge of the ensemble is not allowed"),
         (_changed("losses", 0, 2, to=entry("KL+", "Through")), "losses[0][2]: an edge of the ensemble is not allowed"),
         (_changed("models", 1, "name", to=3), "models[1].name: 3 is not allowed: must be a string"),

@@ -4,6 +4,7 @@ import copy
 import importlib
 import logging
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,6 +73,12 @@ def test_plugin_is_found_named_and_ordered_alike_whatever_was_imported_first(wri
     assert graph_key(graph) != graph_key(load_graph("uniform:b+", 2))
 
 
+def test_plugin_prints_to_stderr(write: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    write("print('hello')\n" + DESIGN.format("a+"))
+    load_plugins(["my_plugin"])
+    assert capsys.readouterr() == ("", "hello\n")
+
+
 def test_default_search_space_has_no_plugins(write: Callable[..., str]) -> None:
     write(DESIGN.format("a+"))
     config = compose_search(["study=quickstart", "plugins=[my_plugin]"])
@@ -92,7 +99,10 @@ def test_default_search_space_has_no_plugins(write: Callable[..., str]) -> None:
         (HEAD + GATE.format("g") + "GATES += GATES", "gate 'g' is there already"),
         (DESIGN.format("My design"), "my_plugin.py, line 4 fails: GraphError: design name 'My design' is not allowed"),
         (DESIGN.format("a+").replace("colour='#123456', ", ""), "line 4 fails: TypeError: .*'colour'"),
-        (DESIGN.format("a+").replace("#123456", "green"), "has colour='green': give #rrggbb"),
+        (DESIGN.format("a+").replace("#123456", "green"), "has colour='green': give '#rrggbb'"),
+        (DESIGN.format("a+").replace("'#123456'", "None"), "has colour=None: give '#rrggbb'"),
+        (DESIGN.format("a+").replace("(L,)", "L"), "has losses=LossEntry.*give one LossEntry or more, as losses="),
+        (DESIGN.format("a+").replace("'m'", "7"), "has meaning=7: give the words of the legend"),
         (DESIGN.format("a+").replace("(L,)", "()"), "has losses=\\(\\): give one LossEntry or more"),
         (DESIGN.format("a+").replace("name='a+', ", ""), "line 4 fails: TypeError: .*'name'"),
         (HEAD + GATE.format("g").replace("weight=f, ", ""), "line 4 fails: TypeError: .*'weight'"),
@@ -191,6 +201,7 @@ def test_drawing_has_the_colour_the_line_and_the_meaning(example: str, tmp_path:
     for text in ("#2a7f62", "brings softly closer", ">soft+<", ">decaying<", ">wrong<", "stroke-dasharray"):
         assert text in drawn
     assert "brings closer" not in drawn
+    assert not re.search(r'style="fill: #[^"]*stroke-dasharray', drawn), "the head of a dotted arrow has no gaps"
 
 
 def test_digest_is_of_the_source_and_of_all_files_of_a_package(write: Callable[..., str], tmp_path: Path) -> None:

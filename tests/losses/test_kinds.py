@@ -172,9 +172,30 @@ def _waits(source: Tensor, target: Tensor) -> Tensor:
     return source @ target.mT * source.max().item()
 
 
+def _in_place(source: Tensor, target: Tensor) -> Tensor:
+    return source.mul_(2) @ target.mT
+
+
+def _draws(source: Tensor, target: Tensor) -> Tensor:
+    return (source * torch.rand_like(source)) @ target.mT
+
+
+class _Counts:
+    """A gate with a number of its own."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, ramp: Tensor, right: Tensor) -> Tensor:
+        self.calls += 1
+        return ramp * 0.5**self.calls
+
+
 @pytest.mark.parametrize(
     ("function", "compares", "said"),
     [
+        (_in_place, "attention", "changes a tensor that it is given, which other losses need: make a new one"),
+        (_draws, "probability", "gives another result for the same tensors when it is called again"),
         (lambda s, t: s @ s.mT, "probability", "does not depend on the target's probability"),
         (lambda s, t: t, "probability", r"shape \(2, 3, 5\), which must be \(2 samples, 3 sources, 3 targets\)"),
         (lambda s, t: (s @ t.mT).mean(), "probability", r"losses of shape \(\), which must be"),
@@ -197,6 +218,8 @@ def test_loss_that_is_none_is_refused_before_training(empty: None, function: Cod
 @pytest.mark.parametrize(
     ("weight", "said"),
     [
+        (_Counts(), "gives another result for the same tensors when it is called again"),
+        (lambda ramp, right: right.mul_(ramp), "changes a tensor that it is given"),
         (lambda ramp, right: 1, "gives int: it must give a tensor"),
         (lambda ramp, right: ramp.new_ones(7), r"gives a weight of shape \(7,\), which must fit"),
         (lambda ramp, right: 1 / ramp, "gives a weight that is no finite number at ramp 0.0"),

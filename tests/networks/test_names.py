@@ -50,6 +50,22 @@ def test_check_network_unknown_name_gives_the_nearest():
         check_network(NetworkConfig(name="resnt20", crops=(3,)), 32)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet21", "did you mean 'resnet32', 'resnet26', 'resnet20'? allowed: abn_resnet101"),
+        ("mobilenet_v3_small", "did you mean 'torchvision/mobilenet_v3_small'? allowed: "),
+        ("TIMM/resnet18", "did you mean 'timm/resnet18'? allowed: torchvision/NAME, timm/NAME, module:Name"),
+        ("torchvison/", "did you mean 'torchvision/NAME'? allowed: "),
+        ("my_module.Net", "': allowed: abn_resnet101"),
+    ],
+)
+def test_unknown_network_is_looked_for_in_the_right_library(name: str, said: str) -> None:
+    with pytest.raises(NetworkError) as raised:
+        check_network(NetworkConfig(name=name), 32)
+    assert said in str(raised.value)
+
+
 def test_check_network_attention_option_of_a_plain_network_is_refused():
     with pytest.raises(NetworkError, match="residual_attention=False has no meaning for resnet20"):
         check_network(NetworkConfig(name="resnet20", crops=(3,), residual_attention=False), 32)

@@ -4,8 +4,10 @@ import difflib
 import functools
 import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+from kdhpc.config.networks import LIBRARIES
 from kdhpc.errors import NetworkError
 
 _REGISTERED = re.compile(r"^@register_model(?:\(\))?\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
@@ -60,8 +62,40 @@ def _names_in(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def near_hint(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'resnet20', 'resnet26'? ``: the nearest names of networks; empty where none is near."""
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(map(repr, near))}? " if near else ""
+
+
+def nearest_networks(name: str, known: Iterable[str]) -> str:
+    """The closing words of an error about an unknown network: what may have been meant, and what is allowed.
+
+    Args:
+        name: That is not known.
+        known: Names without a library in front.
+
+    Returns:
+        For example ``did you mean 'torchvision/alexnet'? allowed: ...``.
+    """
+    own = sorted(known)
+    library, slash, rest = name.partition("/")
+    if slash:
+        meant = difflib.get_close_matches(library.lower(), LIBRARIES, n=1)
+        hint = f"did you mean '{meant[0]}/{rest or 'NAME'}'? " if meant else ""
+        return f"{hint}allowed: torchvision/NAME, timm/NAME, module:Name of your own, or a name without '/'"
+    of_libraries = [f"{library}/{name}" for library in LIBRARIES if name in _names_if_installed(library)]
+    hint = f"did you mean {' or '.join(map(repr, of_libraries))}? " if of_libraries else near_hint(name, own)
+    return f"{hint}allowed: {', '.join(own)}, torchvision/NAME, timm/NAME, module:Name of your own"
+
+
+def _names_if_installed(library: str) -> tuple[str, ...]:
+    try:
+        return library_names(library)
+    except NetworkError:
+        return ()
+
+
 def _nearest(name: str, known: tuple[str, ...]) -> str:
     """The nearest names, and how many there are: hundreds would be no line."""
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {', '.join(map(repr, near))}? " if near else ""
-    return f"{hint}allowed: {len(known)} names, such as {', '.join(known[:3])}"
+    return f"{near_hint(name, known)}allowed: {len(known)} names, such as {', '.join(known[:3])}"
