@@ -8,7 +8,7 @@ from functools import cached_property
 
 from kdhpc.cli.progress import duration
 from kdhpc.cli.status_view import best_words, epoch_words, speed_of, speed_words
-from kdhpc.cli.table import Fact, Part, Table
+from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.cluster.slurm import QueuedJob
 from kdhpc.config.goals import GOALS, Goal
 from kdhpc.study.numbers import trial_label
@@ -65,7 +65,10 @@ def troubled_jobs(status: StudyStatus, gone: frozenset[str]) -> list[str]:
 def view_parts(view: View, *, num_workers: int, num_troubles: int = _TROUBLES) -> list[Part]:
     """All parts, with so many workers, and so many lines of trouble, at most."""
     funnel = _funnel(view.status)
-    parts = [*fact_parts(view), *(["", funnel] if funnel.rows else []), *_trouble_parts(view, num_troubles)]
+    parts: list[Part] = [*fact_parts(view)]
+    if funnel.rows:
+        parts += ["", funnel]
+    parts += _trouble_parts(view, num_troubles)
     shown, left_out = view.workers[:num_workers], view.workers[num_workers:]
     if shown:
         parts += ["", _worker_table(shown)]
@@ -208,7 +211,7 @@ def _trouble_parts(view: View, num_rows: int) -> list[Part]:
     rows = [
         (trial_label(worker.trial), "lost", words[worker.job])
         for worker in view.workers
-        if worker.lost and worker.job in words
+        if worker.lost and worker.job is not None and worker.job in words
     ]
     for crash in reversed(crashes):
         last = words.get(crash.job or "") if crash.vanished else None
@@ -216,8 +219,9 @@ def _trouble_parts(view: View, num_rows: int) -> list[Part]:
     if not rows:
         return []
     table = Table(head=("trouble", "state", "last words"), rows=rows[:num_rows], wraps=("last words",))
-    num_more = len(rows) - num_rows
-    return ["", table, *([f"and {num_more} more: `kdhpc status --study {view.status.study}`"] if num_more > 0 else [])]
+    if (num_more := len(rows) - num_rows) <= 0:
+        return ["", table]
+    return ["", table, f"and {num_more} more: `kdhpc status --study {view.status.study}`"]
 
 
 def _worker_table(workers: Sequence[WorkerStatus]) -> Table:
