@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.cli.progress import duration
 from kdhpc.cli.status_view import best_words, epoch_words, speed_of, speed_words
-from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.cluster.slurm import QueuedJob
 from kdhpc.config.goals import GOALS, Goal
 from kdhpc.study.numbers import trial_label
