@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.cli.progress import duration
-from kdhpc.cli.table import Fact, Part, Table
 from kdhpc.cluster.slurm import QueuedJob
 from kdhpc.config.goals import GOALS, Goal
 from kdhpc.study.numbers import trial_label

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from kdhpc.cli.table import Fact, Part, Table
+from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.printing import has_unicode, one_line, printable, terminal_of
 
 _GAP = 2

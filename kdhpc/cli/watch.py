@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from kdhpc.cli.table import Part, plain
+from kdhpc.cli.parts import Part
+from kdhpc.cli.table import plain
 from kdhpc.cli.terminal import Terminal
 from kdhpc.cli.watch_view import Asides, View, fitted_parts, troubled_jobs, view_parts
 from kdhpc.cluster import slurm

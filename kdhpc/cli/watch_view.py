@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.cli.progress import duration
 from kdhpc.cli.status_view import best_words, epoch_words, speed_of, speed_words
-from kdhpc.cli.table import Fact, Part, Table
 from kdhpc.cluster.slurm import QueuedJob
 from kdhpc.config.goals import GOALS, Goal
 from kdhpc.study.numbers import trial_label
+from kdhpc.study.ranking import Lead
 from kdhpc.study.status import StudyStatus, WorkerStatus
 
-_BAR = 20
+_BAR = 12
 _TROUBLES = 5
 _FEWEST_WORKERS = 3
 """Before troubles are left out."""
@@ -64,7 +65,10 @@ def troubled_jobs(status: StudyStatus, gone: frozenset[str]) -> list[str]:
 def view_parts(view: View, *, num_workers: int, num_troubles: int = _TROUBLES) -> list[Part]:
     """All parts, with so many workers, and so many lines of trouble, at most."""
     funnel = _funnel(view.status)
-    parts = [*fact_parts(view), *(["", funnel] if funnel.rows else []), *_trouble_parts(view, num_troubles)]
+    parts: list[Part] = [*fact_parts(view)]
+    if funnel.rows:
+        parts += ["", funnel]
+    parts += _trouble_parts(view, num_troubles)
     shown, left_out = view.workers[:num_workers], view.workers[num_workers:]
     if shown:
         parts += ["", _worker_table(shown)]
@@ -113,7 +117,8 @@ def fact_parts(view: View) -> list[Part]:
     if view.away is not None:
         facts.append(Fact(label="AWAY", text=view.away, alarming=True))
     facts.append(Fact(label="trials", text=_budget_words(status)))
-    facts.append(Fact(label="speed", text=f"{speed_words(status)}; {_hours_words(status)}"))
+    facts.append(Fact(label="speed", text=speed_words(status)))
+    facts.append(Fact(label="hours", text=_hours_words(status)))
     facts.append(Fact(label="best", text=best_words(status)))
     if status.lead:
         facts.append(Fact(label="lead", text=_lead_words(status, goal)))
@@ -154,16 +159,26 @@ def _hours(hours: float) -> str:
 
 def _lead_words(status: StudyStatus, goal: Goal) -> str:
     unit = " points" if goal.maximise else ""
-    leads = [f"{lead.points:+.{goal.digits}f}{unit} over {lead.over}" for lead in status.lead]
+    better, worse = ("above", "below") if goal.maximise else ("better than", "worse than")
+    leads = [
+        f"{abs(lead.points):.{goal.digits}f}{_error_words(lead, goal)}{unit} "
+        f"{worse if lead.points < 0 else better} {lead.over}"
+        for lead in status.lead
+    ]
     is_confirmed = all(lead.is_confirmed for lead in status.lead)
     return f"{', '.join(leads)}{'' if is_confirmed else ' (not confirmed)'}"
+
+
+def _error_words(lead: Lead, goal: Goal) -> str:
+    return "" if lead.error is None else f" ± {lead.error:.{goal.digits}f}"
 
 
 def _given_words(status: StudyStatus, goal: Goal) -> str:
     counts = status.given_trials
     named = [f"{given.name} {goal.shown(given.result.mean)}" for given in status.given if given.result is not None]
     failed = [f"{counts.failed} FAILED"] if counts.failed else []
-    return ", ".join([f"{counts.finished} of {counts.target} trained, beside the budget", *failed, *named])
+    diverged = [f"{name} diverged" for name in status.diverged_given]
+    return ", ".join([f"{counts.finished} of {counts.target} trained, beside the budget", *failed, *named, *diverged])
 
 
 def _worker_words(workers: Sequence[WorkerStatus]) -> str:
@@ -196,7 +211,7 @@ def _trouble_parts(view: View, num_rows: int) -> list[Part]:
     rows = [
         (trial_label(worker.trial), "lost", words[worker.job])
         for worker in view.workers
-        if worker.lost and worker.job in words
+        if worker.lost and worker.job is not None and worker.job in words
     ]
     for crash in reversed(crashes):
         last = words.get(crash.job or "") if crash.vanished else None
@@ -204,8 +219,9 @@ def _trouble_parts(view: View, num_rows: int) -> list[Part]:
     if not rows:
         return []
     table = Table(head=("trouble", "state", "last words"), rows=rows[:num_rows], wraps=("last words",))
-    num_more = len(rows) - num_rows
-    return ["", table, *([f"and {num_more} more: `kdhpc status --study {view.status.study}`"] if num_more > 0 else [])]
+    if (num_more := len(rows) - num_rows) <= 0:
+        return ["", table]
+    return ["", table, f"and {num_more} more: `kdhpc status --study {view.status.study}`"]
 
 
 def _worker_table(workers: Sequence[WorkerStatus]) -> Table:

@@ -537,6 +537,6 @@ def _worker(lease: slots.ActiveLease) -> WorkerStatus:
         lost=lease.lost,
         mode=lease.mode,
         data=lease.data,
-        epoch=lease.pace and lease.pace.epoch,
-        images_per_s=lease.pace and lease.pace.images_per_s,
+        epoch=None if lease.pace is None else lease.pace.epoch,
+        images_per_s=None if lease.pace is None else lease.pace.images_per_s,
     )

@@ -91,7 +91,7 @@ def test_view_fits_and_fills_its_screen(
         "120.0 trials per hour",
         "50.00 of 200 GPU hours spent",
         "72.50 % (trial 17)",
-        "+2.50 points over dml",
+        "2.50 points above dml",
     ):
         assert said in text
     assert {"epoch", "median", "dml"} <= set(text.split())
@@ -132,7 +132,7 @@ def test_view_estimates_hours_by_the_processes_that_work() -> None:
     # Ten processes that are not lost, for two hours.
     assert "50.00 of 200 GPU hours spent, about 20.00 to go\n" in plain(view_parts(view, num_workers=5))
     idle = replace(view, status=replace(view.status, workers=(), seconds_to_go=None))
-    assert "; 50.00 of 200 GPU hours spent\n" in plain(view_parts(idle, num_workers=5))
+    assert "hours    50.00 of 200 GPU hours spent\n" in plain(view_parts(idle, num_workers=5))
 
 
 def test_view_says_what_is_not_known() -> None:

@@ -113,8 +113,8 @@ def test_watch_in_a_pipe_prints_a_block_for_each_reading_until_all_is_trained(st
     out = capsys.readouterr().out
     assert "\x1b" not in out
     budgets = re.findall(r"^trials   (.*)$", out, re.MULTILINE)
-    assert budgets[0] == "[--------------------] 0 of 1: 1 running"
-    assert budgets[-1] == "[####################] 1 of 1: 1 complete"
+    assert budgets[0] == "[------------] 0 of 1: 1 running"
+    assert budgets[-1] == "[############] 1 of 1: 1 complete"
     assert len(budgets) >= 3
 
 
