@@ -15,6 +15,7 @@ from kdhpc.cli import (
     enqueue,
     export_best,
     import_graph,
+    init,
     launch,
     report,
     results,
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         db,
         data,
         doctor,
+        init,
     ):
         command.add_parser(commands)
     return parser
