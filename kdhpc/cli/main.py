@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from kdhpc import __version__
 from kdhpc.cli import (
+    completion,
     confirm,
     data,
     db,
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         data,
         doctor,
         init,
+        completion,
     ):
         command.add_parser(commands)
     return parser
@@ -91,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 failed, 2 used wrongly (also argparse's own exit code), 130 interrupted, 141 nobody reads the output.
     """
+    if argv is None and os.environ.get("_ARGCOMPLETE"):
+        _complete()
     args = _parse(sys.argv[1:] if argv is None else argv)
     try:
         if argv is None:
@@ -111,6 +115,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A library's words, quoted in a message, may have many lines.
         print(f"kdhpc: {' '.join(_words(exc).split())}", file=sys.stderr)
         return exc.exit_code if isinstance(exc, KdhpcError) else 1
+
+
+def _complete() -> None:
+    """A shell asks what Tab may complete: answer, and end."""
+    from kdhpc.cli.completers import complete
+
+    complete(build_parser())
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

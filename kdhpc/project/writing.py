@@ -25,7 +25,8 @@ def write_project(folder: Path, choice: SiteChoice) -> Written:
     Raises:
         StorageError: the file system refuses.
     """
-    new, kept = [], []
+    new: list[Path] = []
+    kept: list[Path] = []
     for path, content in files(folder.absolute(), choice):
         place = folder / path
         try:

@@ -93,6 +93,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc doctor": ["--job", "--quick", "--format", "overrides"],
         "kdhpc data check": ["name"],
         "kdhpc init": ["folder"],
+        "kdhpc completion": ["shell"],
     }
 
 
