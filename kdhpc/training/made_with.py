@@ -15,7 +15,8 @@ def made_with(device: torch.device) -> dict[str, str]:
     versions = {**code_versions(), "torch": str(torch.__version__), **library_versions()}
     if device.type != "cuda":
         return versions
-    on_gpu = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver_version()}
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    on_gpu = {"cuda": torch.version.cuda, "cudnn": cudnn, "driver": driver_version()}
     return {**versions, **{name: str(found) for name, found in on_gpu.items() if found is not None}}
 
 
