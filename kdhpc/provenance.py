@@ -23,13 +23,17 @@ _GIT_S = 3.0
 """Longest time to wait for git, in seconds: a repository may be huge, or on a disk that is away."""
 _SMI_S = 10.0
 _KILLED_S = 0.5
-_COMMIT = re.compile(r"[0-9a-f]{40,64}(-dirty)?")
+_COMMIT = re.compile(r"# branch\.oid ([0-9a-f]{40,64})")
 _DRIVER = re.compile(r"\d+\.\d+(\.\d+)*")
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _CHECKOUT = Path(__file__).resolve().parents[1]
-# It writes nothing, runs nothing that the repository names, and fetches nothing.
+# It locks and writes nothing, runs nothing that the repository names, and fetches nothing. `git describe --dirty` would
+# lock the index, and many workers at once the user's own git out.
 _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
-_DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=64", "--exclude=*")
+_STATUS = (
+    *("status", "--porcelain=v2", "--branch", "--no-ahead-behind", "--no-renames"),
+    *("--untracked-files=no", "--ignore-submodules=dirty"),
+)
 
 
 def code_versions() -> dict[str, str]:
@@ -84,8 +88,11 @@ def commit(folder: Path) -> str | None:
     # Variables of a git that has started this process, as for a hook, would name another repository.
     environment = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    said = _output([*_GIT, "-C", str(folder), *_DESCRIBE], _GIT_S, environment)
-    return said if said is not None and _COMMIT.fullmatch(said) else None
+    lines = (_output([*_GIT, "-C", str(folder), *_STATUS], _GIT_S, environment) or "").splitlines()
+    known = next((match[1] for line in lines if (match := _COMMIT.fullmatch(line))), None)
+    if known is None:
+        return None
+    return f"{known}-dirty" if any(not line.startswith("#") for line in lines) else known
 
 
 def driver_version() -> str | None:

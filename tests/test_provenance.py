@@ -75,7 +75,9 @@ def test_variables_of_another_git_do_not_count(repository: Path, tmp_path: Path,
     assert commit(tmp_path) is None
 
 
-@pytest.mark.parametrize("script", ["exit 1", "echo v1.0", "echo; echo fatal: not a commit >&2", None])
+@pytest.mark.parametrize(
+    "script", ["exit 1", "echo v1.0", "echo '# branch.oid (initial)'", "echo; echo fatal: not a commit >&2", None]
+)
 def test_git_that_is_absent_or_says_something_else_costs_nothing_but_the_commit(
     script: str | None, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
