@@ -9,6 +9,7 @@ from typing import TextIO, cast
 
 from kdhpc import __version__
 from kdhpc.cli import (
+    completion,
     confirm,
     data,
     db,
@@ -16,6 +17,7 @@ from kdhpc.cli import (
     enqueue,
     export_best,
     import_graph,
+    init,
     launch,
     logs,
     report,
@@ -83,6 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
         db,
         data,
         doctor,
+        init,
+        completion,
     ):
         command.add_parser(commands)
     return parser
@@ -98,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 failed, 2 used wrongly (also argparse's own exit code), 130 interrupted, 141 nobody reads the output.
     """
     if argv is None:
+        if os.environ.get("_ARGCOMPLETE"):
+            _complete()
         open_closed_files()
     with _existing_streams() as unheard, printable_output():
         try:
@@ -161,6 +167,13 @@ def _settle_output() -> None:
 def _write_nothing_more() -> None:
     """Nothing is left that would be flushed, and fail, at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complete() -> None:
+    """A shell asks what Tab may complete: answer, and end."""
+    from kdhpc.cli.completers import complete
+
+    complete(build_parser())
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -5,7 +5,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TypeVar
@@ -98,6 +98,27 @@ def root_defaults(kind: type) -> dict[str, object]:
 def allowed(kind: type, group: str, key: str) -> str:
     """What a key of a config admits, in words; of no group, if that is empty."""
     return _allowed(typing.get_type_hints(_groups(kind)[group] if group else kind)[key])
+
+
+def choices(kind: type, group: str, key: str) -> tuple[str, ...]:
+    """The values of a config's key where they can be counted up; none of a number, of text, or of an unknown key."""
+    hints = typing.get_type_hints(_groups(kind)[group]) if group in _groups(kind) else {}
+    return tuple(dict.fromkeys(_counted_up(hints[key]))) if key in hints else ()
+
+
+def _counted_up(hint: object) -> Iterator[str]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        yield from map(str, args)
+    elif origin in (types.UnionType, typing.Union):
+        for arg in args:
+            yield from _counted_up(arg)
+    elif hint is bool:
+        yield from ("true", "false")
+    elif hint is type(None):
+        yield "null"
+    elif isinstance(hint, type) and issubclass(hint, Enum):
+        yield from (str(member.value) for member in hint)
 
 
 def _groups(kind: type) -> dict[str, type]:

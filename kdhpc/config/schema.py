@@ -532,6 +532,8 @@ class ClusterConfig:
     """Further sbatch options of a worker's job, such as ``exclude=node7`` or ``nice``."""
     setup: tuple[str, ...] = ()
     """Shell lines that a worker's job runs first."""
+    python: str | None = None
+    """Shell command that starts kdhpc's Python in a worker's job, as in a container; None: the Python that launches."""
     listen: str = "all"
     """If a launch hosts the database: name or address that it listens on for the workers; ``all``: every interface."""
     networks: tuple[str, ...] = ()

@@ -85,6 +85,9 @@ def _network_group(definition: StudyDefinition) -> Mapping[str, Sequence[object]
 def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str | None) -> dict[str, str | int | float]:
     """Where a graph comes from: study, trial, values, data set, network, every setting, versions.
 
+    ``trained.NAME`` is what the trial was trained with: device, mode, versions, commits. Other versions are of this
+    process, which exports it.
+
     ``value`` is that of the search, by the goal, which is named unless it is the ensemble's accuracy.
     ``confirmed_mean`` and what goes with it are there where it was trained again.
     """
@@ -121,6 +124,7 @@ def origin(
         **({} if definition.precision is None else {"precision": definition.precision}),
         **flatten("config", json.loads(definition.settings)),
         **trained,
+        **{f"trained.{name}": text for name, text in trial.run.items()},
         "kdhpc_version": __version__,
         "torch_version": version("torch"),
         "optuna_version": version("optuna"),

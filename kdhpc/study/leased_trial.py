@@ -3,7 +3,9 @@
 import logging
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 from sqlalchemy import Connection
 
@@ -202,12 +204,13 @@ class LeasedTrial:
             return Outcome.PRUNED
         return None
 
-    def describe(self, *, mode: str, data: str) -> None:
+    def describe(self, *, mode: str, data: str, versions: Mapping[str, str] = MappingProxyType({})) -> None:
         """Write down how the trial runs, for `kdhpc status` and for the trial's record.
 
         Args:
             mode: ``eager``, ``compile`` or ``cudagraph``.
             data: where its images are.
+            versions: of what it is computed with, by name.
 
         Raises:
             LeaseLostError: another worker holds the slot now; nothing was written.
@@ -217,7 +220,7 @@ class LeasedTrial:
         def write(connection: Connection) -> bool:
             if slots.renew(connection, self._lease, step=self._step, pace=self._pace.read()) is None:
                 return False
-            trial_rows.note(connection, self._lease.trial_id, {"run": {"mode": mode, "data": data}})
+            trial_rows.note(connection, self._lease.trial_id, {"run": {"mode": mode, "data": data, **versions}})
             return True
 
         if not self._storage.write(write):

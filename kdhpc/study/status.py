@@ -1,7 +1,7 @@
 """How far a study is: read from the database in one transaction, without Optuna, and without changing anything."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Row, text
 
@@ -259,6 +259,8 @@ class TrialRecord:
     """Time that workers spent on it, in seconds."""
     confirmed: Estimate | None = None
     """What its graph comes to with new seeds; None: it was not confirmed."""
+    run: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """How it ran, and with what: see `kdhpc.study.leased_trial.LeasedTrial.describe`."""
 
 
 def server_version(storage: Storage) -> str:
@@ -349,6 +351,7 @@ def top_trials(storage: Storage, name: str, k: int) -> tuple[TrialRecord, ...]:
                 ),
                 worked_s=row.worked_s,
                 confirmed=known.get(row.graph_key),
+                run=trial_rows.read_note(connection, row.trial_id).get("run", {}),
             )
             for row in rows
         )

@@ -97,6 +97,8 @@ def test_surface_is_frozen() -> None:
         "kdhpc data list": ["--format"],
         "kdhpc doctor": ["--job", "--quick", "--format", "overrides"],
         "kdhpc data check": ["name"],
+        "kdhpc init": ["folder"],
+        "kdhpc completion": ["shell"],
     }
 
 

@@ -143,6 +143,7 @@ def test_results_as_json_and_csv_hold_every_seed(written, capsys):
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["seeds"], row["ddof"], row["scored_on"]) == ([0, 1, 2], 1, "test")
     assert row["precision"] == "bf16"
+    assert (row["devices"], row["versions"]) == (["cpu"], {"kdhpc": ["0"], "torch": ["2"]})
     assert row["searched"] == {"dataset": "cars", "network": "abn_resnet18", "study": "cars2", "trial": 17}
     assert main(["results", str(written), "--format", "csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
