@@ -91,7 +91,9 @@ def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str |
     ``value`` is that of the search, by the goal, which is named unless it is the ensemble's accuracy.
     ``confirmed_mean`` and what goes with it are there where it was trained again.
     """
-    return origin(definition, trial.number, trial.graph, study_uid, {"value": trial.value, **confirmation(trial)})
+    trained = {f"trained.{name}": text for name, text in trial.run.items()}
+    result = {"value": trial.value, **confirmation(trial), **trained}
+    return origin(definition, trial.number, trial.graph, study_uid, result)
 
 
 def origin(
@@ -99,7 +101,7 @@ def origin(
     number: int,
     graph: GraphSpec,
     study_uid: str | None,
-    result: Mapping[str, int | float] = MappingProxyType({}),
+    result: Mapping[str, str | int | float] = MappingProxyType({}),
 ) -> dict[str, str | int | float]:
     """As :func:`provenance`, of a trial that may not be complete; a given trial's number is negative."""
     networks = graph.networks
@@ -124,7 +126,6 @@ def origin(
         **({} if definition.precision is None else {"precision": definition.precision}),
         **flatten("config", json.loads(definition.settings)),
         **trained,
-        **{f"trained.{name}": text for name, text in trial.run.items()},
         "kdhpc_version": __version__,
         "torch_version": version("torch"),
         "optuna_version": version("optuna"),
