@@ -7,7 +7,7 @@ would (``\\x1b``), and lets through line ends and tabs alone. What kdhpc itself 
 
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
@@ -55,6 +55,20 @@ def erase_line(stream: TextIO) -> None:
 def terminal_of(stream: TextIO) -> TextIO:
     """The stream itself, past the filter: for what is to be obeyed. Whoever writes to it makes texts printable."""
     return stream.stream if isinstance(stream, _Printable) else stream
+
+
+def has_unicode(encoding: str | None, environment: Mapping[str, str]) -> bool:
+    """Whether a terminal can be given more than ASCII.
+
+    In the C locale Python writes UTF-8 all the same, and has set LC_CTYPE itself: so that alone tells nothing.
+    """
+    if not (encoding or "").lower().replace("-", "").startswith("utf"):
+        return False
+    names = [environment.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    if names[1] in ("C.UTF-8", "C.utf8", "UTF-8") and not names[0]:
+        names[1] = ""
+    chosen = next((name for name in names if name), "C")
+    return "utf" in chosen.lower()
 
 
 class _Printable:

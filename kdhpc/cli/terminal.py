@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from kdhpc.cli.parts import Fact, Part, Table
-from kdhpc.printing import one_line, printable, terminal_of
+from kdhpc.printing import has_unicode, one_line, printable, terminal_of
 
 _GAP = 2
 _SENTENCE = 24
@@ -87,20 +87,6 @@ class Terminal:
 def print_parts(parts: Sequence[Part], stream: TextIO) -> None:
     """Print parts to a terminal."""
     Terminal(stream).print(parts)
-
-
-def has_unicode(encoding: str | None, environment: Mapping[str, str]) -> bool:
-    """Whether a terminal can be given more than ASCII.
-
-    In the C locale Python writes UTF-8 all the same, and has set LC_CTYPE itself: so that alone tells nothing.
-    """
-    if not (encoding or "").lower().replace("-", "").startswith("utf"):
-        return False
-    names = [environment.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
-    if names[1] in ("C.UTF-8", "C.utf8", "UTF-8") and not names[0]:
-        names[1] = ""
-    chosen = next((name for name in names if name), "C")
-    return "utf" in chosen.lower()
 
 
 def in_ascii(text: str) -> str:

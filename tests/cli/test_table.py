@@ -7,8 +7,7 @@ import re
 import pytest
 
 from kdhpc.cli.table import Fact, Table, plain, show
-from kdhpc.cli.terminal import has_unicode
-from kdhpc.printing import printable_stream
+from kdhpc.printing import has_unicode, printable_stream
 
 WORKERS = Table(
     head=("worker", "pid", "job", "trial", "state", "mode"),
