@@ -54,7 +54,7 @@ def erase_line(stream: TextIO) -> None:
 
 def terminal_of(stream: TextIO) -> TextIO:
     """The stream itself, past the filter: for what is to be obeyed. Whoever writes to it makes texts printable."""
-    return cast(TextIO, stream.stream) if isinstance(stream, _Printable) else stream
+    return stream.stream if isinstance(stream, _Printable) else stream
 
 
 def has_unicode(encoding: str | None, environment: Mapping[str, str]) -> bool:

@@ -217,9 +217,6 @@ def load(run: "Run | str | Path", *, network: object = None, device: str | torch
     else:
         count = len(finished.weights)
         nodes = [finished.network(node, len(card.classes), target) for node in range(count)]
-    for node in nodes:
-        if isinstance(node, OwnNetwork):
-            node.keeps_size = True
     preprocessing = Preprocessing(
         card=card, config=finished.config.dataset, channels_last=finished.config.device.channels_last
     )

@@ -25,6 +25,7 @@ from kdhpc.graph.space import graph_key
 from kdhpc.interpreter import child_python_words
 from kdhpc.networks.names import is_own
 from kdhpc.networks.own import register_imported
+from kdhpc.searching.enqueueing import check_given
 from kdhpc.searching.export import confirmation, export_trials, named_graph, provenance
 from kdhpc.searching.local import for_this_machine, search_locally
 from kdhpc.searching.outcome import problem_of
@@ -167,12 +168,15 @@ class Study:
             seeds: Trainings of each, with those that it has already.
 
         Raises:
-            GraphError: one of them is no graph of as many nodes as the study's.
+            GraphError: one of them is no graph that the study can train.
+            NetworkError: one compares attention maps, and the study's networks make none that could be compared.
         """
-        space = self._shared.definition.space
+        definition = self._shared.definition
         names = [str(graph) for graph in graphs if not isinstance(graph, Graph)]
         own = [GivenGraph(graph=graph.spec, name=graph.name) for graph in graphs if isinstance(graph, Graph)]
-        self._shared.give([*load_given(names, space), *own], num_seeds=_positive("seeds", seeds))
+        given = [*load_given(names, definition.space, definition.node_networks), *own]
+        check_given(self._shared, given)
+        self._shared.give(given, num_seeds=_positive("seeds", seeds))
 
     def confirm(
         self, top: int = 10, seeds: int = 3, *, workers: int | None = None, overrides: Sequence[str] = ()

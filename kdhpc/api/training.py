@@ -23,6 +23,7 @@ from kdhpc.graph.presets import PRESETS
 from kdhpc.graph.spec import Gate, GraphSpec
 from kdhpc.methods.graph import GraphMethod, trained_with
 from kdhpc.methods.registry import named_methods
+from kdhpc.networks.own import refuse_named_code
 from kdhpc.training.loop import EpochReport
 
 
@@ -195,9 +196,12 @@ def _network_of(graph: Graph | None) -> list[str]:
 
     Raises:
         ConfigError: nothing.
+        NetworkError: its file names code that nobody has named in this process.
     """
     if graph is None or not graph.spec.networks:
         raise ConfigError("train needs network=: a name, or a list of M names; only graphs that name networks do not")
+    for name in graph.spec.networks:
+        refuse_named_code(name, origin=f"the graph {graph.name}", remedy="give network=, the list of its networks")
     return list(graph.spec.networks)
 
 

@@ -48,6 +48,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(args: argparse.Namespace) -> int:
     """Write them into the study, and say who trains them."""
     from kdhpc.graph.space import graph_key
+    from kdhpc.searching.enqueueing import check_given
     from kdhpc.study.given import load_given
     from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage
@@ -55,7 +56,14 @@ def run(args: argparse.Namespace) -> int:
 
     storage = Storage.connect(patience_s=_PATIENCE_S)
     study = SharedStudy.open(storage, chosen_study(args, storage))
-    graphs = load_given(args.graphs, study.definition.space)
+    definition = study.definition
+    # One at a time: each is named in the answer, also one that trains like another.
+    graphs = [
+        graph
+        for name in dict.fromkeys(args.graphs)
+        for graph in load_given([name], definition.space, definition.node_networks)
+    ]
+    check_given(study, graphs)
     known = {result.graph_key: result for result in study.give(graphs, num_seeds=args.seeds)}
     for given in graphs:
         result = known[graph_key(given.graph)]

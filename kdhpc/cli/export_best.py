@@ -78,7 +78,8 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
             f"{estimate_words(best.confirmed, goal)}"
         )
         print(f"kdhpc: {told}", file=sys.stderr)
-    if lead := lead_line(read_status(storage, name).lead, name, goal):
+    status = read_status(storage, name)
+    if lead := lead_line(status.lead, name, goal, diverged=status.diverged_given):
         print(f"kdhpc: {lead}", file=sys.stderr)
 
 

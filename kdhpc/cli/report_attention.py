@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.table import aligned
+from kdhpc.cli.table import Part, Table, show
 
 if TYPE_CHECKING:
     from kdhpc.report.examples import AttentionExamples
@@ -85,21 +85,19 @@ def run(args: argparse.Namespace) -> int:
     folder = args.out or report_dir(f"attention-{finished.label}")
     paths = tuple(folder / f"attention.{ending}" for ending in ("svg", "png"))
     draw_attention(examples, paths)
-    print(_table(examples))
+    show(*_parts(examples))
     print(*paths, sep="\n")
     return 0
 
 
-def _table(examples: "AttentionExamples") -> str:
+def _parts(examples: "AttentionExamples") -> list[Part]:
     names = [f" ({network})" for network in examples.networks] or [""] * len(examples.nodes)
     rows = [(f"node {at}{name}", node) for at, (node, name) in enumerate(zip(examples.nodes, names, strict=True), 1)]
     shown = [
         (name, f"{all_.accuracy:.2f}", f"{all_.entropy:.4f}") for name, all_ in [*rows, ("ensemble", examples.ensemble)]
     ]
-    lines = aligned([("", "accuracy", "mean entropy"), *shown])
-    return "\n".join(
-        [*lines, "", f"top-1 in percent, entropy in nats, of {examples.num_images:,} {examples.scored_on} images"]
-    )
+    note = f"top-1 in percent, entropy in nats, of {examples.num_images:,} {examples.scored_on} images"
+    return [Table(head=("", "accuracy", "mean entropy"), rows=shown), "", note]
 
 
 def _positive(text: str) -> int:

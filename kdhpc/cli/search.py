@@ -106,7 +106,7 @@ def search_here(wanted: Wanted, again: str, confirmation: "Confirmation | None" 
         return 130
     if used := hours_line(name, status.hours_used, status.max_gpu_hours, status.trials.beyond_hours):
         progress.tell(used)
-    if lead := lead_line(status.lead, name, GOALS[status.goal]):
+    if lead := lead_line(status.lead, name, GOALS[status.goal], diverged=status.diverged_given):
         progress.tell(lead)
     problem = problem_of(status, f"the logs in {manifest.logs}")
     if problem:

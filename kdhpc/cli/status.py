@@ -57,7 +57,7 @@ def _seconds(word: str) -> float:
     except ValueError as exc:
         raise argparse.ArgumentTypeError(f"'{word}' is no number of seconds") from exc
     if not _OFTEN_S <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{word} s: at least {_OFTEN_S:g} s")
+        raise argparse.ArgumentTypeError(f"{word}: at least {_OFTEN_S:g} second")
     return seconds
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.cli.progress import duration
-from kdhpc.cli.table import Fact, Part, Table
 from kdhpc.cluster.slurm import QueuedJob
 from kdhpc.config.goals import GOALS, Goal
 from kdhpc.study.numbers import trial_label
@@ -35,7 +35,7 @@ def fact_parts(status: StudyStatus) -> list[Fact]:
     """What is said of the study as a whole."""
     goal, given = GOALS[status.goal], dataclasses.asdict(status.given_trials)
     given_words = ", ".join(f"{count} {state}" for state, count in given.items() if count)
-    lead = lead_line(status.lead, status.study, goal)
+    lead = lead_line(status.lead, status.study, goal, diverged=status.diverged_given)
     facts = [
         Fact(label="study", text=f"{status.study}{' (stopped: no trial is started)' if status.draining else ''}"),
         Fact(label="target", text=f"{status.target} trials"),

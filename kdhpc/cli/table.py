@@ -1,51 +1,16 @@
-"""What commands print: lines, facts and tables. Plain columns in a pipe; on a terminal fitted to its width, by rich.
+"""Printing lines, facts and tables: plain columns in a pipe; on a terminal fitted to its width, by rich.
 
 What a pipe gets never changes with anybody's window: other programs read it.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TextIO, TypeAlias
+from typing import TextIO
 
+from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.printing import one_line
 
-_LABEL = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows under a head."""
-
-    head: tuple[str, ...]
-    """Names of the columns, each another one."""
-    rows: Sequence[Sequence[str]]
-    """Each with a cell for every column."""
-    wraps: tuple[str, ...] = ()
-    """Columns of sentences: a narrow terminal breaks them between words."""
-    spare: tuple[str, ...] = ()
-    """Columns that a narrow terminal leaves out, the first one first; it says which."""
-    alarming: frozenset[int] = frozenset()
-    """Rows, from 0, that a terminal shows in red."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """A label, and what there is to say about it."""
-
-    label: str
-    """One word."""
-    text: str
-    """Any length; a narrow terminal breaks it between words."""
-
-    @property
-    def line(self) -> str:
-        """Both, in one line."""
-        return f"{self.label:<{_LABEL}} {self.text}"
-
-
-Part: TypeAlias = "str | Fact | Table"
-"""Something to print: a line, a fact, a table. An empty line is an empty string."""
+__all__ = ["Fact", "Part", "Table", "aligned", "plain", "show"]
 
 
 def show(*parts: Part, stream: TextIO | None = None) -> None:

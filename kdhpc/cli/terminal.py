@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from kdhpc.cli.table import Fact, Part, Table
+from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.printing import has_unicode, one_line, printable, terminal_of
 
 _GAP = 2
@@ -64,7 +64,7 @@ class Terminal:
         if isinstance(part, Fact):
             label, text = self.words(part.label), self.words(part.text)
             start = len(Fact(label=label, text="").line)
-            return _pair(label, text, min(start, width // 2))
+            return _pair(label, text, min(start, width // 2), "red" if part.alarming else "")
         return Text(self.words(part), overflow="fold")
 
     def words(self, text: str) -> str:

@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from kdhpc.cli.table import Part, plain
+from kdhpc.cli.parts import Part
+from kdhpc.cli.table import plain
 from kdhpc.cli.terminal import Terminal
 from kdhpc.cli.watch_view import Asides, View, fitted_parts, troubled_jobs, view_parts
 from kdhpc.cluster import slurm
-from kdhpc.errors import ClusterError, DatabaseError, StorageError
+from kdhpc.errors import DatabaseError, KdhpcError
 from kdhpc.searching.jobs import mark_lost, study_jobs
 from kdhpc.searching.last_words import last_words
 from kdhpc.study.status import StudyStatus, read_status
 from kdhpc.study.storage import Storage
 
-_DRAW_S = 1.0
 _LOOK_S = 0.25
-"""So often is the window's size looked at."""
-_PIPE_ROWS = 20
+"""So often is looked whether the window has another size."""
+_PIPE_WORKERS = 20
 _SILENT_S = 5.0
 """So much later than expected is an answer of the database missing."""
 _LAST_ASK_S = 6.0
@@ -182,7 +182,7 @@ def _asides(status: StudyStatus) -> Asides:
                 for before, after in zip(status.workers, marked, strict=True)
                 if before.job and after.lost and not before.lost
             )
-        except (ClusterError, StorageError) as exc:
+        except (KdhpcError, OSError) as exc:
             problem = str(exc)
     return Asides(
         jobs=jobs, problem=problem, gone=gone, last_words=last_words(status.study, troubled_jobs(status, gone))
@@ -193,14 +193,7 @@ def _draw(news: News, terminal: Terminal) -> None:
     """Redraw the terminal's screen; in the end, what was there before comes back, and the last view below it."""
     from rich.live import Live
 
-    def parts() -> list[Part]:
-        _, height = terminal.measure()
-        view = news.view()
-        if view is None:
-            return ["reading ..."]
-        return fitted_parts(view, height, terminal.num_lines)
-
-    last: list[Part] = []
+    shown: tuple[View | None, tuple[int, int]] | None = None
     try:
         with (
             _terminated_cleanly(),
@@ -213,19 +206,21 @@ def _draw(news: News, terminal: Terminal) -> None:
             ) as live,
         ):
             while True:
-                is_over = news.is_over
-                last = parts()
-                live.update(terminal.drawn(last), refresh=True)
+                is_over, view, size = news.is_over, news.view(), terminal.measure()
+                if shown != (view, size):
+                    shown = view, size
+                    live.update(terminal.drawn(_screen(view, terminal)), refresh=True)
                 if is_over:
                     break
-                drawn_s, size = time.monotonic(), terminal.measure()
-                while not news.changed.wait(_LOOK_S) and time.monotonic() - drawn_s < _DRAW_S:
-                    if terminal.measure() != size:
-                        break
+                news.changed.wait(_LOOK_S)
                 news.changed.clear()
     finally:
-        if last:
-            terminal.print(last)
+        if shown is not None and shown[0] is not None:
+            terminal.print(_screen(shown[0], terminal))
+
+
+def _screen(view: View | None, terminal: Terminal) -> list[Part]:
+    return ["reading ..."] if view is None else fitted_parts(view, terminal.measure()[1], terminal.num_lines)
 
 
 def _print_blocks(news: News, terminal: Terminal | None) -> None:
@@ -237,7 +232,7 @@ def _print_blocks(news: News, terminal: Terminal | None) -> None:
         view = news.view()
         if view is None:
             continue
-        parts = [*view_parts(view, num_rows=_PIPE_ROWS), ""]
+        parts = [*view_parts(view, num_workers=_PIPE_WORKERS), ""]
         if terminal is None:
             print(plain(parts), flush=True)
         else:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException
 
 from kdhpc.config.document import to_document
+from kdhpc.config.networks import is_place
 from kdhpc.config.schema import NetworkConfig, networks_label
 from kdhpc.errors import ConfigError, KdhpcError
 from kdhpc.graph.serial import read_stored
@@ -95,11 +96,19 @@ def with_networks_of_graph(overrides: Sequence[str]) -> list[str]:
     """Overrides of a final training, with the networks that its graph's file names where none are chosen.
 
     A file that cannot be read is left to whoever reads it for its graph.
+
+    Raises:
+        ConfigError: the file names ``module:Name``. Its author could have any code on this machine run.
     """
     if any(text.lstrip("+").startswith(f"{GROUP}=") for text in overrides):
         return list(overrides)
     graphs = [text for text in overrides if text.startswith("run.graph=")]
     networks = _networks_of(graphs[-1]) if graphs else ()
+    if places := [name for name in networks if is_place(name)]:
+        raise ConfigError(
+            f"{graphs[-1].partition('=')[2]} has the network {places[0]}, code that is imported only if you name it: "
+            f"give network=[{','.join(networks)}]"
+        )
     return [*overrides, *([f"{GROUP}=[{','.join(map(quoted, networks))}]"] if networks else [])]
 
 

@@ -393,12 +393,14 @@ class StudyConfig:
     networks: tuple[str, ...] = ()
     """Networks that each node may be: the search chooses. Empty: all trials have the networks of ``network``. Graphs
     that name no networks have those of ``network``, too."""
+    node1_network: str | None = None
+    """The network of node 1 where ``networks`` are the choices of all other nodes; null: it is chosen like theirs."""
     pruner: Literal["median", "asha", "none"] = "median"
     """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
     sampler: Literal["random", "tpe", "evolve", "refine"] = "random"
     """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's. ``evolve``: regularised evolution,
-    begins with the presets, then changes one edge of a good graph. ``refine``: random graphs first, then all that
-    differ from the best ones in one edge."""
+    begins with the presets, then changes one edge or network of a good graph. ``refine``: random graphs first, then all
+    that differ from the best ones in one edge or network."""
     population: int | None = None
     """``evolve``: so many first slots try presets and random graphs, and as many trials, the last complete ones, are
     the parents; null: a tenth of the trials, from 16 to 100. ``refine``: so many first slots try random graphs; null:
@@ -441,6 +443,10 @@ class StudyConfig:
             _require(len(values) == len(set(values)) > 0, f"study.{key}", shown, "one or more different names")
         is_choice = not self.networks or len(self.networks) == len(set(self.networks)) > 1
         _require(is_choice, "study.networks", list(self.networks), "two or more different names, or none: []")
+        if self.node1_network is not None and not self.networks:
+            raise ConfigError(
+                f"study.node1_network={self.node1_network} has no meaning without study.networks: give network= alone"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -572,7 +578,9 @@ class SearchConfig:
     @property
     def possible_networks(self) -> tuple[NetworkConfig, ...]:
         """All networks that some node of some trial may be, each alone."""
-        names = dict.fromkeys((*self.network.distinct, *self.study.networks))
+        study = self.study
+        first = () if study.node1_network is None else (study.node1_network,)
+        names = dict.fromkeys((*self.network.distinct, *first, *study.networks))
         return tuple(self.network.only(name) for name in names)
 
 

@@ -13,13 +13,11 @@ from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset, PackedSplit
 from kdhpc.data.split import search_split, training_subset
 from kdhpc.methods.method import Method
-from kdhpc.networks.build import build_network
 from kdhpc.networks.names import check_network, check_normalisation
+from kdhpc.networks.pretrained import check_pretrained
 from kdhpc.networks.started import check_started
-from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.compiling import prepare_compiling
 from kdhpc.training.loop import TrainingLoop
-from kdhpc.training.pretrained import check_weights, read_pretrained
 from kdhpc.training.runtime import Runtime
 from kdhpc.training.setting import TrainingSetting
 
@@ -43,13 +41,8 @@ def check(config: TrainConfig, method: Method, packed: PackedDataset) -> None:
     _batches(config, packed, torch.device("cpu"))
     method.check(num_classes)
     check_started(network, num_classes=num_classes, image_size=image_size)
-    for name in network.distinct:
-        pretrained = read_pretrained(config.objective, name)
-        if pretrained is None:
-            continue
-        with torch.device("meta"):
-            shapes = build_network(network.only(name), num_classes=num_classes, image_size=image_size)
-        check_weights(shapes, pretrained, origin=pretrained_origin(config.objective, name))
+    each = [network.only(name) for name in network.distinct]
+    check_pretrained(config.objective, each, num_classes=num_classes, image_size=image_size)
 
 
 def assemble(config: TrainConfig, method: Method, packed: PackedDataset, runtime: Runtime) -> TrainingLoop:

@@ -21,9 +21,10 @@ from kdhpc.final.weights import check_digest, check_weights_files, weights_files
 from kdhpc.methods.load import method_class
 from kdhpc.methods.method import Method
 from kdhpc.networks.own import refuse_named_code
+from kdhpc.networks.pretrained import parse_weights
 from kdhpc.networks.weights import content_digest, read_content
 from kdhpc.training.device import place
-from kdhpc.training.pretrained import freeze_with, parse_weights
+from kdhpc.training.pretrained import freeze_with
 
 _LOG = logging.getLogger(__name__)
 _AGAIN = "train it again"

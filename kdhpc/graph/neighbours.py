@@ -1,4 +1,4 @@
-"""Graphs that differ from another one in a single edge. Samplers walk along them.
+"""Graphs that differ from another one in a single edge, or in one node's network. Samplers walk along them.
 
 All are canonical, so that two neighbours never train alike: an edge that is cut off has one form, whatever its design.
 """
@@ -15,16 +15,18 @@ from kdhpc.graph.spec import GraphSpec
 
 
 def neighbours(space: SearchSpace, graph: GraphSpec) -> tuple[GraphSpec, ...]:
-    """All graphs of a space that differ from a graph in one edge: in its gate, its design, or both."""
-    return tuple(neighbour for group in _by_edge(space, graph, one_change=False) for neighbour in group)
+    """All graphs of a space that differ from a graph in one edge (its gate, its design, or both) or one network."""
+    groups = (*_by_edge(space, graph, one_change=False), *_by_network(space, graph))
+    return tuple(neighbour for group in groups for neighbour in group)
 
 
 def mutations(space: SearchSpace, graph: GraphSpec) -> tuple[tuple[GraphSpec, ...], ...]:
-    """All graphs of a space that differ from a graph in one edge's gate or design, by edge; edges without any left out.
+    """All graphs of a space that differ from a graph in one edge's gate or design, by edge; or in one node's network,
+    by node. Edges and nodes without any are left out.
 
     An edge that is cut off has no design: opening it chooses one, with any gate.
     """
-    return tuple(_by_edge(space, graph, one_change=True))
+    return (*_by_edge(space, graph, one_change=True), *_by_network(space, graph))
 
 
 def presets_in(space: SearchSpace) -> tuple[GraphSpec, ...]:
@@ -65,6 +67,16 @@ def _by_edge(space: SearchSpace, graph: GraphSpec, *, one_change: bool) -> Itera
             if kind != now and (not one_change or _is_one_change(now, kind))
         )
         if group := tuple(filter(space.admits, changed)):
+            yield group
+
+
+def _by_network(space: SearchSpace, graph: GraphSpec) -> Iterator[tuple[GraphSpec, ...]]:
+    """By node; none of a graph that names no networks."""
+    graph = canonical(graph)
+    for node, old in enumerate(graph.networks):
+        names = graph.networks
+        changed = ((*names[:node], name, *names[node + 1 :]) for name in space.networks_of(node) if name != old)
+        if group := tuple(replace(graph, networks=networks) for networks in changed):
             yield group
 
 

@@ -1,12 +1,13 @@
 """Presets, which are graphs with a name, and how commands load a graph by a name or from a file."""
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from kdhpc.errors import GraphError, nearest
 from kdhpc.graph.node_space import NO_EDGE, EdgeKind
-from kdhpc.graph.serial import read_graph
+from kdhpc.graph.serial import PLUGIN_REMEDY, read_stored
 from kdhpc.graph.space import edge_of
 from kdhpc.graph.spec import MOST_NODES, Design, Gate, GraphSpec
 
@@ -53,13 +54,20 @@ PRESETS: Mapping[str, Callable[[int], GraphSpec]] = _Presets()
 """Presets by name, as functions of the number of nodes. ``uniform:prob+`` is the same as ``dml``."""
 
 
-def load_graph(name_or_path: str, num_nodes: int | None = None, *, other_names: Iterable[str] = ()) -> GraphSpec:
+def load_graph(
+    name_or_path: str,
+    num_nodes: int | None = None,
+    *,
+    other_names: Iterable[str] = (),
+    plugin_remedy: str = PLUGIN_REMEDY,
+) -> GraphSpec:
     """Load a preset by its name, or a graph from a file.
 
     Args:
         name_or_path: A name in ``PRESETS``, or the path of a file. Write ``./dml`` for a file named like a preset.
         num_nodes: M. A preset needs it. The graph in a file must have as many nodes, if it is given.
         other_names: Further names that the caller accepts, for the error message.
+        plugin_remedy: As for `kdhpc.graph.serial.parse_graph`.
 
     Raises:
         GraphError: there is neither a preset nor a file of that name, ``num_nodes`` is missing for a preset, or the
@@ -71,9 +79,12 @@ def load_graph(name_or_path: str, num_nodes: int | None = None, *, other_names: 
         return PRESETS[name_or_path](num_nodes)
     path = Path(name_or_path)
     if not path.exists():
-        names = [*PRESETS, *other_names]
-        raise GraphError(f"graph '{name_or_path}' is neither a preset nor a file: {nearest(name_or_path, names)}")
-    graph = read_graph(path)
+        files = difflib.get_close_matches(path.name, (other.name for other in path.parent.glob("*.json")), n=1)
+        meant = (
+            f"did you mean '{path.with_name(files[0])}'?" if files else nearest(name_or_path, [*PRESETS, *other_names])
+        )
+        raise GraphError(f"graph '{name_or_path}' is neither a preset nor a file: {meant}")
+    graph = read_stored(path, plugin_remedy=plugin_remedy).graph
     if num_nodes is not None and graph.num_nodes != num_nodes:
         raise GraphError(f"{path} has {graph.num_nodes} nodes, asked for were {num_nodes}: leave the number out")
     return graph

@@ -42,6 +42,8 @@ from kdhpc.graph.space import edge_of
 from kdhpc.graph.spec import MOST_NODES, Design, DistillationEdge, Gate, GraphSpec
 
 _LOG = logging.getLogger(__name__)
+PLUGIN_REMEDY = "add plugins=[{names}], if you trust its code"
+"""What messages about plug-ins that are not loaded ask for; ``{names}`` stands for them."""
 FORMAT = "kdhpc-graph"
 VERSION = 1
 
@@ -155,12 +157,13 @@ def _block(key: str, brackets: str, items: Iterable[str]) -> str:
     return f'"{key}": {brackets[0]}\n    {inner}\n  {brackets[1]}' if inner else f'"{key}": {brackets}'
 
 
-def parse_graph(text: str, *, origin: str) -> StoredGraph:
+def parse_graph(text: str, *, origin: str, plugin_remedy: str = PLUGIN_REMEDY) -> StoredGraph:
     """The graph and the provenance in the text of a file.
 
     Args:
         text: the text.
         origin: what errors call it: the file.
+        plugin_remedy: what errors ask for where plug-ins are not loaded, as ``PLUGIN_REMEDY``.
 
     Raises:
         GraphError: it is not JSON, of another format or version, or a field is unknown, missing, of a wrong type, not
@@ -171,7 +174,7 @@ def parse_graph(text: str, *, origin: str) -> StoredGraph:
     required = ("format", "version", "nodes", "label_edges", "edges")
     fields = document.fields(required, ("networks", "plugins", "provenance"))
     if "plugins" in fields:
-        _check_plugins(fields["plugins"])
+        _check_plugins(fields["plugins"], plugin_remedy)
     num_nodes = fields["nodes"].integer(1)
     label_gates = _label_gates(fields["label_edges"], num_nodes)
     if num_nodes > MOST_NODES:
@@ -189,8 +192,8 @@ def from_json(text: str, *, origin: str) -> GraphSpec:
     return parse_graph(text, origin=origin).graph
 
 
-def read_stored(path: Path) -> StoredGraph:
-    """The graph and the provenance in a file.
+def read_stored(path: Path, *, plugin_remedy: str = PLUGIN_REMEDY) -> StoredGraph:
+    """The graph and the provenance in a file; ``plugin_remedy`` as for `parse_graph`.
 
     Raises:
         GraphError: it cannot be read, or does not hold a graph.
@@ -202,7 +205,7 @@ def read_stored(path: Path) -> StoredGraph:
         raise GraphError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
         raise GraphError(f"{path} is not a JSON document: byte {exc.start} is not UTF-8") from exc
-    return parse_graph(text, origin=str(path))
+    return parse_graph(text, origin=str(path), plugin_remedy=plugin_remedy)
 
 
 def read_graph(path: Path) -> GraphSpec:
@@ -242,12 +245,12 @@ def _check_version(document: Value) -> None:
         )
 
 
-def _check_plugins(value: Value) -> None:
+def _check_plugins(value: Value, remedy: str) -> None:
     """That they are loaded; one that is another now is told of, once: a training writes down the one that it uses."""
     modules = {module: str(digest.scalar()) for module, digest in value.any_fields().items()}
     if missing := missing_plugins(modules):
         names = ",".join(missing)
-        value.fail(f"the graph needs plug-in {', '.join(missing)}: add plugins=[{names}], if you trust its code")
+        value.fail(f"the graph needs plug-in {', '.join(missing)}: {remedy.format(names=names)}")
     for said in changed_plugins(modules):
         _tell_once(f"{value.origin} was made with another plug-in {said}")
 

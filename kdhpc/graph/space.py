@@ -7,6 +7,7 @@ m-th initial weights, and an exported graph, its drawing and its accuracies name
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -92,6 +93,8 @@ class SearchSpace:
     """Leave out graphs in which that node is node 1."""
     networks: tuple[str, ...] = ()
     """Networks that each node may be; empty: graphs name none. Graphs that name none are in every space."""
+    node1_network: str | None = None
+    """What node 1 always is, where ``networks`` are given; None: any of them."""
 
     def __post_init__(self) -> None:
         if self.num_nodes < 1:
@@ -105,6 +108,8 @@ class SearchSpace:
         if len(set(self.networks)) != len(self.networks):
             raise GraphError(f"networks={', '.join(self.networks)} is not a search space: each has one name")
         object.__setattr__(self, "networks", tuple(sorted(self.networks)))
+        if self.node1_network is not None and not self.networks:
+            raise GraphError(f"node 1 cannot be {self.node1_network} where no networks are searched: give networks")
         if self.num_canonical == 0:
             raise GraphError(
                 f"the search space of {self.num_nodes} nodes is empty: every edge is cutoff, and graphs with nodes "
@@ -123,6 +128,11 @@ class SearchSpace:
         """Number of graphs that train differently, with the same networks: 3,249 for two nodes with everything
         allowed."""
         return int(self._space_of(0).num_canonical * self.node_space.num_canonical ** (self.num_nodes - 1))
+
+    @property
+    def num_mixtures(self) -> int:
+        """Number of choices of all nodes' networks; 1 if they are not searched."""
+        return math.prod(len(self.networks_of(node)) for node in range(self.num_nodes)) if self.networks else 1
 
     def graph(self, seed: int, slot: int) -> GraphSpec:
         """The canonical graph that a slot of a study tries: a pure function of the space, the seed and the slot.
@@ -149,14 +159,19 @@ class SearchSpace:
         if self.num_canonical > SMALL_SPACE:
             return canonical(_graph_of(self._draw(target, seed, slot) for target in range(self.num_nodes)))
         draw_round, place = divmod(slot, self.num_canonical)
-        return self._nth(_order(replace(self, networks=()), seed, draw_round)[place])
+        return self._nth(_order(replace(self, networks=(), node1_network=None), seed, draw_round)[place])
 
     def _draw_networks(self, seed: int, slot: int) -> tuple[str, ...]:
         """The networks of a slot's nodes; empty if they are not searched."""
         if not self.networks:
             return ()
         keys = (f"seed {seed} slot {slot} network of node {node}" for node in range(self.num_nodes))
-        return tuple(self.networks[uniform(len(self.networks), key)] for key in keys)
+        drawn = tuple(self.networks[uniform(len(self.networks), key)] for key in keys)
+        return drawn if self.node1_network is None else (self.node1_network, *drawn[1:])
+
+    def networks_of(self, node: int) -> tuple[str, ...]:
+        """What a node (from 0) may be; empty if networks are not searched."""
+        return (self.node1_network,) if node == 0 and self.node1_network is not None else self.networks
 
     def parameters(self) -> tuple[Parameter, ...]:
         """All parameters: label edges by node, then distillation edges by (source, target), gate and design of each;
@@ -276,7 +291,9 @@ def _parameters(space: SearchSpace) -> tuple[Parameter, ...]:
         for kind, choices in kinds
         if source != target
     ]
-    networks = [Parameter(name=_network_name(node), choices=space.networks) for node in nodes if space.networks]
+    networks = [
+        Parameter(name=_network_name(node), choices=space.networks_of(node)) for node in nodes if space.networks
+    ]
     return (*labels, *edges, *networks)
 
 

@@ -41,13 +41,15 @@ from kdhpc.methods.stacking import OutputShape, Stacking, output_shape, stacked
 from kdhpc.networks.build import Network
 from kdhpc.networks.names import check_network, crops_of, map_side
 from kdhpc.networks.output import NetworkOutput
+from kdhpc.networks.own import which_module
+from kdhpc.networks.pretrained import check_weights, read_pretrained
 from kdhpc.networks.started import build_started
 from kdhpc.networks.weights import pretrained_origin
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.compile import Programs
 from kdhpc.training.evaluation import Prediction, mean_ensemble
 from kdhpc.training.model import Model, Trainable, build_seeded, run_network
-from kdhpc.training.pretrained import check_weights, freeze_with, read_pretrained, warn_about_unlearned
+from kdhpc.training.pretrained import freeze_with, warn_about_unlearned
 from kdhpc.training.reach import untaught, weight_groups_of_all
 from kdhpc.training.schedule import ScheduleStep
 from kdhpc.training.setting import TrainingSetting
@@ -144,7 +146,7 @@ class GraphMethod(Method):
 
     def warn_about(self, config: TrainConfig, dataset_checksum: str) -> None:
         """Log nodes that nothing teaches, and that the graph was searched with something else."""
-        warn_about_unlearned(self.graph, config.objective, name=config.run.graph)
+        warn_about_unlearned(self.graph, config.network, config.objective, name=config.run.graph)
         if said := differences(self.provenance, facts_of(config, dataset_checksum), _COMPARED):
             _LOG.warning("%s was searched with %s; it is trained with %s", config.run.graph, *said)
 
@@ -221,7 +223,8 @@ class GraphModel(Model[Network]):
         }
         self.frozen_train = setting.objective.unlearned_norm == "batch"
         self._streams = [OwnStream(device) for _ in range(graph.num_nodes) if setting.runtime.node_streams]
-        groups = weight_groups_of_all(self.pool, image_size)
+        self._same_as = self._find_same()
+        groups = weight_groups_of_all(self.pool, image_size, same_as=self._same_as)
         self._groups = groups[0]
         self.weight_groups = [[group.names for group in own] for own in groups]
         self._graph = graph
@@ -233,7 +236,7 @@ class GraphModel(Model[Network]):
         self._image_size = image_size
         self._shapes = self._output_shapes()
         self._stacking = Stacking(
-            tuple(self._shapes.values()),
+            self._shapes,
             self._node_shapes,
             crops=crops_of(self._network, image_size, self._possible),
             objective=setting.objective,
@@ -325,17 +328,31 @@ class GraphModel(Model[Network]):
             return dict(zip((one.name for one in self._possible), self.pool, strict=False))
         return {self._network.of(node).name: network for node, network in reversed(list(enumerate(self.networks)))}
 
-    def _output_shapes(self) -> dict[str, OutputShape]:
-        """Of each network that a node may be, by name."""
-        different = self._different
+    def _find_same(self) -> tuple[int, ...]:
+        """For each network in `pool` the index of the first one that is the same, but for the values of its weights.
+
+        Nodes of a list of modules have one name and different networks.
+        """
+        nodes = range(len(self.networks))
+        if self._possible:
+            kinds = [(one.name, 0) for _ in nodes for one in self._possible]
+        else:
+            names = [self._network.of(node).name for node in nodes]
+            kinds = [(name, which_module(name, node)) for node, name in enumerate(names)]
+        return tuple(map(kinds.index, kinds))
+
+    def _output_shapes(self) -> tuple[OutputShape, ...]:
+        """Of each network in `pool`."""
+        different = dict.fromkeys(self._same_as)
         if len(different) == 1:  # Whatever else it gives, all nodes give it.
             side = map_side(self._network.name, self._image_size, layer=self._network.layer)
-            return {self._network.name: OutputShape(map_side=side)}
-        return {name: output_shape(network, self._image_size) for name, network in different.items()}
+            return (OutputShape(map_side=side),) * len(self.pool)
+        shapes = {index: output_shape(self.pool[index], self._image_size) for index in different}
+        return tuple(shapes[index] for index in self._same_as)
 
     @property
     def _node_shapes(self) -> tuple[OutputShape, ...]:
-        return tuple(self._shapes[self._network.of(node).name] for node in range(len(self.networks)))
+        return tuple(self._shapes[index] for index in self.active)
 
     def _set_graph(self, graph: GraphSpec) -> None:
         """All of a graph that is no coefficient of a loss."""

@@ -21,11 +21,12 @@ from kdhpc.methods.method import Method, OpenRun, TrainedRun, refuse_unlearned
 from kdhpc.methods.one_node import one_node
 from kdhpc.networks.build import Network, named_for
 from kdhpc.networks.own import refuse_named_code
+from kdhpc.networks.pretrained import check_weights
 from kdhpc.networks.started import build_started
 from kdhpc.training.batches import ImageBatch
 from kdhpc.training.evaluation import Prediction, mean_ensemble
 from kdhpc.training.model import Model, build_seeded, run_network
-from kdhpc.training.pretrained import check_weights, freeze_with
+from kdhpc.training.pretrained import freeze_with
 from kdhpc.training.setting import TrainingSetting
 
 _LOG = logging.getLogger(__name__)

@@ -2,37 +2,61 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 
 from kdhpc.config.document import to_document
 from kdhpc.config.networks import is_foreign
-from kdhpc.config.schema import NetworkConfig
+from kdhpc.config.schema import NetworkConfig, ObjectiveConfig
 from kdhpc.errors import NetworkError
 from kdhpc.interpreter import child_python_words
 from kdhpc.networks.names import can_resolve, check_network, is_own
 
 REFUSED = 3
-"""Exit code of the other process where the network cannot be trained; the reason is its output."""
+"""Exit code of the other process where a network cannot be trained; the reason is its output."""
 _PROGRAM = "kdhpc.networks.dry_run"
 
 
-def check_elsewhere(config: NetworkConfig, image_size: int, *, num_classes: int, compares_maps: bool) -> None:
-    """`check_network` with all that a dry run tells, in a process of its own where this one has no torch.
+def check_elsewhere(
+    networks: Sequence[NetworkConfig],
+    objective: ObjectiveConfig,
+    image_size: int,
+    *,
+    num_classes: int,
+    compares_maps: bool,
+) -> None:
+    """`check_network` with all that a dry run tells, and a look into files of weights.
+
+    What needs torch is done by one process for all networks, where there is something to do.
 
     Args:
-        config: The network.
+        networks: Those that a node may be, each alone.
+        objective: Names files of weights for nodes that nothing teaches.
         image_size: Side of the images, in pixels.
         num_classes: C.
         compares_maps: Whether attention maps are compared.
 
     Raises:
-        NetworkError: it cannot be trained, or cannot be imported by another process than this.
+        NetworkError: one cannot be trained, or cannot be imported by another process than this; or a file of weights
+            is not that of its network.
     """
-    if is_own(config.name) or can_resolve():
-        check_network(config, image_size, num_classes=num_classes, compares_maps=compares_maps)
-        if config.weights is None or not (is_own(config.name) or is_foreign(config.name)):
-            return
+    unsure = []
+    for network in networks:
+        is_known = is_own(network.name) or can_resolve()
+        if is_known:
+            check_network(network, image_size, num_classes=num_classes, compares_maps=compares_maps)
+        if not is_known or network.weights is not None:
+            unsure.append(network)
+    taught = networks if objective.pretrained is not None else ()
+    unsure, taught = (
+        [network for network in some if is_own(network.name) or is_foreign(network.name) or not can_resolve()]
+        for some in (unsure, taught)
+    )
+    if not unsure and not taught:
+        return
     order = {
-        "network": to_document(config),
+        "networks": [to_document(network) for network in unsure],
+        "pretrained": [to_document(network) for network in taught],
+        "objective": to_document(objective),
         "image_size": image_size,
         "num_classes": num_classes,
         "compares_maps": compares_maps,
@@ -48,4 +72,5 @@ def check_elsewhere(config: NetworkConfig, image_size: int, *, num_classes: int,
         raise NetworkError(done.stdout.strip().splitlines()[-1])
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise NetworkError(f"network {config.name} cannot be tried: {lines[-1][:300]}")
+        names = ", ".join(dict.fromkeys(network.name for network in (*unsure, *taught)))
+        raise NetworkError(f"network {names} cannot be tried: {lines[-1][:300]}")

@@ -18,7 +18,7 @@ class ForeignNetwork(Protocol):
     """A network that is not kdhpc's own, where torch is at hand to run it."""
 
     def map_side(self, image_size: int, layer: str | None) -> int:
-        """Side of the maps that the losses compare, in pixels; 1 if there is no map."""
+        """Side of the attention map, of a list of modules of their smallest, in pixels; 1 if there is no map."""
         ...
 
     def check(self, image_size: int, *, layer: str | None, num_classes: int | None, compares_maps: bool) -> None:

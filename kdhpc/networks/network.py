@@ -12,6 +12,9 @@ from kdhpc.networks.torchvision_names import from_torchvision, to_torchvision
 class Network(nn.Module):
     """The network of a node: the lower stages of a backbone and a head."""
 
+    takes_channels_last: bool = True
+    """Whether it runs in torch's memory format ``channels_last``."""
+
     def __init__(self, lower: nn.Module, head: PlainHead | AttentionBranchHead) -> None:
         super().__init__()
         self.lower = lower

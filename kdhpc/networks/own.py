@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdhpc.config.library_names import near_hint
@@ -25,7 +24,7 @@ from kdhpc.networks.names import resolve_by
 from kdhpc.networks.network import Network
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.probing import MapSource, Probe, logits_of, probe
-from kdhpc.networks.steadiness import check_steady
+from kdhpc.networks.steadiness import check_steady, takes_channels_last
 
 Maker = Callable[..., nn.Module]
 """A function that makes a new network. It is given ``num_classes`` if it has a parameter of that name."""
@@ -39,31 +38,32 @@ class OwnNetwork(Network):
 
     Args:
         module: Gives logits (N, C), or an object with such ``logits``, for images (N, 3, S, S).
-        source: What makes its attention map; None: nothing does.
-        side: Side of the maps that the losses compare. The module's own map is averaged to this size.
+        source: What makes its attention map; None: nothing does, and a single pixel stands in for it.
+        takes_channels_last: Whether it runs in that memory format.
     """
 
-    def __init__(self, module: nn.Module, source: MapSource | None, side: int) -> None:
+    def __init__(self, module: nn.Module, source: MapSource | None, *, takes_channels_last: bool) -> None:
         nn.Module.__init__(self)  # It is not cut in two.
         self.module = module
         self.makes_map = source is not None
-        self.keeps_size = False
+        self.takes_channels_last = takes_channels_last
         self._source = source
-        self._side = side
         self._kept = _Kept()
         if source is not None:
             module.get_submodule(source.layer).register_forward_hook(self._kept)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """The output for images (N, 3, S, S)."""
-        logits = logits_of(self.module(images))
+        logits = logits_of(self.module(images if self.takes_channels_last else images.contiguous()))
         features, self._kept.features = self._kept.features, None
-        if features is None or self._source is None:
-            return NetworkOutput(logits, logits.new_ones(len(logits), self._side, self._side, dtype=torch.float32))
-        maps = self._source.attention_map(features)
-        if not self.keeps_size and maps.shape[-1] != self._side:
-            maps = F.adaptive_avg_pool2d(maps, self._side)
-        return NetworkOutput(logits, maps)
+        if self._source is None:
+            return NetworkOutput(logits, logits.new_ones(len(logits), 1, 1, dtype=torch.float32))
+        if features is None:
+            raise NetworkError(
+                f"layer {self._source.layer} of {type(self.module).__name__} makes the attention map, and was not run "
+                "in this step: give the name of one that always is, as network.layer"
+            )
+        return NetworkOutput(logits, self._source.attention_map(features))
 
     def exported_weights(self) -> dict[str, Tensor]:
         """Copies of the weights, by the module's own names. Files cannot hold weights that share memory."""
@@ -99,7 +99,7 @@ class OwnNetworks:
         self._label = label
         self._of_library = of_library
         self._probes: dict[tuple[int, int, str | None], tuple[int | None, Probe]] = {}
-        self._steady: set[tuple[int, int]] = set()
+        self._takes_channels_last: dict[tuple[int, int], bool] = {}
 
     @property
     def num_makers(self) -> int:
@@ -120,7 +120,7 @@ class OwnNetworks:
         return known[1]
 
     def map_side(self, image_size: int, layer: str | None = None) -> int:
-        """Side of the maps that the losses compare, in pixels: that of the smallest map of all nodes."""
+        """Side of the smallest map of all nodes, in pixels."""
         return min(self.probe(node, image_size, layer=layer).side for node in range(len(self._makers)))
 
     def make_maps(self, image_size: int, layer: str | None = None) -> bool:
@@ -153,9 +153,8 @@ class OwnNetworks:
                     "use the designs prob+ and prob- alone (study.designs=[prob+,prob-], or a graph such as dml), or "
                     "another dataset.image_size or network.layer"
                 )
-            if not self._of_library and (node, image_size) not in self._steady:
-                self._check_steady(node, num_classes, image_size)
-                self._steady.add((node, image_size))
+            if not self._of_library and (node, image_size) not in self._takes_channels_last:
+                self._takes_channels_last[node, image_size] = self._check_training(node, num_classes, image_size)
 
     def build(self, node: int, *, num_classes: int, image_size: int, layer: str | None = None) -> Network:
         """Build the network of a node, with initial weights from torch's global random state.
@@ -164,8 +163,8 @@ class OwnNetworks:
             NetworkError: as :meth:`probe`.
         """
         source = self.probe(node, image_size, num_classes=num_classes, layer=layer).source
-        side = self.map_side(image_size, layer)
-        return OwnNetwork(self._make(node, num_classes, image_size), source, side)
+        takes = self._takes_channels_last.get((node % len(self._makers), image_size), True)
+        return OwnNetwork(self._make(node, num_classes, image_size), source, takes_channels_last=takes)
 
     def fingerprint(self) -> str:
         """A hash of the networks: layers, source code as far as it can be read, and weights that were given."""
@@ -184,12 +183,14 @@ class OwnNetworks:
                     digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:8]
 
-    def _check_steady(self, node: int, num_classes: int | None, image_size: int) -> None:
+    def _check_training(self, node: int, num_classes: int | None, image_size: int) -> bool:
+        """Refuse a network that cannot be trained; and whether it runs in the memory format ``channels_last``."""
         # The weights of whoever builds a network now must not depend on whether it was tried before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             module = self._make(node, num_classes, image_size)
         check_steady(module, image_size, label=self._label)
+        return takes_channels_last(module, image_size)
 
     def _probe(self, node: int, image_size: int, layer: str | None, num_classes: int | None) -> Probe:
         def make(size: int) -> nn.Module:
@@ -198,8 +199,10 @@ class OwnNetworks:
         if self._of_library:
             try:
                 return probe(make, image_size, label=self._label, layer=layer, on_meta=True)
-            except NetworkError:
-                pass  # Some cannot be made without numbers; of others, the error is the same again.
+            except NetworkError as exc:
+                # Some cannot be made without numbers. Others are not made with them: they may be huge.
+                if "meta" not in f"{exc} {exc.__cause__}".lower():
+                    raise
         return probe(make, image_size, label=self._label, layer=layer)
 
     def _make(self, node: int, num_classes: int | None, image_size: int | None) -> nn.Module:
@@ -266,6 +269,12 @@ def makes_maps(name: str, image_size: int, layer: str | None) -> bool:
     """Whether a network makes attention maps for images of that side, in pixels; kdhpc's own do."""
     own = own_networks(name)
     return own is None or own.make_maps(image_size, layer)
+
+
+def which_module(name: str, node: int) -> int:
+    """Which of a list of modules a node is, from 0; 0 where a name is that of one network, which all such nodes are."""
+    own = own_networks(name)
+    return 0 if own is None else node % own.num_makers
 
 
 def import_network(name: str) -> Maker:

@@ -90,6 +90,8 @@ def probe(
         logits, shapes = _run(module, image_size, label)
         larger = image_size * 2 ** max(1, math.ceil(math.log2(_LARGE_PX / image_size)))
         there = _shapes_on_larger(make, module, larger, on_meta)
+    if there == shapes:  # It resizes its images: this says nothing.
+        there = {}
     names = {name for name, _ in module.named_modules() if name}
     if layer is not None and layer not in names:
         raise NetworkError(f"network.layer={layer} is no layer of {label}: {_near(layer, names)}")
@@ -178,7 +180,8 @@ def _run(module: nn.Module, image_size: int, label: str) -> tuple[Tensor, dict[s
         raise
     except Exception as exc:  # Somebody else's code may fail in whatever way.
         shape = f"({_NUM_IMAGES}, 3, {image_size}, {image_size})"
-        raise NetworkError(f"{label} cannot run on images {shape}: {_in_short(exc)}") from exc
+        hint = "; of grey images, too, a network is given 3 channels" if _takes_grey(module, image_size) else ""
+        raise NetworkError(f"{label} cannot run on images {shape}: {_in_short(exc)}{hint}") from exc
     logits = logits_of(output)
     is_logits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == _NUM_IMAGES
     if not is_logits or not logits.is_floating_point():
@@ -186,6 +189,15 @@ def _run(module: nn.Module, image_size: int, label: str) -> tuple[Tensor, dict[s
         shown = shown.removeprefix("torch.")
         raise NetworkError(f"{label} gives {shown} for 2 images: it must give logits, floating point, (2, classes)")
     return logits, shapes
+
+
+def _takes_grey(module: nn.Module, image_size: int) -> bool:
+    try:
+        with torch.no_grad():
+            module(torch.zeros(_NUM_IMAGES, 1, image_size, image_size))
+    except Exception:
+        return False
+    return True
 
 
 def _shapes_on_larger(

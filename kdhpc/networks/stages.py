@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdhpc.errors import NetworkError
 from kdhpc.networks.build import Network
 from kdhpc.networks.heads import PlainHead
+from kdhpc.networks.wide import PreActivationBlock
 
 
 def check_stages(network: Network, *, name: str, method: str) -> None:
@@ -25,7 +26,7 @@ def check_stages(network: Network, *, name: str, method: str) -> None:
     if not _has_stages(network):
         raise NetworkError(
             f"{method} needs the stages of a plain residual network, which {name} does not show: give network=resnet18 "
-            "or another of the resnet family, without an attention branch"
+            "or another of resnet8 to resnet152, wrn16_2 or wrn28_2, without an attention branch"
         )
 
 
@@ -37,14 +38,23 @@ def stage_features(network: Network, images: Tensor) -> tuple[Tensor, ...]:
         images: (N, 3, S, S).
 
     Returns:
-        (N, D_i, H_i, W_i) each, from the first stage to the last, whose mean over H, W is classified.
+        (N, D_i, H_i, W_i) each, from the first stage to the last, whose mean over H, W is classified. The stages of a
+        wide network end in a sum; its batch norm and ReLU are the first layers of the next stage.
     """
-    features, values = [], images
-    for name, layer in network.lower.named_children():
-        values = layer(values)
+    features: list[Tensor] = []
+    values = images
+    for name, layer in (*network.lower.named_children(), ("layer4", plain_head(network).layer4)):
+        first = next(layer.children(), None)
+        if features and isinstance(first, PreActivationBlock):
+            features[-1] = active = first.activated(values)
+            values = first.added(values, active)
+            for block in list(layer.children())[1:]:
+                values = block(values)
+        else:
+            values = layer(values)
         if name.startswith("layer"):
             features.append(values)
-    return (*features, plain_head(network).layer4(values))
+    return tuple(features)
 
 
 def plain_head(network: Network) -> PlainHead:

@@ -1,4 +1,7 @@
-"""Whether all that moves in a module while it learns is in its state_dict, which is what a checkpoint holds."""
+"""Whether all that moves in a module while it learns is in its state_dict, which is what a checkpoint holds.
+
+And whether the module can be run as trainings run it: in training mode, and in the memory format that they prefer.
+"""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -26,23 +29,26 @@ def check_steady(module: nn.Module, image_size: int, *, label: str) -> None:
         label: What messages call it.
 
     Raises:
-        NetworkError: an attribute, or a buffer that is not in the state_dict, changes; or the module cannot be run in
-            training mode.
+        NetworkError: an attribute, or a buffer that is not in the state_dict, changes; evaluation changes anything; or
+            the module cannot be run in training mode, or gives something else than logits there.
     """
-    module.train()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(_NUM_IMAGES, 3, image_size, image_size, generator=generator)
+    images = _images(image_size)
     seen: list[dict[str, object]] = []
     outputs: list[Tensor] = []
     for _ in range(2):
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            try:
-                outputs.append(logits_of(module(images)))
-            except Exception as exc:  # Somebody else's code may fail in whatever way.
-                reason = " ".join(str(exc).split())[:300] or type(exc).__name__
-                size = f"{_NUM_IMAGES} images of {image_size}x{image_size}"
-                raise NetworkError(f"{label} cannot run in training mode on {size}: {reason}") from exc
+        try:
+            logits = _logits(module.train(), images)
+        except Exception as exc:  # Somebody else's code may fail in whatever way.
+            reason = " ".join(str(exc).split())[:300] or type(exc).__name__
+            size = f"{_NUM_IMAGES} images of {image_size}x{image_size}"
+            raise NetworkError(f"{label} cannot run in training mode on {size}: {reason}") from exc
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            shown = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise NetworkError(
+                f"{label} gives {shown} in training mode: it must give logits, (2, classes) for 2 images, there, too; "
+                "make it without further outputs"
+            )
+        outputs.append(logits)
         seen.append(dict(_outside_state(module)))
     for name, before in seen[0].items():
         if not _same(before, seen[1].get(name)):
@@ -55,6 +61,43 @@ def check_steady(module: nn.Module, image_size: int, *, label: str) -> None:
             f"{label} gives other logits for the same images, weights and random numbers of torch's: a training could "
             "not be repeated, nor go on from a checkpoint; draw random numbers with torch alone"
         )
+    before = copy.deepcopy(module.state_dict())
+    _logits(module.eval(), images)
+    for name, tensor in module.state_dict().items():
+        was = before[name]
+        if not ((tensor == was) | ((tensor != tensor) & (was != was))).all():
+            raise NetworkError(
+                f"{label} changes {name} in evaluation mode, so that accuracies would depend on what was scored "
+                "before: change it only if self.training"
+            )
+
+
+def takes_channels_last(module: nn.Module, image_size: int) -> bool:
+    """Whether a module runs in torch's memory format ``channels_last``; ``view`` after a convolution, say, does not.
+
+    Args:
+        module: Of which there is no further use, and which runs in training mode.
+        image_size: Side of the images that it takes, in pixels.
+    """
+    try:
+        _logits(
+            module.train().to(memory_format=torch.channels_last),
+            _images(image_size).contiguous(memory_format=torch.channels_last),
+        )
+    except Exception:  # In contiguous memory it runs.
+        return False
+    return True
+
+
+def _images(image_size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(_NUM_IMAGES, 3, image_size, image_size, generator=generator)
+
+
+def _logits(module: nn.Module, images: Tensor) -> Tensor:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        return logits_of(module(images))
 
 
 def _outside_state(module: nn.Module) -> Iterator[tuple[str, object]]:

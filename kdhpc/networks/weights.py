@@ -55,12 +55,14 @@ def start_origin(network: NetworkConfig) -> str:
     return f"network.weights={network.weights}"
 
 
-def origin_of_weights(objective: ObjectiveConfig, network: NetworkConfig) -> str:
-    """What error messages call all weights that a config names."""
+def origin_of_weights(objective: ObjectiveConfig, network: NetworkConfig, names: Sequence[str]) -> str:
+    """What error messages call all weights that a config names, for the networks of those names."""
+    files = [] if isinstance(objective.pretrained, str) else sorted(set(names))
+    pretrained = " or ".join(pretrained_origin(objective, name) for name in files) or pretrained_origin(objective)
     given = [
         text
         for text, path in (
-            (pretrained_origin(objective, network.name), objective.pretrained),
+            (pretrained, objective.pretrained),
             (start_origin(network), network.weights),
         )
         if path is not None

@@ -28,7 +28,14 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """From (N, in_channels, H, W) to (N, out_channels, H/stride, W/stride), rounded up."""
-        active = F.relu(self.bn1(features))
+        return self.added(features, self.activated(features))
+
+    def activated(self, features: Tensor) -> Tensor:
+        """What the convolutions see, (N, in_channels, H, W), 0 or more."""
+        return F.relu(self.bn1(features))
+
+    def added(self, features: Tensor, active: Tensor) -> Tensor:
+        """The rest of the forward pass."""
         short = features if self.shortcut is None else self.shortcut(active)
         out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active)))) + short
         return out

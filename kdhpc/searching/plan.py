@@ -143,20 +143,21 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         seed=config.dataset.split_seed,
     )
     check_batch_size(config.training.batch_size, len(split.train))
-    for possible in config.possible_networks:
-        check_elsewhere(
-            possible,
-            config.dataset.image_size,
-            num_classes=len(packed.classes),
-            compares_maps=compares_maps,
-        )
+    check_elsewhere(
+        config.possible_networks,
+        config.objective,
+        config.dataset.image_size,
+        num_classes=len(packed.classes),
+        compares_maps=compares_maps,
+    )
     definition = study_definition(name, config, packed.checksum)
     return StudyPlan(config=config, definition=definition, split=split, baselines=baselines)
 
 
 def _baselines(config: SearchConfig) -> tuple[GivenGraph, ...]:
     try:
-        return load_given(config.study.baselines, search_space(config))
+        networks = config.network.nodes or (config.network.name,) * config.study.num_nodes
+        return load_given(config.study.baselines, search_space(config), networks)
     except GraphError as exc:
         raise ConfigError(f"{exc} (study.baselines)") from exc
 
@@ -252,6 +253,7 @@ def search_space(config: SearchConfig) -> SearchSpace:
             reject_unlearned=config.objective.unlearned == "reject",
             node1_learns=config.study.node1_learns,
             networks=config.study.networks,
+            node1_network=config.study.node1_network,
         )
     except GraphError as exc:
         raise ConfigError(f"{exc} (study.label_gates, study.gates, objective.unlearned)") from exc
@@ -283,6 +285,7 @@ def stored_groups(study: SharedStudy) -> dict[str, object]:
             "designs": [design.value for design in space.designs],
             "node1_learns": space.node1_learns,
             "networks": list(space.networks),
+            "node1_network": space.node1_network,
             "pruner": made_with.pruner,
             "sampler": made_with.sampler,
             "goal": made_with.goal,

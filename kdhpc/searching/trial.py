@@ -164,17 +164,18 @@ def prepare_training(trial: StudyTrial, setting: TrialSetting, previous: Trainin
         StudyMismatchError: the file of pretrained weights is not what it was when the study was made.
     """
     config = setting.config
-    warn_about_unlearned(trial.graph, config.objective, name=trial_words(trial.number))
+    warn_about_unlearned(trial.graph, config.network, config.objective, name=trial_words(trial.number))
     method = GraphMethod(graph=trial.graph, kinds=setting.kinds)
     if previous is not None:
         previous.restart(method, trial.seed)
         return previous
     training = TrainingLoop(method, setting.training, trial.seed)
-    # Now that the file is read: it may have been replaced since this worker began.
-    if weights_digest(config.objective, names_of_networks(config), start=config.network) != setting.pretrained_weights:
+    # Now that the files are read: one may have been replaced since this worker began.
+    names = names_of_networks(config)
+    if weights_digest(config.objective, names, start=config.network) != setting.pretrained_weights:
         raise StudyMismatchError(
-            f"{origin_of_weights(config.objective, config.network)} is another file now than when the study was made: "
-            "put that one back"
+            f"{origin_of_weights(config.objective, config.network, names)} is another file now than when the study was "
+            "made: put that one back"
         )
     return training
 

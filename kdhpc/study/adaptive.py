@@ -2,12 +2,14 @@
 
 ``evolve`` is regularised (aging) evolution, Real et al., "Regularized Evolution for Image Classifier Architecture
 Search", AAAI 2019, Algorithm 1. The first P slots try the presets and random graphs. Each later slot takes a random
-sample of S out of the P trials that were completed last, and changes one edge's gate or design of the best of them. It
-differs from the paper in one point: a graph that the study has tried is drawn again while there are others.
+sample of S out of the P trials that were completed last, and changes one edge's gate or design of the best of them, or
+where networks are searched, one node's network. It differs from the paper in one point: a graph that the study has
+tried is drawn again. Where all changes of that graph were tried, a random graph is.
 
-``refine`` begins with random graphs. Then each slot tries a graph that differs from one of the best K in one edge, the
-best graph's neighbours first; once all of those were tried, random graphs again. No graph is tried twice before all
-were tried.
+``refine`` begins with random graphs. Then each slot tries a graph that differs from one of the best K in one edge, or
+one node's network, the best graph's neighbours first; once all of those were tried, random graphs again.
+
+Neither tries a graph twice before all were tried, but for presets.
 
 Only complete trials are parents: a pruned one has no value at the end. Where none is complete, a random graph is tried.
 Choices hash the study's seed and the slot. So they are the same again with one worker that trains one trial at a time,
@@ -15,13 +17,13 @@ and values that are the same; with several, they depend on which trials had ende
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from sqlalchemy import Connection, text
 
 from kdhpc.config.goals import GOALS
-from kdhpc.graph.hash_random import uniform, weighted_order
+from kdhpc.graph.hash_random import weighted_order
 from kdhpc.graph.neighbours import mutations, neighbours, presets_in
 from kdhpc.graph.space import SearchSpace, canonical, graph_key
 from kdhpc.graph.spec import GraphSpec
@@ -31,7 +33,6 @@ from kdhpc.study.definition import StudyDefinition
 ADAPTIVE = ("evolve", "refine")
 """The samplers of this module."""
 _LEAST_POPULATION, _MOST_POPULATION = 16, 100
-_MAX_MUTATIONS = 100
 
 # One slot is begun after the other, so that each sees the graphs of all before it. Adding slots may go on meanwhile.
 _LOCK = text("SELECT 1 FROM kdhpc_studies WHERE study_id = :study_id FOR NO KEY UPDATE")
@@ -82,7 +83,7 @@ def choose_graph(connection: Connection, study_id: int, definition: StudyDefinit
         size = definition.population or min(_MOST_POPULATION, max(_LEAST_POPULATION, num_slots // 10))
         first = presets_in(definition.space)
         if slot < min(size, len(first)):
-            return first[slot]
+            return replace(first[slot], networks=_networks_of_presets(definition, slot))
         if slot >= size and done:
             chosen = _evolve(connection, definition, slot, done[-size:], definition.sample or max(2, size // 4), tried)
     elif slot >= (definition.population or num_slots // 2):
@@ -97,21 +98,22 @@ def _evolve(
     population: Sequence[_Done],
     size: int,
     tried: Collection[str],
-) -> GraphSpec:
-    """A mutation of the best of a sample; one that was tried already only where there seem to be no others."""
+) -> GraphSpec | None:
+    """A mutation of the best of a sample that was not tried; None: all were, but some graph of the space was not."""
     said = f"evolve seed {definition.seed} slot {slot}"
     sampled = [population[place] for place in weighted_order([1] * len(population), said)[:size]]
     parent = _graph(connection, definition.space, max(sampled, key=lambda one: (one.score, -one.slot)))
     by_edge = mutations(definition.space, parent)
     if not by_edge:  # A space of one graph.
         return parent
-    drawn = []
-    for attempt in range(_MAX_MUTATIONS):
-        group = by_edge[uniform(len(by_edge), f"{said} edge {attempt}")]
-        drawn.append(group[uniform(len(group), f"{said} change {attempt}")])
-        if graph_key(drawn[-1]) not in tried:
-            return drawn[-1]
-    return drawn[0]
+    # Edges with the same chances, whatever number of choices each has.
+    drawn = [
+        by_edge[place][change]
+        for place in weighted_order([1] * len(by_edge), f"{said} edge")
+        for change in weighted_order([1] * len(by_edge[place]), f"{said} change of edge {place}")
+    ]
+    untried = next((graph for graph in drawn if graph_key(graph) not in tried), None)
+    return drawn[0] if untried is None and _is_exhausted(definition.space, tried) else untried
 
 
 def _refine(
@@ -136,10 +138,23 @@ def _fresh(definition: StudyDefinition, slot: int, tried: Collection[str]) -> Gr
     In a small space, those are drawn without replacement, so that all are seen within two rounds.
     """
     space = definition.space
-    if len(tried) >= space.num_canonical:
+    if _is_exhausted(space, tried):
         return space.graph(definition.seed, slot)
     graphs = (space.graph(definition.seed, later) for later in count(slot))
     return next(graph for graph in graphs if graph_key(graph) not in tried)
+
+
+def _is_exhausted(space: SearchSpace, tried: Collection[str]) -> bool:
+    """Whether each graph was tried with each choice of networks, as far as they can be counted."""
+    return len(tried) >= space.num_canonical * space.num_mixtures
+
+
+def _networks_of_presets(definition: StudyDefinition, slot: int) -> tuple[str, ...]:
+    """What the nodes of presets are where networks are searched: as in baselines, if those can be drawn; else drawn."""
+    space, usual = definition.space, definition.node_networks
+    if all(name in space.networks_of(node) for node, name in enumerate(usual)):
+        return usual
+    return space.graph(definition.seed, slot).networks
 
 
 def _graph(connection: Connection, space: SearchSpace, one: _Done) -> GraphSpec:

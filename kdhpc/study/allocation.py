@@ -43,7 +43,7 @@ def _allocate(condition: str) -> TextClause:
             SELECT study_id, slot FROM kdhpc_slots AS slots
             WHERE study_id = :own AND state IN ('free', 'held') AND (state = 'free' OR :takes_over AND {EXPIRED})
                 AND NOT (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id)
-                AND (trial_id IS NOT NULL OR NOT {SPENT})
+                AND (trial_id IS NOT NULL OR :own <> :study_id OR NOT {SPENT})
                 AND {condition}
             ORDER BY trial_id IS NULL, slot LIMIT 1 FOR UPDATE SKIP LOCKED)
         RETURNING study_id, slot, trial_id, attempts, reason, graph_key, repetition
@@ -77,7 +77,7 @@ def allocate(
     that have a trial come before those that have none. If this token holds a slot already, as when a call is repeated,
     that slot is returned. A trial that crashed on the owner's machine comes last. If others work on
     the study, it is even kept for them for a while. Slots whose workers vanished, and whose attempts are used up, are
-    failed on the way. Once the study's hours are used, no trial begins.
+    failed on the way. Once the study's hours are used, no trial of the budget begins.
 
     Args:
         connection: in a transaction.

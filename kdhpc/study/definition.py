@@ -88,6 +88,12 @@ class StudyDefinition:
     """What networks are computed in, as ``DeviceConfig.precision`` names it; None: not settled, or any. It is
     stored beside the definition, since the first worker may be the one to settle it."""
 
+    @property
+    def node_networks(self) -> tuple[str, ...]:
+        """Of each node, where a graph names none."""
+        nodes = json.loads(self.settings).get("network", {}).get("nodes", ())
+        return tuple(nodes) or (self.network,) * self.space.num_nodes
+
 
 def to_json(definition: StudyDefinition) -> str:
     """The definition as JSON text."""
@@ -126,6 +132,7 @@ def from_json(text: str, *, name: str) -> StudyDefinition:
                 reject_unlearned=space["reject_unlearned"],
                 node1_learns=space.get("node1_learns", False),
                 networks=tuple(space.get("networks", ())),
+                node1_network=space.get("node1_network"),
             ),
             settings=json.dumps(renamed_document(document["settings"]), sort_keys=True),
             plugins=plugins,
@@ -218,7 +225,10 @@ _LATER: Mapping[str, object] = {
 """Fields that version 0.1.0 did not have: written down only if they say something, so that it can read the rest."""
 _KNOWN = frozenset({"format", "version", "space", "settings", "plugins", "pretrained_weights", *_PLAIN, *_LATER})
 _KNOWN_OF_SPACE = frozenset(
-    {"num_nodes", "label_gates", "gates", "designs", "reject_unlearned", "node1_learns", "networks"}
+    {
+        *("num_nodes", "label_gates", "gates", "designs", "reject_unlearned", "node1_learns"),
+        *("networks", "node1_network"),
+    }
 )
 _OPTIONAL = frozenset(found.name for found in fields(StudyDefinition) if found.default is not MISSING)
 """A field that an earlier version did not have needs a default, which means what was done then."""
@@ -244,6 +254,7 @@ def _space(space: SearchSpace) -> dict[str, object]:
         "node1_learns": space.node1_learns,
         # As it was written before networks were searched.
         **({"networks": list(space.networks)} if space.networks else {}),
+        **({} if space.node1_network is None else {"node1_network": space.node1_network}),
     }
 
 

@@ -12,12 +12,13 @@ Functions here run inside a transaction of the caller's, and may run again if th
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Connection, text
 
 from kdhpc.errors import GraphError
+from kdhpc.graph.plugins import names_in
 from kdhpc.graph.presets import PRESETS, load_graph
 from kdhpc.graph.serial import from_json, to_json
 from kdhpc.graph.space import SearchSpace, canonical, graph_key
@@ -26,6 +27,7 @@ from kdhpc.study import trial_rows
 from kdhpc.study.slots import GivenTrial
 
 _SUFFIX = ":given"
+_PLUGIN_REMEDY = "the study's workers do not load it, give another graph, or make a study with plugins=[{names}]"
 _COMPANION = text("SELECT study_id FROM kdhpc_studies WHERE given_of = :study_id")
 _LEFT_BEHIND = text("""
     SELECT study_id FROM studies WHERE study_name =
@@ -112,36 +114,66 @@ class GivenResult:
     """Trainings whose numbers were none any more."""
 
 
-def load_given(names_or_paths: Iterable[str], space: SearchSpace) -> tuple[GivenGraph, ...]:
+def load_given(
+    names_or_paths: Iterable[str], space: SearchSpace, networks: Sequence[str] = ()
+) -> tuple[GivenGraph, ...]:
     """Presets by their names, and graphs from files, which are called by the file's name; each graph once.
 
     Raises:
-        GraphError: there is no such preset or file, it holds no graph, or a study of that space cannot train it.
+        GraphError: there is no such preset or file, it holds no graph, or :func:`fitted` refuses it.
     """
     found: dict[str, GivenGraph] = {}
     for name in names_or_paths:
-        graph = load_graph(name, space.num_nodes)
-        given = GivenGraph(graph=graph, name=name if name in PRESETS else Path(name).stem)
-        check(given, space)
-        found.setdefault(graph_key(graph), given)
+        is_preset = name in PRESETS
+        graph = load_graph(name, space.num_nodes if is_preset else None, plugin_remedy=_PLUGIN_REMEDY)
+        given = fitted(GivenGraph(graph=graph, name=name if is_preset else Path(name).stem), space, networks)
+        found.setdefault(graph_key(given.graph), given)
     return tuple(found.values())
 
 
-def check(given: GivenGraph, space: SearchSpace) -> None:
-    """Refuse a graph that a study of that space cannot train. Designs and gates that the space has not are allowed.
+def fitted(given: GivenGraph, space: SearchSpace, networks: Sequence[str] = ()) -> GivenGraph:
+    """A graph as a study of that space trains it. Designs and gates of kdhpc's that the space has not are allowed.
+
+    Args:
+        given: The graph.
+        space: Of the study.
+        networks: Of the study's nodes, where a graph names none. A graph that names just those is as one without names.
 
     Raises:
-        GraphError: it has another number of nodes, or a node that never learns, which the study rejects.
+        GraphError: the study cannot train it, as it has another number of nodes, other networks, or designs or gates of
+            plug-ins that the study was made without; or the study leaves such graphs out.
     """
     graph, name = given.graph, given.name or f"graph {graph_key(given.graph)}"
     if graph.num_nodes != space.num_nodes:
         raise GraphError(f"{name} has {graph.num_nodes} nodes, the study's graphs have {space.num_nodes}: give another")
-    if not space.admits(graph):
-        nodes = ", ".join(str(node + 1) for node in graph.unlearned_nodes)
+    unlearned = ", ".join(str(node + 1) for node in graph.unlearned_nodes)
+    if space.reject_unlearned and unlearned:
         raise GraphError(
-            f"in {name}, no edge teaches node {nodes}, and the study rejects such graphs (objective.unlearned=reject): "
-            "give another"
+            f"in {name}, no edge teaches node {unlearned}, and the study rejects such graphs "
+            "(objective.unlearned=reject): give another"
         )
+    if not space.admits(graph):
+        raise GraphError(
+            f"in {name}, no edge teaches node 1, and node 1 of all graphs of the study learns "
+            "(study.node1_learns=true): give another"
+        )
+    own = {*space.designs, *space.gates, *space.label_gates}
+    foreign = sorted({kind.value for kind in names_in(graph) if not kind.is_built_in and kind not in own})
+    if foreign:
+        raise GraphError(
+            f"{name} has {', '.join(foreign)} of a plug-in, which graphs of the study have not (study.designs, "
+            "study.gates): its workers could not train it, give another"
+        )
+    if not space.networks and graph.networks == tuple(networks):
+        return replace(given, graph=replace(graph, networks=()))
+    trained = {*networks, *space.networks, *filter(None, [space.node1_network])} if space.networks else ()
+    if not set(graph.networks) <= set(trained):
+        theirs = f"chosen from {', '.join(sorted(trained))}" if trained else ", ".join(dict.fromkeys(networks))
+        raise GraphError(
+            f"the nodes of {name} are {', '.join(graph.networks)}, and those of the study are {theirs}: give a graph "
+            "that names no networks, or these"
+        )
+    return given
 
 
 def companion(connection: Connection, study_id: int) -> int | None:

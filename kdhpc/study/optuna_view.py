@@ -3,6 +3,7 @@
 The rest writes Optuna's tables by SQL, see ``trial_rows``; ``optuna_tables`` makes them.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Set
 from typing import TypeVar
@@ -12,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from kdhpc.errors import StudyError
 from kdhpc.graph.space import SearchSpace, canonical
@@ -20,6 +21,7 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.server.address import DRIVER, Address, open_engine
 from kdhpc.study.optuna_tables import make_tables
 from kdhpc.study.storage import Storage
+from kdhpc.study.trial_rows import ATTRIBUTE
 
 T = TypeVar("T")
 
@@ -84,7 +86,7 @@ class OptunaView:
         # A study in memory: asking the shared one would make a trial that a crash leaves to nobody.
         direction = _direction(maximise=maximise)
         drawing = _quietly(lambda: optuna.create_study(direction=direction, sampler=TPESampler(seed=seed)))
-        drawing.add_trials(trial for trial in finished if trial._trial_id in trial_ids)
+        drawing.add_trials(_as_it_counts(trial) for trial in finished if trial._trial_id in trial_ids)
         choices: dict[str, BaseDistribution] = {
             parameter.name: CategoricalDistribution(parameter.choices) for parameter in space.parameters()
         }
@@ -109,6 +111,15 @@ class OptunaView:
                 raise
 
         return self._storage.retried(once)
+
+
+def _as_it_counts(trial: FrozenTrial) -> FrozenTrial:
+    """A diverged trial without its reports: TPE takes the pruned trials that came furthest for the better ones."""
+    if "diverged" not in trial.user_attrs.get(ATTRIBUTE, {}):
+        return trial
+    worst = copy.copy(trial)
+    worst.intermediate_values = {}
+    return worst
 
 
 def _direction(*, maximise: bool) -> StudyDirection:

@@ -99,13 +99,24 @@ def leads(value: float, confirmation: Estimate | None, results: Iterable[GivenRe
     return tuple(found)
 
 
-def lead_line(leads: Sequence[Lead], study: str, goal: Goal) -> str | None:
+def lead_line(leads: Sequence[Lead], study: str, goal: Goal, *, diverged: Sequence[str] = ()) -> str | None:
     """The lead in one line; None: there is nothing to compare with.
 
     ``the best graph is 0.90 points below independent and 0.20 points above dml: nothing is gained over independent``
+
+    Args:
+        leads: Over the given graphs that have a value.
+        study: Its name.
+        goal: Its goal.
+        diverged: Names of given graphs that have none, as all their trainings diverged.
     """
+    lost = (
+        f"{_listed(diverged)} diverged, so nothing is known of a lead over {'it' if len(diverged) == 1 else 'them'}"
+        if diverged
+        else None
+    )
     if not leads:
-        return None
+        return lost
     unit, worse, better = (" points", "below", "above") if goal.maximise else ("", "worse than", "better than")
     parts = [
         f"{_with_error(abs(lead.points), lead.error, goal)}{unit} {worse if lead.points < 0 else better} {lead.over}"
@@ -117,7 +128,7 @@ def lead_line(leads: Sequence[Lead], study: str, goal: Goal) -> str | None:
         told += f": nothing is gained over {_listed(behind)}"
     if not all(lead.is_confirmed for lead in leads):
         told += f"; its value is the best of many, `kdhpc confirm --study {study}` trains it again"
-    return told
+    return told if lost is None else f"{told}; {lost}"
 
 
 def estimate_words(known: Estimate, goal: Goal) -> str:

@@ -220,6 +220,11 @@ class StudyStatus:
     """Where the best graph is confirmed: a trial that is better than it in the search and is not confirmed, if any."""
 
     @property
+    def diverged_given(self) -> tuple[str, ...]:
+        """Names of the given graphs to compare with that have no value, as all their trainings diverged."""
+        return tuple(one.name for one in self.given if one.result is None and one.diverged and not one.open)
+
+    @property
     def waiting(self) -> int:
         """Trials to be leased, given ones included."""
         return self.trials.waiting + self.given_trials.waiting
@@ -532,6 +537,6 @@ def _worker(lease: slots.ActiveLease) -> WorkerStatus:
         lost=lease.lost,
         mode=lease.mode,
         data=lease.data,
-        epoch=lease.pace and lease.pace.epoch,
-        images_per_s=lease.pace and lease.pace.images_per_s,
+        epoch=None if lease.pace is None else lease.pace.epoch,
+        images_per_s=None if lease.pace is None else lease.pace.images_per_s,
     )

@@ -201,8 +201,8 @@ class SharedStudy:
         Raises:
             GraphError: the study cannot train one of them; nothing was written.
         """
-        for given in graphs:
-            given_graphs.check(given, self.definition.space)
+        definition = self.definition
+        graphs = [given_graphs.fitted(given, definition.space, definition.node_networks) for given in graphs]
         self._storage.write(
             lambda connection: given_graphs.give(connection, self._study_id, graphs, num_seeds=num_seeds)
         )

@@ -14,6 +14,7 @@ from torch import nn
 from kdhpc.config.document import parse_group, to_document
 from kdhpc.config.schema import DeviceConfig
 from kdhpc.errors import ConfigError
+from kdhpc.networks.network import Network
 
 Mode = Literal["eager", "compile", "cudagraph", "eager cudagraph"]
 """How a step runs: see ``DeviceConfig.mode``. ``eager cudagraph``: recorded after torch.compile had failed."""
@@ -138,7 +139,8 @@ def enforce_precision(precision: Precision) -> None:
 
 def place(network: _NetworkT, device: torch.device, *, channels_last: bool) -> _NetworkT:
     """The network, moved there, in the memory format that it will run in."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    takes_it = not isinstance(network, Network) or network.takes_channels_last
+    memory_format = torch.channels_last if channels_last and takes_it else torch.contiguous_format
     return network.to(device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
 
 

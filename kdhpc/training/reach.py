@@ -54,18 +54,18 @@ def weight_groups(network: Network, image_size: int) -> tuple[WeightGroup, ...]:
     return tuple(WeightGroup(names=tuple(group), reached_by=by) for by, group in names.items())
 
 
-def weight_groups_of_all(networks: Sequence[Network], image_size: int) -> tuple[tuple[WeightGroup, ...], ...]:
+def weight_groups_of_all(
+    networks: Sequence[Network], image_size: int, *, same_as: Sequence[int]
+) -> tuple[tuple[WeightGroup, ...], ...]:
     """:func:`weight_groups` of each network. All have groups of the same kinds in the same order; some may be empty.
 
-    Networks whose weights have the same names are taken for the same network.
+    Args:
+        networks: In training mode, with gradients; nothing of them changes.
+        image_size: Side of an image that they take, in pixels.
+        same_as: For each network the index of the first one that differs from it in its weights' values at most.
     """
-    seen: dict[tuple[str, ...], tuple[WeightGroup, ...]] = {}
-    found = []
-    for network in networks:
-        names = tuple(name for name, _ in network.named_parameters())
-        if names not in seen:
-            seen[names] = weight_groups(network, image_size)
-        found.append({group.reached_by: group for group in seen[names]})
+    each = {index: weight_groups(networks[index], image_size) for index in dict.fromkeys(same_as)}
+    found = [{group.reached_by: group for group in each[index]} for index in same_as]
     kinds = dict.fromkeys(kind for groups in found for kind in groups)
     return tuple(tuple(groups.get(kind, WeightGroup(names=(), reached_by=kind)) for kind in kinds) for groups in found)
 

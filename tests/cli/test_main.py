@@ -43,7 +43,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc launch": [
             *("--study", "--workers", "--trials", "--config-dir", "--wait", "--requeue", "--dry-run", "overrides"),
         ],
-        "kdhpc status": ["--study", "--format"],
+        "kdhpc status": ["--study", "--format", "--watch"],
         "kdhpc stop": ["--study", "--no-wait"],
         "kdhpc retry": ["--study", "--trial"],
         "kdhpc enqueue": ["--study", "graphs", "--seeds"],

@@ -99,6 +99,12 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
             ["study=dogs2", "network=[resnet8,timm/resnet18]", "network.weights=w.pt"],
             "network.weights=w.pt is not allowed with different networks (resnet8, timm/resnet18)",
         ),
+        (
+            ["study=dogs2", "network=resnet8", "study.networks=[resnet8,resnet14]", "network.weights=w.pt"],
+            "network.weights=w.pt is not allowed with different networks (resnet8, resnet14): a file has the weights",
+        ),
+        (["study=dogs2", "network.weights=[v.pt,w.pt]"], "network.weights=[v.pt, w.pt] is not allowed: text"),
+        (["study=dogs2", "network.layer=[a,b]"], "network.layer=[a, b] is not allowed: text"),
         (["study=dogs4", "network=null"], "network=null is not allowed: give one, network takes one of"),
         (["study=dogs4", "training=1"], "training=1 is not allowed: give one, training takes one of"),
         (["study=dogs4", "training=[short]"], "give one, training takes one of adamw_cosine, ktg, paper,"),

@@ -46,6 +46,18 @@ def test_neighbours_stay_in_the_space() -> None:
     assert presets_in(small) == (independent(2),)
 
 
+def test_neighbours_of_a_graph_with_networks_also_differ_in_what_one_node_is() -> None:
+    space = SearchSpace(num_nodes=2, networks=("a", "b", "c"), node1_network="a")
+    graph = space.graph(3, 0)
+    edges = len(neighbours(SPACE, SPACE.graph(3, 0)))
+    found = neighbours(space, graph)
+    changed = [near for near in found if near.networks != graph.networks]
+    assert len({graph_key(near) for near in found}) == len(found) == edges + 2
+    assert {near.networks for near in changed} | {graph.networks} == {("a", "a"), ("a", "b"), ("a", "c")}
+    assert all(num_different_edges(graph, near) == 0 for near in changed)
+    assert [near.networks for near in mutations(space, graph)[-1]] == [near.networks for near in changed]
+
+
 def test_presets_in_a_space_are_each_there_once() -> None:
     first = presets_in(SPACE)
     assert first[:2] == (independent(2), dml(2))

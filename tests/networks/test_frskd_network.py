@@ -1,5 +1,7 @@
 """The self-teacher, against a reference in plain torch that is written out level by level."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -126,7 +128,11 @@ def test_self_teacher_has_the_parameters_of_the_authors_bifpnc_256(channels, num
 
 @pytest.mark.parametrize(
     ("name", "side", "num_classes", "student", "auxiliary", "levels"),
-    [("resnet18", 32, 120, 11_238_072, 6_396_294, 4), ("resnet20", 28, 100, 275_572, 113_325, 3)],
+    [
+        ("resnet18", 32, 120, 11_238_072, 6_396_294, 4),
+        ("resnet20", 28, 100, 275_572, 113_325, 3),
+        ("wrn16_2", 32, 100, 703_284, 411_885, 3),
+    ],
 )
 def test_frskd_network_of_either_family_has_a_level_for_each_stage(name, side, num_classes, student, auxiliary, levels):
     config = NetworkConfig(name=name, crops=(1,))
@@ -150,6 +156,22 @@ def test_frskd_network_maps_are_those_of_the_features_after_relu():
     np.testing.assert_allclose(
         output.student_maps[0].detach().numpy(), (seen.detach().numpy() ** 2).mean(axis=1), rtol=1e-4, atol=1e-6
     )
+
+
+def test_frskd_network_maps_of_a_wide_network_are_those_after_batch_norm_and_relu():
+    """Those are the next stage's first layers; the batch norm sees a batch once. As in the authors' code."""
+    network = build_frskd(NetworkConfig(name="wrn16_2", crops=(1,)), num_classes=5, image_size=12)
+    plain = copy.deepcopy(network.student)
+    images = torch.rand(3, 3, 12, 12)
+    output, expected = network(images), plain(images)
+    torch.testing.assert_close(output.student_logits_NC, expected.logits)
+    torch.testing.assert_close(output.student_maps[-1], expected.attention_map)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(network.student.state_dict()[name], tensor)
+    lower, norm = plain.lower, plain.head.layer4[0].bn1
+    sums = lower(images)
+    seen = F.relu(F.batch_norm(sums, None, None, norm.weight, norm.bias, training=True))
+    torch.testing.assert_close(output.student_maps[1], seen.square().mean(dim=1), rtol=1e-4, atol=1e-5)
 
 
 def test_frskd_network_labels_of_the_self_teacher_also_train_the_network():

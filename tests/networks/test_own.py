@@ -12,7 +12,8 @@ from kdhpc.config.schema import NetworkConfig
 from kdhpc.errors import NetworkError
 from kdhpc.networks.build import build_network, exported_weights
 from kdhpc.networks.names import check_network, crops_of, map_side
-from kdhpc.networks.own import own_networks
+from kdhpc.networks.own import OwnNetworks, own_networks
+from kdhpc.training.device import place as placed
 
 SIZE = 12
 
@@ -48,6 +49,7 @@ def features_of(network, layer, images):
         (place("Small"), SIZE, "norm", 6),
         (place("SharedRelu"), SIZE, "norm", 6),
         (place("Oblong"), SIZE, None, 1),
+        (place("Resizing"), SIZE, "norm", 8),
     ],
 )
 def test_map_comes_from_the_last_spatial_features(name, image_size, layer, side):
@@ -124,6 +126,9 @@ def test_module_that_fails_at_its_import_is_refused_in_one_line(tmp_path, monkey
         ),
         (place("HiddenBuffer"), {}, "changes mean in its forward pass"),
         (place("OtherRandom"), {}, "gives other logits for the same images.*draw random numbers with torch alone"),
+        (place("TwoOutputs"), {}, r"gives a tuple in training mode: it must give logits, \(2, classes\) for 2 images"),
+        (place("Remembering"), {}, "changes mean in evaluation mode, .*change it only if self.training"),
+        (place("Grey"), {}, r"\(2, 3, 12, 12\): .*; of grey images, too, a network is given 3 channels"),
         (place("Lazy"), {}, r"has a lazy layer, fc\.weight has no shape yet: give its size"),
         (place("Half"), {}, r"has weights in float16 \(fc\.weight\): make them float32"),
         (place("Extra"), {}, "keeps _extra_state, a int, in its state_dict: .*register_buffer"),
@@ -152,6 +157,39 @@ def test_check_network_says_in_one_line_what_is_wrong(name, options, said):
 @pytest.mark.parametrize("name", ["Small", "Caching"])
 def test_network_with_dropout_or_a_cache_is_taken(name):
     check(place(name), compares_maps=True)
+
+
+@pytest.mark.parametrize(("name", "takes"), [("Viewed", False), ("Small", True)])
+def test_network_that_needs_contiguous_memory_gets_it(name, takes):
+    """Trainings have images and weights in channels_last, if nothing else is asked for."""
+    network = placed(built(place(name)), torch.device("cpu"), channels_last=True)
+    assert network.takes_channels_last is takes
+    assert network.module.conv.weight.is_contiguous() is not takes
+    images = torch.rand(2, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    output = network(images)
+    output.logits.sum().backward()
+    torch.testing.assert_close(network.eval()(images).logits, network(images.contiguous()).logits)
+
+
+def test_layer_of_the_map_that_is_not_run_is_named():
+    network = built(place("Skipping"))
+    with pytest.raises(NetworkError, match="layer norm of Skipping makes the attention map, and was not run in this"):
+        network(torch.rand(2, 3, SIZE, SIZE))
+
+
+def test_dry_run_of_a_library_has_no_numbers_even_if_it_fails():
+    """A network may be larger than the memory of who asks."""
+    devices = []
+
+    def make(num_classes, image_size):
+        module = nn.Sequential(nn.Conv2d(3, 2, image_size), nn.Conv2d(2, 2, 3))
+        devices.append(module[0].weight.device.type)
+        return module
+
+    networks = OwnNetworks([make], label="huge", of_library=True)
+    with pytest.raises(NetworkError, match=r"huge cannot run on images \(2, 3, 12, 12\)"):
+        networks.probe(0, SIZE)
+    assert devices == ["meta"]
 
 
 def test_callable_is_given_the_number_of_classes():

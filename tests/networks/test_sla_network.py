@@ -20,7 +20,9 @@ def test_rotated_rows_are_interleaved_in_the_images_own_memory_format(channels_l
     assert turns.is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize(("name", "num_classes", "joint"), [("resnet18", 120, 246_240), ("resnet20", 100, 26_000)])
+@pytest.mark.parametrize(
+    ("name", "num_classes", "joint"), [("resnet18", 120, 246_240), ("resnet20", 100, 26_000), ("wrn28_2", 100, 51_600)]
+)
 def test_build_sla_adds_the_parameters_of_the_joint_head(name, num_classes, joint):
     with torch.device("meta"):
         network = build_sla(NetworkConfig(name=name, crops=(1,)), num_classes=num_classes, image_size=32)
@@ -30,8 +32,9 @@ def test_build_sla_adds_the_parameters_of_the_joint_head(name, num_classes, join
     assert counts[1] == counts[2]
 
 
-def test_sla_network_heads_see_the_same_features_and_the_kept_one_the_images_as_they_are():
-    network = build_sla(NetworkConfig(name="resnet8", crops=(1,)), num_classes=5, image_size=12).eval()
+@pytest.mark.parametrize("name", ["resnet8", "wrn16_2"])
+def test_sla_network_heads_see_the_same_features_and_the_kept_one_the_images_as_they_are(name):
+    network = build_sla(NetworkConfig(name=name, crops=(1,)), num_classes=5, image_size=12).eval()
     images = torch.rand(3, 3, 12, 12)
     output = network(images)
     assert output.joint_logits_RJ.shape == (12, 20)

@@ -87,6 +87,62 @@ class Extra(Small):
         pass
 
 
+class Grey(Small):
+    """Made for images of one channel."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.conv = nn.Conv2d(1, 6, 3, stride=2, padding=1)
+
+
+class Viewed(Small):
+    """As many tutorials have it: needs features whose memory has no gaps."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.fc = nn.Linear(6 * 6 * 6, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.conv(images))
+        return self.fc(features.view(len(features), -1))
+
+
+class TwoOutputs(Small):
+    """A further classifier, in training mode."""
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        logits = super().forward(images)
+        return (logits, logits) if self.training else logits
+
+
+class Remembering(Small):
+    """A moving mean, in its state_dict, of all images that it sees."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.mean.lerp_(images.mean(), 0.5)
+        return super().forward(images)
+
+
+class Resizing(Small):
+    """Whatever the images' size, it sees 16 x 16 pixels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(F.interpolate(images, (16, 16)))
+
+
+class Skipping(Small):
+    """Its last layer with a map is not run in training mode."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        features = features if self.training else self.norm(features)
+        return self.fc(features.mean(dim=(2, 3)))
+
+
 class PixelLogits(Small):
     def forward(self, images: Tensor) -> Tensor:
         return self.conv(images)

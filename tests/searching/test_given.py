@@ -91,7 +91,7 @@ def test_a_new_study_is_given_its_baselines_by_default_and_wrong_ones_are_refuse
             "indepedent",
             r"graph 'indepedent' is neither a preset nor a file: did you mean 'independent'.*study\.baselines",
         ),
-        ("three.json", r"three.json has 3 nodes, asked for were 2"),
+        ("three.json", r"three has 3 nodes, the study's graphs have 2"),
     ):
         with pytest.raises(ConfigError, match=said):
             plan_study("mine", compose_search(["study=tiny", f"study.baselines=[{wrong}]"]))

@@ -1,14 +1,18 @@
 """The search space of knowledge transfer graphs as a study, with images so small that it takes seconds."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from kdhpc.config.compose import compose_search
+from kdhpc.config.schema import ObjectiveConfig
 from kdhpc.errors import ConfigError
-from kdhpc.searching.plan import search_space
+from kdhpc.graph.spec import Design
+from kdhpc.searching.plan import search_space, space_compares_maps, study_definition
 from kdhpc.searching.trial import goal_value
+from kdhpc.study.definition import from_json, to_json
 from kdhpc.training.loop import EpochReport
 
 SMALL = (
@@ -23,8 +27,33 @@ def test_shipped_studies_of_transfer_graphs_have_their_space(study: str, nodes: 
     config = compose_search([f"study={study}"])
     space = search_space(config)
     assert (space.num_nodes, space.num_canonical, config.study.goal) == (nodes, num_graphs, "node1")
-    assert list(config.objective.pretrained) == [config.network.name]
+    assert set(config.objective.pretrained) == {config.network.name, *config.study.networks}
+    assert all(name in path for name, path in config.objective.pretrained.items())
     assert config.objective.unlearned_norm == "batch"
+    assert space_compares_maps(config) is False
+
+
+def test_ktg3_draws_what_the_other_nodes_are_and_never_a_node_1_that_learns_nothing() -> None:
+    config = compose_search(["study=ktg3"])
+    space = search_space(config)
+    assert [list(parameter.choices) for parameter in space.parameters()[-3:]] == [
+        ["resnet32"],
+        ["resnet110", "resnet32", "wrn28_2"],
+        ["resnet110", "resnet32", "wrn28_2"],
+    ]
+    graphs = [space.graph(0, slot) for slot in range(300)]
+    assert {graph.networks[0] for graph in graphs} == {"resnet32"}
+    assert len({graph.networks for graph in graphs}) == 9
+    assert not any(0 in graph.unlearned_nodes for graph in graphs)
+    assert all(edge.design is Design.PROB_CLOSER for graph in graphs for edge in graph.edges)
+    definition = study_definition("k", replace(config, objective=ObjectiveConfig()), "0")
+    assert from_json(to_json(definition), name="k").space == space
+    free = compose_search(["study=ktg3", "study.node1_network=null"])
+    assert [graph.networks[1:] for graph in graphs] == [
+        search_space(free).graph(0, slot).networks[1:] for slot in range(300)
+    ]
+    with pytest.raises(ConfigError, match=r"study\.node1_network=resnet8 has no meaning without study\.networks"):
+        compose_search(["study=ktg2", "study.node1_network=resnet8"])
 
 
 def test_pretrained_files_are_those_of_the_networks_that_are_used() -> None:

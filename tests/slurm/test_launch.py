@@ -70,6 +70,26 @@ def test_workers_beyond_the_budget_exit_at_once(cluster: Cluster) -> None:
     assert "0 workers submitted" in again.stderr
 
 
+def test_confirm_trains_the_best_graph_of_a_finished_study_in_jobs(cluster: Cluster) -> None:
+    site = cluster.site
+    before = site.read("calm")
+    command = ("confirm", "--study", "calm", *SEARCH, "--top", "1", "--seeds", "1", "--workers", "2", "--launch")
+    launched = site.run(*command)
+    assert launched.returncode == 0, launched.stderr
+    assert "study calm: 1 workers submitted, up to 2 at once" in launched.stderr, "as many as there are trainings"
+    job = launched.stderr.partition("submitted job ")[2].partition(":")[0]
+    assert site.ended(job) == "COMPLETED", site.logs("calm")
+    after = site.read("calm")
+    assert (after.given_trials.complete, after.unfinished, after.trials) == (1, 0, before.trials)
+    assert (after.best.number, after.best.confirmed.seeds) == (before.best.number, 1)
+    again = site.run(*command, "--wait")
+    assert again.returncode == 0, again.stderr
+    assert "study calm: 0 workers submitted" in again.stderr
+    assert f"kdhpc: trial {after.best.number}: " in again.stderr
+    assert ", confirmed " in again.stderr
+    assert site.read("calm").given_trials == after.given_trials
+
+
 def test_search_job_with_a_given_database_stays_and_exports(cluster: Cluster) -> None:
     with cluster.login_node() as site:
         with site.storage() as storage:

@@ -212,7 +212,7 @@ def test_given_graphs_are_those_of_the_study_and_may_have_designs_that_its_space
     assert mine.name == "mine"
     study.give((mine,))
     assert take(study).graph == uniform(2, Design.ATTENTION_CLOSER)
-    with pytest.raises(GraphError, match="has 3 nodes, asked for were 2"):
+    with pytest.raises(GraphError, match="three has 3 nodes, the study's graphs have 2: give another"):
         load_given((str(tmp_path / "three.json"),), space)
     with pytest.raises(GraphError, match="no edge teaches node 2, and the study rejects such graphs"):
         load_given((str(tmp_path / "cut.json"),), space)
@@ -257,6 +257,22 @@ def test_lead_is_that_over_each_baseline_and_says_so_when_there_is_none(storage:
         "value is the best of many, `kdhpc confirm --study tiny` trains it again"
     )
     assert lead_line((), "tiny", GOALS["ensemble"]) is None
+
+
+def test_baseline_that_diverges_is_said_to_tell_nothing(storage: Storage) -> None:
+    study = make(storage, target=1, pruner="none")
+    first, second = take(study), take(study)
+    first.diverge(2, "the loss of node 1 is nan")
+    end(take(study), 50.0, 60.0, 71.0)
+    assert status(storage).diverged_given == ("independent",)
+    said = "independent diverged, so nothing is known of a lead over it"
+    assert lead_line(status(storage).lead, "tiny", GOALS["ensemble"], diverged=("independent",)) == said
+    end(second, 50.0, 60.0, 70.0)
+    line = lead_line(status(storage).lead, "tiny", GOALS["ensemble"], diverged=status(storage).diverged_given)
+    assert line.startswith("the best graph is 1.00 points above dml; ")
+    assert line.endswith(f"; {said}")
+    study.give(BASELINES[:1], num_seeds=2)
+    assert status(storage).diverged_given == (), "another training of it is open"
 
 
 def test_confirm_trains_the_best_again_and_ranks_by_the_mean(storage: Storage) -> None:

@@ -83,6 +83,14 @@ def test_no_trial_begins_once_the_hours_are_used(storage: Storage) -> None:
     for trial in (running, again):
         trial.report_rung(4, 50.0)
     assert study.progress().unfinished == 0
+    # Given graphs are outside of that budget, too: a search whose hours are used can be confirmed.
+    study.confirm(top=1, num_seeds=2)
+    assert study.num_waiting() == 2
+    for _ in range(2):
+        given = take(study)
+        assert given.number < 0
+        given.report_rung(4, 50.0)
+    assert study.lease(HERE, lease_s=60, renew_s=20) is None
     study.allow_hours(1.0)
     assert study.hours().budget == 2.0
     study.allow_hours(9.0)

@@ -12,9 +12,8 @@ from kdhpc.methods.one import OneMethod
 from kdhpc.methods.student import TeacherWeights
 from kdhpc.training.evaluation import NotFinite, Prediction, mean_ensemble, top1_accuracies
 from kdhpc.training.loop import TrainingLoop
-from tests.methods.test_student import Taught
+from tests.methods.test_student import Taught, builder_of
 from tests.training.memory_source import (
-    IMAGE_SIZE,
     NETWORK,
     NUM_CLASSES,
     MemoryBatch,
@@ -175,9 +174,8 @@ def test_one_training_diverges_too():
 
 def test_student_training_diverges_too():
     teacher = TeacherWeights(
-        network=NETWORK,
-        image_size=IMAGE_SIZE,
-        nodes=(training_of(APART).networks[0].state_dict(),),
+        build=builder_of(NETWORK),
+        weights=(training_of(APART).networks[0].state_dict(),),
         origin="a teacher",
     )
     training = TrainingLoop(Taught(teacher, 1.0), wild(), seed=1)

@@ -13,8 +13,8 @@ from kdhpc.methods.student import TeacherWeights
 from kdhpc.training.compile import programs
 from kdhpc.training.loop import TrainingLoop
 from kdhpc.training.streams import OwnStream
-from tests.methods.test_student import Taught
-from tests.training.memory_source import CPU, IMAGE_SIZE, NETWORK, runtime_of, setting_of, training_config
+from tests.methods.test_student import Taught, builder_of
+from tests.training.memory_source import CPU, NETWORK, runtime_of, setting_of, training_config
 from tests.training.test_loop import never
 from tests.training.test_packed_resume import GRAPH, training_of
 
@@ -82,7 +82,7 @@ def student_on_gpu(mode):
         train=teacher._train,
         evaluation=teacher._evaluation,
     )
-    taught = TeacherWeights(network=NETWORK, image_size=IMAGE_SIZE, nodes=weights, origin="the teacher")
+    taught = TeacherWeights(build=builder_of(NETWORK), weights=weights, origin="the teacher")
     return TrainingLoop(Taught(taught, 2.0), setting, seed=3)
 
 

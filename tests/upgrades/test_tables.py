@@ -1,8 +1,8 @@
 """Tables of earlier versions, as the code of then made them, are moved up by `kdhpc db upgrade`.
 
 ``fixtures/tables/<version>.sql`` are dumps of what the commits before ea3b634 (version 3), ea3b634 (4), d3bb090 (5),
-f6e9034 (6) and 7244863 (7) wrote: a study that prunes by the median and one that prunes by halving, each with trials that are
-complete, pruned, failed, held and waiting.
+f6e9034 (6) and 7244863 (7) wrote: a study that prunes by the median and one that prunes by halving, each with trials
+that are complete, pruned, failed, held and waiting.
 """
 
 from pathlib import Path

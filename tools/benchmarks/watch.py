@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from unittest import mock
 
@@ -21,7 +22,7 @@ from kdhpc.study.owner import Owner, to_json
 from kdhpc.study.status import StudyStatus, read_status
 from kdhpc.study.storage import Storage
 from tools.benchmarks.report import Cell, Report
-from tools.benchmarks.study_server import benchmark_server, make_ours
+from tools.benchmarks.study_server import benchmark_server, make_ours, server_cpu_s
 
 _SIZES = ((80, 24), (40, 24), (200, 60))
 """Columns and lines."""
@@ -79,7 +80,9 @@ def run(arguments: argparse.Namespace) -> Report:
         title="A refresh of kdhpc status --watch",
         settings={"times": arguments.times},
         rows=rows,
-        notes=["Medians; `worst` is the slowest refresh at 80 columns: what is read, and what is drawn of it."],
+        notes=[
+            "A refresh is what is read and drawn at 80x24; `status` prints all workers. Medians, the database's means."
+        ],
     )
 
 
@@ -113,26 +116,48 @@ def _counted() -> Iterator[list[str]]:
         event.remove(Engine, "before_cursor_execute", tell)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Cost:
+    """Of one call, in milliseconds."""
+
+    wall: float
+    client: float
+    """CPU time of this process."""
+    server: float
+    """CPU time of the database's processes."""
+
+
 def _row(storage: Storage, name: str, *, trials: int, leases: int, times: int) -> dict[str, Cell]:
     with _counted() as statements:
         status = read_status(storage, name)
-    reads = [_seconds(lambda: read_status(storage, name)) for _ in range(times)]
-    draws = {size: [_seconds(partial(_draw, status, size)) for _ in range(times)] for size in _SIZES}
+    reading = [_cost(lambda: read_status(storage, name)) for _ in range(times)]
+    drawing = {size: [_cost(partial(_draw, status, size)) for _ in range(times)] for size in _SIZES}
+    at_80 = drawing[_SIZES[0]]
     return {
         "finished": trials,
         "leases": leases,
         "statements": len(statements),
-        "read ms": 1e3 * statistics.median(reads),
-        **{f"draw {width}x{height} ms": 1e3 * statistics.median(draws[width, height]) for width, height in _SIZES},
-        "worst ms": 1e3 * max(read + draw for read, draw in zip(reads, draws[_SIZES[0]], strict=True)),
-        "status, all workers ms": 1e3 * _seconds(lambda: _print(status)),
+        "read ms": statistics.median(cost.wall for cost in reading),
+        "CPU here ms": statistics.median(cost.client for cost in reading),
+        "CPU of the database ms": statistics.mean(cost.server for cost in reading),
+        **{
+            f"draw {width}x{height} CPU ms": statistics.median(cost.client for cost in drawing[width, height])
+            for width, height in _SIZES
+        },
+        "refresh p50 ms": statistics.median(read.wall + draw.wall for read, draw in zip(reading, at_80, strict=True)),
+        "refresh max ms": max(read.wall + draw.wall for read, draw in zip(reading, at_80, strict=True)),
+        "status CPU ms": _cost(lambda: _print(status)).client,
     }
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _cost(call: Callable[[], object]) -> _Cost:
+    wall_s, client_s, server_s = time.perf_counter(), time.process_time(), server_cpu_s()
     call()
-    return time.perf_counter() - began
+    return _Cost(
+        wall=1e3 * (time.perf_counter() - wall_s),
+        client=1e3 * (time.process_time() - client_s),
+        server=1e3 * (server_cpu_s() - server_s),
+    )
 
 
 def _draw(status: StudyStatus, size: tuple[int, int]) -> None:
