@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.table import Part, Table, aligned
+from kdhpc.cli.parts import Part, Table
+from kdhpc.cli.table import aligned
 from kdhpc.config.networks import network_folder
 
 if TYPE_CHECKING:
