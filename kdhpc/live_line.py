@@ -109,8 +109,12 @@ class LiveLine:
             transient=True,
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
-        self._live.start(refresh=True)
-        sys.stderr = printable_stream(sys.stderr)
+        try:
+            self._live.start(refresh=True)
+            sys.stderr = printable_stream(sys.stderr)
+        except BaseException:  # Ctrl-C at this moment: nobody else would take the line away.
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Take the line away."""

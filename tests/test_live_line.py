@@ -112,10 +112,26 @@ def test_live_line_in_a_real_terminal_leaves_only_what_was_printed(tmp_path: Pat
 def test_live_line_after_ctrl_c_is_gone(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     argv = [sys.executable, "-c", _PROGRAM, "60"]
-    code, got = in_terminal(argv, columns=40, environment=environment, interrupt_at="training")
+    code, got = in_terminal(argv, columns=40, environment=environment, interrupt_at="WARNING")
     assert code != 0
     assert "training training" not in "\n".join(Screen(got).shown)
     assert Screen(got).shown[-1] == "KeyboardInterrupt"
+
+
+def test_live_line_whose_start_is_interrupted_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = Window()
+    monkeypatch.setattr(sys, "stderr", window)
+
+    def interrupted(stream: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdhpc.live_line.printable_stream", interrupted)
+    line = LiveLine(lambda: Shown(parts=_PARTS))
+    with pytest.raises(KeyboardInterrupt):
+        line.start()
+    assert sys.stderr is window
+    assert Screen(window.getvalue()).shown == []
+    assert not line.is_drawn
 
 
 @pytest.mark.parametrize("term", ["dumb", None])
