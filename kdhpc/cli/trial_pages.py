@@ -16,6 +16,7 @@ from kdhpc.config.paths import StudyPaths
 from kdhpc.graph.serial import to_document
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.text_drawing import draw_in_text
+from kdhpc.printing import has_unicode
 from kdhpc.searching.alone import train_words
 from kdhpc.searching.export import named_graph
 from kdhpc.searching.worker_logs import WorkerLog
@@ -163,8 +164,6 @@ def _terminal_width() -> int | None:
 def _has_unicode() -> bool:
     encoding = getattr(sys.stdout, "encoding", None)
     if sys.stdout.isatty():
-        from kdhpc.cli.terminal import has_unicode  # It imports rich.
-
         return has_unicode(encoding, os.environ)
     return (encoding or "").lower().replace("-", "").startswith("utf")
 
