@@ -52,7 +52,7 @@ def test_open_all_finds_weights_of_another_network(place):
     train(place.config("run.num_nodes=1", "run.name=w"))
     weights = RunPaths.of("w", 0).weights(0)
     taught = ("run.num_nodes=1", "objective.unlearned=pretrained", f"objective.pretrained={weights}")
-    with pytest.raises(NetworkError, match=r"with resnet14, seed 0: objective\.pretrained=.* this network has"):
+    with pytest.raises(NetworkError, match=r"with resnet14, seed 0: objective\.pretrained=.* does not fit resnet14"):
         open_all([place.config(*taught), place.config(*taught, "network.name=resnet14")])
 
 
