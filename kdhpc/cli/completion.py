@@ -13,10 +13,12 @@ _DESCRIPTION = """\
 Prints a piece of shell. Once the shell has read it, Tab completes commands, options, studies, config groups and keys.
 """
 _EPILOG = """\
-put this line into your shell's own file:
+examples:
+  kdhpc completion bash                  the line that lets Tab complete
+put it into your shell's own file:
   eval "$(kdhpc completion bash)"        into ~/.bashrc
   eval "$(kdhpc completion zsh)"         into ~/.zshrc, after compinit
-  kdhpc completion fish | source         into ~/.config/fish/config.fish
+  source (kdhpc completion fish | psub)  into ~/.config/fish/config.fish
 """
 
 

@@ -24,8 +24,8 @@ _EPILOG = """\
 examples:
   kdhpc status
   kdhpc status --study quickstart --format json
-  kdhpc status --watch          # a live view, over ssh as well; Ctrl-C ends it, and nothing else
-  kdhpc status --watch 60 > status.log
+  kdhpc status --watch      a live view, over ssh as well; Ctrl-C ends it, and nothing else
+  kdhpc status --watch 60   every minute; into a file or a pipe it prints one block after the other
 """
 
 

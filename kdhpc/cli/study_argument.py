@@ -34,8 +34,7 @@ def chosen_study(args: argparse.Namespace, storage: "Storage") -> str:
     if named in names:
         return named
     if named is not None:
-        source = "" if args.study else " (KDHPC_STUDY names it)"
-        raise UnknownStudyError(f"{unknown_study(named, names)}{source}")
+        raise UnknownStudyError(unknown_study(named, names))
     if len(names) == 1:
         return names[0]
     if not names:

@@ -159,7 +159,7 @@ def test_wrong_study_in_the_environment_is_told_where_it_comes_from(
     assert code == 1
     assert "did you mean 'quickstart1' or 'quickstart" in err
     assert "quickstart7 and 2 more (see `kdhpc studies`)" in err
-    assert err.endswith("(KDHPC_STUDY names it)\n")
+    assert err.endswith("(KDHPC_STUDY=quikstart1 names this study)\n")
 
 
 def test_logs_show_the_latest_and_which_others_there_are(storage: Storage, said: Callable[..., Said]) -> None:
