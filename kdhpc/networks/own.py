@@ -8,6 +8,7 @@ network without such a layer makes no map, and learns by designs that compare pr
 import copy
 import hashlib
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -25,6 +26,8 @@ from kdhpc.networks.network import Network
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.networks.probing import MapSource, Probe, logits_of, probe
 from kdhpc.networks.steadiness import check_steady, takes_channels_last
+
+_LOG = logging.getLogger(__name__)
 
 Maker = Callable[..., nn.Module]
 """A function that makes a new network. It is given ``num_classes`` if it has a parameter of that name."""
@@ -190,7 +193,10 @@ class OwnNetworks:
             torch.manual_seed(0)
             module = self._make(node, num_classes, image_size)
         check_steady(module, image_size, label=self._label)
-        return takes_channels_last(module, image_size)
+        takes = takes_channels_last(module, image_size)
+        if not takes:
+            _LOG.info("%s cannot run in the memory format channels_last: it runs in contiguous memory", self._label)
+        return takes
 
     def _probe(self, node: int, image_size: int, layer: str | None, num_classes: int | None) -> Probe:
         def make(size: int) -> nn.Module:

@@ -195,7 +195,7 @@ def _takes_grey(module: nn.Module, image_size: int) -> bool:
     try:
         with torch.no_grad():
             module(torch.zeros(_NUM_IMAGES, 1, image_size, image_size))
-    except Exception:
+    except Exception:  # This only words an error: the one that is reported is the first.
         return False
     return True
 
