@@ -98,7 +98,7 @@ def test_command_with_another_home_of_python_is_one_line(tmp_path: Path) -> None
 
 
 def test_command_without_an_output_ends_in_order(tmp_path: Path) -> None:
-    """As some schedulers of jobs start programs: with none of the three standard files. The table is shown to nobody."""
+    """As some schedulers start programs: with none of the three standard files. Nobody sees the table."""
     program = f"exec {sys.executable} {_ROOT}/bin/kdhpc data list <&- >&- 2>&-"
     assert run(Path("/bin/sh"), "-c", program, cwd=tmp_path).returncode == 1
 
