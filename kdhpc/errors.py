@@ -124,6 +124,17 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
         For example ``did you mean 'dogs4'? allowed: dogs2, dogs3, dogs4``.
     """
     names = sorted(allowed)
-    matches = difflib.get_close_matches(value, names, n=1)
-    hint = f"did you mean '{matches[0]}'? " if matches else ""
+    match = closest(value, names)
+    hint = "" if match is None else f"did you mean '{match}'? "
     return f"{hint}allowed: {', '.join(names) if names else '(none)'}"
+
+
+def closest(value: str, allowed: Iterable[str]) -> str | None:
+    """The name that was probably meant; None: none is near."""
+    return next(iter(near(value, allowed, at_most=1)), None)
+
+
+def near(value: str, allowed: Iterable[str], *, at_most: int) -> tuple[str, ...]:
+    """The names that are like a value, in capitals or not, the nearest first."""
+    names = {name.casefold(): name for name in allowed}
+    return tuple(names[match] for match in difflib.get_close_matches(value.casefold(), names, n=at_most))

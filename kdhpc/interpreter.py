@@ -37,6 +37,19 @@ def settle() -> None:
     check_modules()
 
 
+def open_closed_files() -> None:
+    """Let standard input, output and error be open, if only to the null device.
+
+    Otherwise the next file or socket that is opened would have the number of one that whoever started this process has
+    closed, and what is printed, by a child if not by this process, would go there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # The lowest free number is this one.
+
+
 def write_in_any_encoding() -> None:
     """Let no character that the output's encoding lacks be an error: it is written as Python writes it to stderr.
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import TextIO
 
 from kdhpc.printing import printable_stream
 
@@ -9,8 +10,19 @@ from kdhpc.printing import printable_stream
 def log_to_stderr() -> None:
     """Log lines of a worker: when, how grave, what."""
     logging.basicConfig(
-        stream=printable_stream(sys.stderr),
+        handlers=[_ToStderr()],
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
         force=True,
     )
+
+
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the moment: a line that is drawn on a terminal keeps below what is logged."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]  # an attribute there, set once
+        return printable_stream(sys.stderr)

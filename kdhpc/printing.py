@@ -5,9 +5,10 @@ the direction of writing. So standard output and error go through one filter, wh
 would (``\\x1b``), and lets through line ends and tabs alone. What kdhpc itself wants of a terminal goes past it.
 """
 
+import io
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
@@ -49,7 +50,26 @@ def printable_output() -> Iterator[None]:
 
 def erase_line(stream: TextIO) -> None:
     """Empty a terminal's line, and go to its beginning."""
-    (stream.stream if isinstance(stream, _Printable) else stream).write(_ERASE_LINE)
+    terminal_of(stream).write(_ERASE_LINE)
+
+
+def terminal_of(stream: TextIO) -> TextIO:
+    """The stream itself, past the filter: for what is to be obeyed. Whoever writes to it makes texts printable."""
+    return stream.stream if isinstance(stream, _Printable) else stream
+
+
+def has_unicode(encoding: str | None, environment: Mapping[str, str]) -> bool:
+    """Whether a terminal can be given more than ASCII.
+
+    In the C locale Python writes UTF-8 all the same, and has set LC_CTYPE itself: so that alone tells nothing.
+    """
+    if not (encoding or "").lower().replace("-", "").startswith("utf"):
+        return False
+    names = [environment.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    if names[1] in ("C.UTF-8", "C.utf8", "UTF-8") and not names[0]:
+        names[1] = ""
+    chosen = next((name for name in names if name), "C")
+    return "utf" in chosen.lower()
 
 
 class _Printable:
@@ -69,6 +89,24 @@ class _Printable:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+class Unheard(io.TextIOBase):
+    """Stands in for a standard output that is closed, and remembers whether there was something to write."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self.was_written = False
+
+    def write(self, text: str) -> int:
+        """Nothing is written."""
+        self.was_written = self.was_written or bool(text)
+        return len(text)
+
+    def writable(self) -> bool:
+        """As a file."""
+        return True
 
 
 def _written_out(character: str) -> str:

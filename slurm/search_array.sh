@@ -1,6 +1,6 @@
 #!/bin/bash
 # Search for the best graph on this cluster: this small job submits the GPU workers as one job array, hosts PostgreSQL
-# unless there is a database, and exports the best graph. From the checkout:
+# unless there is a database, and exports the best graph. From the checkout, or the folder of `kdhpc init`:
 #
 #     sbatch slurm/search_array.sh study=quickstart [key=value ...]
 #

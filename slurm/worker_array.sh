@@ -1,5 +1,5 @@
 #!/bin/bash
-# More workers for a study that exists, as a plain job array (no submitit). From the checkout:
+# More workers for a study that exists, as a plain job array (no submitit). From the same folder:
 #
 #     sbatch --array=0-7 slurm/worker_array.sh --study quickstart [key=value ...]
 #

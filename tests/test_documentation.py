@@ -1,5 +1,6 @@
 """The documentation is true: links lead somewhere, command lines parse, keys and files that are named exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -28,7 +29,8 @@ _KEY = re.compile(rf"({'|'.join(_GROUPS)})\.([a-z_]+)(=.*)?")
 _NO_KEYS = ("study.optimize", "study.enqueue_trial", "training.x")
 _FILE = re.compile(r"(?:kdhpc|tools|tests|slurm|configs|docs|bin|examples)/[\w./-]*\w/?")
 # Written by users, or made by the commands beside them.
-_OF_USERS = ("slurm/site.sh",)
+_OF_USERS = ("slurm/site.sh", "configs/dataset/NAME.yaml", "configs/study/mine.yaml")
+_PACKED_BY_USERS = ("pets", "birds")
 _SCRIPTS = {"slurm/search_array.sh": "launch", "slurm/worker_array.sh": "worker"}
 _WIDEST = 100
 
@@ -124,6 +126,10 @@ def test_every_command_parses_and_its_config_composes(
     monkeypatch.chdir(tmp_path)
     forget_plugins(monkeypatch)
     monkeypatch.syspath_prepend(str(_ROOT / "examples"))
+    for name in _PACKED_BY_USERS:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        manifest = {"image_shape": [256, 256, 3], "train": 100, "classes": ["cat", "dog"]}
+        (tmp_path / "data" / name / "manifest.json").write_text(json.dumps(manifest))
     for words in _commands(page):
         command, overrides = _overrides(words)
         if overrides:

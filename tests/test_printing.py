@@ -77,6 +77,7 @@ def test_table_cell_breaks_no_line() -> None:
 
 def test_progress_on_a_terminal_still_rewrites_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal)
     with printable_output():
         Progress().tell(HOSTILE)
@@ -84,6 +85,6 @@ def test_progress_on_a_terminal_still_rewrites_its_line(monkeypatch: pytest.Monk
         progress.start(HOSTILE, 1)
         progress.advance(1)
     first, second, rest = terminal.getvalue().split("\n")
-    assert first == f"\r\x1b[Kkdhpc: {SHOWN}"
-    assert second.startswith(f"\r\x1b[K{SHOWN}: 1 of 1")
+    assert first == f"kdhpc: {SHOWN}"
+    assert second.startswith(f"\r\x1b[K{SHOWN}: 0 of 1\r\x1b[K{SHOWN}: 1 of 1")
     assert rest == ""

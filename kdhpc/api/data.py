@@ -1,6 +1,7 @@
 """Data sets for Python users: a name, or images and labels in memory."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdhpc.config.own_datasets import StoredAs, dataset_group_of
 from kdhpc.config.paths import packed_dir
 from kdhpc.data.decode import Target, decode_image, is_image
 from kdhpc.data.memory import divide, in_memory, with_test_half
@@ -18,8 +20,6 @@ from kdhpc.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 _IMAGES = "uint8, 0 to 255, of shape (N, 1 or 3, H, W)"
-_PHOTOGRAPH = 96
-"""Images whose shorter side has so many pixels or more are augmented as photographs."""
 
 Array: TypeAlias = Tensor | NDArray[np.generic]
 """A tensor of torch's or an array of NumPy's."""
@@ -209,12 +209,9 @@ def _shape(split: ArraySplit) -> str:
 
 def dataset_group(packed: PackedDataset) -> dict[str, object]:
     """Default config of a data set in memory. Small images are augmented as CIFAR's, large ones as photographs."""
-    height, width, _ = packed.manifest.image_shape
-    side = min(height, width)
-    common: dict[str, object] = {"name": packed.manifest.name, "validation_fraction": 0.2}
-    if side < _PHOTOGRAPH:
-        return {**common, "image_size": side, "augmentation": "pad_crop", "pad": side // 8}
-    return {**common, "image_size": side - side // 8, "augmentation": "resized_crop", "resize": side}
+    manifest = packed.manifest
+    height, width, _ = manifest.image_shape
+    return dataset_group_of(manifest.name, StoredAs(height=height, width=width, per_class=math.inf))
 
 
 def is_tensor(value: object) -> bool:

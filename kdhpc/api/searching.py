@@ -379,7 +379,7 @@ def _config(
         if number is not None:
             chosen.append(f"{key}={number}")
     if isinstance(dataset, str):
-        chosen.append(f"dataset={dataset}")
+        chosen.append(f"dataset={written('dataset', dataset)}")
     if packed is not None and isinstance(dataset, str):
         chosen.append(f"dataset.name={packed.manifest.name}")
     elif packed is not None:

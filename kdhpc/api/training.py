@@ -174,7 +174,7 @@ def _settings(
     chosen = [f"run.graph={written('run.graph', graph)}"]
     given: dict[str, dict[str, object]] = {}
     if isinstance(dataset, str):
-        chosen.append(f"dataset={dataset}")
+        chosen.append(f"dataset={written('dataset', dataset)}")
         if packed is not None:
             chosen.append(f"dataset.name={packed.manifest.name}")
     else:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.enqueue import tell_who_trains
-from kdhpc.cli.export_best import positive
-from kdhpc.cli.study_config import add_search_study_argument, study_name, wanted_study
+from kdhpc.cli.parser import positive
+from kdhpc.cli.study_config import OPTION_KEYS, add_search_study_argument, study_name, wanted_study
 from kdhpc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="train the best graphs again with new seeds, and rank by the mean",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_search_study_argument(parser)
     parser.add_argument("--top", type=positive, default=10, metavar="K", help="how many graphs (default: 10)")
@@ -49,7 +48,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as worker.lease_s=60")
-    parser.set_defaults(func=run, trials=None)
+    parser.set_defaults(func=run, trials=None, option_keys=OPTION_KEYS)
 
 
 def run(args: argparse.Namespace) -> int:

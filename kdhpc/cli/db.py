@@ -14,7 +14,16 @@ from kdhpc.errors import DatabaseAwayError, DatabaseError, UsageError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from kdhpc.server.control import ServerOptions
+    from kdhpc.server.endpoint import Endpoint
     from kdhpc.study.upgrading import Plan
+
+_WORKERS = 100
+_START_EPILOG = """\
+examples:
+  kdhpc db start                                        for this machine
+  kdhpc db start --listen all --allow 10.0.0.0/8        for workers on other machines, too
+"""
 
 
 def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,21 +32,31 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
         "db",
         help="the embedded PostgreSQL: start, stop, status, url; delete-study, upgrade",
         description="The embedded PostgreSQL, in $KDHPC_RUNS/db. $KDHPC_STORAGE, if set, is used instead.",
+        epilog="example:\n  kdhpc db start --listen all     also for workers on other machines",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_start(commands)
-    stop = commands.add_parser("stop", help="write a dump, then shut the server down")
+    stop = commands.add_parser(
+        "stop", help="write a dump, then shut the server down", epilog="example:\n  kdhpc db stop"
+    )
     stop.set_defaults(func=_stop)
-    status = commands.add_parser("status", help="exit 0 if the server answers, else 1")
+    status = commands.add_parser(
+        "status", help="exit 0 if the server answers, else 1", epilog="example:\n  kdhpc db status --format json"
+    )
     status.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
     status.set_defaults(func=_status)
-    url = commands.add_parser("url", help="the server's URL for Optuna and its tools; it holds no password")
+    url = commands.add_parser(
+        "url",
+        help="the server's URL for Optuna and its tools; it holds no password",
+        epilog='example:\n  optuna-dashboard "$(kdhpc db url)"',
+    )
     url.set_defaults(func=_url)
     delete = commands.add_parser(
         "delete-study",
         help="delete a study from the database",
         description="Deletes a study that no worker works on: its rows in the database, its checkpoints, and the "
         "files of its jobs. Jobs that wait are cancelled. Logs, metrics and exported graphs in runs/ stay.",
+        epilog="example:\n  kdhpc db delete-study mine --yes",
     )
     delete.add_argument("study", metavar="NAME", help="the study")
     delete.add_argument("--yes", action="store_true", help="delete it even if trials were trained, which are lost then")
@@ -47,13 +66,14 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
         help="move the tables of an older kdhpc up to those of this one",
         description="Shows what would bring the tables of the database in use to the version that this kdhpc needs. "
         "With --yes, does it in one transaction. No worker may run. A dump of the embedded server is written first.",
+        epilog="example:\n  kdhpc db upgrade     what would be done",
     )
     upgrade.add_argument("--yes", action="store_true", help="do it, instead of only saying what would be done")
     upgrade.set_defaults(func=_upgrade)
 
 
 def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
-    start = commands.add_parser("start", help="make sure that the server runs")
+    start = commands.add_parser("start", help="make sure that the server runs", epilog=_START_EPILOG)
     start.add_argument(
         "--listen",
         default="127.0.0.1",
@@ -68,7 +88,9 @@ def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
         help="with --listen: a network that may connect, such as 10.0.0.0/8; can be repeated; default: this machine's",
     )
     start.add_argument("--port", type=int, help="TCP port (default: that of the last start, or any free one)")
-    start.add_argument("--workers", type=int, default=100, help="how many may be connected at once (default: 100)")
+    start.add_argument(
+        "--workers", type=int, default=_WORKERS, help="how many may be connected at once (default: %(default)s)"
+    )
     start.add_argument(
         "--take-over",
         action="store_true",
@@ -86,11 +108,34 @@ def _start(arguments: argparse.Namespace) -> int:
     )
     started = start(server_dir(), options, take_over=TakeOver() if arguments.take_over else None)
     where = f"PostgreSQL at {started.endpoint.host}:{started.endpoint.port} (process {started.endpoint.pid})"
-    already = f"{where} was running already, with the options of its start"
-    print(already if started.already else f"{where} started", file=sys.stderr)
+    if started.already:
+        _refuse_other_options(where, started.endpoint, options)
+        more = "; --allow and --workers have no effect on it" if options.allow or options.workers != _WORKERS else ""
+        print(f"{where} was running already, with the options of its start{more}", file=sys.stderr)
+    else:
+        print(f"{where} started", file=sys.stderr)
     if os.environ.get("KDHPC_STORAGE"):
         print("warning: KDHPC_STORAGE is set, so kdhpc uses the server named there and not this one", file=sys.stderr)
     return 0
+
+
+def _refuse_other_options(where: str, endpoint: "Endpoint", options: "ServerOptions") -> None:
+    """Refuse a running server that is not where it was asked to be.
+
+    Raises:
+        DatabaseError: it listens elsewhere, or on another port.
+    """
+    from kdhpc.server.endpoint import is_loopback
+
+    is_local = is_loopback(endpoint.host)
+    wants_others = not is_loopback(options.listen)
+    elsewhere = wants_others and (is_local or options.listen not in ("all", endpoint.host))
+    if elsewhere or options.port not in (None, endpoint.port):
+        asked = f"--listen {options.listen}" if elsewhere else f"--port {options.port}"
+        raise DatabaseError(
+            f"{where} was running already, {'for this machine only, ' if is_local else ''}so {asked} has no effect: "
+            "`kdhpc db stop`, then this again; workers that run wait for it"
+        )
 
 
 def _stop(arguments: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Looks at packages, disks, file locks, data sets, the database, Slurm, the GPU and torch.compile. "
         "Each line is `ok`, `not here` (some uses need it), or `to do`: it is here, or configured, and does not work. "
         "Changes nothing; with --job, the job's files stay in runs/doctor. Exits 1 if something is to do.",
-        epilog="example: kdhpc doctor --job cluster.partition=gpu",
+        epilog="example:\n  kdhpc doctor --job cluster.partition=gpu",
     )
     parser.add_argument(
         "--job", action="store_true", help="also submit a Slurm job like a worker's, which looks at its node, and wait"

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.export_best import positive
+from kdhpc.cli.parser import positive
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="train given graphs beside a study's budget, to compare with",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_study_argument(parser)
     parser.add_argument("graphs", nargs="+", metavar="GRAPH", help="a preset, or a graph's file")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.parser import output_folder, positive
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ Graphs that `kdhpc confirm` has trained again rank first, by the mean of these t
 the best graph is better than the study's baselines.
 `kdhpc train --graph FILE.json` trains a graph with any network and data set.
 """
+_EPILOG = """\
+examples:
+  kdhpc export-best --study mine
+  kdhpc export-best --study mine --top 5 --out figures
+"""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,11 +32,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "export-best",
         help="write the best graphs: JSON, drawings, CSV",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     add_study_argument(parser)
     parser.add_argument("--top", type=positive, default=1, metavar="K", help="how many graphs (default: 1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/<study>/export)")
+    parser.add_argument(
+        "--out", type=output_folder, metavar="DIR", help="where to write (default: runs/<study>/export)"
+    )
     parser.set_defaults(func=run)
 
 
@@ -67,6 +75,12 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
             f"study {name!r} has no complete trial{yet}{diverged}: nothing to export "
             f"(see `kdhpc status --study {name}`)"
         )
+    if len(trials) < top:
+        print(
+            f"kdhpc: --top {top}: study {name} has {len(trials)} complete trials with different graphs so far, these "
+            "are exported",
+            file=sys.stderr,
+        )
     exported, table = export_trials(study.definition, trials, folder or StudyPaths.of(name).export, study_uid=study.uid)
     for files in exported:
         print(files.graph, files.svg, files.png, sep="\n")
@@ -81,11 +95,3 @@ def export_best(storage: "Storage", name: str, top: int, folder: Path | None = N
     status = read_status(storage, name)
     if lead := lead_line(status.lead, name, goal, diverged=status.diverged_given):
         print(f"kdhpc: {lead}", file=sys.stderr)
-
-
-def positive(text: str) -> int:
-    """argparse type: a whole number above 0."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value

@@ -4,10 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from kdhpc.errors import KdhpcError, UsageError
+
 _DESCRIPTION = """\
 Reads the log/config.json of a trial of the authors' search (https://github.com/naok0615/ensemble_graph), or of the
 knowledge transfer graph before it (https://github.com/somaminami/DCL), and writes the graph as a file that
 `kdhpc train --graph` takes. Prints the path; what is known of the search, and what is not, goes to stderr.
+"""
+_EPILOG = """\
+example:
+  kdhpc import-graph ensemble_graph/log/config.json --out authors.json
 """
 
 
@@ -17,7 +23,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "import-graph",
         help="make a graph's file of one that the method's authors have published",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     parser.add_argument("config", type=Path, metavar="config.json", help="the authors' file")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: graph-<key>.json, here)")
@@ -33,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     imported = read_authors_graph(args.config)
     graph, provenance = imported.stored.graph, imported.stored.provenance
     path = args.out or Path(f"graph-{graph_key(graph)}.json")
+    _refuse_other_file(path)
     write_graph(path, graph, provenance)
     print(path)
     known = {"data set": "dataset", "epochs": "config.training.epochs", "batch size": "config.training.batch_size"}
@@ -46,3 +53,19 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Refuse to write over what is no graph's file.
+
+    Raises:
+        UsageError: there is such a file, or a folder.
+    """
+    from kdhpc.graph.serial import read_graph
+
+    if not path.exists():
+        return
+    try:
+        read_graph(path)
+    except KdhpcError as exc:
+        raise UsageError(f"--out {path} is not allowed: it exists, and is no graph's file: give another name") from exc

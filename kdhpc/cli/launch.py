@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import Progress
-from kdhpc.cli.study_config import Wanted, add_search_study_argument, study_name, wanted_study
+from kdhpc.cli.study_config import OPTION_KEYS, Wanted, add_search_study_argument, study_name, wanted_study
 from kdhpc.errors import DatabaseError
 from kdhpc.searching.outcome import hours_line, problem_of
 
@@ -45,7 +45,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="search for the best graph, with workers on a Slurm cluster",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_search_study_argument(parser)
     parser.add_argument(
@@ -73,7 +72,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--dry-run", action="store_true", help="print the workers' sbatch script and stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as cluster.time_min=600")
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=run, option_keys=OPTION_KEYS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         from kdhpc.cluster.requeue import requeue_if_out_of_time
         from kdhpc.log import log_to_stderr
         from kdhpc.searching.launch import continued_launch
-        from kdhpc.searching.plan import check_networks, space_compares_maps
+        from kdhpc.searching.plan import check_networks, check_plan, space_compares_maps
 
         name = study_name(args)
         log_to_stderr()
@@ -100,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         check_networks(wanted.config, compares_maps=space_compares_maps(wanted.config))
         commands.require()
         if args.dry_run:
+            check_plan(name, wanted.config)
             return _print_script(name, wanted.config)
         commands.require_configured()
         try:
@@ -158,7 +158,9 @@ def launch(
         else:
             manifest, config = begun
             launched = Launch(storage, server_host.attend(lambda: SharedStudy.open(storage, name)), manifest, config)
-        if not launched.watch(server_host, stop, Progress()):
+        with Progress() as progress:
+            is_done = launched.watch(server_host, stop, progress)
+        if not is_done:
             _tell(f"stopped before the budget was done; `{again}` goes on")
             return 130 if stop.requested else 0
         # Another launcher, which is done too, may have hosted the database until now.

@@ -1,13 +1,15 @@
 """The ``kdhpc`` command. Every subcommand is one file beside this one and imports what it needs only when it runs."""
 
 import argparse
+import contextlib
 import os
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TextIO, cast
 
 from kdhpc import __version__
 from kdhpc.cli import (
+    completion,
     confirm,
     data,
     db,
@@ -15,19 +17,26 @@ from kdhpc.cli import (
     enqueue,
     export_best,
     import_graph,
+    init,
     launch,
+    logs,
     report,
     results,
     retry,
     search,
     status,
     stop,
+    studies,
     train,
+    trial,
     worker,
 )
-from kdhpc.errors import KdhpcError
-from kdhpc.interpreter import settle
-from kdhpc.printing import printable_output
+from kdhpc.cli.given_twice import refuse_contradiction, tell_of_doubles
+from kdhpc.cli.parser import CommandParser, is_override
+from kdhpc.cli.study_config import study_of_environment
+from kdhpc.errors import DatabaseError, KdhpcError, UnknownStudyError
+from kdhpc.interpreter import open_closed_files, settle
+from kdhpc.printing import Unheard, printable_output
 
 _EPILOG = """\
 a search, from nothing:
@@ -48,11 +57,10 @@ environment:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="kdhpc",
         description="Search for how a group of networks should teach each other so that their ensemble is accurate.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"kdhpc {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -61,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
         search,
         launch,
         status,
+        studies,
+        trial,
+        logs,
         stop,
         retry,
         enqueue,
@@ -74,12 +85,13 @@ def build_parser() -> argparse.ArgumentParser:
         db,
         data,
         doctor,
+        init,
+        completion,
     ):
         command.add_parser(commands)
     return parser
 
 
-@printable_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -89,16 +101,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 failed, 2 used wrongly (also argparse's own exit code), 130 interrupted, 141 nobody reads the output.
     """
+    if argv is None:
+        if os.environ.get("_ARGCOMPLETE"):
+            _complete()
+        open_closed_files()
+    with _existing_streams() as unheard, printable_output():
+        try:
+            code = _run(argv)
+        except SystemExit as exc:  # A help page, or a wrong argument.
+            _settle_output()
+            if exc.code or not unheard.was_written:
+                raise
+            code = 0
+        if code == 0 and unheard.was_written:
+            print("kdhpc: standard output is closed: what this command has to show was not shown", file=sys.stderr)
+            return 1
+        return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = _parse(sys.argv[1:] if argv is None else argv)
     try:
         if argv is None:
             settle()
+        refuse_contradiction(args)
+        tell_of_doubles(args)
         code = int(args.func(args))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # As `head` does it: whoever reads has enough. Nothing is left that would be flushed, and fail, at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # As `head` does it: whoever reads has enough.
+        _write_nothing_more()
         return 141
     except KeyboardInterrupt:
         print("kdhpc: interrupted", file=sys.stderr)
@@ -106,32 +139,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KdhpcError, OSError, UnicodeError) as exc:
         if args.debug:
             raise
+        _settle_output()
         # A library's words, quoted in a message, may have many lines.
-        print(f"kdhpc: {' '.join(_words(exc).split())}", file=sys.stderr)
+        print(f"kdhpc: {' '.join(_words(exc, args).split())}", file=sys.stderr)
         return exc.exit_code if isinstance(exc, KdhpcError) else 1
+
+
+@contextlib.contextmanager
+def _existing_streams() -> Iterator[Unheard]:
+    """Let standard output and error exist, where whoever started this process has closed them."""
+    before, unheard = (sys.stdout, sys.stderr), Unheard()
+    sys.stdout, sys.stderr = (cast(TextIO, unheard) if stream is None else stream for stream in before)
+    try:
+        yield unheard if before[0] is None else Unheard()
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _settle_output() -> None:
+    """Write what waits to be written; where that is refused, as by a full disk, it is given up."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _write_nothing_more()
+
+
+def _write_nothing_more() -> None:
+    """Nothing is left that would be flushed, and fail, at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complete() -> None:
+    """A shell asks what Tab may complete: answer, and end."""
+    from kdhpc.cli.completers import complete
+
+    complete(build_parser())
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; in ``words`` as they were given."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = build_parser().parse_known_args(argv)
     # argparse takes overrides only where they stand together; people also write some after an option.
-    if rest and not (hasattr(args, "overrides") and all(re.match(r"[^-].*=", word) for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    overrides = getattr(args, "overrides", None)
+    # An unknown option first: its value is the override that none can be.
+    for word in (*(word for word in rest if word.startswith("-")), *(overrides or ()), *rest):
+        if overrides is None or not is_override(word):
+            args.parser.refuse_word(word, argv)
     if rest:
-        args.overrides += rest
+        args.overrides = [*args.overrides, *rest]
     args.words = list(argv)
     return args
 
 
-def _words(exc: KdhpcError | OSError | UnicodeError) -> str:
+def _words(exc: KdhpcError | OSError | UnicodeError, args: argparse.Namespace) -> str:
     """The message; of the system's own errors the path, which people can do something about, and what is wrong."""
-    if isinstance(exc, OSError) and exc.filename is not None:
-        return f"{exc.filename}: {exc.strerror}"
+    if isinstance(exc, OSError):
+        return f"{exc.filename or 'standard output or a file'}: {exc.strerror or exc}"
     if isinstance(exc, (UnicodeDecodeError, UnicodeEncodeError)):
         # Not all of it: it may hold a password.
         culprit = exc.object[exc.start : exc.end]
         return f"{culprit!r}, in a path, a name, a setting or a file, is no text in {exc.encoding}: rename or mend it"
+    is_unknown = isinstance(exc, UnknownStudyError) or isinstance(exc.__cause__, (UnknownStudyError, DatabaseError))
+    if is_unknown and (named := study_of_environment(args)):
+        return f"{exc} (KDHPC_STUDY={named} names this study)"
     return str(exc)
 
 

@@ -1,38 +1,60 @@
 """How far a study is, in one line."""
 
 import sys
+import time
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from kdhpc.config.goals import GOALS
-from kdhpc.printing import erase_line
+from kdhpc.live_line import LiveLine, Part, Shown, fitted, line_width
 
 if TYPE_CHECKING:
     from kdhpc.study.status import StudyStatus
 
 
 class Progress:
-    """The line on stderr: one that is rewritten on a terminal; in a file, a line whenever something changed."""
+    """The line on stderr: one that is rewritten on a terminal; in a file, a line whenever something changed.
+
+    A terminal shows it while this is entered.
+    """
 
     def __init__(self) -> None:
+        self._line = LiveLine(self._shown)
+        self._status: StudyStatus | None = None
         self._last = ""
+        self._began = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        self._line.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        was_drawn = self._line.is_drawn
+        self._line.stop()
+        if was_drawn and self._status is not None:
+            width = line_width(sys.stderr)
+            line = self._last if len(self._last) <= width else fitted(progress_parts(self._status), width)
+            print(line, file=sys.stderr, flush=True)
 
     def __call__(self, status: "StudyStatus") -> None:
         """Show it."""
         line = progress_line(status)
-        if sys.stderr.isatty():
-            erase_line(sys.stderr)
-            print(line, end="", file=sys.stderr, flush=True)
-            if status.unfinished == 0:
-                print(file=sys.stderr)
-        elif _steady(line) != _steady(self._last):
+        if not self._line.is_drawn and _steady(line) != _steady(self._last):
             print(line, file=sys.stderr, flush=True)
-        self._last = line
+        self._status, self._last = status, line
 
     def tell(self, text: str) -> None:
         """A line of its own, above the progress."""
-        if sys.stderr.isatty():
-            erase_line(sys.stderr)
-        print(f"kdhpc: {text}", file=sys.stderr, flush=True)
+        self._line.above(f"kdhpc: {text}")
+
+    def _shown(self) -> Shown:
+        status = self._status
+        if status is None:
+            passed = time.monotonic() - self._began
+            return Shown(parts=(Part(text="starting the search"), Part(text=f"{passed:.0f} s", rank=1)))
+        return Shown(parts=progress_parts(status), fraction=status.trials.finished / max(1, status.target))
 
 
 def _steady(line: str) -> str:
@@ -45,24 +67,35 @@ def progress_line(status: "StudyStatus") -> str:
     trials = status.trials
     diverged = f", {trials.diverged} diverged" if trials.diverged else ""
     failed = f", {trials.failed} FAILED" if trials.failed else ""
-    parts = [
-        f"{status.study}: {trials.finished}/{status.target} trials "
-        f"({trials.complete} complete, {trials.pruned} pruned{diverged}{failed})",
-        f"{status.running} running",
-    ]
+    ended = f" ({trials.complete} complete, {trials.pruned} pruned{diverged}{failed})"
+    first, *others = progress_parts(status)
+    return ", ".join([f"{first.text}{ended}", *(part.text for part in others if part.rank != _ENDED)])
+
+
+_ENDED = 6
+"""Rank of how trials ended, which a whole line says beside their number."""
+
+
+def progress_parts(status: "StudyStatus") -> tuple[Part, ...]:
+    """The parts of the line, with the ranks by which a narrow terminal leaves some out."""
+    trials = status.trials
+    parts = [Part(text=f"{status.study}: {trials.finished}/{status.target} trials")]
+    if trials.failed:
+        parts.append(Part(text=f"{trials.failed} FAILED", rank=_ENDED))
     if status.given_trials.target:
         given = status.given_trials
         failed = f" ({given.failed} FAILED)" if given.failed else ""
-        parts.insert(1, f"{given.finished}/{given.target} given{failed}")
+        parts.append(Part(text=f"{given.finished}/{given.target} given{failed}", rank=5))
+    parts.append(Part(text=f"{status.running} running", rank=3))
     if status.max_gpu_hours is not None:
-        parts.append(f"{status.hours_used:.2f} of {status.max_gpu_hours:g} h used")
+        parts.append(Part(text=f"{status.hours_used:.2f} of {status.max_gpu_hours:g} h used", rank=4))
     if status.best is not None:
         goal, known = GOALS[status.goal], status.best.confirmed
         confirmed = "" if known is None else f", confirmed {goal.shown(known.mean)}"
-        parts.append(f"best {goal.named(status.best.value)} (trial {status.best.number}){confirmed}")
+        parts.append(Part(text=f"best {goal.named(status.best.value)} (trial {status.best.number}){confirmed}", rank=2))
     if status.seconds_to_go:
-        parts.append(f"about {duration(status.seconds_to_go)} to go")
-    return ", ".join(parts)
+        parts.append(Part(text=f"about {duration(status.seconds_to_go)} to go", rank=1))
+    return tuple(parts)
 
 
 def duration(seconds: float) -> str:

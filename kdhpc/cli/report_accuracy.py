@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from kdhpc.cli.parser import output_folder
 from kdhpc.errors import DataError
 
 _DESCRIPTION = """\
@@ -28,11 +29,12 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="ensemble accuracy by number of nodes or of parameters (Figures 3 and 8)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where to look (default: runs/train)")
     parser.add_argument("--by", choices=("nodes", "parameters"), required=True, help="what the horizontal axis is")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/report/accuracy)")
+    parser.add_argument(
+        "--out", type=output_folder, metavar="DIR", help="where to write (default: runs/report/accuracy)"
+    )
     parser.set_defaults(func=run)
 
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.table import aligned
+from kdhpc.cli.parser import output_folder, positive
+from kdhpc.cli.table import Part, Table, show
 
 if TYPE_CHECKING:
     from kdhpc.report.examples import AttentionExamples
@@ -33,12 +34,11 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="attention map, prediction and entropy of each node on some images (Figure 7)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run that is done, runs/train/NAME/seed<k>")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
-        "--images", type=_positive, default=4, metavar="K", help="the first image of each of K classes (default: 4)"
+        "--images", type=positive, metavar="K", help="the first image of each of K classes (default: 4, or all)"
     )
     choice.add_argument(
         "--indices",
@@ -48,7 +48,10 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="numbers of the images, from 0, among those that are scored",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: runs/report/attention-<name>-seed<k>)"
+        "--out",
+        type=output_folder,
+        metavar="DIR",
+        help="where to write (default: runs/report/attention-<name>-seed<k>)",
     )
     parser.add_argument(
         "--network",
@@ -80,32 +83,24 @@ def run(args: argparse.Namespace) -> int:
     for name in args.network:
         register_imported(name)
     finished = open_finished(args.folder)
-    examples = read_attention(finished, num_images=args.images, indices=args.indices, progress=Progress(sys.stderr))
+    with Progress(sys.stderr) as progress:
+        examples = read_attention(finished, num_images=args.images, indices=args.indices, progress=progress)
     folder = args.out or report_dir(f"attention-{finished.label}")
     paths = tuple(folder / f"attention.{ending}" for ending in ("svg", "png"))
     draw_attention(examples, paths)
-    print(_table(examples))
+    show(*_parts(examples))
     print(*paths, sep="\n")
     return 0
 
 
-def _table(examples: "AttentionExamples") -> str:
+def _parts(examples: "AttentionExamples") -> list[Part]:
     names = [f" ({network})" for network in examples.networks] or [""] * len(examples.nodes)
     rows = [(f"node {at}{name}", node) for at, (node, name) in enumerate(zip(examples.nodes, names, strict=True), 1)]
     shown = [
         (name, f"{all_.accuracy:.2f}", f"{all_.entropy:.4f}") for name, all_ in [*rows, ("ensemble", examples.ensemble)]
     ]
-    lines = aligned([("", "accuracy", "mean entropy"), *shown])
-    return "\n".join(
-        [*lines, "", f"top-1 in percent, entropy in nats, of {examples.num_images:,} {examples.scored_on} images"]
-    )
-
-
-def _positive(text: str) -> int:
-    value = _index(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
+    note = f"top-1 in percent, entropy in nats, of {examples.num_images:,} {examples.scored_on} images"
+    return [Table(head=("", "accuracy", "mean entropy"), rows=shown), "", note]
 
 
 def _index(text: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.parser import output_folder
 from kdhpc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="how the difference of two networks correlates with the gain of their ensemble (Table 1, Figure 2)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "folders",
@@ -46,7 +46,10 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="a run, runs/train/NAME/seed<k>, or a folder with runs, such as runs/train/NAME; all their nodes count",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: runs/report/pairs-<data set>-<network>)"
+        "--out",
+        type=output_folder,
+        metavar="DIR",
+        help="where to write (default: runs/report/pairs-<data set>-<network>)",
     )
     parser.add_argument(
         "--network",
@@ -84,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
     runs = find_finished(args.folders)
     chosen = choose_networks(runs)
     _check_number(sum(len(choice.nodes) for choice in chosen))
-    progress = Progress(sys.stderr)
-    predictions = read_predictions(chosen, progress)
-    pairs = compare_pairs(predictions, device_here(), progress)
+    with Progress(sys.stderr) as progress:
+        predictions = read_predictions(chosen, progress)
+        pairs = compare_pairs(predictions, device_here(), progress)
     line = fit_line(pairs)
 
     dataset, network = runs[0].result.dataset, _network(runs)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.table import aligned
+from kdhpc.cli.results_table import columns_of, plain, shown
+from kdhpc.cli.table import show
 from kdhpc.files.json_text import strict_json
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Mean and standard deviation over seeds of the nodes' mean accuracy and of the ensemble's, on the test images, after the
 last epoch. A row for each data set, network, graph and set of settings. Seeds that diverged have no accuracy: they are
-counted beside the average, not in it. JSON and CSV also say what the graph was searched with (data set, network, study
-and trial), and which run taught a student, with its ensemble's accuracy.
+counted beside the average, not in it. On a terminal, what all rows share is said once above the table, and columns that
+do not fit are left out; a pipe gets all columns. JSON and CSV also say what the graph was searched with (data set,
+network, study and trial), and which run taught a student, with its ensemble's accuracy.
 """
 
 
@@ -28,6 +30,11 @@ _COLUMNS = (
     *("searched_dataset", "searched_network", "searched_study", "searched_trial"),
     *("teacher", "teacher_accuracy"),
 )
+_EPILOG = """\
+examples:
+  kdhpc results
+  kdhpc results runs/train/dogs5-best --format csv
+"""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,7 +43,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "results",
         help="final trainings in a table, averaged over seeds",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where to look (default: runs/train)")
     parser.add_argument(
@@ -65,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         _print_csv(summaries, args.ddof)
     else:
-        print(_table(summaries, args.ddof))
+        _print_table(summaries, args.ddof)
     return 0
 
 
@@ -73,32 +80,12 @@ def _document(summary: "Summary", ddof: int) -> dict[str, object]:
     return {**dataclasses.asdict(summary), "diverged": len(summary.diverged_seeds), "ddof": ddof}
 
 
-def _table(summaries: "tuple[Summary, ...]", ddof: int) -> str:
-    any_diverged = any(s.diverged_seeds for s in summaries)
-    head = ["training", "nodes", "epochs", "seeds", "node", "ensemble", "parameters"]
-    rows = [
-        [
-            s.name if s.scored_on == "test" else f"{s.name} ({s.scored_on})",
-            str(s.num_nodes),
-            str(s.epochs),
-            str(len(s.seeds)),
-            _shown(s.node),
-            _shown(s.ensemble),
-            f"{s.num_parameters:,}",
-            *([str(len(s.diverged_seeds))] if any_diverged else []),
-        ]
-        for s in summaries
-    ]
+def _print_table(summaries: "tuple[Summary, ...]", ddof: int) -> None:
+    columns = columns_of(summaries)
     note = f"top-1 in percent, mean ± standard deviation (ddof {ddof}) over seeds"
-    if any_diverged:
-        head, note = [*head, "diverged"], f"{note}; diverged: seeds that are not in it"
-    return "\n".join([*aligned([head, *rows]), "", note])
-
-
-def _shown(spread: "Spread | None") -> str:
-    if spread is None:
-        return "-"
-    return f"{spread.mean:.2f}" if spread.std is None else f"{spread.mean:.2f} ± {spread.std:.2f}"
+    if any(s.diverged_seeds for s in summaries):
+        note = f"{note}; diverged: seeds that are not in it"
+    show(*(shown(columns) if sys.stdout.isatty() else plain(columns)), "", note)
 
 
 def _print_csv(summaries: "tuple[Summary, ...]", ddof: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import Progress
-from kdhpc.cli.study_config import Wanted, add_search_study_argument, wanted_study
+from kdhpc.cli.study_config import OPTION_KEYS, Wanted, add_search_study_argument, wanted_study
 from kdhpc.searching.outcome import hours_line, problem_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ examples:
   kdhpc search --study quickstart                            the shipped study configs/study/quickstart.yaml
   kdhpc search --study quickstart --trials 40                raise the budget of a study that exists: it keeps it
   kdhpc search --study mine study=dogs4 network=resnet18     a study of your own, from a shipped one
-  kdhpc search --study mine study=dogs2 training.epochs=100 'study.gates=[through,cutoff]'
+  kdhpc search --study mine study=dogs2 training.epochs=100 'training.milestones=[0.5,0.75]'
+  kdhpc search --study mine study=dogs2 'study.gates=[through,cutoff]' --dry-run
 """
 
 
@@ -38,7 +39,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="search for the best graph, with workers on this machine",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_search_study_argument(parser)
     parser.add_argument("--workers", type=int, metavar="K", help="worker processes (cluster.workers)")
@@ -51,9 +51,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the whole config and stop")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as training.epochs=100")
-    parser.set_defaults(func=run)
+    parser.add_argument("--dry-run", action="store_true", help="check and print the whole config, and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, as training.batch_size=32")
+    parser.set_defaults(func=run, option_keys=OPTION_KEYS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 done; 1 done, but trials failed, or all of them diverged; 130 stopped before it was done.
     """
-    from kdhpc.searching.plan import check_networks, space_compares_maps
+    from kdhpc.searching.plan import check_plan
 
     wanted = wanted_study(args, executor="local")
     if args.dry_run:
-        check_networks(wanted.config, compares_maps=space_compares_maps(wanted.config))
+        check_plan(wanted.name, wanted.config)
         return _print_config(wanted.config)
     return search_here(wanted, shlex.join(["kdhpc", *args.words]))
 
@@ -94,16 +94,16 @@ def search_here(wanted: Wanted, again: str, confirmation: "Confirmation | None" 
     name = wanted.name
     # Before there is a server: most mistakes show here.
     plan = replace(plan_study(name, for_this_machine(wanted.config)), confirmation=confirmation)
-    progress = Progress()
-    with StopSignals(ends_at_second=True) as stop:
-        ensure_server()
-        storage = Storage.connect(patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
-        study, manifest = plan.launch(storage, trials=wanted.trials)
-        is_done = search_locally(study, plan.config, manifest, storage, stop, progress, progress.tell)
-    if not is_done:
+    with Progress() as progress:
+        with StopSignals(ends_at_second=True) as stop:
+            ensure_server()
+            storage = Storage.connect(patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
+            study, manifest = plan.launch(storage, trials=wanted.trials)
+            is_done = search_locally(study, plan.config, manifest, storage, stop, progress, progress.tell)
+        status = read_status(storage, name) if is_done else None
+    if status is None:
         progress.tell(f"stopped; `{again}` goes on")
         return 130
-    status = read_status(storage, name)
     if used := hours_line(name, status.hours_used, status.max_gpu_hours, status.trials.beyond_hours):
         progress.tell(used)
     if lead := lead_line(status.lead, name, GOALS[status.goal], diverged=status.diverged_given):

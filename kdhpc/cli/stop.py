@@ -18,6 +18,11 @@ cancelled, those that run have a few minutes to end. `kdhpc launch` or `kdhpc se
 _POLL_S = 1.0
 _PATIENCE_S = 5.0
 _JOBS_PATIENCE_S = 180.0
+_EPILOG = """\
+examples:
+  kdhpc stop --study mine
+  kdhpc stop --study mine --no-wait     ask them, and return at once
+"""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,7 +31,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "stop",
         help="let a study's workers checkpoint and exit",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     add_study_argument(parser)
     parser.add_argument("--no-wait", action="store_true", help="ask the workers to stop, and return at once")

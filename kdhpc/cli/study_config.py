@@ -11,6 +11,8 @@ from kdhpc.config.schema import SearchConfig, check_study_name
 from kdhpc.errors import DatabaseError, UnknownStudyError, UsageError, nearest
 
 Executor = Literal["local", "slurm"]
+OPTION_KEYS = {"workers": "cluster.workers", "trials": "study.trials"}
+"""The config key that each option of commands that search stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,12 @@ def study_name(args: argparse.Namespace) -> str:
     if not named:
         raise UsageError("no study is named: give --study NAME, or study=CONFIG, or set KDHPC_STUDY")
     return check_study_name(named)
+
+
+def study_of_environment(args: argparse.Namespace) -> str | None:
+    """``$KDHPC_STUDY``, if a command with ``--study`` means that one; None: it does not, or there is none."""
+    named = getattr(args, "study", "") or _chooses("study", getattr(args, "overrides", ()))
+    return None if named or not hasattr(args, "study") else os.environ.get("KDHPC_STUDY")
 
 
 def wanted_study(args: argparse.Namespace, *, executor: Executor) -> Wanted:

@@ -1,8 +1,44 @@
-"""Text tables."""
+"""Printing lines, facts and tables: plain columns in a pipe; on a terminal fitted to its width, by rich.
 
+What a pipe gets never changes with anybody's window: other programs read it.
+"""
+
+import sys
 from collections.abc import Sequence
+from typing import TextIO
 
+from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.printing import one_line
+
+__all__ = ["Fact", "Part", "Table", "aligned", "plain", "show"]
+
+
+def show(*parts: Part, stream: TextIO | None = None) -> None:
+    """Print parts under each other.
+
+    Args:
+        parts: what to print.
+        stream: where to; None: standard output.
+    """
+    out = sys.stdout if stream is None else stream
+    if out.isatty():
+        # Only here: rich takes a while to import, and pipes do without it.
+        from kdhpc.cli.terminal import print_parts
+
+        print_parts(parts, out)
+    else:
+        print(plain(parts), file=out)
+
+
+def plain(parts: Sequence[Part]) -> str:
+    """As lines, none of which is broken."""
+    lines: list[str] = []
+    for part in parts:
+        if isinstance(part, Table):
+            lines += aligned([part.head, *part.rows])
+        else:
+            lines.append(part.line if isinstance(part, Fact) else part)
+    return "\n".join(lines)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

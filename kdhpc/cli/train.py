@@ -2,17 +2,18 @@
 
 import argparse
 import re
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.one_training import train_one
+from kdhpc.cli.training_progress import TrainingProgress
 from kdhpc.errors import DivergedError, UsageError
 from kdhpc.methods.registry import METHODS, named_methods
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
+    from kdhpc.final.run import Run
 
 _DESCRIPTION = """\
 Trains a graph from scratch on all training images and scores it on the test images: per-node and ensemble accuracy of
@@ -29,9 +30,21 @@ examples:
   kdhpc train --graph frskd dataset=cifar100 network=resnet18 run.alpha=1 run.beta=200
   kdhpc train --graph student --teacher runs/train/NAME/seed0 dataset=stanford_dogs network=resnet18
   kdhpc train --graph student --teacher runs/train/NAME/seed0 --teacher-node 1 dataset=cifar100 network=resnet20
+what would be trained, without training it:
+  kdhpc train --graph dml --nodes 2 --seeds 0..4 --dry-run dataset=cub200 network=resnet18
 a sweep (commas choose values; --launcher makes a job of each training, hydra.launcher.* says what it asks for):
   kdhpc train --graph dml,independent --nodes 2 --seeds 0..4 --launcher submitit_local dataset=cub200 network=resnet18
 """
+
+
+_OPTION_KEYS = {
+    "graph": "run.graph",
+    "nodes": "run.num_nodes",
+    "teacher": "run.teacher",
+    "teacher_node": "run.teacher_node",
+    "seeds": "run.seed",
+}
+"""The config key that each option stands for."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -41,7 +54,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="train a graph to the end and score it on the test images",
         description=_DESCRIPTION,
         epilog=f"{_methods()}{_EPILOG}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--graph",
@@ -59,12 +71,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--teacher-node", metavar="N", help="for --graph student: the teacher's node, from 1, that teaches alone"
     )
-    parser.add_argument("--seeds", default="0", metavar="SEEDS", help="such as 3, 0..4 or 0,2,5 (default: 0)")
+    parser.add_argument("--seeds", metavar="SEEDS", help="such as 3, 0..4 or 0,2,5 (default: run.seed, which is 0)")
     parser.add_argument(
         "--launcher",
         choices=("none", "submitit_local", "submitit_slurm"),
         default="none",
         help="none (default): all trainings here, one after the other; else each training is a job of its own",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, say what would be trained, and stop; nothing is made"
     )
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
@@ -75,7 +90,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="key=value",
         help="config overrides; dataset is needed, and network unless the graph names it",
     )
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=run, option_keys=_OPTION_KEYS)
 
 
 def _methods() -> str:
@@ -85,11 +100,7 @@ def _methods() -> str:
         entry = METHODS[name]
         options = ", ".join(f"run.{option}" for option in entry.options)
         lines.append(f"  {name:<8} {entry.summary}{f': {options}' if options else ''}")
-    return "\n".join([*(part for line in lines for part in _wrapped(line)), ""])
-
-
-def _wrapped(line: str) -> list[str]:
-    return textwrap.wrap(line, 100, subsequent_indent=" " * 11)
+    return "\n".join([*lines, "", ""])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -103,20 +114,31 @@ def run(args: argparse.Namespace) -> int:
         ClusterError: jobs failed; the message names the first.
         DivergedError: trainings diverged; the others were trained, and the message names the first.
     """
-    from kdhpc.config.compose import compose_train
-    from kdhpc.config.sweep import combinations
-    from kdhpc.final.run import open_all
-
     overrides = _overrides(args)
     strange = [word for word in args.overrides if word.startswith("hydra")]
     if strange and args.launcher == "none":
         raise UsageError(f"{strange[0]} has no meaning without jobs: give --launcher submitit_local or submitit_slurm")
     here = [word for word in overrides if not word.startswith("hydra")]
-    configs = [compose_train(choice, config_dir=args.config_dir) for choice in combinations(here)]
-    # Also for jobs: what is wrong with any of them is said before the first one starts.
-    runs = open_all(configs, elsewhere=args.launcher == "submitit_slurm")
-    if args.launcher == "none":
-        return _train_here(configs)
+    with TrainingProgress() as progress:
+        progress.stage("reading the config")
+        from kdhpc.config.compose import compose_train
+        from kdhpc.config.sweep import combinations
+
+        choices = combinations(here)
+        configs = [compose_train(choice, config_dir=args.config_dir) for choice in choices]
+        if args.dry_run:
+            progress.hide()
+            from kdhpc.cli.train_preview import show_previews
+
+            show_previews(configs, choices, launcher=args.launcher, config_dir=args.config_dir)
+            return 0
+        progress.stage("loading torch, opening the data")
+        from kdhpc.final.run import open_all
+
+        # Also for jobs: what is wrong with any of them is said before the first one starts.
+        runs = open_all(configs, elsewhere=args.launcher == "submitit_slurm")
+        if args.launcher == "none":
+            return _train_here(configs, runs, progress)
 
     from kdhpc.cli.train_jobs import train_as_jobs
 
@@ -124,12 +146,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train_here(configs: "Sequence[TrainConfig]") -> int:
+def _train_here(configs: "Sequence[TrainConfig]", runs: "Sequence[Run]", progress: TrainingProgress) -> int:
     """One after the other; one that diverges keeps no other from being trained."""
     diverged: list[DivergedError] = []
-    for config in configs:
+    is_done = [run.paths.result.exists() for run in runs]
+    for index, config in enumerate(configs):
+        progress.next_training(
+            config.run.seed, number=index + 1, total=len(configs), left=is_done[index + 1 :].count(False)
+        )
+        progress.show()
         try:
-            if not train_one(config):
+            if not train_one(config, progress):
                 return 130
         except DivergedError as exc:
             diverged.append(exc)
@@ -147,7 +174,9 @@ def _overrides(args: argparse.Namespace) -> list[str]:
         overrides.append(f"run.teacher_node={args.teacher_node}")
     if args.nodes is not None:
         overrides.append(f"run.num_nodes={args.nodes}")
-    return [*overrides, f"run.seed={','.join(map(str, parse_seeds(args.seeds)))}"]
+    if args.seeds is not None:
+        overrides.append(f"run.seed={','.join(map(str, parse_seeds(args.seeds)))}")
+    return overrides
 
 
 def _choices(text: str) -> str:

@@ -13,6 +13,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 from kdhpc.cli.one_training import train_one
+from kdhpc.cli.sweep_progress import SweepProgress
 from kdhpc.cluster import slurm
 from kdhpc.cluster.sbatch import submissions
 from kdhpc.cluster.watcher import QueueWatcher
@@ -83,7 +84,7 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
     _tell(runs, folder / "jobs")
     at_once, job = _local_plan(len(runs)) if launcher == "submitit_local" else (None, TrainJob())
     try:
-        with submissions() as made:
+        with submissions() as made, SweepProgress(runs):
             submitit.SlurmJob.watcher = QueueWatcher(made)
             outcomes = launch_sweep(
                 job, overrides, launcher=_LAUNCHERS[launcher], at_once=at_once, folder=folder, config_dir=config_dir
@@ -105,7 +106,7 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
 def _tell(runs: Sequence[Run], logs: Path) -> None:
     """What each training would say in its own log, once for all seeds, and where those logs are."""
     for run in {run.name: run for run in runs}.values():
-        run.method.warn_about(run.config, run.packed.checksum)
+        run.warn()
     print(f"kdhpc: jobs: {len(runs)}, logs: {logs}", file=sys.stderr, flush=True)
 
 

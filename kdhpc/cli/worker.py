@@ -13,6 +13,11 @@ Joins a study that exists (see `kdhpc search`): leases trials, trains them, and 
 Any number of workers can join, on any machine that reaches the database, the packed data, and the same KDHPC_RUNS,
 where the checkpoints are. On SIGINT, SIGTERM or SIGUSR2 the trial is checkpointed and given back.
 """
+_EPILOG = """\
+examples:
+  kdhpc worker --study mine
+  kdhpc worker --study mine device.threads=4
+"""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,7 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "worker",
         help="run one worker of a study in the foreground",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     add_study_argument(parser)
     parser.add_argument(

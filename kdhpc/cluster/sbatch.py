@@ -30,6 +30,8 @@ class Submissions:
 
     otherwise: str | None = None
     """Value of ``SLURM_CLUSTERS``: the cluster for jobs whose options name none."""
+    python: str | None = None
+    """Shell command that starts the jobs' Python; None: see :func:`script_text`."""
     jobs: dict[str, str] = field(default_factory=dict)
     """Each job or array, with its cluster as :func:`kdhpc.cluster.slurm.qualified` writes it, by number."""
 
@@ -50,7 +52,7 @@ class Submissions:
         # Found out before submitting: if it failed afterwards, a job would be in the queue that nobody knows of.
         name = cluster or slurm.local_cluster()
         path = JobPaths.get_first_id_independent_folder(executor.folder) / f".submission_file_{uuid.uuid4().hex}.sh"
-        path.write_bytes(os.fsencode(script_text(executor, command, cluster)))
+        path.write_bytes(os.fsencode(script_text(executor, command, cluster, self.python)))
         number, named = submit(path, cluster)
         self.jobs[number] = slurm.qualified(number, named or name)
         tasks = list(range(executor._num_tasks()))
@@ -60,9 +62,13 @@ class Submissions:
 
 
 @contextlib.contextmanager
-def submissions() -> Iterator[Submissions]:
-    """While entered, submitit submits its Slurm jobs by `Submissions.submit`, in a clean environment."""
-    made = Submissions(otherwise=os.environ.get("SLURM_CLUSTERS"))
+def submissions(python: str | None = None) -> Iterator[Submissions]:
+    """While entered, submitit submits its Slurm jobs by `Submissions.submit`, in a clean environment.
+
+    Args:
+        python: Shell command that starts their Python; None: see :func:`script_text`.
+    """
+    made = Submissions(otherwise=os.environ.get("SLURM_CLUSTERS"), python=python)
     before = SlurmExecutor._submit_command
 
     def submit_command(executor: SlurmExecutor, command: str) -> "Job[object]":
@@ -77,12 +83,13 @@ def submissions() -> Iterator[Submissions]:
         setattr(SlurmExecutor, "_submit_command", before)  # noqa: B010
 
 
-def script_text(executor: SlurmExecutor, command: str, cluster: str | None) -> str:
+def script_text(executor: SlurmExecutor, command: str, cluster: str | None, python: str | None = None) -> str:
     """The script for sbatch: submitit's, with the cluster, and a line by which the job recognises its own variables.
 
-    The job's Python is started as :func:`kdhpc.interpreter.child_python` says, also when Hydra made the executor.
+    Unless ``python`` says how, the job's Python is started as :func:`kdhpc.interpreter.child_python` says, also when
+    Hydra made the executor.
     """
-    command = f"{child_python()}{command.removeprefix(executor.python)}"
+    command = f"{python or child_python()}{command.removeprefix(executor.python)}"
     parameters = dict(executor.parameters)
     options = dict(parameters.get("additional_parameters") or {})
     others = {name: value for name, value in options.items() if name not in ("cluster", "clusters")}

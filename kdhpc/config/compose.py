@@ -25,6 +25,7 @@ from kdhpc.config.meaning import refuse_meaningless
 from kdhpc.config.network_lists import GROUP, Lists, combined, name_lists, with_networks_of_graph
 from kdhpc.config.networks import NETWORKS, is_foreign, network_group
 from kdhpc.config.overrides import check_single, takes, unknown_key
+from kdhpc.config.own_datasets import packed_group, packed_names
 from kdhpc.config.renamed import renamed_overrides, with_old_keys
 from kdhpc.config.schema import NetworkConfig, ObjectiveConfig, SearchConfig, TrainConfig
 from kdhpc.errors import ConfigError, nearest
@@ -71,7 +72,7 @@ def compose_config(
         store_lists(stored)
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
-            node = _knowing_networks(lambda: compose("root", list(overrides), return_hydra_config=True))
+            node = _knowing_names(lambda: compose("root", list(overrides), return_hydra_config=True))
             listed = _listed_networks(kind, node, overrides, given or {}, config_dir)
         if listed:
             more = [*words, f"{GROUP}=[{','.join(listed)}]"]
@@ -123,18 +124,36 @@ def _adding(override: str) -> str:
     return f"++{override}" if override.startswith(_MAPPINGS) else override
 
 
-def _knowing_networks(ask: Callable[[], _Answer]) -> _Answer:
-    """What Hydra says of the root config. Networks of libraries, and users' own, it is given once it misses them."""
+def _knowing_names(ask: Callable[[], _Answer]) -> _Answer:
+    """What Hydra says of the root config. What has no file it is given once it misses it.
+
+    That is networks of libraries, users' own networks, and data sets that are packed.
+    """
     missed: set[str] = set()
     while True:
         try:
             return ask()
         except MissingConfigException as exc:
-            group, _, name = (exc.missing_cfg_file or "").partition("/")
-            if group != "network" or name in missed or not is_foreign(name):
+            missing = exc.missing_cfg_file or ""
+            if missing in missed or not _store_named(*missing.partition("/")[::2]):
                 raise
-            missed.add(name)
-            store_network(name)
+            missed.add(missing)
+
+
+def _store_named(group: str, name: str) -> bool:
+    """Make a name that has no file a choice of its group; False: nothing has that name."""
+    if group == GROUP and is_foreign(name):
+        store_network(name)
+        return True
+    packed = packed_group(name) if group == "dataset" else None
+    if packed is not None:
+        store_dataset(name, packed)
+    return packed is not None
+
+
+def store_dataset(name: str, group: Mapping[str, object]) -> None:
+    """Make a packed data set a choice of the group ``dataset``, after :func:`register_root`."""
+    ConfigStore.instance().store(group="dataset", name=name, node=dict(group))
 
 
 def store_network(name: str) -> None:
@@ -301,7 +320,8 @@ def register_root(kind: type, root: str, folders: Sequence[Path], given: Groups)
     ConfigStore.instance().store(name="root", node=OmegaConf.merge(node, given))
     # A file of that name goes before; Hydra would take what is stored for its schema.
     files = {path.name for folder in folders for path in (folder / "network").glob("*.yaml")}
-    ConfigStore.instance().repo.pop("network", None)
+    for group in ("network", "dataset"):
+        ConfigStore.instance().repo.pop(group, None)
     for name in NETWORKS:
         if f"{name}.yaml" not in files:
             store_network(name)
@@ -334,6 +354,9 @@ def _explain(exc: Exception, kind: type, config_dir: Path | None) -> str:
         names = config_names(group, config_dir)
         if name in names:
             return f"config {group}/{name}.yaml cannot be read: it is a link to nothing, or no regular file"
+        if group == "dataset":
+            hint = nearest(name, {*names, *packed_names()})
+            return f"unknown dataset {name!r}: {hint}; to prepare it: kdhpc data prepare READER SOURCE --name {name}"
         known = nearest_networks(name, names) if group == GROUP else nearest(name, names)
         return f"unknown {group or 'config'} {name!r}: {known}"
     if isinstance(exc, MissingMandatoryValue):
@@ -341,6 +364,7 @@ def _explain(exc: Exception, kind: type, config_dir: Path | None) -> str:
     if match := _UNKNOWN_KEY.search(text):
         return unknown_key(kind, match[1] or match[2])
     if match := re.search(r"You must specify '([^']+)'", text):
-        return f"no {match[1]} chosen: add {match[1]}=NAME, {nearest('', config_names(match[1], config_dir))}"
+        choices = {*config_names(match[1], config_dir), *(packed_names() if match[1] == "dataset" else ())}
+        return f"no {match[1]} chosen: add {match[1]}=NAME, {nearest('', choices)}"
     words = " ".join((text or str(exc.__cause__ or type(exc).__name__)).split())
     return "the config cannot be composed: " + _OMEGACONF_NOTE.sub(r" (\1)", words)

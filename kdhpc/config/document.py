@@ -5,7 +5,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,7 @@ import yaml
 
 from kdhpc.config.compatibility import readable
 from kdhpc.config.renamed import renamed_document
-from kdhpc.errors import ConfigError, nearest
+from kdhpc.errors import ConfigError, closest, nearest
 from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
 from kdhpc.graph.names import OpenName
@@ -98,6 +98,27 @@ def root_defaults(kind: type) -> dict[str, object]:
 def allowed(kind: type, group: str, key: str) -> str:
     """What a key of a config admits, in words; of no group, if that is empty."""
     return _allowed(typing.get_type_hints(_groups(kind)[group] if group else kind)[key])
+
+
+def choices(kind: type, group: str, key: str) -> tuple[str, ...]:
+    """The values of a config's key where they can be counted up; none of a number, of text, or of an unknown key."""
+    hints = typing.get_type_hints(_groups(kind)[group]) if group in _groups(kind) else {}
+    return tuple(dict.fromkeys(_counted_up(hints[key]))) if key in hints else ()
+
+
+def _counted_up(hint: object) -> Iterator[str]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        yield from map(str, args)
+    elif origin in (types.UnionType, typing.Union):
+        for arg in args:
+            yield from _counted_up(arg)
+    elif hint is bool:
+        yield from ("true", "false")
+    elif hint is type(None):
+        yield "null"
+    elif isinstance(hint, type) and issubclass(hint, Enum):
+        yield from (str(member.value) for member in hint)
 
 
 def _groups(kind: type) -> dict[str, type]:
@@ -213,7 +234,9 @@ def _parse_value(key: str, hint: object, value: object) -> object:
         _refuse_text_for_list(hint, value)
         return dacite.from_dict(holder, {"value": value}, rules).value
     except (dacite.DaciteError, ValueError, TypeError, OverflowError) as exc:
-        raise ConfigError(f"{key}={_shown(value)} is not allowed: {_allowed(hint)}") from exc
+        meant = closest(str(value), _names(hint))
+        hinted = "" if meant is None or meant == value else f"did you mean '{meant}'? allowed: "
+        raise ConfigError(f"{key}={_shown(value)} is not allowed: {hinted}{_allowed(hint)}") from exc
 
 
 def _refuse_text_for_list(hint: object, value: object) -> None:
@@ -243,6 +266,15 @@ def _truth(value: object) -> bool:
 
 def _shown(value: object) -> str:
     return repr(value) if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+
+
+def _names(hint: object) -> tuple[str, ...]:
+    """The names that a type admits; none, if it admits other things."""
+    if typing.get_origin(hint) is typing.Literal:
+        return tuple(map(str, typing.get_args(hint)))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return tuple(str(member.value) for member in hint)
+    return ()
 
 
 def _allowed(hint: object) -> str:

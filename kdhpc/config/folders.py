@@ -22,9 +22,7 @@ def config_dirs(config_dir: Path | None = None) -> tuple[Path, ...]:
             f"config folder {str(named)!r} does not exist: name one with --config-dir or KDHPC_CONFIG_DIR"
         )
     own = named or Path("configs")
-    package = Path(__file__).parents[1]
-    shipped = next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
-    found = [path.absolute() for path in (own, shipped) if path.is_dir()]
+    found = [path.absolute() for path in (own, shipped("configs")) if path.is_dir()]
     return tuple(dict.fromkeys(found))
 
 
@@ -33,3 +31,9 @@ def config_names(group: str, config_dir: Path | None = None) -> tuple[str, ...]:
     names = set(NETWORKS) if group == "network" else set()
     names |= {path.stem for folder in config_dirs(config_dir) for path in (folder / group).glob("*.yaml")}
     return tuple(sorted(names))
+
+
+def shipped(name: str) -> Path:
+    """A folder that comes with kdhpc, as ``configs``: in a wheel inside the package, in a checkout beside it."""
+    package = Path(__file__).parents[1]
+    return next(path for path in (package / name, package.parent / name) if path.is_dir())

@@ -1,6 +1,5 @@
 """The names of the networks of torchvision and timm, read from their sources, which are not imported: free of torch."""
 
-import difflib
 import functools
 import importlib.util
 import re
@@ -8,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kdhpc.config.networks import LIBRARIES
-from kdhpc.errors import NetworkError
+from kdhpc.errors import NetworkError, closest, near
 
 _REGISTERED = re.compile(r"^@register_model(?:\(\))?\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 _HOW = {"torchvision": "pip install torchvision", "timm": "pip install 'kdhpc[timm]'"}
@@ -64,8 +63,8 @@ def _names_in(folder: Path) -> tuple[str, ...]:
 
 def near_hint(name: str, known: Iterable[str]) -> str:
     """``did you mean 'resnet20', 'resnet26'? ``: the nearest names of networks; empty where none is near."""
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {', '.join(map(repr, near))}? " if near else ""
+    found = near(name, known, at_most=3)
+    return f"did you mean {', '.join(map(repr, found))}? " if found else ""
 
 
 def nearest_networks(name: str, known: Iterable[str]) -> str:
@@ -81,8 +80,8 @@ def nearest_networks(name: str, known: Iterable[str]) -> str:
     own = sorted(known)
     library, slash, rest = name.partition("/")
     if slash:
-        meant = difflib.get_close_matches(library.lower(), LIBRARIES, n=1)
-        hint = f"did you mean '{meant[0]}/{rest or 'NAME'}'? " if meant else ""
+        meant = closest(library, LIBRARIES)
+        hint = f"did you mean '{meant}/{rest or 'NAME'}'? " if meant else ""
         return f"{hint}allowed: torchvision/NAME, timm/NAME, module:Name of your own, or a name without '/'"
     of_libraries = [f"{library}/{name}" for library in LIBRARIES if name in _names_if_installed(library)]
     hint = f"did you mean {' or '.join(map(repr, of_libraries))}? " if of_libraries else near_hint(name, own)

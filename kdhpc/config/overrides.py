@@ -1,5 +1,6 @@
 """Overrides as users write them, read one by one: what Hydra would say about them is meant for its own command line."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hydra.errors import HydraException
 
 from kdhpc.config.document import allowed, defaults, root_defaults
 from kdhpc.config.folders import config_names
+from kdhpc.config.own_datasets import packed_names
 from kdhpc.config.renamed import renamed_overrides
 from kdhpc.errors import ConfigError, nearest
 
@@ -33,6 +35,9 @@ def read_overrides(kind: type, overrides: Sequence[str], config_dir: Path | None
         try:
             found.append(parser.parse_override(text))
         except HydraException as exc:
+            group = _group_of(kind, text, config_dir)
+            if group is not None:
+                raise ConfigError(f"override {text!r} cannot be read: did you mean {group}={text}?") from exc
             raise ConfigError(
                 f"override {text!r} cannot be read: {takes(kind, key, config_dir)}"
                 + ("; text with special characters goes in quotes of its own" if equals else f", as {key}=VALUE")
@@ -54,10 +59,26 @@ def check_single(kind: type, overrides: Sequence[str], config_dir: Path | None =
                 f"{override.input_line} is not allowed: give one value, {takes(kind, key, config_dir)}; a list is "
                 "written [1,2]"
             )
+        if not _is_known(kind, key):
+            raise ConfigError(unknown_key(kind, key))
         if key in defaults(kind) and not isinstance(override.value(), str):
             raise ConfigError(f"{override.input_line} is not allowed: give one, {takes(kind, key, config_dir)}")
         if key.split(".")[0].split("/")[0] == "hydra":
             raise ConfigError(f"{override.input_line} has no meaning here: leave it out")
+
+
+def _is_known(kind: type, key: str) -> bool:
+    """Whether a config has such a key or group, as far as that can be told before it is composed."""
+    group, _, field = key.partition(".")
+    if key in root_defaults(kind) or re.search("[/@]", key) or group == "hydra":
+        return True
+    groups = defaults(kind)
+    return group in groups and (not field or field.partition(".")[0] in groups[group])
+
+
+def _group_of(kind: type, name: str, config_dir: Path | None) -> str | None:
+    """The group that has a config of that name."""
+    return next((group for group in defaults(kind) if name in config_names(group, config_dir)), None)
 
 
 def takes(kind: type, key: str, config_dir: Path | None = None) -> str:
@@ -65,7 +86,8 @@ def takes(kind: type, key: str, config_dir: Path | None = None) -> str:
     group, dot, field = key.partition(".")
     groups = defaults(kind)
     if not dot and group in groups:
-        return f"{group} takes one of {', '.join(config_names(group, config_dir))}"
+        names = {*config_names(group, config_dir), *(packed_names() if group == "dataset" else ())}
+        return f"{group} takes one of {', '.join(sorted(names))}"
     if field in groups.get(group, ()):
         return f"{key} takes {allowed(kind, group, field)}"
     if key in root_defaults(kind):
@@ -79,4 +101,6 @@ def unknown_key(kind: type, key: str) -> str:
     keys = [f"{group}.{field}" for group, fields in groups.items() for field in fields]
     same_group = [known for known in keys if known.split(".")[0] == key.split(".")[0]]
     same_word = [known for known in keys if known.split(".")[1] == key.split(".")[-1]]
+    if same_word and "." not in key:
+        return f"unknown config key {key!r}: did you mean {' or '.join(map(repr, same_word))}?"
     return f"unknown config key {key!r}: {nearest(key, same_group or same_word or [*groups, *root_defaults(kind)])}"

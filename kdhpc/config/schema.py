@@ -38,6 +38,8 @@ def _positive(group: str, **values: float) -> None:
 
 AUGMENTATIONS = ("RandAugment", "TrivialAugmentWide", "RandomErasing")
 """What ``dataset.augmentations`` may name: classes of ``torchvision.transforms.v2``."""
+MOST_TRIALS = 1_000_000
+"""Each has a row in the database from the study's first moment."""
 _OF_TWO_LABELS = ("mixup", "cutmix")
 
 
@@ -284,8 +286,9 @@ class TrainingConfig:
     """In these first epochs the learning rate rises at every step, in a line, to what the schedule says."""
     min_learning_rate: float = 0.0
     """``cosine``: where it ends."""
-    milestones: tuple[int, ...] = (150, 225)
-    """``steps``: 1-based epochs that start with the learning rate multiplied by ``gamma``."""
+    milestones: tuple[float, ...] = (150, 225)
+    """``steps``: 1-based epochs that start with the learning rate multiplied by ``gamma``. Also given as fractions of
+    ``epochs``, as [0.5,0.75]; a config that was composed has whole epochs."""
     gamma: float = 0.1
     """``steps``: factor at each milestone."""
     label_smoothing: float = 0.0
@@ -307,12 +310,24 @@ class TrainingConfig:
         )
         _require(0 <= self.momentum < 1, "training.momentum", self.momentum, "in [0, 1)")
         _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
-        ordered = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
-        _require(ordered, "training.milestones", list(self.milestones), "rising epochs above 0")
+        milestones = tuple(self._whole_epoch(milestone) for milestone in self.milestones)
+        if list(milestones) != sorted(set(milestones)):
+            allowed = f"rising epochs above 0, or rising fractions of training.epochs={self.epochs}, as [0.5,0.75]"
+            _require(False, "training.milestones", list(self.milestones), allowed)
+        object.__setattr__(self, "milestones", milestones)
         factor = math.prod([self.gamma] * len(self.milestones))
         is_finite = math.isfinite(factor) and math.isfinite(self.learning_rate * factor)
         _require(is_finite, "training.gamma", self.gamma, "so that the last learning rate is a finite number")
         self._check_recipe()
+
+    def _whole_epoch(self, milestone: float) -> int:
+        """The epoch that a milestone means."""
+        if 0 < milestone < 1:
+            return max(1, round(milestone * self.epochs))
+        allowed = "whole epochs above 0, or fractions of training.epochs between 0 and 1, as [0.5,0.75]"
+        is_epoch = milestone > 0 and milestone == int(milestone)
+        _require(is_epoch, "training.milestones", list(self.milestones), allowed)
+        return int(milestone)
 
     def _check_recipe(self) -> None:
         if self.nesterov:
@@ -425,6 +440,9 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         _positive("study", num_nodes=self.num_nodes, trials=self.trials, max_attempts=self.max_attempts)
+        _require(
+            self.trials <= MOST_TRIALS, "study.trials", self.trials, f"at most {MOST_TRIALS:,}, the paper has 6,000"
+        )
         for key, number in (
             ("population", self.population),
             ("sample", self.sample),
@@ -514,6 +532,8 @@ class ClusterConfig:
     """Further sbatch options of a worker's job, such as ``exclude=node7`` or ``nice``."""
     setup: tuple[str, ...] = ()
     """Shell lines that a worker's job runs first."""
+    python: str | None = None
+    """Shell command that starts kdhpc's Python in a worker's job, as in a container; None: the Python that launches."""
     listen: str = "all"
     """If a launch hosts the database: name or address that it listens on for the workers; ``all``: every interface."""
     networks: tuple[str, ...] = ()

@@ -11,12 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
-from kdhpc.config.compose import list_groups, register_root, store_lists, store_network
+from kdhpc.config.compose import list_groups, register_root, store_dataset, store_lists, store_network
 from kdhpc.config.document import parse_config
-from kdhpc.config.folders import config_dirs
+from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.network_lists import name_lists, with_networks_of_graph
 from kdhpc.config.networks import is_foreign
 from kdhpc.config.overrides import read_overrides
+from kdhpc.config.own_datasets import readable_groups
 from kdhpc.config.renamed import renamed_overrides
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError
@@ -72,6 +73,9 @@ def launch_sweep(
         if is_foreign(name):
             store_network(name)
     store_lists(groups)
+    for name, group in readable_groups().items():
+        if name not in config_names("dataset", config_dir):
+            store_dataset(name, group)
     GlobalHydra.instance().clear()
     settings = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{folder}'", "hydra/job_logging=none"]
     if at_once is not None:

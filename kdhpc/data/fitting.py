@@ -30,6 +30,19 @@ def check_image_size(config: DatasetConfig, stored: tuple[int, int]) -> None:
         )
 
 
+def doubt_normalisation(config: DatasetConfig, channels: int) -> str | None:
+    """That grey images are given the means of colours; None: they are not.
+
+    The three equal channels that networks see would differ by no more than an offset and a factor.
+    """
+    if channels != 1 or config.mean is None or len(set(zip(config.mean, config.std or (), strict=False))) == 1:
+        return None
+    return (
+        f"dataset.mean={list(config.mean)} is of colour images, those of {config.name} are grey: give one number, as "
+        "dataset.mean=[0.3] dataset.std=[0.3], or null for both"
+    )
+
+
 def check_resolution(config: DatasetConfig, split: PackedSplit) -> None:
     """Refuse photographs that were stored smaller than ``image_size`` although their originals were larger.
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdhpc.config.own_datasets import MANIFEST
 from kdhpc.data.packed import (
     FORMAT,
     HALVES,
-    MANIFEST,
+    TEST_NAMES,
     VERSION,
     FileRecord,
     Half,
@@ -113,7 +114,9 @@ def with_test_half(packed: PackedDataset, other: PackedDataset) -> PackedDataset
     files = (*_of_half(ours, "train"), *_of_half(theirs, "test"))
     checksum = content_checksum(ours.classes, files)
     name = f"{READER}-{checksum[:12]}"
-    manifest = replace(ours, name=name, reader=READER, test=theirs.test, files=files, checksum=checksum, origin=None)
+    manifest = replace(
+        ours, name=name, reader=READER, test=theirs.test, files=files, checksum=checksum, origin=None, split=None
+    )
     return PackedDataset(manifest=manifest, train=packed.train, test=other.test)
 
 
@@ -177,7 +180,8 @@ def _array_split(split: PackedSplit) -> ArraySplit:
 
 
 def _of_half(manifest: Manifest, half: Half) -> tuple[FileRecord, ...]:
-    return tuple(record for record in manifest.files if record.path.startswith(f"{half}/"))
+    mine = (record for record in manifest.files if record.path.startswith(f"{half}/"))
+    return tuple(record for record in mine if record.path != TEST_NAMES)
 
 
 def _short(value: object) -> str:

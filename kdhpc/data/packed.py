@@ -19,6 +19,7 @@ import dacite
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from kdhpc.config.own_datasets import MANIFEST
 from kdhpc.config.schema import check_dataset_name
 from kdhpc.data.names import is_text, shown
 from kdhpc.data.origin import Origin
@@ -30,9 +31,10 @@ from kdhpc.files.json_text import parse_json, strict_json
 
 FORMAT = "kdhpc-packed"
 VERSION = 1
-MANIFEST = "manifest.json"
 
 Half = Literal["train", "test"]
+TEST_NAMES = "test/names.txt"
+"""Lists the images of a test half that kdhpc has chosen."""
 HALVES: tuple[Half, ...] = ("train", "test")
 ARRAYS = ("images", "labels", "sizes")
 
@@ -100,6 +102,13 @@ class Manifest:
     """The source that it was made from; None: the manifest is from before this was recorded."""
     altered: tuple[str, ...] = ()
     """How the source differs from what was published. The user accepted that (``--altered``)."""
+    mean: tuple[float, ...] = ()
+    """Mean of each channel of the training images, 0 to 1; empty: the manifest is from before this was recorded."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of each channel; goes with ``mean``."""
+    split: float | None = None
+    """Share of each class that became the test half (``--split``); None: the source had a test half. The file
+    ``test/names.txt`` then lists the images of that half."""
 
     def size_of(self, half: Half) -> int:
         """Number of images in a half."""
@@ -216,8 +225,12 @@ def _check_manifest(manifest: Manifest) -> None:
         raise ValueError(f"{len(manifest.classes):,} classes, of {len(set(manifest.classes)):,} names")
     if not all(map(is_text, manifest.classes)):
         raise ValueError("names of classes that cannot be printed")
+    channels, normal = manifest.image_shape[2], (len(manifest.mean), len(manifest.std))
+    if normal not in ((0, 0), (channels, channels)) or not all(0 < value <= 1 for value in manifest.std):
+        raise ValueError(f"mean {manifest.mean} and standard deviation {manifest.std} of {channels} channels")
     found = sorted(record.path for record in manifest.files)
-    if found != sorted(f"{half}/{name}.npy" for half in HALVES for name in ARRAYS):
+    names = [] if manifest.split is None else [TEST_NAMES]
+    if found != sorted([*(f"{half}/{name}.npy" for half in HALVES for name in ARRAYS), *names]):
         raise ValueError(f"{len(found):,} files, which are not those of a packed data set")
 
 

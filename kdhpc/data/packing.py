@@ -1,5 +1,6 @@
 """Packing: the images of a source are brought to one shape and written as arrays."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdhpc.data.decode import Header, Target
-from kdhpc.data.packed import HALVES, FileRecord, Half, Skipped
+from kdhpc.data.packed import HALVES, TEST_NAMES, FileRecord, Half, Skipped
 from kdhpc.data.parts import (
     Part,
     decode_part,
@@ -25,6 +26,8 @@ from kdhpc.data.reading import look_at
 from kdhpc.data.staging import Stage
 from kdhpc.data.writing import write_array
 from kdhpc.errors import DataError
+from kdhpc.files.writing import write_whole
+from kdhpc.printing import one_line
 
 DEFAULT_SIZE = 256
 
@@ -84,6 +87,7 @@ def pack_files(
     size: int | None,
     num_jobs: int,
     skip_broken: bool,
+    lists_test: bool,
     origin: str,
     progress: Progress,
 ) -> Packed:
@@ -96,6 +100,7 @@ def pack_files(
             the same size and no side is longer than 256.
         num_jobs: Number of processes that decode.
         skip_broken: Leave out images that cannot be decoded.
+        lists_test: Also write the names of the test images, which are not the source's own choice.
         origin: Path of the source as the user gave it, for messages.
         progress: Counts images.
 
@@ -121,6 +126,8 @@ def pack_files(
         )
     train, train_files = _write_half("train", decoded, target, source.classes, stage.packed, origin=origin)
     test, test_files = _write_half("test", decoded, target, source.classes, stage.packed, origin=origin)
+    if lists_test:
+        test_files.append(_write_names(decoded, stage.packed))
     return Packed(target=target, train=train, test=test, files=(*train_files, *test_files), skipped=skipped)
 
 
@@ -159,6 +166,15 @@ def _skipped(decoded: list[_DecodedPart]) -> tuple[Skipped, ...]:
         for name, reason in zip(each.part.names, each.reasons, strict=True)
         if reason
     )
+
+
+def _write_names(decoded: list[_DecodedPart], folder: Path) -> FileRecord:
+    """Write the path of each test image in a line, in the order of the images."""
+    mine = [each for each in decoded if each.part.half == "test"]
+    names = [name for each in mine for name, kept in zip(each.part.names, each.kept.tolist(), strict=True) if kept]
+    content = "".join(f"{one_line(name)}\n" for name in names).encode()
+    write_whole(folder / TEST_NAMES, content)
+    return FileRecord(path=TEST_NAMES, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _write_half(

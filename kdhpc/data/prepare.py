@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdhpc.config.own_datasets import MANIFEST
 from kdhpc.config.schema import check_dataset_name
+from kdhpc.data.channels import channel_statistics
 from kdhpc.data.origin import Origin, origin_of
-from kdhpc.data.packed import FORMAT, MANIFEST, VERSION, Manifest, PackedDataset, content_checksum
+from kdhpc.data.packed import FORMAT, VERSION, Manifest, PackedDataset, content_checksum
 from kdhpc.data.packing import Packed, pack_arrays, pack_files
 from kdhpc.data.progress import Progress
+from kdhpc.data.readers.folder import FolderReader
 from kdhpc.data.readers.source import ArraySource, Reader, Source, check_source
 from kdhpc.data.reading import look_at
 from kdhpc.data.staging import Stage, publish, staged, tidy
@@ -42,6 +45,11 @@ class PrepareRequest:
     """Accept a source that differs from what was published. The manifest then says how it differs."""
     force: bool = False
     """Replace a data set of that name that is prepared already."""
+
+    @property
+    def split(self) -> float | None:
+        """Share of each class that becomes the test half; None: the source has one."""
+        return self.reader.split if isinstance(self.reader, FolderReader) else None
 
     def __post_init__(self) -> None:
         check_dataset_name(self.folder.name)
@@ -89,7 +97,8 @@ def prepare(request: PrepareRequest, progress: Progress) -> Prepared:
 def _make(request: PrepareRequest, stage: Stage, progress: Progress) -> Manifest:
     source, altered = _read(request, stage, progress)
     origin = _origin(request)
-    manifest = _manifest(request, origin, source, altered, _pack(request, source, stage, progress))
+    packed = _pack(request, source, stage, progress)
+    manifest = _manifest(request, origin, source, altered, packed, channel_statistics(stage.packed))
     # The manifest is written last: a folder that has one is complete.
     write_whole(stage.packed / MANIFEST, manifest.to_json())
     publish(stage, request.folder)
@@ -110,6 +119,9 @@ def _existing(request: PrepareRequest) -> Manifest | None:
         raise DataError(
             f"{request.folder} is prepared already, by reader {manifest.reader!r} at {height}x{width}: {_CHOICE}"
         )
+    if manifest.split != request.split:
+        was, now = (f"--split {split:g}" if split else "halves of its own" for split in (manifest.split, request.split))
+        raise DataError(f"{request.folder} is prepared already, with {was} and not {now}: {_CHOICE}")
     if manifest.origin is not None:
         _check_origin(request, manifest.origin)
     return manifest
@@ -155,14 +167,21 @@ def _pack(request: PrepareRequest, source: Source, stage: Stage, progress: Progr
         size=request.size,
         num_jobs=request.num_jobs,
         skip_broken=request.skip_broken,
+        lists_test=request.split is not None,
         origin=str(request.source),
         progress=progress,
     )
 
 
 def _manifest(
-    request: PrepareRequest, origin: Origin, source: Source, altered: tuple[str, ...], packed: Packed
+    request: PrepareRequest,
+    origin: Origin,
+    source: Source,
+    altered: tuple[str, ...],
+    packed: Packed,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Manifest:
+    mean, std = statistics
     return Manifest(
         format=FORMAT,
         version=VERSION,
@@ -178,4 +197,7 @@ def _manifest(
         checksum=content_checksum(source.classes, packed.files),
         origin=origin,
         altered=altered,
+        mean=mean,
+        std=std,
+        split=request.split,
     )

@@ -1,15 +1,18 @@
 """Progress of a long job, on stderr."""
 
 import time
+from types import TracebackType
 from typing import TextIO
 
+from kdhpc.live_line import line_width, rewrites
 from kdhpc.printing import erase_line, one_line
 
 
 class Progress:
     """A counter that shows how much of a job is done, how fast it goes, and how long the rest will take.
 
-    On a terminal it rewrites one line, five times a second. In a log file it adds a line every ten seconds.
+    On a terminal it rewrites one line, at most five times a second, that is never wider than the terminal. In a log
+    file it adds a line every ten seconds.
 
     Args:
         stream: Where to write, usually ``sys.stderr``.
@@ -17,7 +20,8 @@ class Progress:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._terminal = stream.isatty()
+        self._terminal = rewrites(stream)
+        self._is_pending = False
         self._every_s = 0.2 if self._terminal else 10.0
         self._what = ""
         self._done = self._total = 0
@@ -25,13 +29,31 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Write one line. Control characters are escaped, as names of files may contain some."""
+        self._clear()
         self._stream.write(f"{one_line(line)}\n")
         self._stream.flush()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clear()
+        self._stream.flush()
+
+    def _clear(self) -> None:
+        """Remove a count that is not done from a terminal: what comes next begins its line."""
+        if self._is_pending:
+            erase_line(self._stream)
+            self._is_pending = False
 
     def start(self, what: str, total: int) -> None:
         """Begin a new count, from 0 to ``total``. ``what`` is the text before the numbers."""
         self._what, self._total, self._done = what, total, 0
         self._started = self._shown = time.monotonic()
+        if self._terminal and total > 0:
+            self._show(0.0, finished=False)
 
     def advance(self, num: int) -> None:
         """Count ``num`` more. The count is shown now and then, and when everything is done."""
@@ -44,11 +66,15 @@ class Progress:
 
     def _show(self, passed_s: float, finished: bool) -> None:
         rate = self._done / passed_s if passed_s > 0 else 0.0
+        count = f"{self._what}: {self._done:,} of {self._total:,}"
         left = "" if finished or rate == 0 else f", {(self._total - self._done) / rate:.0f} s to go"
-        line = f"{self._what}: {self._done:,} of {self._total:,} ({rate:,.0f} a second{left})"
-        if self._terminal:
-            erase_line(self._stream)
-            self._stream.write(line + ("\n" if finished else ""))
-            self._stream.flush()
-        else:
-            self.say(line)
+        pace = f" ({rate:,.0f} a second{left})" if self._done else ""
+        if not self._terminal:
+            self.say(count + pace)
+            return
+        width = line_width(self._stream)
+        line = one_line(count + pace if len(count) + len(pace) <= width else count + left.replace(",", ":"))
+        erase_line(self._stream)
+        self._stream.write(line[:width] + ("\n" if finished else ""))
+        self._stream.flush()
+        self._is_pending = not finished

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdhpc.data.packed import MANIFEST, check_files, hidden_folder, read_manifest
+from kdhpc.config.own_datasets import MANIFEST
+from kdhpc.data.packed import check_files, hidden_folder, read_manifest
 from kdhpc.data.progress import Progress
 from kdhpc.data.reading import look_at, names_in
 from kdhpc.errors import DataError, StorageError

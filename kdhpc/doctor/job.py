@@ -57,7 +57,7 @@ def examine_on_a_node(cluster: ClusterConfig, tell: Callable[[str], None], *, qu
 
 
 def _submit(folder: Path, cluster: ClusterConfig, *, quick: bool) -> str:
-    with submissions() as made:
+    with submissions(cluster.python) as made:
         slurm_executor(folder, "kdhpc-doctor", cluster).submit(answer_from_a_node, str(folder), quick)
     (job,) = made.jobs.values()
     return slurm.here(job)

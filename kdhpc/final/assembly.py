@@ -80,6 +80,12 @@ def num_training_images(config: TrainConfig, packed: PackedDataset) -> int:
     return len(_halves(config, packed)[0])
 
 
+def num_scored_images(config: TrainConfig, packed: PackedDataset) -> int:
+    """Number of images that the accuracy is measured on."""
+    _, scored, half = _halves(config, packed)
+    return len(half.labels) if scored is None else len(scored)
+
+
 def scored_batches(config: TrainConfig, packed: PackedDataset, device: torch.device) -> EvalBatches:
     """Batches of the images that a final training is scored on.
 

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from kdhpc import __version__
 from kdhpc.config.document import write_config
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
@@ -28,9 +27,26 @@ from kdhpc.training.checkpoint import read_header, remove_checkpoint, remove_lef
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.loop import EpochReport, TrainingLoop
+from kdhpc.training.made_with import device_name, made_with
 from kdhpc.training.metrics import MetricsLog, read_metrics
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a training stands before its next step."""
+
+    step: int
+    """Optimiser steps done, also by earlier processes."""
+    steps_per_epoch: int
+    """Steps of an epoch."""
+    epochs: int
+    """Epochs of the whole training."""
+
+
+def _ignore(position: Position) -> None:
+    pass
 
 
 @device_errors_in_words()
@@ -39,6 +55,7 @@ def train_final(
     *,
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
+    begun: Callable[[Position], None] = _ignore,
     method: Method | None = None,
     packed: PackedDataset | None = None,
 ) -> FinalResult | None:
@@ -51,6 +68,7 @@ def train_final(
         config: What to train.
         show: Called with a report after each epoch.
         should_stop: Called after each step. If it returns True, a checkpoint is written and the training stops.
+        begun: Called once, before the first step that this process trains.
         method: As for :func:`kdhpc.final.run.open_run`.
         packed: As there.
 
@@ -72,15 +90,16 @@ def train_final(
     if (done := _read_done(run)) is not None:
         _LOG.info("%s is done already", run.paths.root)
         return done
-    run.method.warn_about(config, run.packed.checksum)
+    run.warn()
     training = assemble(config, run.method, run.packed, run.here)
+    versions = made_with(run.here.device)
     with owned(run.paths) as owner:
         # Another process may have come to the end since.
         if (done := _read_done(run)) is not None:
             return done
         _begin(run)
-        ended = _train(training, run, owner, show, should_stop)
-        return None if ended is None else _finish(run, owner, ended, training.kept_networks)
+        ended = _train(training, run, owner, show, should_stop, begun)
+        return None if ended is None else _finish(run, owner, ended, training.kept_networks, versions)
 
 
 def _read_done(run: Run) -> FinalResult | None:
@@ -130,6 +149,7 @@ def _train(
     owner: RunOwner,
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
+    begun: Callable[[Position], None],
 ) -> "_Ended | None":
     """Train to the end, from the checkpoint if there is one; None: it was stopped."""
     checkpointing = Checkpointing(
@@ -143,6 +163,7 @@ def _train(
     with checkpointing as checkpoint:
         checkpoint.restore()
         metrics = MetricsLog(run.paths.metrics, epoch=training.epoch)
+        begun(Position(step=training.step, steps_per_epoch=training.steps_per_epoch, epochs=run.config.training.epochs))
         for report in training.steps():
             if report is not None:
                 metrics.append(report)
@@ -178,13 +199,15 @@ def _keep_end(training: TrainingLoop, checkpoint: Checkpointing) -> bool:
         return False
 
 
-def _finish(run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Module]) -> FinalResult:
+def _finish(
+    run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Module], versions: dict[str, str]
+) -> FinalResult:
     """Write the weights, then the result, then remove the checkpoint."""
     has_diverged = ended.report.diverged is not None
     try:
         owner.check()
         weights = () if has_diverged else tuple(_write_weights(run, networks))
-        result = _result(run, ended.report, networks, weights)
+        result = _result(run, ended.report, networks, weights, versions)
         owner.check()
         write_result(result, run.paths.result)
     except StorageError as exc:
@@ -210,7 +233,13 @@ def _write_weights(run: Run, networks: Sequence[nn.Module]) -> Iterator[str]:
         yield content_digest([content])
 
 
-def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module], weights: tuple[str, ...]) -> FinalResult:
+def _result(
+    run: Run,
+    report: EpochReport,
+    networks: Sequence[nn.Module],
+    weights: tuple[str, ...],
+    versions: dict[str, str],
+) -> FinalResult:
     config, method, teacher, runtime = run.config, run.method, run.method.teacher, run.here
     return FinalResult(
         name=run.name,
@@ -229,13 +258,13 @@ def _result(run: Run, report: EpochReport, networks: Sequence[nn.Module], weight
         ensemble_accuracy=report.ensemble_accuracy,
         num_parameters=sum(p.numel() for network in networks for p in network.parameters()),
         seconds=_seconds(run, report.epoch),
-        device=torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "cpu",
+        device=device_name(runtime.device),
         threads=torch.get_num_threads(),
         precision=runtime.precision,
         searched=SearchedWith.of(method.provenance),
         teacher="" if teacher is None else teacher.label,
         teacher_accuracy=None if teacher is None else teacher.ensemble_accuracy,
-        versions={"kdhpc": __version__, "torch": torch.__version__},
+        versions=versions,
         weights=weights,
         diverged_epoch=None if report.diverged is None else report.epoch,
         diverged=report.diverged or "",

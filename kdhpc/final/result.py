@@ -97,7 +97,7 @@ class FinalResult:
     device: str
     """Name of the processor or GPU."""
     versions: dict[str, str]
-    """Of kdhpc and torch."""
+    """What it was made with: the names are those of :func:`kdhpc.training.made_with.made_with`."""
     threads: int | None = None
     """CPU threads, on whose number the last bits depend; None: from before this was written down, as what follows."""
     precision: str | None = None

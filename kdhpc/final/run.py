@@ -2,12 +2,15 @@
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdhpc.config.meaning import warn_of_doubtful
 from kdhpc.config.networks import network_folder
 from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
+from kdhpc.data.fitting import doubt_normalisation
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ConfigError, DataError, KdhpcError
 from kdhpc.final.assembly import check
@@ -28,6 +31,7 @@ from kdhpc.methods.method import Method, settled_network
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.runtime import Runtime, resolve_runtime
 
+_LOG = logging.getLogger(__name__)
 _LONGEST_NETWORK = 100
 
 
@@ -64,6 +68,13 @@ class Run:
             study=self.name, number=seed, graph_key=self.method.key, seed=seed, settings=digest(self.settings)
         )
 
+    def warn(self) -> None:
+        """Log what a user may not expect."""
+        warn_of_doubtful(self.config)
+        if doubt := doubt_normalisation(self.config.dataset, self.packed.manifest.image_shape[2]):
+            _LOG.warning(doubt)
+        self.method.warn_about(self.config, self.packed.checksum)
+
 
 def open_run(
     config: TrainConfig,
@@ -94,7 +105,7 @@ def open_run(
     packed = packed or PackedDataset.open(packed_dir(config.dataset.name))
     check(config, method, packed)
     runtime = None if elsewhere else resolve_runtime(config.device)
-    name = _name(config, method)
+    name = training_name(config, method)
     run = Run(
         config=config,
         method=method,
@@ -174,7 +185,7 @@ def describe(config: TrainConfig) -> str:
     return f"{config.run.graph} on {config.dataset.name} with {config.network.name}, seed {config.run.seed}"
 
 
-def _name(config: TrainConfig, method: Method) -> str:
+def training_name(config: TrainConfig, method: Method) -> str:
     """Name of a training: ``run.name``, or a name made of data set, network, graph and, if not official, the split."""
     if config.run.name is not None:
         return config.run.name

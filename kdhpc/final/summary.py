@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdhpc.errors import DataError
@@ -58,6 +58,10 @@ class Summary:
     """Name and seed of a student's teacher; empty for other methods."""
     teacher_accuracy: float | None
     """Top-1 accuracy of the teacher's ensemble, in percent."""
+    devices: tuple[str, ...] = ()
+    """Names of the processors and GPUs that the seeds were trained on, each once."""
+    versions: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """What the seeds were made with, as in their results: the different versions of each thing, by its name."""
 
 
 def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
@@ -68,8 +72,14 @@ def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
     """
     found = find_results([folder])
     if not found:
-        what = "can be read: see above" if result_folders(folder) else "is there: make one with `kdhpc train`"
-        raise DataError(f"no result of a final training in {folder} {what}")
+        if result_folders(folder):
+            raise DataError(f"no result of a final training in {folder} can be read: see above")
+        what = (
+            f"{folder} holds no result of a final training"
+            if folder.is_dir()
+            else f"there is no folder {folder}, and so no result in it"
+        )
+        raise DataError(f"{what}: make one with `kdhpc train`, or name another folder")
     return summarise((one.result for one in found), ddof=ddof)
 
 
@@ -111,7 +121,17 @@ def _summary(group: list[FinalResult], ddof: int) -> Summary:
         searched=first.searched,
         teacher=first.teacher,
         teacher_accuracy=first.teacher_accuracy,
+        devices=tuple(dict.fromkeys(result.device for result in group)),
+        versions=_versions(group),
     )
+
+
+def _versions(group: list[FinalResult]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, dict[str, None]] = {}
+    for result in group:
+        for name, version in result.versions.items():
+            found.setdefault(name, {})[version] = None
+    return {name: tuple(versions) for name, versions in found.items()}
 
 
 def _spread(values: list[float], ddof: int) -> Spread | None:

@@ -21,19 +21,21 @@ from kdhpc.report.predictions import Predictor, warn_about_accuracy
 from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.evaluation import mean_ensemble
 
+_USUAL_IMAGES = 4
 MAX_IMAGES = 24
 """Most rows of a picture."""
 
 
 @device_errors_in_words()
 def read_attention(
-    run: FinishedRun, *, num_images: int, indices: Sequence[int] | None, progress: Progress
+    run: FinishedRun, *, num_images: int | None, indices: Sequence[int] | None, progress: Progress
 ) -> AttentionExamples:
     """Some images with each node's attention map and prediction, and each node's accuracy and entropy on all images.
 
     Args:
         run: A run of a method whose nodes make attention maps.
-        num_images: Number of images to show if ``indices`` is None: the first image of each of so many classes.
+        num_images: Number of images to show if ``indices`` is None: the first image of each of so many classes;
+            None: of four, or of all where there are fewer.
         indices: The images to show, counted from 0 among those that the run is scored on; None: see ``num_images``.
         progress: Counts images times networks.
 
@@ -130,9 +132,10 @@ def _entropies(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=-1)
 
 
-def _of_different_classes(labels: Sequence[int], num_images: int) -> tuple[int, ...]:
+def _of_different_classes(labels: Sequence[int], num_images: int | None) -> tuple[int, ...]:
     first = {label: index for index, label in reversed(list(enumerate(labels)))}
     allowed = min(len(first), MAX_IMAGES)
+    num_images = min(_USUAL_IMAGES, allowed) if num_images is None else num_images
     if num_images > allowed:
         raise UsageError(
             f"--images {num_images} is not allowed: 1 to {allowed}, as each is of another class, and a picture has "

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 from kdhpc import __version__
 from kdhpc.config.document import flatten
@@ -84,10 +85,26 @@ def _network_group(definition: StudyDefinition) -> Mapping[str, Sequence[object]
 def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str | None) -> dict[str, str | int | float]:
     """Where a graph comes from: study, trial, values, data set, network, every setting, versions.
 
+    ``trained.NAME`` is what the trial was trained with: device, mode, versions, commits. Other versions are of this
+    process, which exports it.
+
     ``value`` is that of the search, by the goal, which is named unless it is the ensemble's accuracy.
     ``confirmed_mean`` and what goes with it are there where it was trained again.
     """
-    networks = trial.graph.networks
+    trained = {f"trained.{name}": text for name, text in trial.run.items()}
+    result = {"value": trial.value, **confirmation(trial), **trained}
+    return origin(definition, trial.number, trial.graph, study_uid, result)
+
+
+def origin(
+    definition: StudyDefinition,
+    number: int,
+    graph: GraphSpec,
+    study_uid: str | None,
+    result: Mapping[str, str | int | float] = MappingProxyType({}),
+) -> dict[str, str | int | float]:
+    """As :func:`provenance`, of a trial that may not be complete; a given trial's number is negative."""
+    networks = graph.networks
     trained: dict[str, str | int | float] = {}
     if networks:  # That the search chose: where the settings have others, these were trained.
         trained["config.network.name"] = networks_label(networks)
@@ -96,10 +113,9 @@ def provenance(definition: StudyDefinition, trial: TrialRecord, study_uid: str |
     return {
         "study": definition.name,
         **({} if study_uid is None else {"study_uid": study_uid}),
-        "trial": trial.number,
-        "value": trial.value,
-        **confirmation(trial),
-        "graph_key": graph_key(trial.graph),
+        "trial": number,
+        **result,
+        "graph_key": graph_key(graph),
         "dataset": definition.dataset,
         "dataset_checksum": definition.dataset_checksum,
         "network": networks_label(networks) or definition.network,

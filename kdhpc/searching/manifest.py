@@ -8,7 +8,7 @@ import secrets
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from kdhpc.files.reading import read_whole
 from kdhpc.files.storage_errors import patiently, storage_error
 from kdhpc.files.writing import write_whole
 from kdhpc.folders import own_folder, private_folder
+from kdhpc.provenance import code_versions
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Manifest:
     """The Slurm cluster that workers are submitted to; None: that of this machine's configuration."""
     restarts: int = 0
     """How often its launching job had been requeued when this launch was begun, or last went on."""
+    versions: dict[str, str] = field(default_factory=dict, hash=False)
+    """What it was launched with, see :func:`kdhpc.provenance.code_versions`; empty: an older version launched it."""
 
     def write(self) -> None:
         """Replace the file.
@@ -128,6 +131,7 @@ def freeze_launch(study: str, config: SearchConfig) -> Manifest:
         # A job's own cluster is named, as others may read this on machines of another.
         cluster=(wanted_cluster(config.cluster) or _own_cluster()) if on_slurm else None,
         restarts=slurm.num_restarts(),
+        versions=code_versions(),
     )
     write_config(config, manifest.config)
     return manifest

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from kdhpc.config.compatibility import readable, written
 from kdhpc.config.document import to_document
+from kdhpc.config.meaning import warn_of_doubtful
 from kdhpc.config.paths import packed_dir
 from kdhpc.config.schema import SearchConfig, check_study_name
-from kdhpc.data.fitting import check_batch_size, check_image_size, check_resolution
+from kdhpc.data.fitting import check_batch_size, check_image_size, check_resolution, doubt_normalisation
 from kdhpc.data.packed import PackedDataset
 from kdhpc.data.split import SearchSplit, search_split
 from kdhpc.errors import ConfigError, GraphError, StudyMismatchError
@@ -133,7 +134,7 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     check_weights_file(config.objective, names_of_networks(config))
     check_start(config.network)
     packed = PackedDataset.open(packed_dir(config.dataset.name))
-    height, width, _ = packed.manifest.image_shape
+    height, width, channels = packed.manifest.image_shape
     check_image_size(config.dataset, (height, width))
     check_resolution(config.dataset, packed.train)
     split = search_split(
@@ -150,8 +151,28 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
         num_classes=len(packed.classes),
         compares_maps=compares_maps,
     )
+    # Last: who is refused needs no doubts.
+    warn_of_doubtful(config)
+    if doubt := doubt_normalisation(config.dataset, channels):
+        _LOG.warning(doubt)
     definition = study_definition(name, config, packed.checksum)
     return StudyPlan(config=config, definition=definition, split=split, baselines=baselines)
+
+
+def check_plan(name: str, config: SearchConfig) -> None:
+    """What `plan_study` checks; without images, if the data set is not prepared here.
+
+    Raises:
+        KdhpcError: as there.
+    """
+    if packed_dir(config.dataset.name).exists():
+        plan_study(name, config)
+        return
+    check_study_name(name)
+    _baselines(config)
+    check_networks(config, compares_maps=space_compares_maps(config))
+    warn_of_doubtful(config)
+    _LOG.warning("data set %r is not prepared here: the search would not begin", config.dataset.name)
 
 
 def _baselines(config: SearchConfig) -> tuple[GivenGraph, ...]:
@@ -208,7 +229,10 @@ def check_same_study(study: SharedStudy, config: SearchConfig) -> None:
     made_with = study.definition
     different = differences(made_with, study_definition(made_with.name, config, made_with.dataset_checksum))
     if different:
-        raise StudyMismatchError(f"study {made_with.name!r} was made with something else: {'; '.join(different)}")
+        raise StudyMismatchError(
+            f"study {made_with.name!r} was made with something else: {'; '.join(different)}: leave it out (a worker "
+            "takes device.* and worker.* alone), or make another study with `kdhpc search --study NAME`"
+        )
 
 
 def names_of(config: SearchConfig) -> tuple[Design | Gate, ...]:

@@ -41,7 +41,7 @@ def submit_workers(study: str, config: Path, cluster: ClusterConfig, count: int)
         StorageError: the folder of the jobs cannot be closed to other users.
     """
     private_folder(StudyPaths.of(study).jobs)
-    with submissions() as made:
+    with submissions(cluster.python) as made:
         executor = _executor(study, config.stem, cluster)
         largest = slurm.largest_array(slurm.elsewhere(made.cluster_of(executor)))
         if largest is not None and count > largest:
@@ -59,7 +59,7 @@ def submission_script(study: str, launch: str, cluster: ClusterConfig, count: in
     executor = _executor(study, launch, cluster)
     if count > 1:
         executor.parameters["map_count"] = count
-    return script_text(executor, executor._submitit_command_str, wanted_cluster(cluster))
+    return script_text(executor, executor._submitit_command_str, wanted_cluster(cluster), cluster.python)
 
 
 def _executor(study: str, launch: str, cluster: ClusterConfig) -> submitit.SlurmExecutor:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -28,6 +28,7 @@ from kdhpc.study.outcome import Outcome
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.loop import EpochReport, TrainingLoop, TrainingState
+from kdhpc.training.made_with import device_name, made_with
 from kdhpc.training.metrics import MetricsLog
 from kdhpc.training.pretrained import warn_about_unlearned
 from kdhpc.training.runtime import Runtime
@@ -75,8 +76,11 @@ class StudyTrial(Protocol):
     def lost(self) -> bool:
         """Another worker has taken the trial over: stop, write nothing."""
 
-    def describe(self, *, mode: str, data: str) -> None:
+    def describe(self, *, mode: str, data: str, versions: Mapping[str, str]) -> None:
         """Say how the trial runs, once its first step is done."""
+
+    def stepped(self, epoch: int, images: int) -> None:
+        """Say that a step was done in this epoch (1-based), after so many images in all; returns at once."""
 
     def advance(self, step: int) -> None:
         """Say that a checkpoint of this optimiser step is on the disk; returns at once."""
@@ -225,8 +229,9 @@ def _train(
     kind, first_step = StepKind.MORE, True
     for report in training.steps():
         if report is None:
+            trial.stepped(training.epoch + 1, training.step * setting.config.training.batch_size)
             if first_step:
-                trial.describe(mode=training.mode, data=setting.train.placement)
+                trial.describe(mode=training.mode, data=setting.train.placement, versions=_versions(setting.runtime))
             first_step = False
             if checkpoint.save_if_due() and kind is StepKind.STEP:
                 kind = StepKind.MORE
@@ -252,6 +257,11 @@ def _train(
         trial.advance(report.step)
         checkpoint.save()
     return None
+
+
+def _versions(runtime: Runtime) -> dict[str, str]:
+    """What a trial is made with, for its record."""
+    return {"device": device_name(runtime.device), **made_with(runtime.device)}
 
 
 def goal_value(report: EpochReport, goal: GoalName) -> float | None:

@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from kdhpc.cluster import slurm
 from kdhpc.cluster.own_job import job_id
@@ -33,6 +32,7 @@ from kdhpc.training.compile_cache import CompileCache
 from kdhpc.training.compiling import prepare_compiling
 from kdhpc.training.device import fixed_precision
 from kdhpc.training.device_errors import device_errors_in_words
+from kdhpc.training.made_with import device_name, made_with
 from kdhpc.training.runtime import Runtime, resolve_runtime
 
 _LOG = logging.getLogger(__name__)
@@ -244,9 +244,11 @@ def _compiling(setting: TrialSetting) -> tuple[TrialSetting, CompileCache | None
 
 def _log_device(runtime: Runtime) -> None:
     """How trials are trained here; ``kdhpc status`` shows the mode that came of it."""
-    name = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "CPU"
     mode = "auto" if runtime.mode_is_open else runtime.mode
+    name = "CPU" if runtime.device.type == "cpu" else device_name(runtime.device)
     _LOG.info("device %s, precision %s, mode %s", name, runtime.precision, mode)
+    # Now, and not when a trial ends: a checkout may be changed while a worker runs.
+    _LOG.info("made with %s", ", ".join(f"{name} {version}" for name, version in made_with(runtime.device).items()))
 
 
 def _free_slots_of_the_dead(study: SharedStudy, owner: Owner) -> None:

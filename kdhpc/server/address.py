@@ -96,8 +96,9 @@ class EmbeddedAddress:
             self._last = endpoint.url(self._folder)
         if self._last is None:
             raise DatabaseError(
-                f"there is no database in {self._folder}: start one with `kdhpc db start`, or name a server in "
-                "KDHPC_STORAGE (postgresql://user@host/database)"
+                f"there is no database in {self._folder}, where commands look that are given in this folder: go to the "
+                "folder that it was started in, or name its runs folder in KDHPC_RUNS, or a server in KDHPC_STORAGE "
+                "(postgresql://user@host/database); if there was none yet, a first search or `kdhpc db start` makes one"
             )
         return self._last
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import TypeAlias
 
 from sqlalchemy import Connection, Row, TextClause, text
@@ -17,8 +18,8 @@ from kdhpc.study.owner import Owner
 from kdhpc.study.slots import EXPIRED, OF_BOTH, Lease
 from kdhpc.study.trial_rows import TrialState
 
-SlotRow: TypeAlias = Row[tuple[int, int, int | None, int, str | None, str | None, int | None]]
-"""Of a slot that was leased: study_id, slot, trial_id, attempts, reason, graph_key, repetition."""
+SlotRow: TypeAlias = Row[tuple[int, int, int | None, int, str | None, str | None, int | None, Decimal]]
+"""Of a slot that was leased: study_id, slot, trial_id, attempts, reason, graph_key, repetition, claimed."""
 
 _OWNERS_KEPT = 20
 
@@ -38,7 +39,7 @@ def _allocate(condition: str) -> TextClause:
         UPDATE kdhpc_slots SET state = 'held', lease = :lease, owner = :owner, owner_token = :owner_token,
             attempts = attempts + 1,
             worked_s = worked_s + CASE WHEN state = 'held' THEN {slots.worked("renewed")} ELSE 0 END,
-            claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second'
+            claimed = now(), renewed = now(), expires = now() + :lease_s * interval '1 second', images_per_s = NULL
         WHERE (study_id, slot) = (
             SELECT study_id, slot FROM kdhpc_slots AS slots
             WHERE study_id = :own AND state IN ('free', 'held') AND (state = 'free' OR :takes_over AND {EXPIRED})
@@ -46,7 +47,8 @@ def _allocate(condition: str) -> TextClause:
                 AND (trial_id IS NOT NULL OR :own <> :study_id OR NOT {SPENT})
                 AND {condition}
             ORDER BY trial_id IS NULL, slot LIMIT 1 FOR UPDATE SKIP LOCKED)
-        RETURNING study_id, slot, trial_id, attempts, reason, graph_key, repetition
+        RETURNING study_id, slot, trial_id, attempts, reason, graph_key, repetition,
+            extract(epoch FROM claimed) AS claimed
     """)
 
 
@@ -54,7 +56,8 @@ _ALLOCATE = _allocate(f"NOT {_CRASHED_HERE}")
 _ALLOCATE_CRASHED_HERE = _allocate(f"{_CRASHED_HERE} AND NOT {_IS_LEFT_TO_OTHERS}")
 _OWN = text(f"""
     SELECT (SELECT study_id FROM kdhpc_studies WHERE given_of = :study_id) AS companion,
-        slots.study_id, slot, trial_id, attempts, reason, graph_key, repetition
+        slots.study_id, slot, trial_id, attempts, reason, graph_key, repetition,
+        extract(epoch FROM claimed) AS claimed
     FROM kdhpc_studies LEFT JOIN kdhpc_slots AS slots
         ON slots.study_id {OF_BOTH} AND lease = :lease AND slots.state = 'held'
     WHERE kdhpc_studies.study_id = :study_id
@@ -101,7 +104,14 @@ def allocate(
         "takes_over": takes_over,
     }
     while (row := _hold(connection, study_id, values)) is not None:
-        described = {"host": owner.host, "pid": owner.pid, "job": owner.job, "attempt": row.attempts}
+        described: dict[str, object] = {
+            "host": owner.host,
+            "pid": owner.pid,
+            "job": owner.job,
+            "attempt": row.attempts,
+            "token": owner.token,
+            "began": float(row.claimed),
+        }
         trial_id = row.trial_id
         parameters: dict[str, str] = {}
         if trial_id is None:
@@ -197,6 +207,6 @@ def _resume(connection: Connection, lease: Lease, described: Mapping[str, object
 
 def _give_up(connection: Connection, lease: Lease, crash: str | None) -> None:
     before = f"; an attempt before: {crash}" if crash else ""
-    reason = f"given up after {lease.attempt - 1} attempts, the last worker vanished without a word{before}"
+    reason = f"given up after {lease.attempt - 1} attempts, {slots.WITHOUT_A_WORD}{before}"
     # The lease that finds this out does not count as an attempt.
     fail(connection, lease, reason, forgive=True)

@@ -3,7 +3,9 @@
 import logging
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 from sqlalchemy import Connection
 
@@ -15,6 +17,7 @@ from kdhpc.study.median_rule import decides, report
 from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
 from kdhpc.study.owner import Owner
+from kdhpc.study.pace import PaceMeter
 from kdhpc.study.slots import Lease
 from kdhpc.study.storage import Storage
 from kdhpc.study.trial_rows import TrialState
@@ -95,6 +98,7 @@ class LeasedTrial:
         self._ended = threading.Event()
         self._wake = threading.Event()
         self._step = 0
+        self._pace = PaceMeter()
         threading.Thread(target=self._renew, name=f"lease of slot {lease.slot}", daemon=True).start()
 
     @property
@@ -129,6 +133,15 @@ class LeasedTrial:
     def draining(self) -> bool:
         """Whether the study's workers are asked to checkpoint and release their trials. Updated at each renewal."""
         return self._draining.is_set()
+
+    def stepped(self, epoch: int, images: int) -> None:
+        """Say that a step was done; returns at once. The database has it with the next renewal, for people.
+
+        Args:
+            epoch: that the training is in, 1-based.
+            images: shown since the training began, each time counted.
+        """
+        self._pace.step(epoch, images)
 
     def advance(self, step: int) -> None:
         """Say how far the trial has come, so that another worker could go on from there; returns at once.
@@ -191,12 +204,13 @@ class LeasedTrial:
             return Outcome.PRUNED
         return None
 
-    def describe(self, *, mode: str, data: str) -> None:
+    def describe(self, *, mode: str, data: str, versions: Mapping[str, str] = MappingProxyType({})) -> None:
         """Write down how the trial runs, for `kdhpc status` and for the trial's record.
 
         Args:
             mode: ``eager``, ``compile`` or ``cudagraph``.
             data: where its images are.
+            versions: of what it is computed with, by name.
 
         Raises:
             LeaseLostError: another worker holds the slot now; nothing was written.
@@ -204,9 +218,9 @@ class LeasedTrial:
         """
 
         def write(connection: Connection) -> bool:
-            if slots.renew(connection, self._lease, step=self._step) is None:
+            if slots.renew(connection, self._lease, step=self._step, pace=self._pace.read()) is None:
                 return False
-            trial_rows.note(connection, self._lease.trial_id, {"run": {"mode": mode, "data": data}})
+            trial_rows.note(connection, self._lease.trial_id, {"run": {"mode": mode, "data": data, **versions}})
             return True
 
         if not self._storage.write(write):
@@ -317,7 +331,7 @@ class LeasedTrial:
                 _logger.warning("%s: the lease could not be renewed: %s", trial_words(self.number), exc)
 
     def _renew_once(self, connection: Connection) -> bool:
-        renewed = slots.renew(connection, self._lease, step=self._step)
+        renewed = slots.renew(connection, self._lease, step=self._step, pace=self._pace.read())
         if renewed is None:
             return False
         _, draining = renewed

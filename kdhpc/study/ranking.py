@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from kdhpc.config.goals import Goal
 from kdhpc.study.given import GivenResult
@@ -19,6 +20,30 @@ CONFIRMED, UNCONFIRMED, DIVERGED = range(3)
 def advantage(value: float, other: float, goal: Goal) -> float:
     """By how much a value is better than another one; negative: it is worse."""
     return goal.sign * (value - other)
+
+
+class Confirmation(Protocol):
+    """What decides whether a graph counts as confirmed: :class:`GivenResult`, or less than that."""
+
+    @property
+    def graph_key(self) -> str:
+        """12 hexadecimal digits, equal for graphs that train in the same way."""
+
+    @property
+    def is_candidate(self) -> bool:
+        """It is one of the search's best, and ranks by what it comes to."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Of the trainings that are complete, by the study's goal."""
+
+    @property
+    def open(self) -> int:
+        """Trainings that are still to come, or run."""
+
+    @property
+    def diverged(self) -> int:
+        """Trainings whose numbers were none any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +80,14 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     return Estimate(mean=statistics.fmean(values), error=error, seeds=len(values))
 
 
-def confirmed(result: GivenResult) -> Estimate | None:
+def confirmed(result: Confirmation) -> Estimate | None:
     """What a candidate is confirmed to be; None: it is none, or its trainings are not all over, or one diverged."""
     if not result.is_candidate or result.open or result.diverged:
         return None
     return estimate(result.values)
 
 
-def classes(results: Iterable[GivenResult]) -> dict[str, tuple[int, float | None]]:
+def classes(results: Iterable[Confirmation]) -> dict[str, tuple[int, float | None]]:
     """The class of each graph that is not simply unconfirmed, by its key; and its mean where it is confirmed."""
     found: dict[str, tuple[int, float | None]] = {}
     for result in results:

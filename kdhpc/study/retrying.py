@@ -60,7 +60,7 @@ def retry(
         )
     chosen = failed if numbers is None else sorted(set(numbers))
     freed_now = connection.execute(_FREE, {**values, "numbers": chosen}).all()
-    slots.remember(connection, study_id, [row.slot for row in freed_now])
+    slots.remember(connection, study_id, [row.slot for row in freed_now], how=slots.FAILED)
     trial_ids = [row.trial_id for row in freed_now]
     trial_rows.reopen(connection, trial_ids)
     median_rule.list_again(

@@ -30,9 +30,10 @@ from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import owner as owners
 from kdhpc.study.numbers import given_number
 from kdhpc.study.owner import Owner
+from kdhpc.study.pace import Pace
 from kdhpc.study.trial_rows import ATTRIBUTE
 
-TABLES_VERSION = "kdhpc tables 7"
+TABLES_VERSION = "kdhpc tables 8"
 """To be raised with every change of the tables."""
 TABLES = (
     """
@@ -78,6 +79,8 @@ TABLES = (
         diverged_at integer,
         graph_key text,
         repetition integer,
+        epoch integer,
+        images_per_s double precision,
         PRIMARY KEY (study_id, slot)
     ) WITH (fillfactor = 50)
     """,
@@ -102,10 +105,16 @@ the time that workers spent on the slot. Half of each page is left free: a lease
 and no index has to be written. While a study is draining, no slot of it is given out.
 
 ``given_of`` makes a study the companion of another one, whose given trials it has; ``kdhpc_graphs`` has their graphs,
-``graph_key`` and ``repetition`` say which of them a slot trains, and with which seed.
+``graph_key`` and ``repetition`` say which of them a slot trains, and with which seed. ``epoch`` is the one that its
+training was in when the lease was last renewed, ``images_per_s`` how fast it was then: for people alone.
 """
+WITHOUT_A_WORD = "the last worker vanished without a word"
+"""Why a trial failed whose workers told no reason."""
 OF_BOTH = "IN (SELECT study_id FROM kdhpc_studies WHERE study_id = :study_id OR given_of = :study_id)"
 """SQL: of a study, or of the companion that has its given trials."""
+
+GIVEN_BACK, CRASHED, VANISHED, FAILED = "given back", "crashed", "vanished", "failed"
+"""How a lease ended, as people are told."""
 
 CLOCK_TOLERANCE_S = 60
 """A lease that was renewed so far in the future is one of a clock that was set back since."""
@@ -142,7 +151,8 @@ _BRING_BACK = text(f"""
     WHERE study_id {OF_BOTH} AND state = 'held' AND {IS_OF_THE_FUTURE}
 """)
 _RENEW = text(f"""
-    UPDATE kdhpc_slots SET {RENEWED}, attempts = {_ATTEMPTS}
+    UPDATE kdhpc_slots SET {RENEWED}, attempts = {_ATTEMPTS}, epoch = coalesce(CAST(:epoch AS integer), epoch),
+        images_per_s = coalesce(CAST(:images_per_s AS float8), images_per_s)
     WHERE study_id = :study_id AND slot = :slot AND lease = :lease AND state = 'held'
     RETURNING attempts, (SELECT draining FROM kdhpc_studies WHERE study_id = :study_id) AS draining
 """)
@@ -156,7 +166,9 @@ _REMEMBER = text("""
     UPDATE trial_user_attributes AS notes SET value_json = CAST(jsonb_set(
         CAST(notes.value_json AS jsonb), '{leases}',
         coalesce(CAST(notes.value_json AS jsonb) -> 'leases', CAST('[]' AS jsonb)) || jsonb_build_array(
-            jsonb_build_array(extract(epoch FROM claimed), extract(epoch FROM renewed), owner_token))) AS text)
+            jsonb_build_array(extract(epoch FROM claimed), extract(epoch FROM renewed), owner_token,
+                CAST(:how AS text), coalesce(CAST(:reason AS text), CAST(notes.value_json AS jsonb) ->> 'reason')))
+        ) AS text)
     FROM kdhpc_slots AS slots
     WHERE slots.study_id = :study_id AND slot = ANY(:slots) AND claimed IS NOT NULL
         AND notes.trial_id = slots.trial_id AND notes.key = :key
@@ -229,6 +241,8 @@ class ActiveLease:
     """How its steps run; None before the first."""
     data: str | None
     """Where its images are; None before its first step."""
+    pace: Pace | None
+    """Where its training stood, and how fast it was, when the lease was last renewed; None before the first step."""
 
 
 def bring_back(connection: Connection, study_id: int) -> None:
@@ -236,14 +250,20 @@ def bring_back(connection: Connection, study_id: int) -> None:
     connection.execute(_BRING_BACK, {"study_id": study_id})
 
 
-def renew(connection: Connection, lease: Lease, *, step: int = 0) -> tuple[int, bool] | None:
-    """Renew a lease, and write down the optimiser step that its trial has reached.
+def renew(connection: Connection, lease: Lease, *, step: int = 0, pace: Pace | None = None) -> tuple[int, bool] | None:
+    """Renew a lease, and write down the optimiser step that its trial has reached, and its pace if that is known.
 
     Returns:
         The attempts since the trial last came further than before, this one included; and whether the study's workers
         are asked to give their slots back. None: the lease is lost.
     """
-    values = {**lease.key, "lease_s": lease.duration_s, "step": step}
+    values = {
+        **lease.key,
+        "lease_s": lease.duration_s,
+        "step": step,
+        "epoch": pace and pace.epoch,
+        "images_per_s": pace and pace.images_per_s,
+    }
     row = connection.execute(_RENEW, values).one_or_none()
     return None if row is None else (row.attempts, row.draining)
 
@@ -279,7 +299,8 @@ def leave(
     }
     if connection.execute(_LEAVE, values).rowcount == 1:
         if state == "free":
-            remember(connection, lease.study_id, [lease.slot])
+            how = GIVEN_BACK if reason is None else CRASHED
+            remember(connection, lease.study_id, [lease.slot], how=how, reason=reason)
         return True
     return connection.execute(_WAS_LEFT, {**lease.key, "state": state}).one_or_none() is not None
 
@@ -298,7 +319,7 @@ def active_leases(connection: Connection, study_id: int) -> tuple[ActiveLease, .
         text(f"""
             SELECT slot, graph_key, number, owner, extract(epoch FROM now() - renewed) AS age, {EXPIRED} AS lost,
                 CAST(value_json AS jsonb) #>> '{{run,mode}}' AS mode,
-                CAST(value_json AS jsonb) #>> '{{run,data}}' AS data
+                CAST(value_json AS jsonb) #>> '{{run,data}}' AS data, epoch, images_per_s
             FROM kdhpc_slots JOIN trials USING (trial_id)
                 LEFT JOIN trial_user_attributes AS notes ON notes.trial_id = trials.trial_id AND notes.key = :key
             WHERE kdhpc_slots.study_id {OF_BOTH} AND kdhpc_slots.state = 'held' ORDER BY graph_key IS NULL, slot
@@ -314,6 +335,7 @@ def active_leases(connection: Connection, study_id: int) -> tuple[ActiveLease, .
             lost=row.lost,
             mode=row.mode,
             data=row.data,
+            pace=None if row.epoch is None else Pace(epoch=row.epoch, images_per_s=row.images_per_s),
         )
         for row in rows
     )
@@ -331,14 +353,25 @@ def free_slots_of(connection: Connection, study_id: int, dead: Iterable[Owner]) 
         {"study_id": study_id, "tokens": [owner.token for owner in dead]},
     )
     numbers = list(freed.scalars())
-    remember(connection, study_id, numbers)
+    remember(connection, study_id, numbers, how=VANISHED)
     return len(numbers)
 
 
-def remember(connection: Connection, study_id: int, numbers: Sequence[int]) -> None:
+def remember(
+    connection: Connection, study_id: int, numbers: Sequence[int], *, how: str, reason: str | None = None
+) -> None:
     """Write down when, and by whom, slots were held that are free again: the next lease takes that place.
 
-    It is the list ``leases`` of a trial's attribute: beginning and end in seconds since 1970, and the owner's token.
+    It is the list ``leases`` of a trial's attribute: beginning and end in seconds since 1970, the owner's token, how
+    the lease ended, and why; the last two are missing where an earlier version of kdhpc wrote it.
+
+    Args:
+        connection: in a transaction.
+        study_id: Optuna's id of the study, or of its companion.
+        numbers: the slots.
+        how: ``GIVEN_BACK``, ``CRASHED``, ``VANISHED`` or ``FAILED``.
+        reason: why; None: that for which the trial is failed, if it is.
     """
     if numbers:
-        connection.execute(_REMEMBER, {"study_id": study_id, "slots": list(numbers), "key": ATTRIBUTE})
+        values = {"study_id": study_id, "slots": list(numbers), "key": ATTRIBUTE, "how": how, "reason": reason}
+        connection.execute(_REMEMBER, values)

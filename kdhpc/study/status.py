@@ -1,7 +1,7 @@
 """How far a study is: read from the database in one transaction, without Optuna, and without changing anything."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Row, text
 
@@ -135,6 +135,10 @@ class WorkerStatus:
     """How its steps run (see ``device.mode``); None before the first."""
     data: str | None
     """Where its images are: ``disk``, ``resident``, ``streamed``; None before the first step."""
+    epoch: int | None = None
+    """The epoch that the training was in at its last sign of life, 1-based; None before its first step."""
+    images_per_s: float | None = None
+    """Images that it was shown, per second between its last two signs of life; None: too few steps to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +153,13 @@ class CrashedTrial:
     """``failed``, or still to be tried again: ``waiting``, ``running``."""
     reason: str
     """What went wrong, and on which machine."""
+    job: str | None = None
+    """The batch job of the worker in whose hands that was."""
+
+    @property
+    def vanished(self) -> bool:
+        """Whether that worker said nothing: its log may, or what Slurm has written there."""
+        return slots.WITHOUT_A_WORD in self.reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +259,8 @@ class TrialRecord:
     """Time that workers spent on it, in seconds."""
     confirmed: Estimate | None = None
     """What its graph comes to with new seeds; None: it was not confirmed."""
+    run: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """How it ran, and with what: see `kdhpc.study.leased_trial.LeasedTrial.describe`."""
 
 
 def server_version(storage: Storage) -> str:
@@ -338,6 +351,7 @@ def top_trials(storage: Storage, name: str, k: int) -> tuple[TrialRecord, ...]:
                 ),
                 worked_s=row.worked_s,
                 confirmed=known.get(row.graph_key),
+                run=trial_rows.read_note(connection, row.trial_id).get("run", {}),
             )
             for row in rows
         )
@@ -397,8 +411,10 @@ _RUNGS = text("""
 """)
 _CRASHES = text(f"""
     SELECT CASE WHEN graph_key IS NULL THEN number ELSE -1 - slot END AS number, attempts, reason,
-        CASE slots.state WHEN 'free' THEN 'waiting' WHEN 'held' THEN 'running' ELSE 'failed' END AS state
+        CASE slots.state WHEN 'free' THEN 'waiting' WHEN 'held' THEN 'running' ELSE 'failed' END AS state,
+        CAST(value_json AS jsonb) -> 'owners' -> CASE slots.state WHEN 'held' THEN -2 ELSE -1 END ->> 'job' AS job
     FROM kdhpc_slots AS slots JOIN trials USING (trial_id)
+        LEFT JOIN trial_user_attributes AS notes ON notes.trial_id = trials.trial_id AND notes.key = :key
     WHERE slots.study_id {slots.OF_BOTH} AND reason IS NOT NULL AND diverged_at IS NULL ORDER BY number
 """)
 _DIVERGED = text(f"""
@@ -483,9 +499,10 @@ def _read_rungs(connection: Connection, study_id: int) -> tuple[RungStatus, ...]
 
 
 def _read_crashes(connection: Connection, study_id: int) -> tuple[CrashedTrial, ...]:
-    rows = connection.execute(_CRASHES, {"study_id": study_id})
+    rows = connection.execute(_CRASHES, {"study_id": study_id, "key": ATTRIBUTE})
     return tuple(
-        CrashedTrial(number=row.number, attempts=row.attempts, state=row.state, reason=row.reason) for row in rows
+        CrashedTrial(number=row.number, attempts=row.attempts, state=row.state, reason=row.reason, job=row.job)
+        for row in rows
     )
 
 
@@ -523,4 +540,6 @@ def _worker(lease: slots.ActiveLease) -> WorkerStatus:
         lost=lease.lost,
         mode=lease.mode,
         data=lease.data,
+        epoch=None if lease.pace is None else lease.pace.epoch,
+        images_per_s=None if lease.pace is None else lease.pace.images_per_s,
     )

@@ -1,5 +1,6 @@
 """A study's own row, and how many slots it has."""
 
+import difflib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, text
 
 from kdhpc.config.goals import DEFAULT_GOAL
-from kdhpc.errors import StudyError, StudyMismatchError, UnknownStudyError, nearest
+from kdhpc.errors import StudyError, StudyMismatchError, UnknownStudyError
 from kdhpc.study import foreign, given, median_rule, trial_rows
 from kdhpc.study.definition import (
     Split,
@@ -23,6 +24,8 @@ from kdhpc.study.definition import (
 from kdhpc.study.given import GivenGraph
 from kdhpc.study.slots import EXPIRED, OF_BOTH, TABLES
 from kdhpc.study.upgrading import has_tables
+
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,16 +186,30 @@ def find_id(connection: Connection, name: str, *, uid: str | None = None) -> int
         uid: that it must have; None: any.
 
     Raises:
-        UnknownStudyError: it does not exist, and the message lists those that do; or it has another uid.
+        UnknownStudyError: it does not exist, and the message names the nearest that do; or it has another uid.
     """
     known = names(connection)
     if name not in known:
-        raise UnknownStudyError(f"unknown study '{name}': {nearest(name, known)}")
+        raise UnknownStudyError(unknown_study(name, known))
     query = text("SELECT study_id, uid FROM studies JOIN kdhpc_studies USING (study_id) WHERE study_name = :name")
     found = connection.execute(query, {"name": name}).one()
     if uid not in (None, found.uid):
         raise UnknownStudyError(f"study '{name}' was deleted meanwhile, and another one of that name was made")
     return int(found.study_id)
+
+
+def unknown_study(name: str, known: Sequence[str]) -> str:
+    """The message for a name that no study has: the nearest ones, and what there is."""
+    if not known:
+        return f"unknown study '{name}': there is none in this database, `kdhpc search --study NAME` makes one"
+    near = " or ".join(f"'{one}'" for one in difflib.get_close_matches(name, known, n=3))
+    return f"unknown study '{name}': {f'did you mean {near}? ' if near else ''}there are {listed_studies(known)}"
+
+
+def listed_studies(names: Sequence[str]) -> str:
+    """Names of studies in a message; of many, some."""
+    shown, num_more = ", ".join(names[:_MOST_NAMED]), len(names) - _MOST_NAMED
+    return f"{shown} and {num_more} more (see `kdhpc studies`)" if num_more > 0 else shown
 
 
 def goal(connection: Connection, study_id: int) -> str:

@@ -31,7 +31,7 @@ class NoteDocument(TypedDict, total=False):
     reason: str
     diverged: Mapping[str, object]
     run: Mapping[str, str]
-    leases: list[tuple[float, float, str]]
+    leases: list[list[float | str | None]]
 
 
 class TrialState(str, Enum):

@@ -101,6 +101,13 @@ STEPS: Mapping[int, Step] = {
             """,
         ),
     ),
+    7: Step(
+        says="a lease says which epoch its training is in, and how many images a second it is shown",
+        statements=(
+            "ALTER TABLE kdhpc_slots ADD COLUMN epoch integer",
+            "ALTER TABLE kdhpc_slots ADD COLUMN images_per_s double precision",
+        ),
+    ),
 }
 """By the version that they begin with."""
 

@@ -120,6 +120,11 @@ class TrainingLoop:
         return self._epoch * self._train.steps_per_epoch + self._step_in_epoch
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of each epoch."""
+        return self._train.steps_per_epoch
+
+    @property
     def finished(self) -> bool:
         """Whether the last epoch is done."""
         return self._epoch >= self._training.epochs

@@ -61,13 +61,9 @@ def test_named_data_set_is_trained_on_and_its_test_images_exchanged(folder: Path
     data = open_data(make_images(48), make_images(16, seed=1), ["dark", "light"])
     name = data.manifest.name
     write_packed(data, packed_dir(name), silent())
-    for group in ("dataset",):
-        (folder / "own" / group).mkdir(parents=True)
-    keys = "\n".join(f"{key}: {value}" for key, value in dataset_group(data).items())
-    (folder / "own" / "dataset" / f"{name}.yaml").write_text(keys)
-    named = kdhpc.train(kdhpc.dml(1), dataset=name, config_dir=folder / "own", **SETTINGS)
+    named = kdhpc.train(kdhpc.dml(1), dataset=name, **SETTINGS)
     assert kdhpc.load(named).classes == ("dark", "light")
-    given = kdhpc.train(kdhpc.dml(1), dataset=name, test=make_images(30, seed=2), config_dir=folder / "own", **SETTINGS)
+    given = kdhpc.train(kdhpc.dml(1), dataset=name, test=make_images(30, seed=2), **SETTINGS)
     assert given.folder != named.folder
     assert given.result.weights == named.result.weights
     with pytest.raises(DataError, match="cannot test what learns from"):

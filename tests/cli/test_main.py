@@ -43,7 +43,10 @@ def test_surface_is_frozen() -> None:
         "kdhpc launch": [
             *("--study", "--workers", "--trials", "--config-dir", "--wait", "--requeue", "--dry-run", "overrides"),
         ],
-        "kdhpc status": ["--study", "--format"],
+        "kdhpc status": ["--study", "--format", "--watch"],
+        "kdhpc studies": ["--format"],
+        "kdhpc trial": ["trial", "--study", "--out", "--format"],
+        "kdhpc logs": ["--study", "--trial", "--worker", "--follow", "-n"],
         "kdhpc stop": ["--study", "--no-wait"],
         "kdhpc retry": ["--study", "--trial"],
         "kdhpc enqueue": ["--study", "graphs", "--seeds"],
@@ -61,6 +64,7 @@ def test_surface_is_frozen() -> None:
                 "--teacher-node",
                 "--seeds",
                 "--launcher",
+                "--dry-run",
                 "--config-dir",
                 "overrides",
             ),
@@ -84,6 +88,7 @@ def test_surface_is_frozen() -> None:
             "source",
             "--name",
             "--size",
+            "--split",
             "--jobs",
             "--skip-broken",
             "--altered",
@@ -92,6 +97,8 @@ def test_surface_is_frozen() -> None:
         "kdhpc data list": ["--format"],
         "kdhpc doctor": ["--job", "--quick", "--format", "overrides"],
         "kdhpc data check": ["name"],
+        "kdhpc init": ["folder"],
+        "kdhpc completion": ["shell"],
     }
 
 
@@ -246,7 +253,7 @@ def test_system_error_is_one_line_that_names_the_path(tmp_path: Path) -> None:
 
 def test_output_that_nobody_reads_ends_the_command_quietly(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "kdhpc.cli.main", "search", "--study", "quickstart", "--dry-run"],
+        [sys.executable, "-m", "kdhpc.cli.main", "data", "list", "--format", "json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

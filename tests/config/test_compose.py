@@ -61,7 +61,7 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "network=resnt18"], "unknown network 'resnt18': did you mean 'resnet18'"),
         (["study=dogs4", "dataset=stanford_dog"], "unknown dataset 'stanford_dog': did you mean 'stanford_dogs'?"),
         (["study=dogs4", "training.epoch=3"], "unknown config key 'training.epoch': did you mean 'training.epochs'?"),
-        (["study=dogs4", "epochs=3"], "unknown config key 'epochs': allowed: training.epochs"),
+        (["study=dogs4", "epochs=3"], "unknown config key 'epochs': did you mean 'training.epochs'?"),
         (["study=dogs4", "+training.foo=1"], "unknown config key 'training.foo'"),
         (["study=dogs4", "training.epochs=many"], "training.epochs='many' is not allowed: a whole number"),
         (["study=dogs4", "training.epochs=true"], "training.epochs=true is not allowed: a whole number"),
@@ -89,7 +89,10 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
             ["study=dogs4", "training.epochs=1,2"],
             "epochs=1,2 is not allowed: give one value, training.epochs takes a whole",
         ),
-        (["study=dogs4", "training.milestones=1,2"], "takes a list, each a whole number; a list is written [1,2]"),
+        (["study=dogs4", "training.milestones=1,2"], "takes a list, each a finite number; a list is written [1,2]"),
+        (["study=dogs4", "training.milestones=[0.75,0.5]"], "rising fractions of training.epochs=300, as [0.5,0.75]"),
+        (["study=dogs4", "training.milestones=[1.5]"], "whole epochs above 0, or fractions of training.epochs"),
+        (["study=dogs4", "training.milestones=[0]"], "whole epochs above 0, or fractions of training.epochs"),
         (["study=dogs4", "training=paper,short"], "give one value, training takes one of adamw_cosine, ktg, paper,"),
         (
             ["study=dogs4", "network=[resnet8,resnet14]"],
@@ -128,7 +131,10 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
         (["study=dogs4", "device=cpu", "device.precision=fp16"], "device.precision=fp16 needs CUDA, the device is cpu"),
         (["study=dogs4", "device=cpu", "device.node_streams=true"], "device.node_streams=true needs CUDA"),
         (["study=dogs4", "device=cpu", "device.mode=cudagraph"], "device.mode=cudagraph needs CUDA"),
-        (["study=dogs4", "training.optimizer=adam"], "training.optimizer='adam' is not allowed: sgd, adamw"),
+        (
+            ["study=dogs4", "training.optimizer=adam"],
+            "training.optimizer='adam' is not allowed: did you mean 'adamw'? allowed",
+        ),
         (["study=dogs4", "study.refine_best=5"], "study.refine_best has no meaning with study.sampler=random"),
         (["study=dogs4", "dataset.pad=8"], "dataset.pad has no meaning with dataset.augmentation=resized_crop"),
         (["study=cifar10_2", "dataset.scale=[0.5,1]"], "leave it out, or choose resized_crop"),
@@ -185,6 +191,16 @@ def test_compose_mistake_is_one_line_with_the_way_out(overrides: list[str], expe
 def test_compose_another_schedule_leaves_the_milestones_of_the_file_aside() -> None:
     training = compose_search(["study=dogs4", "training.schedule=cosine"]).training
     assert (training.schedule, training.milestones) == ("cosine", (150, 225))
+
+
+def test_compose_milestones_as_fractions_are_whole_epochs_of_any_length() -> None:
+    """So a config with fractions is the same as the one with the epochs that they mean, also where it is stored."""
+    fractions = ("study=dogs4", "training.milestones=[0.5,0.75]")
+    assert compose_search(fractions) == compose_search(["study=dogs4"])
+    short = compose_search([*fractions, "training.epochs=100"])
+    assert to_document(short.training)["milestones"] == [50, 75]
+    assert all(isinstance(milestone, int) for milestone in short.training.milestones)
+    assert compose_search([*fractions, "training.epochs=2"]).training.milestones == (1, 2)
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e999", ".inf", "1" + 400 * "0"])

@@ -19,6 +19,7 @@ from tests.faults import FaultyDisk, faulty_disk
 
 _ROOT = Path(__file__).parents[2]
 _HIDDEN = ".fuse_hidden"
+_PROPOSALS = ("to train on it: ", "to search on it: ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,9 @@ class Command:
 
     @property
     def said(self) -> str:
-        """The one line that it ended with."""
-        last = self.err.splitlines()[-1]
+        """The one line that it ended with, before the commands that it proposes."""
         assert "Traceback" not in self.err
-        return last
+        return [line for line in self.err.splitlines() if not line.startswith(_PROPOSALS)][-1]
 
 
 def _start(data: Path, *words: object) -> "subprocess.Popen[str]":

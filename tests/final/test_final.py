@@ -67,6 +67,7 @@ def test_train_final_scores_every_node_on_the_test_images(place, graph, nodes, n
     assert all(accuracy % 2.5 == 0 for accuracy in (*result.node_accuracies, result.ensemble_accuracy))
     assert result.ensemble_accuracy == reports[-1].ensemble_accuracy
     assert read_result(paths.result) == result
+    assert {"kdhpc", "python", "torch", "torchvision"} <= result.versions.keys()
     assert [report.epoch for report in read_metrics(paths.metrics)] == [1, 2]
     assert sorted(path.name for path in paths.root.glob("*.safetensors")) == [
         f"node{index + 1}.safetensors" for index in range(networks)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -142,6 +143,7 @@ def test_results_as_json_and_csv_hold_every_seed(written, capsys):
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["seeds"], row["ddof"], row["scored_on"]) == ([0, 1, 2], 1, "test")
     assert row["precision"] == "bf16"
+    assert (row["devices"], row["versions"]) == (["cpu"], {"kdhpc": ["0"], "torch": ["2"]})
     assert row["searched"] == {"dataset": "cars", "network": "abn_resnet18", "study": "cars2", "trial": 17}
     assert main(["results", str(written), "--format", "csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
@@ -195,3 +197,67 @@ def test_read_result_of_brackets_or_digits_without_end_is_named(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(DataError, match="is not a result of a final training"):
         read_result(tmp_path / "result.json")
+
+
+class Window(io.StringIO):
+    """A terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def _table_on_a_terminal(folder, columns, monkeypatch):
+    window = Window()
+    for name, value in (("TERM", "xterm"), ("NO_COLOR", "1"), ("LANG", "en_US.UTF-8"), ("COLUMNS", str(columns))):
+        monkeypatch.setenv(name, value)
+    for name in ("LC_ALL", "LC_CTYPE"):
+        monkeypatch.delenv(name, raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", window)
+        assert main(["results", str(folder)]) == 0
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", window.getvalue()).splitlines()]
+    assert max(map(len, lines)) <= columns
+    return lines
+
+
+@pytest.fixture
+def named(tmp_path):
+    """Three trainings, two of them with names of their own."""
+    for name, changes in (
+        ("dogs-resnet18-dml2", {}),
+        ("try-one", {"name": "try-one", "graph": "independent", "num_nodes": 4}),
+        ("try-two", {"name": "try-two", "dataset": "cars", "num_nodes": 4, "epochs": 200}),
+    ):
+        for seed in (0, 1):
+            folder = tmp_path / name / f"seed{seed}"
+            folder.mkdir(parents=True)
+            write_result(result_of(seed, **changes), folder / "result.json")
+    return tmp_path
+
+
+def test_results_on_a_terminal_say_once_what_all_share_and_what_run_name_hides(named, monkeypatch):
+    lines = _table_on_a_terminal(named, 120, monkeypatch)
+    assert lines[0] == "all: seeds 2, 22,476,144 parameters, network resnet18"
+    assert lines[2].split() == ["training", "nodes", "epochs", "node", "ensemble", "dataset", "graph"]
+    rows = {line.split()[0]: line.split() for line in lines[3:6]}
+    assert rows["try-two"][1:3] + rows["try-two"][-2:] == ["4", "200", "cars", "dml"]
+    assert rows["try-one"][-2:] == ["dogs", "independent"]
+
+
+def test_results_on_a_narrow_terminal_leave_columns_out_by_rank(named, monkeypatch):
+    lines = _table_on_a_terminal(named, 80, monkeypatch)
+    assert lines[2].split() == ["training", "nodes", "node", "ensemble", "dataset", "graph"]
+    assert any("without epochs" in line for line in lines)
+    lines = _table_on_a_terminal(named, 60, monkeypatch)
+    assert lines[2].split()[:4] == ["training", "node", "ensemble", "graph"]
+    _table_on_a_terminal(named, 40, monkeypatch)
+
+
+def test_results_in_a_pipe_keep_their_columns_and_add_what_run_name_hides(named, capsys):
+    assert main(["results", str(named / "dogs-resnet18-dml2")]) == 0
+    plain = ["training", "nodes", "epochs", "seeds", "node", "ensemble", "parameters"]
+    assert capsys.readouterr().out.splitlines()[0].split() == plain
+    assert main(["results", str(named)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == [*plain, "dataset", "network", "graph"]

@@ -1,7 +1,9 @@
 """``kdhpc train`` as users run it: real processes, real signals, real jobs."""
 
 import os
+import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from kdhpc.graph.presets import dml
 from kdhpc.graph.serial import write_graph
 from kdhpc.training.metrics import read_metrics
 from tests.final.conftest import TINY
+from tests.screens import Screen, in_terminal
 
 LONG = (*TINY, "training.epochs=24", "run.checkpoint_every_s=0.02")
 
@@ -193,3 +196,18 @@ def test_train_whose_output_nobody_reads_is_checkpointed(place):
     done = place.run(*command)
     assert done.returncode == 0, done.stderr
     assert "goes on after epoch" in done.stderr
+
+
+def test_train_in_a_terminal_shows_how_far_it_is_within_its_width(place):
+    argv = [sys.executable, "-m", "kdhpc.cli.main", "train", "--graph", "independent", "--nodes", "2", *TINY]
+    environment = {**os.environ, **place.environment, "TERM": "xterm", "NO_COLOR": "1"}
+    environment.pop("COLUMNS", None)
+    code, got = in_terminal(argv, columns=40, environment=environment)
+    assert code == 0, got
+    pieces = [piece.rstrip() for piece in re.split(r"[\r\n]+|\x1b\[\d*[A-Z]", got) if piece.strip()]
+    assert pieces[0].startswith("starting, ")
+    assert any(piece.startswith("seed 0, epoch 1/2, step ") for piece in pieces)
+    *epochs, result = Screen(got).shown
+    assert [line.partition(":")[0] for line in epochs] == ["epoch 1/2", "epoch 2/2"], "nothing else is left"
+    assert result.startswith("tiny-resnet8-independent2 seed 0: ensemble ")
+    assert max(len(piece) for piece in pieces if not piece.startswith("tiny-")) < 40

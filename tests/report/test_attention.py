@@ -70,6 +70,8 @@ def test_read_attention_agrees_with_the_networks_own_predictions(finished, name)
 def test_read_attention_without_indices_takes_the_first_image_of_each_class(finished):
     assert [example.index for example in examples_of(f"{INDEPENDENT}/seed0").examples] == [0, 20]
     assert [example.label for example in examples_of(f"{INDEPENDENT}/seed0", num_images=1).examples] == ["dark"]
+    all_classes = examples_of(f"{INDEPENDENT}/seed0", num_images=None).examples
+    assert sorted(example.label for example in all_classes) == ["dark", "light"]
 
 
 def test_read_attention_of_a_run_on_the_search_split_shows_what_it_was_scored_on(finished):

@@ -5,6 +5,7 @@ import signal
 
 import optuna
 
+from kdhpc import __version__
 from tests.searching.test_search import finished_exactly, worker_logs
 
 
@@ -40,7 +41,8 @@ def test_runner_of_a_pruned_trial_takes_the_next_slot_and_the_budget_is_met(work
     url = workspace.run("db", "url").stdout.strip()
     trials = optuna.load_study(study_name="pruned", storage=url).trials
     assert sorted(trial.number for trial in trials) == list(range(6))
-    assert all(trial.user_attrs["kdhpc"]["run"] == {"mode": "eager", "data": "disk"} for trial in trials)
+    expected = {"mode": "eager", "data": "disk", "device": "cpu", "kdhpc": __version__}
+    assert all(expected.items() <= trial.user_attrs["kdhpc"]["run"].items() for trial in trials)
 
 
 def test_interrupted_worker_gives_all_its_slots_back_and_they_go_on(workspace) -> None:

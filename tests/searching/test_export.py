@@ -34,7 +34,13 @@ _DEFINITION = StudyDefinition(
     precision="bf16",
 )
 _TRIALS = tuple(
-    TrialRecord(number=number, value=value, graph=canonical(_SPACE.graph(5, number)), worked_s=60.0)
+    TrialRecord(
+        number=number,
+        value=value,
+        graph=canonical(_SPACE.graph(5, number)),
+        worked_s=60.0,
+        run={"device": "NVIDIA H200", "kdhpc_commit": "0123-dirty"},
+    )
     for number, value in ((17, 73.5), (4, 72.25))
 )
 
@@ -59,6 +65,8 @@ def test_export_trials_graph_reads_back_with_its_provenance(tmp_path: Path) -> N
         "config.dataset.flip": "true",
         "config.dataset.mean": "null",
         "kdhpc_version": __version__,
+        "trained.device": "NVIDIA H200",
+        "trained.kdhpc_commit": "0123-dirty",
     }
     assert expected.items() <= stored.provenance.items()
 

@@ -77,6 +77,8 @@ def test_a_launcher_that_was_requeued_begins_anew_without_its_manifest(
     _in_job(monkeypatch, restarts=0)
     manifest = freeze_launch("tiny", compose_search(["study=quickstart", "cluster=slurm"]))
     manifest.write()
+    assert {"kdhpc", "python", "torch"} <= manifest.versions.keys()
+    assert read_manifest("tiny", manifest.launch) == manifest
     _in_job(monkeypatch, restarts=1)
     StudyPaths.of("tiny").launch(manifest.launch).write_bytes(b"\0")
 

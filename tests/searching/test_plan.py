@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from kdhpc.cli.main import main
 from kdhpc.config.compose import compose_search
 from kdhpc.config.paths import StudyPaths
 from kdhpc.config.schema import SearchConfig
+from kdhpc.data.fitting import doubt_normalisation
 from kdhpc.errors import KdhpcError, StorageError, StudyError, StudyMismatchError
 from kdhpc.searching.manifest import read_manifests
 from kdhpc.searching.plan import plan_study
@@ -108,3 +110,21 @@ def test_launch_by_a_user_without_a_name_is_by_their_number(
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     assert plan_study("nameless", _config()).launch(storage)[1].user == "54321"
+
+
+def test_worker_with_other_settings_than_its_study_is_told_what_to_do(
+    place: Path, storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan_study("fixed", _config()).open(storage)
+    assert main(["worker", "--study", "fixed", "training.epochs=3"]) == 1
+    err = capsys.readouterr().err
+    assert "training.epochs was 4, is 3: leave it out (a worker takes device.* and worker.* alone), or make" in err
+
+
+def test_plan_doubts_means_of_colours_for_grey_images() -> None:
+    colours = {"dataset.mean": "[0.4,0.5,0.6]", "dataset.std": "[0.2,0.2,0.2]"}
+    config = compose_search(["study=quickstart", *(f"{key}={value}" for key, value in colours.items())]).dataset
+    assert "those of fashion_mnist are grey: give one number" in (doubt_normalisation(config, 1) or "")
+    assert doubt_normalisation(config, 3) is None
+    grey = compose_search(["study=quickstart", "dataset.mean=[0.3]", "dataset.std=[0.3]"]).dataset
+    assert doubt_normalisation(grey, 1) is None

@@ -28,6 +28,15 @@ def submitted(**options: object) -> str:
     return submit_workers("tiny", config, ClusterConfig(executor="slurm", **options), 2)
 
 
+def test_worker_starts_in_the_container_that_the_config_names(slurm, tmp_path: Path) -> None:
+    slurm.answer("sbatch", f"cp ${{@: -1}} {tmp_path}/script; echo Submitted batch job 9")
+    inside = "apptainer exec --nv /shared/kdhpc.sif /opt/kdhpc/bin/python -P"
+    submitted(python=inside)
+    shown = submission_script("tiny", "first", ClusterConfig(executor="slurm", python=inside), 2)
+    for script in (shown, (tmp_path / "script").read_text()):
+        assert f" {inside} -u -m submitit.core._submit " in script
+
+
 _KNOWN = f'echo "9_0|9|PENDING||n|None|$(ls {"{jobs}"}/.submission_file_*.sh)"'
 
 

@@ -37,6 +37,9 @@ class FakeTrial:
     def describe(self, **_):
         pass
 
+    def stepped(self, epoch, images):
+        pass
+
     def advance(self, step):
         self.steps.append(step)
 

@@ -75,7 +75,8 @@ def test_status_counts_rungs_workers_and_the_best(storage: Storage) -> None:
     }
     assert (lost["trial"], lost["lost"]) == (vanished.number, True)
     assert 0.2 <= lost["lease_age_s"] < 30
-    assert status["crashes"] == ({"number": 5, "attempts": 1, "state": "failed", "reason": "out of memory"},)
+    crash = {"number": 5, "attempts": 1, "state": "failed", "reason": "out of memory", "job": "17_3"}
+    assert status["crashes"] == (crash,)
     json.dumps(status)
 
 
@@ -158,7 +159,7 @@ def test_study_names_are_those_of_kdhpc(storage: Storage, storage_url: str) -> N
     make(storage, "later")
     make(storage, "earlier")
     assert study_names(storage) == ("earlier", "later")
-    with pytest.raises(UnknownStudyError, match="unknown study 'foreign': allowed: earlier, later"):
+    with pytest.raises(UnknownStudyError, match="unknown study 'foreign': there are earlier, later"):
         read_status(storage, "foreign")
     with pytest.raises(UnknownStudyError, match="did you mean 'later'"):
         top_trials(storage, "latter", 1)

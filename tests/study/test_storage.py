@@ -48,7 +48,7 @@ def test_connect_where_nothing_listens_fails_in_seconds_and_names_the_place() ->
 def test_connect_without_any_server_says_how_to_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDHPC_RUNS", str(tmp_path))
     monkeypatch.delenv("KDHPC_STORAGE", raising=False)
-    with pytest.raises(DatabaseError, match=r"kdhpc db start.*KDHPC_STORAGE \(postgresql://"):
+    with pytest.raises(DatabaseError, match=r"KDHPC_STORAGE \(postgresql://.*kdhpc db start"):
         Storage.connect()
 
 

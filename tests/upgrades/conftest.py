@@ -13,7 +13,7 @@ import torch
 from kdhpc.config.schema import SearchConfig, TrainConfig, TrainingConfig
 from kdhpc.study.storage import Storage
 from tests.databases import drop_tables
-from tests.upgrades.place import make_place, restore_database, restore_files, what_rounds
+from tests.upgrades.place import expire_leases, make_place, restore_database, restore_files, what_rounds
 from tests.workspace import Workspace
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -76,6 +76,7 @@ def own_url(storage: Storage, storage_url: str) -> Iterator[str]:
 def old_study(own_url: str, old: Old, monkeypatch: pytest.MonkeyPatch) -> Old:
     """The study of a version as well, in tables that were moved up."""
     restore_database(own_url, (old.fixture / "study.sql").read_text())
+    expire_leases(own_url)
     old.place.environment["KDHPC_STORAGE"] = own_url
     monkeypatch.setenv("KDHPC_STORAGE", own_url)
     upgraded = old.place.run("db", "upgrade", "--yes")

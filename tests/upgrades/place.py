@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 from tests.workspace import Workspace
 
@@ -72,9 +72,9 @@ _SIDE = 16
 def make_place(folder: Path) -> Workspace:
     """A folder with the data set packed and the configs written."""
     write_images(folder / "images")
-    for name, text in _FILES.items():
+    for name, content in _FILES.items():
         (folder / "configs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "configs" / name).write_text(text)
+        (folder / "configs" / name).write_text(content)
     place = Workspace(folder, os.environ)
     prepared = place.run("data", "prepare", "folder", "images", "--name", "tiny", "--size", str(_SIDE))
     assert prepared.returncode == 0, prepared.stderr
@@ -102,6 +102,15 @@ def restore_database(url: str, sql: str) -> None:
     with engine.begin() as connection, connection.connection.cursor() as cursor:
         cursor.execute("SET LOCAL check_function_bodies = false")  # They stand before the tables that they use.
         cursor.execute(sql)
+    engine.dispose()
+
+
+def expire_leases(url: str) -> None:
+    """Let the leases run out: they began long ago, but their database was restored into a server that just started."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        ago = "now() - interval '1 day'"
+        connection.execute(text(f"UPDATE kdhpc_slots SET renewed = {ago}, expires = {ago}"))
     engine.dispose()
 
 

@@ -1,8 +1,8 @@
 """Tables of earlier versions, as the code of then made them, are moved up by `kdhpc db upgrade`.
 
-``fixtures/tables/<version>.sql`` are dumps of what the commits before ea3b634 (version 3), ea3b634 (4), d3bb090 (5)
-and f6e9034 (6) wrote: a study that prunes by the median and one that prunes by halving, each with trials that are
-complete, pruned, failed, held and waiting.
+``fixtures/tables/<version>.sql`` are dumps of what the commits before ea3b634 (version 3), ea3b634 (4), d3bb090 (5),
+f6e9034 (6) and 7244863 (7) wrote: a study that prunes by the median and one that prunes by halving, each with trials
+that are complete, pruned, failed, held and waiting.
 """
 
 from pathlib import Path
@@ -15,10 +15,10 @@ from kdhpc.study.slots import TABLES_VERSION
 from kdhpc.study.storage import Storage
 from tests.databases import drop_tables
 from tests.study.made import make
-from tests.upgrades.place import restore_database
+from tests.upgrades.place import expire_leases, restore_database
 
 _TABLES = Path(__file__).parent / "fixtures" / "tables"
-VERSIONS = (3, 4, 5, 6)
+VERSIONS = (3, 4, 5, 6, 7)
 _COLUMNS = """
     SELECT concat(table_name, '.', column_name, ' ', data_type, ' ', is_nullable, ' ', column_default)
     FROM information_schema.columns WHERE table_name LIKE 'kdhpc%' AND table_name <> 'kdhpc_locks'
@@ -42,7 +42,7 @@ def asked(url: str, query: str) -> list[str]:
 
 
 def shape(url: str) -> list[list[str]]:
-    """All that version 7 says of its tables."""
+    """All that is said of the tables."""
     return [asked(url, query) for query in (_COLUMNS, _CONSTRAINTS, _INDEXES, _TRIGGERS, _VERSION)]
 
 
@@ -53,19 +53,14 @@ def tables(own_url: str, request: pytest.FixtureRequest) -> str:
     return own_url
 
 
-def expire(url: str) -> None:
-    """The leases in an old database began long ago, but it was restored into a server that has only just started."""
-    asked(url, "UPDATE kdhpc_slots SET renewed = now() - interval '1 day', expires = now() - interval '1 day'")
-
-
 @pytest.mark.parametrize("tables", VERSIONS, indirect=True)
 def test_upgrade_says_what_it_would_do_and_changes_nothing(tables: str, capsys: pytest.CaptureFixture[str]) -> None:
-    expire(tables)
+    expire_leases(tables)
     before = shape(tables)
     assert main(["db", "upgrade"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == "studies: halved, old"
-    assert "tables 6 to 7: graphs can be given" in out
+    assert "tables 7 to 8: a lease says which epoch" in out
     assert "Nothing was changed. `kdhpc db upgrade --yes` does this in one transaction; a dump is written first" in err
     assert shape(tables) == before
 
@@ -86,7 +81,7 @@ def test_upgrade_makes_the_tables_of_a_new_database_and_the_studies_go_on(
     version = request.node.callspec.params["tables"]
     if version == 3:  # As where two workers took slots at once.
         asked(tables, "UPDATE trials SET number = 1 - number WHERE number < 2")
-    expire(tables)
+    expire_leases(tables)
     assert main(["db", "upgrade", "--yes"]) == 0
     dump = server_folder / f"kdhpc-tables{version}.dump"
     assert f"dump: {dump}" in capsys.readouterr().err
@@ -120,7 +115,7 @@ def test_upgrade_of_a_server_that_is_not_embedded_asks_for_a_dump(
     tables: str, server_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KDHPC_STORAGE", tables)
-    expire(tables)
+    expire_leases(tables)
     assert main(["db", "upgrade"]) == 0
     assert 'make a dump first (pg_dump "$KDHPC_STORAGE")' in capsys.readouterr().err
     assert main(["db", "upgrade", "--yes"]) == 0
@@ -142,7 +137,7 @@ def test_upgrade_is_refused_while_workers_hold_trials(tables: str, capsys: pytes
 @pytest.mark.parametrize("tables", VERSIONS[:1], indirect=True)
 def test_upgrade_that_fails_half_way_changes_nothing(tables: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked(tables, "ALTER TABLE kdhpc_studies ADD COLUMN precision text")  # Nobody's doing, for the last step to fail.
-    expire(tables)
+    expire_leases(tables)
     before = shape(tables)
     assert main(["db", "upgrade", "--yes"]) == 1
     assert "precision" in capsys.readouterr().err

@@ -14,6 +14,7 @@ _BENCHMARKS = {
     "data": "batches from the packed form against a DataLoader of JPEG files",
     "study": "workers on the shared study against plain study.optimize",
     "fleet": "a thousand simulated workers on one server",
+    "watch": "a refresh of kdhpc status --watch, of a small study and a large one",
     "search": "trials per hour of whole searches, and what is lost between trials",
 }
 

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from kdhpc.study.storage import Storage
 from tools.benchmarks.pooler import pgbouncer
 from tools.benchmarks.report import Cell, Report
-from tools.benchmarks.study_server import benchmark_server, make_ours, plain_url, server_processes
+from tools.benchmarks.study_server import benchmark_server, make_ours, plain_url, server_cpu_s, server_processes
 
 _ROOT = Path(__file__).parents[2]
 _RENEW_S = 30.0
@@ -54,9 +54,9 @@ def run(arguments: argparse.Namespace) -> Report:
             pooler = pgbouncer(plain_url(), sessions=arguments.pgbouncer, clients=clients)
             environment["KDHPC_STORAGE"] = stack.enter_context(pooler)
         study = make_ours(storage, "fleet", finished=0, trials=most)
-        before_s, begin = _server_cpu_s(), time.perf_counter()
+        before_s, begin = server_cpu_s(), time.perf_counter()
         told, connect_s, memory_mb = _simulate(arguments, seconds, environment)
-        cpu_s, wall_s = _server_cpu_s() - before_s, time.perf_counter() - begin
+        cpu_s, wall_s = server_cpu_s() - before_s, time.perf_counter() - begin
         counts = study.progress()
         ended = counts.complete + counts.pruned
         whole = _is_whole(storage) and counts.running == counts.failed == 0 and counts.target == most
@@ -126,20 +126,6 @@ def _simulate(
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _server_cpu_s() -> float:
-    """User and system time of the server, its children, and those that have ended."""
-    first, *_ = server_processes()
-    ticks = 0
-    for pid in server_processes():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        ticks += sum(map(int, fields[11:13]))
-        ticks += sum(map(int, fields[13:15])) if pid == first else 0
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _memory_mb(pid: int) -> float:

@@ -43,6 +43,20 @@ def server_processes() -> list[int]:
     return [first, *children]
 
 
+def server_cpu_s() -> float:
+    """User and system time of the server, its children, and those that have ended."""
+    first, *_ = server_processes()
+    ticks = 0
+    for pid in server_processes():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ticks += sum(map(int, fields[11:13]))
+        ticks += sum(map(int, fields[13:15])) if pid == first else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def plain_url() -> str:
     """The server's URL, with its password."""
     return find_address(None)().render_as_string(hide_password=False)

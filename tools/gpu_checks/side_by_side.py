@@ -56,6 +56,9 @@ class OfflineTrial:
     def advance(self, step: int) -> None:
         """A checkpoint is written."""
 
+    def stepped(self, epoch: int, images: int) -> None:
+        """Nobody asks."""
+
     def describe(self, *, mode: str, data: str) -> None:
         """Its first step is done."""
         self.mode = mode

@@ -1,21 +1,21 @@
-"""A folder of any images: ``train/<class>/*`` and ``test/<class>/*``."""
+"""A folder of any images: ``train/<class>/*`` and ``test/<class>/*``, or ``<class>/*`` with a share for testing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kdhpc.data.names import alike, is_left_out, shown
+from kdhpc.data.names import alike, is_left_out
 from kdhpc.data.progress import Progress
+from kdhpc.data.readers.class_folders import Remarks, class_names, images_of
+from kdhpc.data.readers.dividing import check_fraction, divided
 from kdhpc.data.readers.source import Counts, FileSource, FileSplit, first_few
-from kdhpc.data.reading import entries_in, folders_in, is_folder, look_at
-from kdhpc.data.tree import Walk
+from kdhpc.data.reading import folders_in, is_folder, look_at
 from kdhpc.errors import DataError
 
-_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-)
 _VALIDATION = ("validation", "valid", "val")
+_HALVES = ("train", "test", *_VALIDATION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,63 +26,99 @@ class FolderReader:
     search divides the training half itself. If there is no ``test`` folder, they are the test images instead. Links
     are followed, and a file that is linked several times counts once in its class. Hidden folders are left out, and
     those that desktops and file servers make (`kdhpc.data.names.is_left_out`).
+
+    Raises:
+        UsageError: ``split`` is not between 0 and 1.
     """
 
     expected: Counts | None = None
     """None: any numbers of images and classes are accepted."""
+    split: float | None = None
+    """The source has class folders alone, and this share of each class becomes the test half; None: it has halves."""
+
+    def __post_init__(self) -> None:
+        if self.split is not None:
+            check_fraction(self.split)
 
     def read(self, source: Path, scratch: Path, progress: Progress) -> FileSource:
         """List the images, ordered by name.
 
         Raises:
-            DataError: no such folders, an empty class, or classes that training and test don't share.
+            DataError: no such folders, an empty class, classes that training and test don't share, or with ``split``
+                a class with a single image.
             StorageError: the file system refuses to list a folder.
         """
         if look_at(source) is None:
             raise DataError(f"{source} does not exist: name the folder that has train/<class>/* and test/<class>/*")
-        found = [source / name for name in _VALIDATION if is_folder(source / name)]
-        if len(found) > 1:
-            raise DataError(f"{source} has {first_few(folder.name for folder in found)}: which one is meant? Keep one")
-        validation = next(iter(found), None)
-        train, test = [source / "train"], source / "test"
-        if not is_folder(test) and validation is not None:
-            progress.say(f"{validation} is the test half: there is no {test}")
-            test = validation
-        elif validation is not None:
-            progress.say(f"{validation} is added to the training half: a search divides that half itself")
-            train.append(validation)
-        for folder in (*train, test):
-            if not is_folder(folder):
-                raise DataError(f"{folder} is not a folder: expected are train/<class>/* and test/<class>/*")
-        strange = {name for name in folders_in(source) if not is_left_out(name)} - {
-            half.name for half in (*train, test)
-        }
-        _tell(progress, "folders", [source / name for name in strange], "neither train, test nor validation")
-        return _source(source, train, test, progress)
+        remarks = Remarks()
+        found = _read_halves(source, remarks, progress) if self.split is None else self._read_flat(source, remarks)
+        remarks.tell(progress)
+        return found
+
+    def _read_flat(self, source: Path, remarks: Remarks) -> FileSource:
+        assert self.split is not None
+        if not is_folder(source):
+            raise DataError(f"{source} is not a folder: expected is {source}/<class>/*")
+        halves = [name for name in _HALVES if is_folder(source / name)]
+        if halves:
+            raise DataError(
+                f"{source} has {first_few(halves)} already, and --split is for a folder of classes: leave --split out, "
+                f"or name {source / halves[0]}"
+            )
+        classes = class_names(source, remarks)
+        _refuse_one_folder(source, classes)
+        images = images_of(source, source, classes, remarks)
+        train, test = divided(source, classes, images, self.split, remarks)
+        return FileSource(classes=classes, train=_split(source, train), test=_split(source, test))
 
 
-def _source(source: Path, train: list[Path], test: Path, progress: Progress) -> FileSource:
-    classes = _classes(train[0], progress)
+def _refuse_one_folder(source: Path, classes: Sequence[str]) -> None:
+    """What an archive unpacks to is often one more folder around the classes."""
+    inner = source / classes[0]
+    if len(classes) == 1 and len([name for name in folders_in(inner) if not is_left_out(name)]) > 1:
+        raise DataError(f"{source} has one folder alone, which holds folders itself: name {inner} if those are classes")
+
+
+def _read_halves(source: Path, remarks: Remarks, progress: Progress) -> FileSource:
+    found = [source / name for name in _VALIDATION if is_folder(source / name)]
+    if len(found) > 1:
+        raise DataError(f"{source} has {first_few(folder.name for folder in found)}: which one is meant? Keep one")
+    validation = next(iter(found), None)
+    train, test = [source / "train"], source / "test"
+    if not is_folder(test) and validation is not None:
+        progress.say(f"{validation} is the test half: there is no {test}")
+        test = validation
+    elif validation is not None:
+        progress.say(f"{validation} is added to the training half: a search divides that half itself")
+        train.append(validation)
+    for folder in (*train, test):
+        if not is_folder(folder):
+            raise DataError(f"{folder} is not a folder: expected are train/<class>/* and test/<class>/*{_hint(source)}")
+    strange = {name for name in folders_in(source) if not is_left_out(name)} - {half.name for half in (*train, test)}
+    remarks.note("left out, folders neither train, test nor validation", [source / name for name in strange])
+    classes = class_names(train[0], remarks)
     for folder in (*train[1:], test):
-        _check_classes(classes, _classes(folder, progress), folder, origin=train[0])
+        _check_classes(classes, class_names(folder, remarks), folder, origin=train[0])
+    learnt = [images_of(source, folder, classes, remarks) for folder in train]
+    tested = images_of(source, test, classes, remarks)
+    # By folder first, then by class.
+    names = [name for images in learnt for group in images for name in group]
+    labels = [label for images in learnt for label, group in enumerate(images) for _ in group]
     return FileSource(
         classes=classes,
-        train=_split(source, train, classes, progress),
-        test=_split(source, [test], classes, progress),
+        train=FileSplit(root=source, names=tuple(names), labels=np.array(labels, dtype=np.int64)),
+        test=_split(source, tested),
     )
 
 
-def _classes(folder: Path, progress: Progress) -> tuple[str, ...]:
-    found = folders_in(folder)
-    names = tuple(name for name in found if not is_left_out(name))
-    if not names:
-        raise DataError(f"{folder} has no class folders: expected is {folder}/<class>/*")
-    _tell(
-        progress, "folders", [folder / name for name in found if is_left_out(name)], "hidden, or left behind by others"
-    )
-    images = [folder / entry.name for entry, _ in entries_in(folder) if Path(entry.name).suffix.lower() in _SUFFIXES]
-    _tell(progress, "files", [image for image in images if image.name not in names], "images of no class")
-    return names
+def _hint(source: Path) -> str:
+    """What to do where there is no test half."""
+    if not is_folder(source):
+        return ""
+    folder = source / "train" if is_folder(source / "train") else source
+    if not [name for name in folders_in(folder) if not is_left_out(name) and name not in _HALVES]:
+        return ""
+    return f"; for {folder}/<class>/* alone: kdhpc data prepare folder {folder} --split 0.2 --name NAME"
 
 
 def _check_classes(classes: tuple[str, ...], found: tuple[str, ...], folder: Path, *, origin: Path) -> None:
@@ -98,36 +134,7 @@ def _check_classes(classes: tuple[str, ...], found: tuple[str, ...], folder: Pat
         raise DataError(f"{folder} and {origin} must have the same classes: {folder.name} {' and '.join(parts)}")
 
 
-def _split(source: Path, folders: list[Path], classes: tuple[str, ...], progress: Progress) -> FileSplit:
-    names: list[str] = []
-    labels: list[int] = []
-    for folder in folders:
-        for label, name in enumerate(classes):
-            found = _images(source, folder / name, progress)
-            names += found
-            labels += [label] * len(found)
-    return FileSplit(root=source, names=tuple(names), labels=np.array(labels, dtype=np.int64))
-
-
-def _images(source: Path, folder: Path, progress: Progress) -> list[str]:
-    """The paths of one class's images below the source, at any depth, in the order of their names."""
-    walk, found = Walk(), dict[str, Path]()
-    others, again = list[Path](), list[Path]()
-    for file in walk.files(folder):
-        if file.path.suffix.lower() not in _SUFFIXES:
-            others.append(file.path)
-        elif file.real in found:
-            again.append(file.path)
-        else:
-            found[file.real] = file.path
-    if not found:
-        raise DataError(f"class {shown(folder.name)!r} has no image in {folder}: remove it everywhere, or add images")
-    _tell(progress, "files", others, "not images by their names")
-    _tell(progress, "folders", walk.left_out, "hidden, or left behind by others")
-    _tell(progress, "links", [*walk.repeated, *again], "to what the class has already")
-    return sorted(path.relative_to(source).as_posix() for path in found.values())
-
-
-def _tell(progress: Progress, what: str, paths: list[Path], why: str) -> None:
-    if paths:
-        progress.say(f"left out, {what} {why}: {first_few(sorted(map(str, paths)))}")
+def _split(source: Path, images: Sequence[Sequence[str]]) -> FileSplit:
+    names = tuple(name for group in images for name in group)
+    labels = [label for label, group in enumerate(images) for _ in group]
+    return FileSplit(root=source, names=names, labels=np.array(labels, dtype=np.int64))

@@ -20,13 +20,21 @@ READERS: dict[str, Reader] = {
 }
 
 
-def reader_of(name: str) -> Reader:
+def reader_of(name: str, split: float | None = None) -> Reader:
     """The reader of that name.
 
+    Args:
+        name: As ``kdhpc data prepare`` takes it.
+        split: Share of each class that becomes the test half, for a source that has none; None: it has one.
+
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, it does not divide, or the share is not between 0 and 1.
     """
-    try:
-        return READERS[name]
-    except KeyError:
-        raise UsageError(f"no reader {name!r}: {nearest(name, READERS)}") from None
+    reader = READERS.get(name)
+    if reader is None:
+        raise UsageError(f"no reader {name!r}: {nearest(name, READERS)}")
+    if split is None:
+        return reader
+    if not isinstance(reader, FolderReader):
+        raise UsageError(f"--split is not allowed with {name}, which has its official test half: leave it out")
+    return FolderReader(split=split)

@@ -1,0 +1,3 @@
+"""Slurm's answers, made up."""
+
+from tests.cluster.conftest import fake_slurm as fake_slurm
