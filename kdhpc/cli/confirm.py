@@ -85,10 +85,12 @@ def _refuse_without_meaning(args: argparse.Namespace) -> None:
 
 
 def _only_give(args: argparse.Namespace, confirmation: "Confirmation") -> int:
+    from kdhpc.log import log_to_stderr
     from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
 
+    log_to_stderr()
     name, storage = study_name(args), Storage.connect(patience_s=_PATIENCE_S)
     SharedStudy.open(storage, name).confirm(top=confirmation.top, num_seeds=confirmation.num_seeds)
     tell_who_trains(read_status(storage, name))

@@ -114,9 +114,13 @@ def _start(arguments: argparse.Namespace) -> int:
         print(f"{where} was running already, with the options of its start{more}", file=sys.stderr)
     else:
         print(f"{where} started", file=sys.stderr)
+    _warn_of_another_server()
+    return 0
+
+
+def _warn_of_another_server() -> None:
     if os.environ.get("KDHPC_STORAGE"):
         print("warning: KDHPC_STORAGE is set, so kdhpc uses the server named there and not this one", file=sys.stderr)
-    return 0
 
 
 def _refuse_other_options(where: str, endpoint: "Endpoint", options: "ServerOptions") -> None:
@@ -156,6 +160,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
     folder = server_dir()
     endpoint = running(folder)
+    _warn_of_another_server()
     if arguments.format == "json":
         found = asdict(endpoint) if endpoint else {}
         print(json.dumps({"running": endpoint is not None, "folder": str(folder), **found}))
@@ -174,6 +179,7 @@ def _url(arguments: argparse.Namespace) -> int:
     from kdhpc.server.address import EmbeddedAddress
 
     address = EmbeddedAddress(server_dir())
+    _warn_of_another_server()
     try:
         url = address()
     except DatabaseAwayError as exc:

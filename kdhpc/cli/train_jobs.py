@@ -17,6 +17,7 @@ from kdhpc.cli.sweep_progress import SweepProgress
 from kdhpc.cluster import slurm
 from kdhpc.cluster.sbatch import submissions
 from kdhpc.cluster.watcher import QueueWatcher
+from kdhpc.config.overrides import read_overrides
 from kdhpc.config.paths import sweep_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.config.sweep import launch_sweep
@@ -29,6 +30,7 @@ from kdhpc.interpreter import check_modules, write_in_any_encoding
 _LOG = logging.getLogger(__name__)
 # Of configs/hydra/launcher. Not called as the plugin's own: Hydra would check ours against those, which lack keys.
 _LAUNCHERS = {"submitit_local": "kdhpc_local", "submitit_slurm": "kdhpc_slurm"}
+_PYTHON = "hydra.launcher.python="
 _STOPPED = 130
 
 
@@ -70,7 +72,8 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
 
     Args:
         runs: What is trained, one for each combination.
-        overrides: What they were composed from; also ``hydra.launcher.*``.
+        overrides: What they were composed from; also ``hydra.launcher.*``, and ``hydra.launcher.python``, which is for
+            these jobs what ``cluster.python`` is for workers.
         launcher: ``submitit_local`` or ``submitit_slurm``.
         config_dir: The user's own configs.
 
@@ -79,12 +82,13 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
     """
     if launcher == "submitit_slurm" and not slurm.is_available():
         raise ClusterError("Slurm's commands are not on this machine: --launcher submitit_slurm needs a cluster's node")
+    python, overrides = _without_python(overrides)
     folder = sweep_dir(f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     private_folder(folder / "jobs")
     _tell(runs, folder / "jobs")
     at_once, job = _local_plan(len(runs)) if launcher == "submitit_local" else (None, TrainJob())
     try:
-        with submissions() as made, SweepProgress(runs):
+        with submissions(python) as made, SweepProgress(runs):
             submitit.SlurmJob.watcher = QueueWatcher(made)
             outcomes = launch_sweep(
                 job, overrides, launcher=_LAUNCHERS[launcher], at_once=at_once, folder=folder, config_dir=config_dir
@@ -101,6 +105,13 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
         raise ClusterError(
             f"{len(failed)} of {len(outcomes)} trainings failed, the first: {failed[0]} (logs: {folder / 'jobs'})"
         )
+
+
+def _without_python(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The command that starts the jobs' Python, if it is given, and the overrides that Hydra's launcher knows."""
+    given = [word for word in overrides if word.startswith(_PYTHON)]
+    found = read_overrides(TrainConfig, given)
+    return str(found[-1].value()) if found else None, [word for word in overrides if word not in given]
 
 
 def _tell(runs: Sequence[Run], logs: Path) -> None:

@@ -1,11 +1,10 @@
 """Presets, which are graphs with a name, and how commands load a graph by a name or from a file."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from kdhpc.errors import GraphError, nearest
+from kdhpc.errors import GraphError, closest, nearest
 from kdhpc.graph.node_space import NO_EDGE, EdgeKind
 from kdhpc.graph.serial import PLUGIN_REMEDY, read_stored
 from kdhpc.graph.space import edge_of
@@ -79,10 +78,9 @@ def load_graph(
         return PRESETS[name_or_path](num_nodes)
     path = Path(name_or_path)
     if not path.exists():
-        files = difflib.get_close_matches(path.name, (other.name for other in path.parent.glob("*.json")), n=1)
-        meant = (
-            f"did you mean '{path.with_name(files[0])}'?" if files else nearest(name_or_path, [*PRESETS, *other_names])
-        )
+        file = closest(path.name, (other.name for other in path.parent.glob("*.json")))
+        names = nearest(name_or_path, [*PRESETS, *other_names])
+        meant = names if file is None else f"did you mean '{path.with_name(file)}'?"
         raise GraphError(f"graph '{name_or_path}' is neither a preset nor a file: {meant}")
     graph = read_stored(path, plugin_remedy=plugin_remedy).graph
     if num_nodes is not None and graph.num_nodes != num_nodes:

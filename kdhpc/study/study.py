@@ -1,5 +1,6 @@
 """A search's shared study: the only way in which workers know of each other."""
 
+import logging
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from kdhpc.study.upgrading import has_tables
 
 if TYPE_CHECKING:
     from kdhpc.study.optuna_view import OptunaView
+
+_LOG = logging.getLogger(__name__)
 
 
 class SharedStudy:
@@ -224,11 +227,14 @@ class SharedStudy:
         Raises:
             StudyError: no trial is complete.
         """
+        num_best = 0
 
         def write(connection: Connection) -> None:
+            nonlocal num_best
             best = best_graphs(connection, self._study_id, self.definition.space, GOALS[self.definition.goal], top)
             if not best:
                 raise StudyError(f"study '{self.definition.name}' has no complete trial yet: there is none to confirm")
+            num_best = len(best)
             candidates = [GivenGraph(graph=graph, is_candidate=True) for graph in best]
             named = [
                 GivenGraph(graph=result.graph, name=result.name)
@@ -238,6 +244,12 @@ class SharedStudy:
             given_graphs.give(connection, self._study_id, [*named, *candidates], num_seeds=num_seeds)
 
         self._storage.write(write)
+        if num_best < top:
+            _LOG.warning(
+                "only %d graphs of study '%s' were trained to the end: all are confirmed",
+                num_best,
+                self.definition.name,
+            )
 
     def progress(self) -> TrialCounts:
         """Trials of the budget by state."""

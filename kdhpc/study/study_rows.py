@@ -1,6 +1,5 @@
 """A study's own row, and how many slots it has."""
 
-import difflib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, text
 
 from kdhpc.config.goals import DEFAULT_GOAL
-from kdhpc.errors import StudyError, StudyMismatchError, UnknownStudyError
+from kdhpc.errors import StudyError, StudyMismatchError, UnknownStudyError, near
 from kdhpc.study import foreign, given, median_rule, trial_rows
 from kdhpc.study.definition import (
     Split,
@@ -202,8 +201,8 @@ def unknown_study(name: str, known: Sequence[str]) -> str:
     """The message for a name that no study has: the nearest ones, and what there is."""
     if not known:
         return f"unknown study '{name}': there is none in this database, `kdhpc search --study NAME` makes one"
-    near = " or ".join(f"'{one}'" for one in difflib.get_close_matches(name, known, n=3))
-    return f"unknown study '{name}': {f'did you mean {near}? ' if near else ''}there are {listed_studies(known)}"
+    meant = " or ".join(f"'{one}'" for one in near(name, known, at_most=3))
+    return f"unknown study '{name}': {f'did you mean {meant}? ' if meant else ''}there are {listed_studies(known)}"
 
 
 def listed_studies(names: Sequence[str]) -> str:

@@ -356,6 +356,10 @@ def test_commands_of_db_in_order(stopped_folder: Path, tmp_path: Path) -> None:
     not_there = db("url")
     assert not_there.returncode == 1
     assert "kdhpc db start" in not_there.stderr
+    environment["KDHPC_STORAGE"] = "postgresql://elsewhere/kdhpc"
+    for command in ("url", "status"):
+        assert "KDHPC_STORAGE is set, so kdhpc uses the server named there" in db(command).stderr
+    del environment["KDHPC_STORAGE"]
     started = db("start", "--workers", "3")
     assert started.returncode == 0, started.stderr
     assert "running already" in db("start").stderr

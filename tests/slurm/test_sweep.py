@@ -1,6 +1,7 @@
 """A sweep of final trainings as Slurm jobs."""
 
 import json
+import sys
 
 from tests.slurm.faults import Cluster
 from tests.workspace import PATIENCE_S, until
@@ -18,6 +19,7 @@ def test_sweep_of_graphs_and_seeds_survives_a_requeue(cluster: Cluster) -> None:
             *("train", "--graph", "dml,independent", "--nodes", "2", "--seeds", "0,1", "--launcher", "submitit_slurm"),
             *_TRAINING,
             *("training.epochs=96", "run.checkpoint_every_s=0.05", "hydra.launcher.name=sweep"),
+            f'hydra.launcher.python="env FOR_THE_JOBS=1 {sys.executable} -P"',
         )
         run = site.runs / "train" / "tiny-resnet8-dml2" / "seed0"
         until(lambda: (run / "checkpoint.pt").exists() or sweep.poll() is not None)
@@ -29,6 +31,8 @@ def test_sweep_of_graphs_and_seeds_survives_a_requeue(cluster: Cluster) -> None:
         assert sweep.returncode == 0, (out, err)
         (log,) = site.runs.glob(f"sweeps/*/jobs/{task}_0_log.out")
         assert "goes on after epoch" in log.read_text()
+        (script,) = site.runs.glob(f"sweeps/*/jobs/{task}_submission.sh")
+        assert f" env FOR_THE_JOBS=1 {sys.executable} -P -u -m submitit" in script.read_text()
         results = [json.loads(path.read_text()) for path in (site.runs / "train").rglob("result.json")]
         assert len(results) == 4
         assert {result["seed"] for result in results} == {0, 1}

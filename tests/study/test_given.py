@@ -275,9 +275,12 @@ def test_baseline_that_diverges_is_said_to_tell_nothing(storage: Storage) -> Non
     assert status(storage).diverged_given == (), "another training of it is open"
 
 
-def test_confirm_trains_the_best_again_and_ranks_by_the_mean(storage: Storage) -> None:
+def test_confirm_trains_the_best_again_and_ranks_by_the_mean(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
     study = searched(storage, 72.0, 74.0, 60.0, 73.0)
     study.confirm(top=2, num_seeds=2)
+    assert not caplog.messages
     study.confirm(top=2, num_seeds=2)
     assert (status(storage).given_trials.waiting, status(storage).trials.unfinished) == (6, 0)
     assert [trial.number for trial in top_trials(storage, "tiny", 9)] == [1, 3, 0, 2], "nothing is confirmed yet"
@@ -335,6 +338,14 @@ def test_a_baseline_that_the_search_has_drawn_is_trained_once_and_ranks_by_its_c
     assert status(storage).given_trials.waiting == 1
     end(take(study), 50.0, 60.0, 72.0)
     assert top_trials(storage, "tiny", 1)[0].confirmed == Estimate(mean=71.0, error=1.0, seeds=2)
+
+
+def test_confirm_says_how_many_graphs_there_are_where_more_are_asked_for(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    searched(storage, 72.0, 74.0, baselines=()).confirm(top=100, num_seeds=1)
+    assert caplog.messages == ["only 2 graphs of study 'tiny' were trained to the end: all are confirmed"]
+    assert status(storage).given_trials.waiting == 2
 
 
 def test_confirm_without_a_complete_trial_is_an_error(storage: Storage) -> None:
