@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import sys
 
 import pytest
@@ -73,6 +74,14 @@ def test_log_lines_are_printable(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_table_cell_breaks_no_line() -> None:
     assert aligned([("name", "x"), ("a\nb", "1")]) == ["name  x", r"a\nb  1"]
+
+
+def test_progress_in_bytes_is_shown_in_mb() -> None:
+    told = io.StringIO()
+    progress = DataProgress(told)
+    progress.start("checking it", 12_345_678, in_mb=True)
+    progress.advance(12_345_678)
+    assert re.fullmatch(r"checking it: 12 of 12 MB \([\d,]+ MB a second\)\n", told.getvalue())
 
 
 def test_progress_on_a_terminal_still_rewrites_its_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,7 +282,7 @@ def check_content(folder: Path, progress: Progress) -> Manifest:
         StorageError: the file system refuses to read it.
     """
     manifest = PackedDataset.open(folder).manifest
-    progress.start(f"checking {manifest.name}", sum(record.bytes for record in manifest.files))
+    progress.start(f"checking {manifest.name}", sum(record.bytes for record in manifest.files), in_mb=True)
     for record in manifest.files:
         if file_sha256(folder / record.path, progress.advance) != record.sha256:
             raise DataError(f"{folder / record.path} has changed since it was written: {_again(folder)}")

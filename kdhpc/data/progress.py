@@ -25,6 +25,7 @@ class Progress:
         self._every_s = 0.2 if self._terminal else 10.0
         self._what = ""
         self._done = self._total = 0
+        self._per_shown, self._unit = 1, ""
         self._started = self._shown = 0.0
 
     def say(self, line: str) -> None:
@@ -48,9 +49,16 @@ class Progress:
             erase_line(self._stream)
             self._is_pending = False
 
-    def start(self, what: str, total: int) -> None:
-        """Begin a new count, from 0 to ``total``. ``what`` is the text before the numbers."""
+    def start(self, what: str, total: int, *, in_mb: bool = False) -> None:
+        """Begin a new count.
+
+        Args:
+            what: The text before the numbers.
+            total: Where it ends; it begins at 0.
+            in_mb: Bytes are counted, and shown as MB.
+        """
         self._what, self._total, self._done = what, total, 0
+        self._per_shown, self._unit = (1_000_000, " MB") if in_mb else (1, "")
         self._started = self._shown = time.monotonic()
         if self._terminal and total > 0:
             self._show(0.0, finished=False)
@@ -64,11 +72,14 @@ class Progress:
             self._shown = now
             self._show(now - self._started, finished)
 
+    def _shown_as(self, number: float) -> str:
+        return f"{number / self._per_shown:,.0f}"
+
     def _show(self, passed_s: float, finished: bool) -> None:
         rate = self._done / passed_s if passed_s > 0 else 0.0
-        count = f"{self._what}: {self._done:,} of {self._total:,}"
+        count = f"{self._what}: {self._shown_as(self._done)} of {self._shown_as(self._total)}{self._unit}"
         left = "" if finished or rate == 0 else f", {(self._total - self._done) / rate:.0f} s to go"
-        pace = f" ({rate:,.0f} a second{left})" if self._done else ""
+        pace = f" ({self._shown_as(rate)}{self._unit} a second{left})" if self._done else ""
         if not self._terminal:
             self.say(count + pace)
             return
