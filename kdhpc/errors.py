@@ -135,6 +135,17 @@ def closest(value: str, allowed: Iterable[str]) -> str | None:
 
 
 def near(value: str, allowed: Iterable[str], *, at_most: int) -> tuple[str, ...]:
-    """The names that are like a value, in capitals or not, the nearest first."""
+    """The names that are like a value, in capitals or not, the nearest first.
+
+    The nearest of all have it as initials: ``training.lr`` is ``training.learning_rate``.
+    """
     names = {name.casefold(): name for name in allowed}
-    return tuple(names[match] for match in difflib.get_close_matches(value.casefold(), names, n=at_most))
+    short = [name for name in names if "_" in name and _initials(name) == value.casefold()]
+    alike = difflib.get_close_matches(value.casefold(), names, n=at_most)
+    return tuple(names[match] for match in dict.fromkeys([*short, *alike]))[:at_most]
+
+
+def _initials(key: str) -> str:
+    """Of the last part of a config key: ``training.wd`` for ``training.weight_decay``."""
+    group, dot, name = key.rpartition(".")
+    return group + dot + "".join(word[:1] for word in name.split("_"))

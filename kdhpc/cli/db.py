@@ -103,6 +103,8 @@ def _start(arguments: argparse.Namespace) -> int:
     from kdhpc.server.control import ServerOptions, start
     from kdhpc.server.ownership import TakeOver
 
+    if arguments.allow and arguments.listen == "127.0.0.1":
+        raise UsageError("--allow has no meaning without --listen: give --listen all, or a name of this machine")
     options = ServerOptions(
         listen=arguments.listen, allow=tuple(arguments.allow), port=arguments.port, workers=arguments.workers
     )
@@ -110,7 +112,11 @@ def _start(arguments: argparse.Namespace) -> int:
     where = f"PostgreSQL at {started.endpoint.host}:{started.endpoint.port} (process {started.endpoint.pid})"
     if started.already:
         _refuse_other_options(where, started.endpoint, options)
-        more = "; --allow and --workers have no effect on it" if options.allow or options.workers != _WORKERS else ""
+        without = [
+            *(["--allow"] if options.allow else []),
+            *([f"--workers {options.workers}"] if options.workers != _WORKERS else []),
+        ]
+        more = f"; {' and '.join(without)} changes nothing" if without else ""
         print(f"{where} was running already, with the options of its start{more}", file=sys.stderr)
     else:
         print(f"{where} started", file=sys.stderr)

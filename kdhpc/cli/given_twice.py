@@ -20,7 +20,7 @@ class StoreOnce(argparse.Action):
     ) -> None:
         """Store the value."""
         given: dict[str, object] = namespace.__dict__.setdefault("given_options", {})
-        if option_string is not None and given.setdefault(self.dest, values) != values:
+        if option_string is not None and _shown(given.setdefault(self.dest, values)) != _shown(values):
             raise argparse.ArgumentError(
                 self, f"given twice, as {_shown(given[self.dest])} and as {_shown(values)}: give it once"
             )

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kdhpc.errors import KdhpcError, UsageError
+from kdhpc.cli.parser import refuse_other_file
 
 _DESCRIPTION = """\
 Reads the log/config.json of a trial of the authors' search (https://github.com/naok0615/ensemble_graph), or of the
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     imported = read_authors_graph(args.config)
     graph, provenance = imported.stored.graph, imported.stored.provenance
     path = args.out or Path(f"graph-{graph_key(graph)}.json")
-    _refuse_other_file(path)
+    refuse_other_file(path)
     write_graph(path, graph, provenance)
     print(path)
     known = {"data set": "dataset", "epochs": "config.training.epochs", "batch size": "config.training.batch_size"}
@@ -53,19 +53,3 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
-
-
-def _refuse_other_file(path: Path) -> None:
-    """Refuse to write over what is no graph's file.
-
-    Raises:
-        UsageError: there is such a file, or a folder.
-    """
-    from kdhpc.graph.serial import read_graph
-
-    if not path.exists():
-        return
-    try:
-        read_graph(path)
-    except KdhpcError as exc:
-        raise UsageError(f"--out {path} is not allowed: it exists, and is no graph's file: give another name") from exc

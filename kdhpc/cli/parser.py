@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from kdhpc.cli.given_twice import StoreOnce
 from kdhpc.cli.help_page import HelpPage
-from kdhpc.errors import closest, nearest
+from kdhpc.errors import KdhpcError, UsageError, closest, nearest
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -53,6 +53,8 @@ class CommandParser(argparse.ArgumentParser):
     def _meant_by(self, word: str) -> str:
         """What may have been meant by an argument too many."""
         has_study, has_overrides = ("--study" in self._option_string_actions, self._takes_overrides())
+        if has_overrides and word in _config_keys(self.prog).get(word.rpartition(".")[2], ()):
+            return f": a config key needs a value, as {word}=VALUE"
         if has_overrides:
             from kdhpc.config.folders import config_names
 
@@ -139,6 +141,22 @@ def output_folder(text: str) -> Path:
     if taken is not None and not taken.is_dir():
         raise argparse.ArgumentTypeError(f"{text} cannot be a folder to write into, {taken} is a file: name another")
     return path
+
+
+def refuse_other_file(path: Path) -> None:
+    """Refuse to write a graph's file over what is none.
+
+    Raises:
+        UsageError: there is such a file, or a folder.
+    """
+    from kdhpc.graph.serial import read_graph
+
+    if not path.exists():
+        return
+    try:
+        read_graph(path)
+    except KdhpcError as exc:
+        raise UsageError(f"--out {path} is not allowed: it exists, and is no graph's file: give another name") from exc
 
 
 def _whole(text: str) -> int:

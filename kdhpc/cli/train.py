@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
     from kdhpc.final.run import Run
 
+_MOST_SEEDS = 1000
 _DESCRIPTION = """\
 Trains a graph from scratch on all training images and scores it on the test images: per-node and ensemble accuracy of
 the last epoch. A run that was interrupted goes on where it stopped, one that is done is not repeated. A run
@@ -195,14 +196,18 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """``3``, ``0..4`` (both ends included) or ``0,2,5``.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it is none of these, has a seed twice, or more than anybody trains.
     """
     if found := re.fullmatch(r"(\d+)\.\.(\d+)", text):
-        seeds = tuple(range(int(found[1]), int(found[2]) + 1))
+        seeds: Sequence[int] = range(int(found[1]), int(found[2]) + 1)
     elif re.fullmatch(r"\d+(,\d+)*", text):
-        seeds = tuple(int(seed) for seed in text.split(","))
+        seeds = [int(seed) for seed in text.split(",")]
     else:
-        seeds = ()
-    if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds {text} is not allowed: give a number, a range such as 0..4, or a list such as 0,2,5")
-    return seeds
+    if found and not seeds:
+        raise UsageError(f"--seeds {text} is not allowed: the smaller seed comes first, as {found[2]}..{found[1]}")
+    if int(found[2]) - int(found[1]) >= _MOST_SEEDS if found else len(seeds) > _MOST_SEEDS:
+        raise UsageError(f"--seeds {text} is not allowed: at most {_MOST_SEEDS:,} seeds at once")
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {text} is not allowed: a seed is in it twice")
+    return tuple(seeds)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.parser import refuse_other_file
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     storage = Storage.connect(patience_s=_PATIENCE_S)
     known = read_history(storage, chosen_study(args, storage), number)
     if args.out is not None:
+        refuse_other_file(args.out)
         _write(known, args.out)
     logs = read_logs(known.history.study)
     found = tuple(logs_of_attempt(logs, attempt) for attempt in known.history.attempts)

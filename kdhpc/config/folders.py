@@ -14,13 +14,12 @@ def config_dirs(config_dir: Path | None = None) -> tuple[Path, ...]:
         config_dir: ``--config-dir``; None: ``$KDHPC_CONFIG_DIR``, else ``./configs`` where there is one.
 
     Raises:
-        ConfigError: a folder was named that does not exist.
+        ConfigError: a folder was named that does not exist, or is none.
     """
     named = config_dir or (Path(os.environ["KDHPC_CONFIG_DIR"]) if "KDHPC_CONFIG_DIR" in os.environ else None)
     if named is not None and not named.is_dir():
-        raise ConfigError(
-            f"config folder {str(named)!r} does not exist: name one with --config-dir or KDHPC_CONFIG_DIR"
-        )
+        what = "is no folder" if named.exists() else "does not exist"
+        raise ConfigError(f"config folder {str(named)!r} {what}: name one with --config-dir or KDHPC_CONFIG_DIR")
     own = named or Path("configs")
     found = [path.absolute() for path in (own, shipped("configs")) if path.is_dir()]
     return tuple(dict.fromkeys(found))

@@ -19,6 +19,7 @@ from kdhpc.files.removing import remove_tree
 from kdhpc.files.storage_errors import is_of_storage
 from kdhpc.files.writing import write_whole
 
+_LARGEST_SIDE = 4096
 _CHOICE = "--force replaces it, another --name keeps both"
 
 
@@ -53,8 +54,8 @@ class PrepareRequest:
 
     def __post_init__(self) -> None:
         check_dataset_name(self.folder.name)
-        if self.size is not None and self.size < 1:
-            raise UsageError(f"--size {self.size} is not allowed: 1 or more pixels")
+        if self.size is not None and not 1 <= self.size <= _LARGEST_SIDE:
+            raise UsageError(f"--size {self.size} is not allowed: 1 to {_LARGEST_SIDE} pixels")
         if self.num_jobs < 1:
             raise UsageError(f"--jobs {self.num_jobs} is not allowed: 1 or more processes")
 

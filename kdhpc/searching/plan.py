@@ -230,8 +230,8 @@ def check_same_study(study: SharedStudy, config: SearchConfig) -> None:
     different = differences(made_with, study_definition(made_with.name, config, made_with.dataset_checksum))
     if different:
         raise StudyMismatchError(
-            f"study {made_with.name!r} was made with something else: {'; '.join(different)}: leave it out (a worker "
-            "takes device.* and worker.* alone), or make another study with `kdhpc search --study NAME`"
+            f"study {made_with.name!r} was made with something else: {'; '.join(different)}: give what it was made "
+            "with (only device.* and worker.* may differ), or make another study with `kdhpc search --study NAME`"
         )
 
 

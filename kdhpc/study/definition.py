@@ -168,6 +168,8 @@ def differences(stored: StudyDefinition, given: StudyDefinition) -> list[str]:
     if stored.precision and given.precision:
         before["device.precision"], now["device.precision"] = stored.precision, given.precision
     different = compatibility.differences(before, now)
+    if "training.epochs" in different:
+        different.pop("last_epoch", None)  # It is the same, by a name that nobody gives.
     return [f"{key} was {_shown(was)}, is {_shown(is_now)}" for key, (was, is_now) in different.items()]
 
 

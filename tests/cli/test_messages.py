@@ -54,6 +54,14 @@ def code_of(*words: str) -> int:
         ("export-best --top many", "'many' is not a whole number"),
         ("export-best --top 0", "0 is not above 0"),
         ("train", "required: --graph (see `kdhpc train --help`)"),
+        ("train --graph dml --seeds 2..0", "--seeds 2..0 is not allowed: the smaller seed comes first, as 0..2"),
+        ("train --graph dml --seeds 0,0", "--seeds 0,0 is not allowed: a seed is in it twice"),
+        ("train --graph dml --seeds 0..9999999999", "at most 1,000 seeds at once"),
+        ("search --study mine training.epochs", "a config key needs a value, as training.epochs=VALUE"),
+        ("data prepare folder . --size 1000000", "--size 1000000 is not allowed: 1 to 4096 pixels"),
+        ("db start --allow 10.0.0.0/8", "--allow has no meaning without --listen"),
+        ("search --study quickstart --dry-run --config-dir /etc/passwd", "config folder '/etc/passwd' is no folder"),
+        ("search --study quickstart --dry-run training.lr=1", "did you mean 'training.learning_rate'?"),
         ("data check", "required: NAME"),
         ("report accuracy --by nods", "did you mean 'nodes'?"),
         ("report accuracy --by nodes --out /etc/passwd", "/etc/passwd cannot be a folder to write into"),
@@ -237,4 +245,4 @@ def test_start_of_a_server_that_runs_refuses_what_it_does_not_do(
         assert main(["db", "start", *options]) == 1
         assert said in capsys.readouterr().err
     assert main(["db", "start", "--workers", "7"]) == 0
-    assert "--allow and --workers have no effect on it" in capsys.readouterr().err
+    assert "with the options of its start; --workers 7 changes nothing" in capsys.readouterr().err

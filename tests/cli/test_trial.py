@@ -109,6 +109,11 @@ def test_trial_as_json_and_its_graph_as_a_file(storage: Storage, said: Callable[
     stored = read_stored(Path("graph.json"))
     assert stored.graph == study.definition.space.graph(0, 2)
     assert (stored.provenance["study"], stored.provenance["trial"]) == ("tiny", 2)
+    assert said("trial", "2", "--out", "graph.json")[0] == 0, "a graph's file is replaced"
+    Path("notes.txt").write_text("mine")
+    code, out, err = said("trial", "2", "--out", "notes.txt")
+    assert (code, out, Path("notes.txt").read_text()) == (2, "", "mine")
+    assert "--out notes.txt is not allowed: it exists, and is no graph's file" in err
 
 
 def test_given_trial_is_named_as_status_names_it(storage: Storage, said: Callable[..., Said]) -> None:

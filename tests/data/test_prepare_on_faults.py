@@ -55,7 +55,9 @@ def _run(data: Path, *words: object) -> Command:
 
 
 def _prepare(data: Path, source: Path, *options: object) -> Command:
-    return _run(data, "prepare", "folder", source, "--name", "pets", "--size", 16, "--jobs", 1, *options)
+    usual = [("--size", 16), ("--jobs", 1)]
+    words = [word for name, value in usual if name not in options for word in (name, value)]
+    return _run(data, "prepare", "folder", source, "--name", "pets", *words, *options)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_search_of_networks_trains_exports_and_hands_them_on(storage, storage_ur
 
     last = setting_of(tmp_path / "alone", *CHOICES)
     alone = type("Alone", (), {"number": 3, "seed": 4, "graph": graphs[3], "lost": False, "reported": ()})()
-    alone.describe, alone.advance = lambda **_: None, lambda step: None
+    alone.describe, alone.advance, alone.stepped = lambda **_: None, lambda step: None, lambda epoch, images: None
     alone.report_rung = lambda epoch, accuracy: Outcome.COMPLETE
     ride(alone, last, prepare_training(alone, last, None))
     assert epochs_of(last, 3) == epochs_of(setting, 3)

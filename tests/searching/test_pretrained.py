@@ -64,7 +64,7 @@ def test_worker_finds_other_content_in_the_pretrained_weights(workspace, monkeyp
     study = SimpleNamespace(definition=study_definition("tiny", config, checksum), split=SPLIT, uid="u")
     trial_setting(study, config)
     weights.write_bytes(b"second")
-    with pytest.raises(StudyMismatchError, match=r"pretrained_weights was \S+, is \S+$"):
+    with pytest.raises(StudyMismatchError, match=r"pretrained_weights was \S+, is \S+: give"):
         trial_setting(study, config)
 
 

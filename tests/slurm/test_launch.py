@@ -6,11 +6,13 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.screens import in_terminal
 from tests.slurm.faults import TRIALS, Cluster, times_resumed
 from tests.slurm.site import ROOT, SEARCH, Site
 from tests.workspace import PATIENCE_S, until
@@ -145,6 +147,11 @@ def test_status_shows_jobs_and_the_lost(cluster: Cluster) -> None:
         shown = site.run("status", "--study", "shown").stdout.splitlines()
         row = next(line.split() for line in shown if line.startswith(f"{array} "))
         assert (row[2], row[-1]) == (str(caught.trial), "running")
+        watch = [sys.executable, "-m", "kdhpc.cli.main", "status", "--study", "shown", "--watch"]
+        code, drawn = in_terminal(watch, columns=80, environment=site.environment, interrupt_at="s ago")
+        assert code == 130
+        drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
+        assert re.search(rf"{array} +{caught.trial} +\d+ .* s ago", drawn), drawn
         os.kill(caught.pid, signal.SIGKILL)
         until(lambda: array not in site.jobs())
         worker = site.status("shown")["workers"][0]

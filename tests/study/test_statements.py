@@ -1,5 +1,7 @@
 """What a worker asks of the server: few statements, and no more of them in a large study."""
 
+import threading
+
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -8,10 +10,10 @@ from tests.study.made import EPOCHS, accuracy, make, take
 
 
 class Statements:
-    """Counts them while entered; pings and COMMIT are not among them."""
+    """Counts this thread's while entered; pings and COMMIT are not among them."""
 
     def __enter__(self):
-        self.count = 0
+        self.count, self._thread = 0, threading.get_ident()
         event.listen(Engine, "before_cursor_execute", self._one_more)
         return self
 
@@ -19,7 +21,7 @@ class Statements:
         event.remove(Engine, "before_cursor_execute", self._one_more)
 
     def _one_more(self, *arguments):
-        self.count += 1
+        self.count += threading.get_ident() == self._thread
 
 
 def cost_of_a_trial(study):

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -59,7 +59,7 @@ class OfflineTrial:
     def stepped(self, epoch: int, images: int) -> None:
         """Nobody asks."""
 
-    def describe(self, *, mode: str, data: str) -> None:
+    def describe(self, *, mode: str, data: str, versions: Mapping[str, str]) -> None:
         """Its first step is done."""
         self.mode = mode
 
