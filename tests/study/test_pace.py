@@ -61,7 +61,7 @@ def test_a_renewal_tells_the_pace_in_the_statement_that_it_makes_anyway(storage:
     assert _worker(storage).epoch == 1
     renewed = "SELECT renewed FROM kdhpc_slots WHERE state = 'held'"
     before = scalar(storage, renewed)
-    with Statements() as statements:
+    with Statements(of_all_threads=True) as statements:
         until(lambda: statements.count >= 3)
     assert scalar(storage, renewed) > before, "each was a renewal"
     leased.stepped(7, 1016)

@@ -10,7 +10,10 @@ from tests.study.made import EPOCHS, accuracy, make, take
 
 
 class Statements:
-    """Counts this thread's while entered; pings and COMMIT are not among them."""
+    """Counts this thread's while entered, or those of all threads; pings and COMMIT are not among them."""
+
+    def __init__(self, *, of_all_threads=False):
+        self._of_all_threads = of_all_threads
 
     def __enter__(self):
         self.count, self._thread = 0, threading.get_ident()
@@ -21,7 +24,7 @@ class Statements:
         event.remove(Engine, "before_cursor_execute", self._one_more)
 
     def _one_more(self, *arguments):
-        self.count += threading.get_ident() == self._thread
+        self.count += self._of_all_threads or threading.get_ident() == self._thread
 
 
 def cost_of_a_trial(study):
