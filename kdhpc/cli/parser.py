@@ -141,6 +141,21 @@ def output_folder(text: str) -> Path:
     return path
 
 
+def output_file(text: str) -> Path:
+    """argparse type: a file to write, which may not exist yet.
+
+    It is looked at before the work is done whose results are to be written. What is no file, as ``/dev/null``, could
+    not be replaced by one without harm.
+    """
+    path = Path(text)
+    if path.is_dir() or not path.name:
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no regular file: name another")
+    output_folder(str(path.parent))
+    return path
+
+
 def _whole(text: str) -> int:
     try:
         return int(text)
