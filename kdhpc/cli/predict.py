@@ -119,7 +119,7 @@ def _predict(args: argparse.Namespace, found: "ImageFiles") -> int:
             if args.json is not None:
                 sinks.append(stack.enter_context(json_file(args.json, ensemble, found)))
             if pictures is not None or len(found.files) > batch_size:
-                progress.start("images", len(found.files))
+                tally.start()
             for result in predict_files(
                 ensemble, found.files, top=args.top, batch_size=batch_size, with_maps=pictures is not None
             ):

@@ -45,12 +45,19 @@ class Tally:
         self._progress = progress
         self._files = files
         self._num_refused = len(found.refused)
+        self._num_files = len(found.files)
+        self._counts = False
         self.num_predicted = 0
         self.num_failed = len(found.refused)
         for skipped in found.skipped:
             progress.say(skipped.line)
         for error in found.refused:
             progress.say(f"not searched: {error}")
+
+    def start(self) -> None:
+        """Show from now on how many are done."""
+        self._counts = True
+        self._progress.start("images", self._num_files)
 
     def add(self, result: "FileResult", picture: Path | None) -> None:
         """Count a result."""
@@ -60,7 +67,8 @@ class Tally:
                 self._progress.say(f"not predicted: {result.path}: {result.failure}")
         else:
             self.num_predicted += 1
-        self._progress.advance(1)
+        if self._counts:
+            self._progress.advance(1)
 
     def end(self) -> None:
         """Say how many failures were not named, and how many there are of how many."""
@@ -112,7 +120,7 @@ class Tables:
     def _parts(self, name: str, classes: "Classification") -> list[Part]:
         columns = [classes.ensemble, *(classes.nodes if len(self._heads) > 1 else ())]
         rows = [
-            (str(rank), *(f"{_percent(one)}  {one.name}" for one in of_rank))
+            (str(rank), *(f"{_percent(one):>7}  {one.name}" for one in of_rank))
             for rank, of_rank in enumerate(zip(*columns, strict=True), start=1)
         ]
         return [name, Table(head=("", *self._heads), rows=rows, spare=self._heads[:0:-1])]
