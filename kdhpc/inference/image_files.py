@@ -1,5 +1,6 @@
 """Which image files a user means by the files and folders that are given. Free of torch."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class _Search:
     files: list[Path] = field(default_factory=list)
     skipped: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
     refused: list[StorageError] = field(default_factory=list)
-    _known: set[Path] = field(default_factory=set)
+    _known: set[str] = field(default_factory=set)
 
     def add(self, path: Path) -> None:
         try:
@@ -89,7 +90,7 @@ class _Search:
 
     def _add_files(self, paths: Iterable[Path]) -> None:
         for path in paths:
-            real = path.resolve()
+            real = os.path.realpath(path)
             if real in self._known:
                 self._skip(_AGAIN, [path])
             else:

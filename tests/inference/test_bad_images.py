@@ -72,22 +72,24 @@ def test_bad_images_stop_no_other_one_and_files_are_complete(strange, predict):
     head = whole[12:16] + (60000).to_bytes(4, "big") * 2 + whole[24:29]
     (strange / "bomb.png").write_bytes(whole[:12] + head + crc32(head).to_bytes(4, "big") + whole[33:])
     os.mkfifo(strange / "pipe.png")
-    found = predict(strange, "gone.png", "--batch", 2, "--csv", "all.csv")
+    Path("circle.png").symlink_to("circle.png")
+    found = predict(strange, "gone.png", "circle.png", "--batch", 2, "--csv", "all.csv")
     assert found.code == 1
     failed = {Path(image["image"]).name: image["error"] for image in found.json["images"] if image["error"]}
-    assert failed.keys() == {"text.png", "empty.jpg", "photo.jpg", "cut.png", "bomb.png", "pipe.png", "gone.png"}
+    given = {"gone.png", "circle.png"}
+    assert failed.keys() == {"text.png", "empty.jpg", "photo.jpg", "cut.png", "bomb.png", "pipe.png", *given}
     assert failed["gone.png"] == "no such file"
     assert failed["empty.jpg"] == "an empty file"
     assert failed["text.png"].startswith("not an image; formats that are read")
     assert "allowed are 134,217,728 in all" in failed["bomb.png"]
-    assert found.err.count("not predicted: ") == 7
+    assert found.err.count("not predicted: ") == 8
     assert "skipped 1, no images by their names: .heic 1" in found.err
-    assert "11 images are predicted, 7 are not" in found.err
+    assert "11 images are predicted, 8 are not" in found.err
     good = [image for image in found.json["images"] if image["error"] is None]
     assert len(good) == 11
     assert all(len(image["nodes"]) == 2 for image in good)
     with Path("all.csv").open(encoding="utf-8", newline="") as file:
-        assert sum(row["error"] != "" for row in csv.DictReader(file)) == 7
+        assert sum(row["error"] != "" for row in csv.DictReader(file)) == 8
 
 
 def test_images_of_which_none_can_be_used_are_an_error(folder, predict):
@@ -113,7 +115,16 @@ def test_many_failures_are_not_all_named_on_the_terminal(folder, predict):
 
 
 def test_find_images_takes_each_file_once_in_order(tmp_path):
-    for name in ("b/2.png", "b/10.JPG", "a/x.webp", "a/.hidden.png", "a/notes.txt", "a/README", "b/n.TXT", "@eaDir/t.png"):
+    for name in (
+        "b/2.png",
+        "b/10.JPG",
+        "a/x.webp",
+        "a/.hidden.png",
+        "a/notes.txt",
+        "a/README",
+        "b/n.TXT",
+        "@eaDir/t.png",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "a" / "again.png").symlink_to(tmp_path / "b" / "2.png")

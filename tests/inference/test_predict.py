@@ -100,6 +100,18 @@ def test_predict_of_one_has_its_branches_and_no_maps(folder, pictures, predict):
     assert not Path("maps").exists()
 
 
+def test_predict_of_different_networks_names_them_and_of_a_student_it_is_one(folder, pictures, predict):
+    settings = {**SETTINGS, "dataset": make_images(48), "test": (IMAGES, LABELS)}
+    mixed = kdhpc.train(kdhpc.dml(2), **{**settings, "network": ["abn_resnet8", "resnet8"]})
+    found = predict(pictures / "dark", "--attention", "maps", run=mixed.folder)
+    assert (found.code, found.json["networks"]) == (0, ["abn_resnet8", "resnet8"])
+    assert len(list(Path("maps").iterdir())) == 16
+    student = kdhpc.train("student", teacher=str(mixed.folder), **settings)
+    found = predict(pictures / "dark" / "00.png", run=student.folder)
+    assert found.out.splitlines()[1].split() == ["prediction"]
+    assert found.json["images"][0]["nodes"] == [found.json["images"][0]["ensemble"]]
+
+
 def test_predict_refuses_runs_that_are_not_done_or_diverged(done, pictures, predict):
     begun = Path("begun")
     shutil.copytree(done.folder, begun)
