@@ -22,6 +22,8 @@ _INK = "#222222"
 _SMALL, _LARGE = 7.5, 10.0
 _LETTERS = 27
 """Number of letters that fit below an image."""
+_LETTERS_OF_HEAD = 21
+"""The same above an image."""
 _LETTERS_OF_TITLE = 19
 """The same for the title, for each image's width."""
 
@@ -79,7 +81,7 @@ def draw_seen(
                 axes.imshow(grey, cmap="gray", vmin=0, vmax=1)
                 whole = (-0.5, side, side, -0.5)
                 axes.imshow(maps[column - 1], cmap=_COLOURS, alpha=_OPACITY, extent=whole, interpolation="bilinear")
-            write(left + _SIDE / 2, _TITLE + 0.06, _start_of(head, _LETTERS), size=_SMALL + 1, weight="bold")
+            write(left + _SIDE / 2, _TITLE + 0.06, _start_of(head, _LETTERS_OF_HEAD), size=_SMALL + 1, weight="bold")
             for number, line in enumerate(lines):
                 y = top + _SIDE + 0.05 + number * _LINE
                 write(left + _SIDE / 2, y, _start_of(line, _LETTERS), size=_SMALL)
