@@ -159,6 +159,23 @@ def refuse_other_file(path: Path) -> None:
         raise UsageError(f"--out {path} is not allowed: it exists, and is no graph's file: give another name") from exc
 
 
+def output_file(text: str) -> Path:
+    """argparse type: a ``.csv`` or ``.json`` to write, which may exist: an earlier one is replaced.
+
+    It is looked at before the work is done whose results are to be written. What is no file, as ``/dev/null``, or has
+    another ending, as ``/etc/passwd``, is not replaced.
+    """
+    path = Path(text)
+    if path.is_dir() or not path.name:
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no regular file: name another")
+    if path.exists() and path.suffix not in (".csv", ".json"):
+        raise argparse.ArgumentTypeError(f"{text} exists, and does not end in .csv or .json: name another")
+    output_folder(str(path.parent))
+    return path
+
+
 def _whole(text: str) -> int:
     try:
         return int(text)

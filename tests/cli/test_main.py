@@ -70,6 +70,9 @@ def test_surface_is_frozen() -> None:
             ),
         ],
         "kdhpc results": ["folder", "--ddof", "--format"],
+        "kdhpc predict": [
+            *("run", "images", "--top", "--csv", "--json", "--attention", "--batch", "--device", "--network"),
+        ],
         "kdhpc report": [],
         "kdhpc report pairs": ["folders", "--out", "--network"],
         "kdhpc report attention": ["folder", "--images", "--indices", "--out", "--network"],
@@ -106,7 +109,7 @@ def test_surface_is_frozen() -> None:
     "command",
     [
         *("--help", "search --help", "status --help", "db --help", "data --help", "report --help"),
-        *("report pairs --help", "report attention --help", "report accuracy --help"),
+        *("predict --help", "report pairs --help", "report attention --help", "report accuracy --help"),
     ],
 )
 def test_help_teaches_without_heavy_imports(command: str, tmp_path: Path) -> None:
