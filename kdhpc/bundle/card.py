@@ -4,7 +4,7 @@ import yaml
 
 from kdhpc.bundle.checking import Checked
 from kdhpc.bundle.formats import FORMATS
-from kdhpc.bundle.origin import exported_with
+from kdhpc.bundle.origin import exported_with, trained_by
 from kdhpc.bundle.preprocessing import preprocessing_steps
 from kdhpc.bundle.subject import Subject
 
@@ -175,7 +175,7 @@ def _training(subject: Subject, drawn: bool) -> str:
     result = run.result
     sentences = [
         f"{result.training_images:,} images of `{result.dataset}` (checksum `{run.dataset_checksum[:16]}`), "
-        f"{result.epochs} epochs, by the method `{result.graph}`, on `{result.device}`.",
+        f"{result.epochs} epochs, by the method `{trained_by(result)}`, on `{result.device}`.",
     ]
     if result.teacher:
         scored = "" if result.teacher_accuracy is None else f", whose top-1 is {result.teacher_accuracy:.2f} %"
@@ -194,9 +194,8 @@ def _training(subject: Subject, drawn: bool) -> str:
 def _check(checked: Checked) -> str:
     images = checked.images
     said = (
-        f"After it was written, this bundle was loaded again and compared with the run's own networks on {images.words}"
-        f". The largest difference of a logit was {checked.logits:.1e}, where the largest logit is "
-        f"{checked.largest_logit:.3g}; that of a probability was {checked.probabilities:.1e}."
+        "After it was written, this bundle was loaded again and compared with the run's own networks on "
+        f"{images.words}: {checked.words}."
     )
     if images.why:
         said += " The images were generated, as the run's own were not there when it was exported."
@@ -208,7 +207,7 @@ def _limits(subject: Subject) -> str:
     lines = [
         f"It knows {len(subject.card.classes)} classes, and gives each image to one of them, whatever it shows.",
         "Probabilities are a softmax of logits: they are not calibrated.",
-        f"It takes images of {side}x{side} pixels, made as below. Made otherwise, they are told apart less well.",
+        f"It takes images of {side}x{side} pixels, made as above. Made otherwise, they are told apart less well.",
         "It computes in float32. A training in half precision may have been scored a little differently.",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -54,6 +54,16 @@ class Checked:
     probabilities: float
     """Largest difference of a probability."""
 
+    @property
+    def words(self) -> str:
+        """Both differences."""
+        if not self.logits and not self.probabilities:
+            return "it predicts what the run does, to the bit"
+        return (
+            f"its logits differ from the run's by {self.logits:.1e} at most (the largest logit is "
+            f"{self.largest_logit:.3g}), its probabilities by {self.probabilities:.1e}"
+        )
+
 
 def check_images(subject: Subject, number: int) -> CheckImages:
     """Test images of the run, spread evenly; or, where its images are not here, images of random pixels.

@@ -12,6 +12,7 @@ from kdhpc.bundle.output import FORMAT, PROVENANCE, VERSION, digest_of, files_be
 from kdhpc.bundle.subject import Subject
 from kdhpc.files.json_text import parse_json, strict_json
 from kdhpc.files.writing import write_whole
+from kdhpc.final.result import FinalResult
 from kdhpc.final.settings import read_settings
 from kdhpc.provenance import package_version
 from kdhpc.training.made_with import made_with
@@ -41,7 +42,7 @@ def write_provenance(subject: Subject, name: str, checked: Checked, folder: Path
         "nodes": [node + 1 for node in subject.nodes],
         "networks": list(subject.names),
         "weights": {f"node{index + 1}": digest for index, digest in enumerate(digests)},
-        "result": asdict(run.result),
+        "result": {**asdict(run.result), "graph": trained_by(run.result)},
         "dataset_checksum": run.dataset_checksum,
         "settings": {key: parse_json(value) for key, value in settings.items()},
         "checked": {
@@ -56,6 +57,11 @@ def write_provenance(subject: Subject, name: str, checked: Checked, folder: Path
         "files": {name: digest_of(folder / name) for name in files_below(folder)},
     }
     write_whole(folder / PROVENANCE, strict_json(document, indent=2), "\n")
+
+
+def trained_by(result: FinalResult) -> str:
+    """The preset, the method, or the name of the graph's file: where that lies is nobody else's matter."""
+    return Path(result.graph).name
 
 
 def exported_with(name: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ Completer = Callable[..., Iterable[str]]
 _DATABASE_S = 0.8
 """Longest time to wait for the database's list of studies."""
 _MAKE_STUDIES = ("search", "launch")
-_FILES = ("--config-dir", "--graph", "--out", "--teacher", "config", "folder", "folders", "graphs", "source")
+_FILES = ("--config-dir", "--graph", "--out", "--teacher", "config", "folder", "folders", "graphs", "run", "source")
 
 
 def complete(parser: argparse.ArgumentParser) -> None:

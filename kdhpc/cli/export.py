@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from kdhpc.bundle.formats import FORMATS
 from kdhpc.cli.parser import output_folder, positive
@@ -62,7 +64,24 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="module:Name",
         help="your own network that a run was trained with: what a run's files name is not imported unasked",
     )
+    parser.add_argument("--study", action=_OfExportBest, help=argparse.SUPPRESS)
     parser.set_defaults(func=run)
+
+
+class _OfExportBest(argparse.Action):
+    """An option of the command with the similar name: whoever gives it here is told so."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        """Refuse it."""
+        parser.error(
+            f"a run has no --study: the graphs of a search are written by `kdhpc export-best --study {values}`"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,11 +108,6 @@ def run(args: argparse.Namespace) -> int:
     bundle = export_run(open_finished(folder), args.format, args.out, node=node, num_images=args.images)
     print(*bundle.files, sep="\n")
     checked = bundle.checked
-    images = checked.images
-    why = f" ({images.why})" if images.why else ""
-    print(
-        f"kdhpc: checked on {images.words}{why}: logits differ from the run's by at most {checked.logits:.1e}, "
-        f"probabilities by {checked.probabilities:.1e}",
-        file=sys.stderr,
-    )
+    why = f" ({checked.images.why})" if checked.images.why else ""
+    print(f"kdhpc: checked on {checked.images.words}{why}: {checked.words}", file=sys.stderr)
     return 0
