@@ -18,8 +18,9 @@ from kdhpc.errors import BundleError, ConfigError, DataError
 
 ALLOWED = 1e-5
 """Largest difference of a probability, and of a logit; if logits are larger than 1, this share of the largest."""
-_FIRST = 1
-"""The first batch has one image: a program must take any number."""
+MAX_IMAGES = 512
+"""Most images of a check: they are in memory together."""
+_BATCH = 64
 
 _Run = Callable[[object, NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
@@ -73,8 +74,11 @@ def check_images(subject: Subject, number: int) -> CheckImages:
         number: How many; of fewer test images, all.
 
     Raises:
+        ConfigError: more than `MAX_IMAGES`.
         StorageError: the file system refuses.
     """
+    if number > MAX_IMAGES:
+        raise ConfigError(f"--images {number} is not allowed: 1 to {MAX_IMAGES}")
     device = torch.device("cpu")
     try:
         packed = subject.run.open_images()
@@ -99,19 +103,21 @@ def check_bundle(subject: Subject, folder: Path, images: CheckImages) -> Checked
     except Exception as exc:  # Other people's libraries read what others of them wrote.
         raise BundleError(f"{subject.run.origin}: what was exported cannot be loaded again ({_said(exc)})") from exc
     differences, largest = [0.0, 0.0], 0.0
-    for batch in torch.split(images.images, [min(_FIRST, len(images.images)), max(0, len(images.images) - _FIRST)]):
-        if len(batch):
-            with torch.no_grad():
-                expected = [part.numpy() for part in subject.networks(batch)]
-            try:
-                found = run(model, batch.numpy())
-            except Exception as exc:  # As above.
-                raise BundleError(
-                    f"{subject.run.origin}: what was exported fails on {len(batch)} images ({_said(exc)})"
-                ) from exc
-            pairs = zip(differences, found, expected, strict=True)
-            differences = [max(before, _difference(one, other)) for before, one, other in pairs]
-            largest = max(largest, float(np.abs(expected[0]).max()))
+    # One image first: a program must take any number.
+    for batch in (images.images[:1], *torch.split(images.images[1:], _BATCH)):
+        if not len(batch):
+            continue
+        with torch.no_grad():
+            expected = [part.numpy() for part in subject.networks(batch)]
+        try:
+            found = run(model, batch.numpy())
+        except Exception as exc:  # As above.
+            raise BundleError(
+                f"{subject.run.origin}: what was exported fails on {len(batch)} images ({_said(exc)})"
+            ) from exc
+        pairs = zip(differences, found, expected, strict=True)
+        differences = [max(before, _difference(one, other)) for before, one, other in pairs]
+        largest = max(largest, float(np.abs(expected[0]).max()))
     checked = Checked(images=images, logits=differences[0], largest_logit=largest, probabilities=differences[1])
     allowed = ALLOWED * max(1.0, largest)
     if not (checked.logits <= allowed and checked.probabilities <= ALLOWED):

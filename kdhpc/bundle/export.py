@@ -91,7 +91,8 @@ def _write_graph(subject: Subject, folder: Path) -> tuple[str, ...]:
     except GraphError as exc:
         said = " ".join(str(exc).split())
         _LOG.warning("%s", said)
-        return (f"The graph is not drawn: {said.removeprefix(f'{run.paths.graph}').lstrip(': ')}.",)
+        # Where it lies on this machine is nobody else's matter.
+        return (f"The graph is not drawn. {said.replace(str(run.paths.graph), 'graph.json')}.",)
     from kdhpc.graph.drawing import draw_graph  # Matplotlib is large.
 
     result = run.result

@@ -33,10 +33,10 @@ def bundle_folder(out: Path) -> Iterator[Path]:
     parents = [folder for folder in out.parents if not folder.exists()]
     temporary = place / f".{out.name or 'bundle'}.{secrets.token_hex(8)}.partial"
     try:
-        make_folder(temporary)
-    except OSError as exc:
-        raise storage_error(exc, temporary, "made") from exc
-    try:
+        try:
+            make_folder(temporary)
+        except OSError as exc:
+            raise storage_error(exc, temporary, "made") from exc
         yield temporary
         if place is out:
             _replace(out, temporary, earlier)

@@ -108,5 +108,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(exc: Exception) -> str:
-    lines = [line for line in str(exc).splitlines() if line.strip()]
-    return " ".join(f"{type(exc).__name__}: {lines[0] if lines else ''}".split())[:200]
+    return " ".join(f"{type(exc).__name__}: {exc}".split())[:300]

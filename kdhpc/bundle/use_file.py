@@ -115,16 +115,15 @@ def _network(one):
     library = one["library"]
     if library is None:
         return _network_of_kdhpc(one, weights)
+    options = {"num_classes": CONFIG["num_classes"], **library["options"]}
     if library["package"] == "torchvision":
         import torchvision
 
-        network = torchvision.models.get_model(
-            library["name"], weights=None, num_classes=CONFIG["num_classes"], **library["options"]
-        )
+        network = torchvision.models.get_model(library["name"], weights=None, **options)
     else:
         import timm
 
-        network = timm.create_model(library["name"], num_classes=CONFIG["num_classes"], **library["options"])
+        network = timm.create_model(library["name"], pretrained=False, **options)
     network.load_state_dict(weights)
     return network.eval()
 
