@@ -25,8 +25,9 @@ model = torch.export.load("model.pt2").module()
 logits, probabilities = model(images)
 ```
 
-`model.pt2` was written by torch {torch}, and is tied to it: torch promises to read such files for a while in later
-versions, and an older one may refuse it. It runs on the CPU, in float32, in evaluation mode.
+`model.pt2` was written by torch {torch}. Another torch reads it as long as its own schema has the same major version;
+else it says `Serialized schema version ... does not match our current schema version`: then export anew with that
+torch, or as ONNX. It runs on the CPU, in float32, in evaluation mode.
 """,
     "onnx": """\
 ```python

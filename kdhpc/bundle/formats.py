@@ -33,7 +33,7 @@ FORMATS: dict[str, BundleFormat] = {
         needs="safetensors and torch, and the package that has the network: torchvision, timm or kdhpc",
     ),
     "timm": BundleFormat(
-        what="each network in timm's own layout, which `timm.create_model('local-dir:FOLDER')` reads",
+        what="each network in timm's own layout, for `timm.create_model`",
         needs="timm",
         packages=("timm",),
     ),
