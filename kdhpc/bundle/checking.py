@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdhpc.bundle.quiet import quiet
 from kdhpc.bundle.subject import Subject
 from kdhpc.data.batches import EvalBatches
 from kdhpc.data.crops import seeded
@@ -97,9 +98,10 @@ def check_bundle(subject: Subject, folder: Path, images: CheckImages) -> Checked
         BundleError: it cannot be run, or differs by more than `ALLOWED`.
     """
     try:
-        program = runpy.run_path(str(folder / "use.py"), run_name="use")
-        run: _Run = program["run"]
-        model: object = program["load"]()
+        with quiet():
+            program = runpy.run_path(str(folder / "use.py"), run_name="use")
+            run: _Run = program["run"]
+            model: object = program["load"]()
     except Exception as exc:  # Other people's libraries read what others of them wrote.
         raise BundleError(f"{subject.run.origin}: what was exported cannot be loaded again ({_said(exc)})") from exc
     differences, largest = [0.0, 0.0], 0.0
@@ -110,7 +112,8 @@ def check_bundle(subject: Subject, folder: Path, images: CheckImages) -> Checked
         with torch.no_grad():
             expected = [part.numpy() for part in subject.networks(batch)]
         try:
-            found = run(model, batch.numpy())
+            with quiet():
+                found = run(model, batch.numpy())
         except Exception as exc:  # As above.
             raise BundleError(
                 f"{subject.run.origin}: what was exported fails on {len(batch)} images ({_said(exc)})"

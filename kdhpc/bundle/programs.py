@@ -1,15 +1,12 @@
 """Networks as one program: torch's ExportedProgram, and ONNX. Neither needs a class of kdhpc's to run."""
 
 import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch.export import Dim, ExportedProgram
 
+from kdhpc.bundle.quiet import quiet
 from kdhpc.bundle.subject import Subject
 from kdhpc.errors import BundleError
 from kdhpc.files.writing import write_whole
@@ -30,7 +27,7 @@ def write_torch(subject: Subject, folder: Path) -> None:
         StorageError: the file system refuses.
     """
     content = io.BytesIO()
-    with _quiet():
+    with quiet():
         torch.export.save(_exported(subject), content)
     write_whole(folder / TORCH_FILE, content.getbuffer())
 
@@ -44,7 +41,7 @@ def write_onnx(subject: Subject, folder: Path) -> None:
     """
     program = _exported(subject)
     try:
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -72,7 +69,7 @@ def write_onnx(subject: Subject, folder: Path) -> None:
 def _exported(subject: Subject) -> ExportedProgram:
     side = subject.image_size
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.export.export(
                 subject.networks,
                 (torch.zeros(_NUM_EXAMPLES, 3, side, side),),
@@ -89,22 +86,6 @@ def _exported(subject: Subject) -> ExportedProgram:
             for graph_node in module.graph.nodes:
                 graph_node.meta.pop("stack_trace", None)  # Where in whose files the code of the networks is.
     return program
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters warn of what is theirs to mend; what comes out is checked."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 def _reason(exc: Exception) -> str:

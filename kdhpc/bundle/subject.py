@@ -112,7 +112,7 @@ def open_subject(run: FinishedRun, *, node: int | None = None) -> Subject:
         nodes = range(len(run.weights)) if node is None else (node,)
         networks = tuple(run.network(one, num_classes, device) for one in nodes)
     for network in networks:
-        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network.to(memory_format=torch.contiguous_format)
     return Subject(run=run, node=node, networks=Networks(networks), card=card)
 
 
