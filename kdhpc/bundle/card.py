@@ -14,7 +14,7 @@ _OUTPUTS = """\
 The input is `images`, float32 (N, 3, {side}, {side}), any number N of preprocessed images. The outputs are
 
 - `logits`, float32 (N, {nodes}, {classes}): of each node, in the order of the table;
-- `probabilities`, float32 (N, {classes}): of the ensemble, {ensemble}.
+- `probabilities`, float32 (N, {classes}): {ensemble}.
 """
 _LOADING = {
     "torch": """\
@@ -158,7 +158,8 @@ def _use(subject: Subject, name: str) -> str:
     ]
     versions = exported_with(name)
     known = {key: versions.get(key, "") for key in ("torch", "onnx", "onnxruntime")}
-    ensemble = "the softmax of " + ("its own gated sum" if subject.is_branched else "the mean of the nodes' logits")
+    mean = "its own gated sum of the branches' logits" if subject.is_branched else "the mean of the nodes' logits"
+    ensemble = f"of the ensemble, the softmax of {mean}"
     if len(subject.nodes) == 1:
         ensemble = "the softmax of these logits"
     outputs = _OUTPUTS.format(
@@ -176,7 +177,8 @@ def _training(subject: Subject, drawn: bool) -> str:
     result = run.result
     sentences = [
         f"{result.training_images:,} images of `{result.dataset}` (checksum `{run.dataset_checksum[:16]}`), "
-        f"{result.epochs} epochs, by the method `{trained_by(result)}`, on `{result.device}`.",
+        f"{result.epochs} epoch{'s' if result.epochs > 1 else ''}, by the method `{trained_by(result)}`, on "
+        f"`{result.device}`.",
     ]
     if result.teacher:
         scored = "" if result.teacher_accuracy is None else f", whose top-1 is {result.teacher_accuracy:.2f} %"

@@ -36,7 +36,7 @@ def bundle_folder(out: Path) -> Iterator[Path]:
         try:
             make_folder(temporary)
         except OSError as exc:
-            raise storage_error(exc, temporary, "made") from exc
+            raise storage_error(exc, out, "made") from exc
         yield temporary
         if place is out:
             _replace(out, temporary, earlier)
