@@ -55,6 +55,7 @@ def test_surface_is_frozen() -> None:
             "overrides",
         ],
         "kdhpc export-best": ["--study", "--top", "--out"],
+        "kdhpc export": ["run", "--format", "--out", "--seed", "--node", "--images", "--network", "--study"],
         "kdhpc import-graph": ["config", "--out"],
         "kdhpc train": [
             *(
