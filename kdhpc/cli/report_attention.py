@@ -19,8 +19,8 @@ paper's Figure 7. Below a map are the node's prediction, marked right or wrong, 
 probabilities; above a column are its accuracy and its mean entropy on all test images, which are also printed. The
 first column has the image, its number and class, and the ensemble's prediction.
 
-Of several trainings, all see the same images. They are drawn beside each other, or below each other where nodes are many:
-as in the figure, independent networks against a graph that was found. They must be scored on the same images.
+Of several trainings, all see the same images. They are drawn beside each other, or below each other where nodes are
+many: as in the figure, independent networks against a graph that was found. They must be scored on the same images.
 
 A plain network's map is the mean over channels of its last stage's squared activations, an attention branch network's
 is its sigmoid map. Colours go from each map's lowest to its highest value.

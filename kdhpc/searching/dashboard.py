@@ -13,6 +13,7 @@ import logging
 import re
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _SMALL = 4096
 _OF_A_STUDY = re.compile(r"/api/studies/(?P<study_id>\d{1,9})/?")
 _MOST_KEPT = 8
 """Answers, of some MB each."""
+_STALE_S = 12.0
+"""The dashboard itself may answer with what was so long ago: it asks for trials every 2 to 10 seconds."""
 _REFUSED = "kdhpc's dashboard changes nothing but notes: `kdhpc db delete-study` deletes a study"
 _CLOSED = "this dashboard is its user's alone: open the address that `kdhpc dashboard` has printed, with its token\n"
 
@@ -183,6 +186,7 @@ class Kept:
         self._app = app
         self._moment = moment
         self._answers: OrderedDict[tuple[str, str, bool], tuple[str, _Answer]] = OrderedDict()
+        self._seen: dict[int, tuple[str, float]] = {}
         self._asking = threading.Lock()
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -201,11 +205,14 @@ class Kept:
             moment = self._moment(study_id)
         except KdhpcError:  # The dashboard will say so.
             return self._ask(environ)
+        if self._seen.get(study_id, ("", 0.0))[0] != moment:
+            self._seen[study_id] = (moment, time.monotonic())
+        has_settled = time.monotonic() - self._seen[study_id][1] > _STALE_S
         key = (environ["PATH_INFO"], environ.get("QUERY_STRING", ""), _takes_gzip(environ))
         was, answer = self._answers.get(key, ("", None))
         if answer is None or was != moment:
             answer = self._ask(environ)
-            if answer.status.startswith("200"):
+            if has_settled and answer.status.startswith("200"):
                 self._answers[key] = (moment, answer)
                 self._answers.move_to_end(key)
         while len(self._answers) > _MOST_KEPT:

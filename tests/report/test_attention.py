@@ -178,7 +178,13 @@ def test_report_attention_of_several_runs_shows_the_same_images_of_each(finished
             "are not scored on the same images (run.split official and search)",
         ),
         (
-            ["runs/train/branch/seed0", f"{INDEPENDENT}/seed0", f"{INDEPENDENT}/seed1", "--indices", *map(str, range(17))],
+            [
+                "runs/train/branch/seed0",
+                f"{INDEPENDENT}/seed0",
+                f"{INDEPENDENT}/seed1",
+                "--indices",
+                *map(str, range(17)),
+            ],
             "3 runs with 17 images are 51 rows, a picture has 48 at most",
         ),
     ],
