@@ -85,17 +85,13 @@ class GraphDrawings:
         self._drawing = threading.Lock()
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """An SVG.
+        """The drawing, as SVG.
 
         Raises:
-            ArtifactNotFound: there is none of that name.
+            KeyError: there is none of that name.
+            KdhpcError: the trial cannot be read.
         """
-        from optuna.artifacts.exceptions import ArtifactNotFound
-
-        try:
-            known = self._view.known_trial(trial_of(artifact_id))
-        except (KeyError, KdhpcError) as exc:
-            raise ArtifactNotFound(str(exc)) from exc
+        known = self._view.known_trial(trial_of(artifact_id))
         # Matplotlib's settings are the whole process's.
         with self._drawing:
             return io.BytesIO(_drawn(known))

@@ -4,14 +4,17 @@ Nothing of a search can be changed or deleted through it, so that no worker is d
 read in transactions that cannot write.
 
 Every trial with a graph has an artifact: its drawing, which is made when a browser asks for it
-(:meth:`DashboardView.known_trial` says of what). So nothing is written for it, whatever the number of trials. Notes
-for 6,000 trials would be 12,000 attributes of the study, all of which the dashboard reads for each trial with a note.
+(:meth:`DashboardView.known_trial` says of what). The best trials and the given ones also show it in a note. None of
+this is written to the database, and nothing is drawn that nobody looks at, whatever the number of trials. More trials
+have no note, as the dashboard goes through all notes of a study for each trial that has one.
 """
 
 import copy
 import json
+import math
 import re
 import threading
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -22,6 +25,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Row, text
 
+from kdhpc.config.goals import DEFAULT_GOAL, GOALS
 from kdhpc.errors import StudyError
 from kdhpc.study.frozen_trials import read_trials
 from kdhpc.study.numbers import given_number
@@ -36,6 +40,7 @@ _ARTIFACT = "artifacts:"
 _STUDIES = text("""
     SELECT own.study_id, study_name, given_of IS NOT NULL AS is_companion, kdhpc.study_id IS NOT NULL AS is_ours,
         coalesce((SELECT study_name FROM studies WHERE study_id = given_of), study_name) AS searched,
+        CAST(definition AS jsonb) ->> 'goal' AS goal,
         (SELECT array_agg(CAST(direction AS text) ORDER BY objective) FROM study_directions AS known
             WHERE known.study_id = own.study_id) AS directions,
         (SELECT json_object_agg(key, value_json) FROM study_user_attributes AS known
@@ -53,6 +58,18 @@ _SLOTS = text("""
         ON graphs.study_id = slots.study_id AND graphs.graph_key = slots.graph_key
     WHERE slots.study_id = :study_id AND slots.graph_key IS NOT NULL AND trial_id IS NOT NULL
 """)
+_BEST = text("""
+    SELECT study_id, trial_id FROM (
+        SELECT trials.study_id, trials.trial_id, row_number() OVER (PARTITION BY trials.study_id ORDER BY
+            CASE CAST(direction AS text) WHEN 'MINIMIZE' THEN value ELSE -value END, number) AS place
+        FROM kdhpc_slots AS slots JOIN trials USING (trial_id) JOIN trial_values USING (trial_id)
+            JOIN study_directions ON study_directions.study_id = trials.study_id
+        WHERE trial_values.objective = 0 AND study_directions.objective = 0 AND trials.state = 'COMPLETE'
+    ) AS ranked WHERE place <= :most
+""")
+_MOST_NOTES = 200
+"""Of a study."""
+_BEST_FOR_S = 10.0
 _OWNER = text("""
     SELECT study_name, slot, given_of IS NOT NULL AS is_given
     FROM kdhpc_slots AS slots JOIN kdhpc_studies AS own ON own.study_id = slots.study_id
@@ -93,6 +110,8 @@ class DashboardView(BaseStorage):
         self._study = study
         self._finished: dict[int, dict[int, FrozenTrial]] = {}
         self._reading = threading.Lock()
+        self._best: dict[int, list[int]] = {}
+        self._best_until = -math.inf
 
     def known_trial(self, trial_id: int) -> KnownTrial:
         """What is known of a trial of kdhpc's.
@@ -113,13 +132,14 @@ class DashboardView(BaseStorage):
     def get_all_studies(self) -> list[FrozenStudy]:
         """Each study that is shown, its given trials after it."""
         rows = self._storage.read(lambda connection: connection.execute(_STUDIES, {"study": self._study}).all())
+        best = self._best_trials()
         return [
             FrozenStudy(
                 study_name=row.study_name,
                 direction=None,
                 directions=[StudyDirection[direction] for direction in row.directions or ()],
                 user_attrs=_attributes(row.user_attributes),
-                system_attrs=_with_note(row, _attributes(row.system_attributes)),
+                system_attrs=_with_notes(row, _attributes(row.system_attributes), best.get(row.study_id, ())),
                 study_id=row.study_id,
             )
             for row in rows
@@ -189,6 +209,16 @@ class DashboardView(BaseStorage):
                 artifact_id = artifact_of(trial._trial_id)
                 trial.system_attrs |= {_ARTIFACT + artifact_id: json.dumps(_drawing(artifact_id))}
         return trials
+
+    def _best_trials(self) -> Mapping[int, Sequence[int]]:
+        """Ids of the best complete trials of each study of kdhpc's, by the study's id; as of a few seconds ago."""
+        if time.monotonic() > self._best_until:
+            rows = self._storage.read(lambda connection: connection.execute(_BEST, {"most": _MOST_NOTES}).all())
+            best: dict[int, list[int]] = {}
+            for row in rows:
+                best.setdefault(row.study_id, []).append(row.trial_id)
+            self._best, self._best_until = best, time.monotonic() + _BEST_FOR_S
+        return self._best
 
     def _by_id(self, study_id: int) -> FrozenStudy:
         return self._find(lambda study: study._study_id == study_id, study_id)
@@ -266,9 +296,9 @@ def _attributes(stored: Mapping[str, str] | None) -> dict[str, Any]:
     return {key: json.loads(value) for key, value in (stored or {}).items()}
 
 
-def _with_note(row: Row[tuple[object, ...]], attributes: dict[str, Any]) -> dict[str, Any]:
-    """A study's attributes; where nobody has written a note on it, one that says what it is."""
-    if "dashboard:note_ver" in attributes or not row.is_ours:
+def _with_notes(row: Row[tuple[object, ...]], attributes: dict[str, Any], trial_ids: Sequence[int]) -> dict[str, Any]:
+    """A study's attributes, with notes on it and on some of its trials, but for those on which people wrote theirs."""
+    if not row.is_ours:
         return attributes
     if row.is_companion:
         told = (
@@ -281,4 +311,13 @@ def _with_note(row: Row[tuple[object, ...]], attributes: dict[str, Any]) -> dict
             "A search of kdhpc. The drawing of a trial's graph is among the artifacts of the trial. "
             f"`kdhpc trial N --study {row.searched}` tells more of trial N."
         )
-    return {**attributes, "dashboard:note_ver": 0, "dashboard:note_str:0": told}
+    notes = {"": told} | {
+        f"{trial_id}:": f"![graph](/artifacts/{row.study_id}/{trial_id}/{artifact_of(trial_id)})"
+        for trial_id in trial_ids
+    }
+    goal = GOALS.get(row.goal or DEFAULT_GOAL)
+    found = ({} if goal is None else {"dashboard:objective_names": [goal.title]}) | attributes
+    for of, body in notes.items():
+        if f"dashboard:{of}note_ver" not in attributes:
+            found |= {f"dashboard:{of}note_ver": 0, f"dashboard:{of}note_str:0": body}
+    return found

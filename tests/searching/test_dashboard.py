@@ -128,10 +128,13 @@ def test_dashboard_shows_trials_with_their_graphs_and_changes_nothing_but_notes(
     assert set(found) == {"tiny", "tiny:given"}
     detail = browser.json(f"/api/studies/{found['tiny']}")
     assert "kdhpc trial N --study tiny" in detail["note"]["body"]
+    assert detail["objective_names"] == ["accuracy of the ensemble"]
     assert [(trial["number"], trial["state"]) for trial in detail["trials"]] == [(0, "Complete"), (1, "Running")]
     first = detail["trials"][0]
     assert first["values"] == [50.0]
     assert [report["step"] for report in first["intermediate_values"]] == [1, 2, 4]
+    drawn = f"/artifacts/{found['tiny']}/{first['trial_id']}/{first['artifacts'][0]['artifact_id']}"
+    assert first["note"] == {"version": 0, "body": f"![graph]({drawn})"}
     svg = artifact(browser, found["tiny"], first)
     assert {"Label", "Ensemble", "(50.00)", "1", "2"} <= set(svg)
     assert any(text.startswith("tiny, trial 0") for text in svg)
