@@ -17,6 +17,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from kdhpc.cli import dashboard as command
 from kdhpc.cli.main import main
 from kdhpc.graph.space import SearchSpace
 from kdhpc.searching import dashboard
@@ -232,6 +233,15 @@ def test_view_reads_the_trials_that_optuna_reads(storage: Storage, storage_url: 
     assert [found.study_name for found in alone.get_all_studies()] == ["tiny"]
     with pytest.raises(KeyError):
         alone.get_trial(view.get_all_trials(view.get_study_id_from_name("beside"))[0]._trial_id)
+
+
+def test_dashboard_tells_of_studies_whose_pages_take_long(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    end(make(storage), 50.0)
+    assert command._told_of_size(storage, None) == []
+    monkeypatch.setattr(command, "_PARAMETER_S", 2.0)
+    (told,) = command._told_of_size(storage, "tiny")
+    assert "study tiny has 1 trials: its page takes about 12 s, and again" in told
+    assert command._told_of_size(storage, "another") == []
 
 
 @pytest.mark.parametrize("settled", [True, False])
