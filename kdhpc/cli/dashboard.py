@@ -108,7 +108,7 @@ def _told_of_size(storage: "Storage", study: str | None) -> list[str]:
         if takes_s >= _SLOW_S and study in (None, entry.study):
             told.append(
                 f"kdhpc: study {entry.study} has {entry.finished:,} trials: its page takes about {takes_s:.0f} s, "
-                "and again when it is loaded after a change"
+                "and again when it is loaded after a change; the browser takes longer"
             )
     return told
 

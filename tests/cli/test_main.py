@@ -108,7 +108,7 @@ def test_surface_is_frozen() -> None:
     "command",
     [
         *("--help", "search --help", "status --help", "db --help", "data --help", "report --help"),
-        *("report pairs --help", "report attention --help", "report accuracy --help"),
+        *("report pairs --help", "report attention --help", "report accuracy --help", "dashboard --help"),
     ],
 )
 def test_help_teaches_without_heavy_imports(command: str, tmp_path: Path) -> None:
