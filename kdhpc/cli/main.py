@@ -11,6 +11,7 @@ from kdhpc import __version__
 from kdhpc.cli import (
     completion,
     confirm,
+    dashboard,
     data,
     db,
     doctor,
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         launch,
         status,
         studies,
+        dashboard,
         trial,
         logs,
         stop,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kdhpc.cli import report_accuracy, report_attention, report_pairs
+from kdhpc.cli import report_accuracy, report_attention, report_graph, report_pairs
 
 _DESCRIPTION = """\
 Figures and tables of the paper, from final trainings that are done. Prints the paths of what it writes.
@@ -11,6 +11,7 @@ Figures and tables of the paper, from final trainings that are done. Prints the 
 _EPILOG = """\
 examples:
   kdhpc report pairs runs/train/cifar10-resnet20-independent1
+  kdhpc report graph runs/train/dogs5-best
   kdhpc report attention runs/train/dogs5-best/seed0 --images 4
   kdhpc report accuracy --by nodes
 """
@@ -25,5 +26,5 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=_EPILOG,
     )
     reports = parser.add_subparsers(dest="report", metavar="REPORT", required=True)
-    for report in (report_pairs, report_attention, report_accuracy):
+    for report in (report_pairs, report_graph, report_attention, report_accuracy):
         report.add_parser(reports)

@@ -79,6 +79,16 @@ def find_results(folders: Iterable[Path]) -> tuple[FoundResult, ...]:
     return tuple(found for found in results if found in kept)
 
 
+def why_no_result(paths: RunPaths) -> str:
+    """Why a folder without a result is not that of a run that is done, as words after its name."""
+    if not paths.root.is_dir():
+        return "is no folder"
+    if paths.config.exists():
+        return "is not done, the command that began it goes on"
+    seeds = [path.name for path in seed_folders(paths.root) if RunPaths(path).result.exists()]
+    return f"holds several runs ({', '.join(seeds)})" if seeds else "is no run of `kdhpc train`"
+
+
 def _each_once(results: Iterable[FoundResult]) -> list[FoundResult]:
     """One result for each training. Warns of those that are left out."""
     first: dict[tuple[str, int, str], FoundResult] = {}

@@ -1,7 +1,7 @@
 """Results of several seeds as the paper's tables give them: mean and standard deviation."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,8 +135,11 @@ def _versions(group: list[FinalResult]) -> dict[str, tuple[str, ...]]:
 
 
 def _spread(values: list[float], ddof: int) -> Spread | None:
-    if not values:
-        return None
+    return spread(values, ddof=ddof) if values else None
+
+
+def spread(values: Sequence[float], *, ddof: int = 1) -> Spread:
+    """Mean and standard deviation of values, at least one; ``ddof`` as for :func:`summarise`."""
     mean = statistics.fmean(values)
     if ddof == 0:
         return Spread(mean=mean, std=statistics.pstdev(values))

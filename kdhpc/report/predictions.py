@@ -118,7 +118,7 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[ChosenNetworks, ...]:
     for run in runs:
         if run.method.no_networks is not None:
             raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_networks}: leave it out")
-    _check_same_images(runs)
+    check_same_images(runs)
     chosen: list[ChosenNetworks] = []
     twice: list[str] = []
     seen: set[str] = set()
@@ -204,7 +204,12 @@ def _precision_of(run: FinishedRun) -> str:
     return run.result.precision or run.config.device.precision
 
 
-def _check_same_images(runs: Sequence[FinishedRun]) -> None:
+def check_same_images(runs: Sequence[FinishedRun]) -> None:
+    """Refuse runs that are not scored on the same images, cropped and resized alike.
+
+    Raises:
+        ConfigError: two are not; the message says in what they differ.
+    """
     first = _scored_on(runs[0])
     for run in runs[1:]:
         for key, value in _scored_on(run).items():

@@ -45,6 +45,7 @@ def test_surface_is_frozen() -> None:
         ],
         "kdhpc status": ["--study", "--format", "--watch"],
         "kdhpc studies": ["--format"],
+        "kdhpc dashboard": ["--study", "--port"],
         "kdhpc trial": ["trial", "--study", "--out", "--format"],
         "kdhpc logs": ["--study", "--trial", "--worker", "--follow", "-n"],
         "kdhpc stop": ["--study", "--no-wait"],
@@ -76,7 +77,8 @@ def test_surface_is_frozen() -> None:
         ],
         "kdhpc report": [],
         "kdhpc report pairs": ["folders", "--out", "--network"],
-        "kdhpc report attention": ["folder", "--images", "--indices", "--out", "--network"],
+        "kdhpc report graph": ["folder", "--out", "--plugin"],
+        "kdhpc report attention": ["folders", "--images", "--indices", "--out", "--network"],
         "kdhpc report accuracy": ["folder", "--by", "--out"],
         "kdhpc worker": ["--study", "--requeue", "overrides"],
         "kdhpc db": [],
@@ -110,7 +112,7 @@ def test_surface_is_frozen() -> None:
     "command",
     [
         *("--help", "search --help", "status --help", "db --help", "data --help", "report --help"),
-        *("predict --help", "report pairs --help", "report attention --help", "report accuracy --help"),
+        *("predict --help", "report pairs --help", "report attention --help", "report accuracy --help", "dashboard --help"),
     ],
 )
 def test_help_teaches_without_heavy_imports(command: str, tmp_path: Path) -> None:
