@@ -62,9 +62,11 @@ def draw_progress(
             [one.value for one in done],
             linestyle="none",
             marker="o",
-            markersize=3,
-            markeredgewidth=0,
+            markersize=4,
+            markeredgewidth=0.5,
+            markeredgecolor=light("paper"),
             color=light("sky"),
+            zorder=3,
             label="complete trial",
             rasterized=len(done) > _MOST_SHAPES,
         )

@@ -42,9 +42,9 @@ def _clean(element: ElementTree.Element, name: str, *, themed: bool) -> None:
             value = f"#{name}-{value[1:]}"
         else:
             value = _REFERENCE.sub(rf"url(#{name}-\1)", value)
-        if plain == "style" and themed:
-            value = _themed(value)
         element.set(plain, value)
+    if themed:
+        _colour(element)
     for part in list(element):
         if part.tag.removeprefix(_SVG) in _NEVER_SHOWN:
             element.remove(part)
@@ -52,7 +52,11 @@ def _clean(element: ElementTree.Element, name: str, *, themed: bool) -> None:
             _clean(part, name, themed=themed)
 
 
-def _themed(style: str) -> str:
+def _colour(element: ElementTree.Element) -> None:
+    """Give it the theme's variables, which belong into its style."""
+    declared = [f"{key}: {element.attrib.pop(key)}" for key in ("fill", "stroke") if key in element.attrib]
+    style = "; ".join([*declared, *filter(None, [element.get("style")])])
     for name, colour in THEME.items():
         style = style.replace(colour.light, f"var(--{name})")
-    return style
+    if style:
+        element.set("style", style)

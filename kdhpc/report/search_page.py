@@ -80,6 +80,7 @@ def render_page(
         "value": goal.shown,
         "key": graph_key,
     }
+    complete = [trial for trial in history.trials if trial.value is not None]
     open_candidates = [one for one in history.given if one.is_candidate and one.open]
     return environment.get_template("search_page.html").render(
         light=_colours(light=True),
@@ -104,6 +105,7 @@ def render_page(
         num_open_candidates=len(open_candidates),
         diverged_candidates=[one.graph_key for one in history.given if one.is_candidate and one.diverged],
         best=history.best[:_SHOWN_TRIALS],
+        highest=max(complete, key=lambda trial: goal.sign * (trial.value or 0.0), default=None),
         spent=[one for one in history.spent if not one.is_given],
         spent_given=[one for one in history.spent if one.is_given],
         left=[(_LEFT_WORDS[one.how], one) for one in history.left],

@@ -1,6 +1,7 @@
 """Searches for reports: one of any size, made up in a moment, with values that are like those of a real one."""
 
 import json
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ class Made:
     values: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     diverged: list[int | None] = field(default_factory=list)
+    workers: list[int] = field(default_factory=list)
     reports: list[tuple[int, int, float]] = field(default_factory=list)
     parameters: list[tuple[int, str, float, str]] = field(default_factory=list)
 
@@ -47,9 +49,10 @@ def make_search(storage: Storage, name: str = "made", *, trials: int, **changes:
 
 def _rows(space: SearchSpace, goal: str, trials: int, *, prunes: bool) -> Made:
     random = np.random.default_rng(0)
-    made, reported = Made(), {epoch: [] for epoch in EPOCHS}
+    made = Made()
+    reported: dict[int, list[float]] = {epoch: [] for epoch in EPOCHS}
     choices = {parameter.name: parameter.choices for parameter in space.parameters()}
-    now = 0.0
+    free = [0.0] * 16
     for number in range(trials):
         graph = space.graph(0, number)
         quality = _quality(graph) + random.normal(scale=0.8)
@@ -63,15 +66,18 @@ def _rows(space: SearchSpace, goal: str, trials: int, *, prunes: bool) -> Made:
             accuracy = float(np.clip(grown + quality * (1 - epoch**-0.4) + random.normal(scale=3 / epoch**0.4), 1, 99))
             seen, last = (-np.log(accuracy / 100) if goal == "nll" else accuracy), epoch
             made.reports.append((number, epoch, seen))
-            median = np.median(reported[epoch]) if reported[epoch] else None
-            reported[epoch].append(seen)
-            if prunes and median is not None and epoch < EPOCHS[-1] and GOALS[goal].sign * (seen - median) < 0:
+            others = reported[epoch]
+            middle = others[len(others) // 2] if others else seen
+            insort(others, seen)
+            if prunes and epoch < EPOCHS[-1] and GOALS[goal].sign * (seen - middle) < 0:
                 state = "PRUNED"
                 break
         worked = 40.0 * last
-        now += worked / 16
+        worker = free.index(min(free))
+        free[worker] = now = free[worker] + worked
         made.numbers.append(number)
         made.states.append(state)
+        made.workers.append(worker)
         made.ends.append(now)
         made.worked.append(worked)
         made.values.append(seen)
@@ -128,11 +134,12 @@ _STATEMENTS = (
         JOIN trials ON trials.number = made.number AND study_id = :study_id
     """,
     """
-    UPDATE kdhpc_slots SET state = 'done', trial_id = trials.trial_id, worked_s = made.worked, owner_token = 'made',
+    UPDATE kdhpc_slots SET state = 'done', trial_id = trials.trial_id, worked_s = made.worked,
+        owner_token = md5(CAST(worker AS text)),
         diverged_at = made.diverged, reason = CASE WHEN made.diverged IS NOT NULL THEN 'a loss is not finite' END,
         claimed = to_timestamp(1.79e9 + ended - made.worked), renewed = to_timestamp(1.79e9 + ended)
     FROM unnest(CAST(:numbers AS integer[]), CAST(:worked AS float8[]), CAST(:ends AS float8[]),
-            CAST(:diverged AS integer[])) AS made (number, worked, ended, diverged)
+            CAST(:diverged AS integer[]), CAST(:workers AS integer[])) AS made (number, worked, ended, diverged, worker)
         JOIN trials ON trials.number = made.number AND study_id = :study_id
     WHERE kdhpc_slots.study_id = :study_id AND slot = made.number
     """,
@@ -155,7 +162,10 @@ _PARAMETERS = """
 def _write(connection: Connection, name: str, made: Made) -> None:
     query = text("SELECT study_id FROM studies WHERE study_name = :name")
     own = {"study_id": connection.execute(query, {"name": name}).scalar_one()}
-    rows = {key: getattr(made, key) for key in ("numbers", "states", "ends", "worked", "values", "notes", "diverged")}
+    rows = {
+        key: getattr(made, key)
+        for key in ("numbers", "states", "ends", "worked", "values", "notes", "diverged", "workers")
+    }
     connection.execute(text("ALTER TABLE trials DISABLE TRIGGER USER"))  # No worker of kdhpc makes these trials.
     for statement in _STATEMENTS:
         connection.execute(text(statement), {**own, **rows})
@@ -167,5 +177,3 @@ def _write(connection: Connection, name: str, made: Made) -> None:
         connection.execute(text(statement), {**own, **dict(zip(keys, map(list, columns), strict=True))})
     connection.execute(text("ALTER TABLE trials ENABLE TRIGGER USER"))
     connection.execute(text("ANALYZE"))
-
-
