@@ -70,7 +70,7 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 def add_legend(axes: Axes, *, loc: str = "best") -> None:
     """A legend within the axes; above them with ``loc="above"``."""
     if loc == "above":
-        legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8.5)
+        legend = axes.get_figure(root=True).legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8.5)
     else:
         legend = axes.legend(loc=loc, fontsize=8.5, framealpha=0.0)
     for text in legend.get_texts():

@@ -8,6 +8,20 @@ computed by Optuna from counts alone, without scikit-learn.
 import warnings
 from collections.abc import Mapping, Sequence
 
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+
+class _Choices(CategoricalDistribution):
+    """Equal to itself alone, and never copied: Optuna would copy and compare those of a parameter for each trial."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "_Choices":
+        return self
+
 
 def importances(
     ranked: Sequence[Mapping[str, str]], choices: Mapping[str, Sequence[str]], *, num_top: int
@@ -23,12 +37,8 @@ def importances(
     Returns:
         By name; they add up to 1, unless all are 0. Parameters that no trial has, or that have one choice, have 0.
     """
-    import optuna
-    from optuna.distributions import BaseDistribution, CategoricalDistribution
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-
     kinds: dict[str, BaseDistribution] = {
-        name: CategoricalDistribution(tuple(allowed)) for name, allowed in choices.items() if len(allowed) > 1
+        name: _Choices(tuple(allowed)) for name, allowed in choices.items() if len(allowed) > 1
     }
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

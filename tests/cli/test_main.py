@@ -71,6 +71,7 @@ def test_surface_is_frozen() -> None:
         ],
         "kdhpc results": ["folder", "--ddof", "--format"],
         "kdhpc report": [],
+        "kdhpc report search": ["--study", "--top", "--out"],
         "kdhpc report pairs": ["folders", "--out", "--network"],
         "kdhpc report attention": ["folder", "--images", "--indices", "--out", "--network"],
         "kdhpc report accuracy": ["folder", "--by", "--out"],
@@ -106,7 +107,7 @@ def test_surface_is_frozen() -> None:
     "command",
     [
         *("--help", "search --help", "status --help", "db --help", "data --help", "report --help"),
-        *("report pairs --help", "report attention --help", "report accuracy --help"),
+        *("report search --help", "report pairs --help", "report attention --help", "report accuracy --help"),
     ],
 )
 def test_help_teaches_without_heavy_imports(command: str, tmp_path: Path) -> None:
