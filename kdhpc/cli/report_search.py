@@ -4,8 +4,10 @@ import argparse
 
 from kdhpc.cli.parser import output_folder, positive
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
+from kdhpc.errors import UsageError
 
 _PATIENCE_S = 5.0
+_MOST_GRAPHS = 20
 _DESCRIPTION = """\
 Writes one page that tells what a search found, index.html, and its figures as SVG and PNG beside it. The page needs no
 network and none of the other files. It shows the best value over trials and over GPU hours; learning curves of the best
@@ -30,7 +32,11 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     add_study_argument(parser)
     parser.add_argument(
-        "--top", type=positive, default=3, metavar="K", help="how many of the best graphs are drawn (default: 3)"
+        "--top",
+        type=positive,
+        default=3,
+        metavar="K",
+        help="how many of the best graphs are drawn (default: 3, at most 20)",
     )
     parser.add_argument(
         "--out", type=output_folder, metavar="DIR", help="where to write (default: runs/report/search-<study>)"
@@ -42,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Write, and print the paths, the page's first.
 
     Raises:
+        UsageError: more graphs than a page has room for.
         UnknownStudyError: the study does not exist.
         StorageError: the file system refuses.
     """
@@ -50,6 +57,11 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.report.search_report import report_search
     from kdhpc.study.storage import Storage
 
+    if args.top > _MOST_GRAPHS:
+        raise UsageError(
+            f"--top {args.top} is too much for a page, at most {_MOST_GRAPHS} graphs are drawn: "
+            "`kdhpc export-best --top` writes as many as there are"
+        )
     log_to_stderr()
     storage = Storage.connect(patience_s=_PATIENCE_S)
     name = chosen_study(args, storage)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdhpc.report.figures import WIDTH, new_figure, tidy
+from kdhpc.report.figures import WIDTH, new_figure, short, tidy
 
 # isort: split
 from matplotlib.patches import Rectangle
@@ -35,12 +35,12 @@ def draw_importance(parameters: Sequence[ParameterChoices], paths: Sequence[Path
         axes = figure.add_subplot()
         for row, one in enumerate(shown):
             colour, hatch = colours[one.kind]
-            axes.barh(row, one.importance, color=light(colour), hatch=hatch, edgecolor=light("paper"))
+            axes.barh(row, one.importance, color=light(colour), hatch=hatch, edgecolor=light("paper"), linewidth=0)
         axes.set_yticks(list(range(len(shown))), [one.label for one in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlabel("importance (of all parameters together 1)")
         axes.set_xlim(left=0)
-        tidy(axes)
+        tidy(axes, has_bars=True)
 
 
 def draw_shares(parameters: Sequence[ParameterChoices], paths: Sequence[Path]) -> None:
@@ -63,8 +63,8 @@ def draw_shares(parameters: Sequence[ParameterChoices], paths: Sequence[Path]) -
             (kind, choice.name) for kind in kinds for one in parameters if one.kind == kind for choice in one.choices
         )
     )
-    longest = max(len(name) for _, name in columns)
-    head = 0.25 + 0.075 * min(longest, 40)
+    longest = max(len(short(name)) for _, name in columns)
+    head = 0.25 + 0.075 * longest
     cell, left = max(0.36, min(0.62, (WIDTH - 0.8) / len(columns))), 0.72
     width = max(WIDTH if len(columns) > 5 else 0.0, left + cell * len(columns) + 0.08 + 0.12 * len(kinds), 3.2)
     height = head + 0.24 * len(rows) + 0.1
@@ -76,7 +76,7 @@ def draw_shares(parameters: Sequence[ParameterChoices], paths: Sequence[Path]) -
             column: left + cell * (index + 0.5) + 0.12 * kinds.index(column[0]) for index, column in enumerate(columns)
         }
         for (_, name), x in place.items():
-            axes.text(x, head - 0.05, name, rotation=90, ha="center", va="bottom", parse_math=False, size=8.5)
+            axes.text(x, head - 0.05, short(name), rotation=90, ha="center", va="bottom", parse_math=False, size=8.5)
         for row, edge in enumerate(rows):
             axes.text(left - 0.08, head + 0.24 * (row + 0.5), edge, ha="right", va="center")
         for one in parameters:

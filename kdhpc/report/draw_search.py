@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kdhpc.report.figures import add_legend, name_rows, new_figure, short, tidy
+from kdhpc.report.figures import add_legend, add_legend_above, name_rows, new_figure, short, tidy
 
 # isort: split
 from matplotlib.ticker import FuncFormatter
@@ -126,7 +126,14 @@ def draw_funnel(rungs: Sequence[RungStatus], paths: Sequence[Path]) -> None:
         lost = [rung.reached - rung.survived for rung in rungs]
         axes.barh(rows, kept, color=light("blue"), label="went on")
         axes.barh(
-            rows, lost, left=kept, color=light("sky"), hatch="////", edgecolor=light("paper"), label="pruned there"
+            rows,
+            lost,
+            left=kept,
+            color=light("sky"),
+            hatch="////",
+            edgecolor=light("paper"),
+            linewidth=0,
+            label="pruned there",
         )
         for row, rung in zip(rows, rungs, strict=True):
             axes.annotate(
@@ -137,7 +144,7 @@ def draw_funnel(rungs: Sequence[RungStatus], paths: Sequence[Path]) -> None:
         axes.set_ylabel("epoch")
         axes.set_xlabel("trials that reported")
         axes.margins(x=0.14)
-        tidy(axes, is_counted=True)
+        tidy(axes, is_counted=True, has_bars=True)
         add_legend(axes, loc="lower right")
 
 
@@ -175,7 +182,7 @@ def draw_estimates(searched: Sequence[tuple[str, float | None, Estimate]], goal:
         axes.set_xlabel(value_label(goal))
         tidy(axes)
         axes.margins(x=0.1)
-        add_legend(axes, loc="above")
+        add_legend_above(figure)
 
 
 def draw_spent(spent: Sequence[Spent], lost_hours: float, paths: Sequence[Path]) -> None:
@@ -189,12 +196,12 @@ def draw_spent(spent: Sequence[Spent], lost_hours: float, paths: Sequence[Path])
     with new_figure(paths, 0.8 + 0.3 * max(2, len(bars))) as figure:
         axes = figure.add_subplot()
         for row, (_, hours, colour, hatch) in enumerate(bars):
-            axes.barh(row, hours, color=light(colour), hatch=hatch, edgecolor=light("paper"))
+            axes.barh(row, hours, color=light(colour), hatch=hatch, edgecolor=light("paper"), linewidth=0)
             axes.annotate(hours_words(hours), (hours, row), xytext=(4, 0), textcoords="offset points", va="center")
         name_rows(axes, [name for name, *_ in bars])
         axes.set_xlim(0, max(hours for _, hours, *_ in bars) * 1.2 or 1.0)
         axes.set_xlabel("hours of training")
-        tidy(axes)
+        tidy(axes, has_bars=True)
 
 
 def hours_words(hours: float) -> str:

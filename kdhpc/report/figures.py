@@ -1,8 +1,10 @@
 """How the figures of a search's report are made: as wide as a phone's page, where their texts can still be read."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from kdhpc.graph.figure import plain_style, save_figure
 
@@ -11,8 +13,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
 
+from kdhpc.printing import one_line
 from kdhpc.report.theme import light
 
 WIDTH = 4.8
@@ -38,21 +42,34 @@ def new_figure(
     Raises:
         StorageError: the file system refuses.
     """
-    colours = {
-        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), light("ink")),
-        "axes.edgecolor": light("muted"),
-    }
-    with plain_style(), rc_context({**colours, "font.size": 9, "hatch.linewidth": 0.8}):
+    ink = light("ink")
+    with (
+        plain_style(),
+        warnings.catch_warnings(),
+        rc_context(
+            {
+                "text.color": ink,
+                "axes.labelcolor": ink,
+                "xtick.color": ink,
+                "ytick.color": ink,
+                "axes.edgecolor": light("muted"),
+                "font.size": 9,
+                "hatch.linewidth": 0.8,
+            }
+        ),
+    ):
+        # The fonts have not every letter that a name may have. In an SVG, the viewer's fonts are used.
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         engine = ConstrainedLayoutEngine(w_pad=_MARGIN, h_pad=_MARGIN) if is_laid_out else None
         figure = Figure(figsize=(width, height), layout=engine, facecolor=light("paper"))
         yield figure
         save_figure(figure, paths, dpi=_DPI)
 
 
-def tidy(axes: Axes, *, is_counted: bool = False) -> None:
-    """A grid, and no box around; whole numbers below if something is counted."""
+def tidy(axes: Axes, *, is_counted: bool = False, has_bars: bool = False) -> None:
+    """A grid, and no box around; whole numbers below if something is counted; no lines between rows of bars."""
     axes.set_facecolor("none")
-    axes.grid(color=light("grid"), linewidth=0.7)
+    axes.grid(axis="x" if has_bars else "both", color=light("grid"), linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if is_counted:
@@ -67,16 +84,22 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def add_legend(axes: Axes, *, loc: str = "best") -> None:
-    """A legend within the axes; above them with ``loc="above"``."""
-    if loc == "above":
-        legend = axes.get_figure(root=True).legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8.5)
-    else:
-        legend = axes.legend(loc=loc, fontsize=8.5, framealpha=0.0)
+def add_legend(axes: Axes, *, loc: Literal["best", "lower right"] = "best") -> None:
+    """A legend within the axes."""
+    _write_names(axes.legend(loc=loc, fontsize=8.5, framealpha=0.0))
+
+
+def add_legend_above(figure: Figure) -> None:
+    """A legend of all axes above them."""
+    _write_names(figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8.5))
+
+
+def _write_names(legend: Legend) -> None:
     for text in legend.get_texts():
-        text.set_parse_math(False)
+        text.set_parse_math(False)  # a "$" in a name is a "$"
 
 
 def short(name: str) -> str:
     """A name that fits into a figure."""
+    name = one_line(name)
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"

@@ -1,5 +1,6 @@
 """The page of a search's report, from its template. All that people or machines have named is escaped there."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from markupsafe import Markup
 from kdhpc import __version__
 from kdhpc.config.goals import GOALS
 from kdhpc.graph.space import graph_key
+from kdhpc.printing import printable
 from kdhpc.report.draw_search import STATES, hours_words
-from kdhpc.report.search_choices import LEAST_TOP, LEAST_TRIALS, TOP_SHARE, SearchChoices
+from kdhpc.report.search_choices import LEAST_TOP, LEAST_TRIALS, TOP_SHARE, ParameterChoices, SearchChoices
 from kdhpc.report.search_figures import SearchFigures, estimates_of
 from kdhpc.report.theme import THEME
 from kdhpc.study.ranking import Estimate, estimate, estimate_words, lead_line
@@ -20,6 +22,7 @@ from kdhpc.study.search_history import SearchHistory
 from kdhpc.study.slots import CRASHED, GIVEN_BACK, VANISHED
 
 _SHOWN_TRIALS = 10
+_MOST_LISTED = 200
 _LEFT_WORDS = {
     CRASHED: "crashed",
     VANISHED: "whose workers vanished",
@@ -69,11 +72,13 @@ def render_page(
         loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
         "svg": Markup,
+        "quote": shlex.quote,
         "percent": lambda share: "–" if share is None else f"{100 * share:.1f}",
         "hours": hours_words,
         "estimate": words,
@@ -91,6 +96,7 @@ def render_page(
         goal=goal,
         history=history,
         choices=choices,
+        listed=_most_important(choices),
         figures=figures,
         num_graphs=num_graphs,
         launches=launches,
@@ -116,6 +122,18 @@ def render_page(
         least_trials=LEAST_TRIALS,
         run=history.best[0].run if history.best else {},
     )
+
+
+def _shown(value: object) -> object:
+    """Texts without control characters; what is markup already stays."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _most_important(choices: SearchChoices) -> list[ParameterChoices]:
+    """In the order of the space; of many nodes, those that a page has room for."""
+    ranked = sorted(choices.parameters, key=lambda one: -one.importance)[:_MOST_LISTED]
+    names = {one.name for one in ranked}
+    return [one for one in choices.parameters if one.name in names]
 
 
 def _colours(*, light: bool) -> dict[str, str]:

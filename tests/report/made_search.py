@@ -64,7 +64,7 @@ def _rows(space: SearchSpace, goal: str, trials: int, *, prunes: bool) -> Made:
                 break
             grown = 70 * (1 - 0.8 * epoch**-0.45)
             accuracy = float(np.clip(grown + quality * (1 - epoch**-0.4) + random.normal(scale=3 / epoch**0.4), 1, 99))
-            seen, last = (-np.log(accuracy / 100) if goal == "nll" else accuracy), epoch
+            seen, last = (float(-np.log(accuracy / 100)) if goal == "nll" else accuracy), epoch
             made.reports.append((number, epoch, seen))
             others = reported[epoch]
             middle = others[len(others) // 2] if others else seen

@@ -21,7 +21,7 @@ from kdhpc.study.study import SharedStudy
 from tests.report.made_search import make_search
 from tests.study.made import HERE, make, take
 
-_EVIL = "<img src=x onerror=alert(1)>"
+_EVIL = "<img src=x onerror=alert(1)> $x$ \N{HIRAGANA LETTER A}"
 
 
 class Page(HTMLParser):
@@ -196,12 +196,13 @@ def test_report_of_a_search_that_has_hardly_begun_says_so(storage: Storage, tmp_
 def test_report_of_a_search_without_a_single_value(storage: Storage, tmp_path: Path) -> None:
     study = make(storage, target=3, max_attempts=1)
     take(study).diverge(1, f"a loss is not finite {_EVIL}")
-    take(study).crash(f"CUDA error {_EVIL}")
+    take(study).crash(f"CUDA error \x1b[31m {_EVIL}")
     take(study).crash("out of memory")
     page = report(tmp_path)
     assert "The search is over: 3 of 3 trials have ended." in page.words
     assert "Nothing can be said of a gain: no trial is complete." in page.words
     assert page.words.count(_EVIL) == 2
+    assert "\\x1b[31m" in page.words
     assert [figure[:5] for figure in page.figures] == ["Hours"]
 
 
@@ -219,6 +220,7 @@ def test_report_of_searched_networks_draws_their_shares(storage: Storage, tmp_pa
     [
         ("--study tinny", 1, "did you mean 'tiny'?"),
         ("--study tiny --top 0", 2, "0 is not above 0"),
+        ("--study tiny --top 21", 2, "`kdhpc export-best --top` writes as many as there are"),
         ("--study tiny --out {taken}", 2, "is a file: name another"),
         ("--study tiny --out /proc/nowhere", 1, "/proc/nowhere"),
     ],
