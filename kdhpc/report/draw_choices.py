@@ -30,7 +30,7 @@ def draw_importance(parameters: Sequence[ParameterChoices], paths: Sequence[Path
         StorageError: the file system refuses.
     """
     shown = sorted(parameters, key=lambda one: -one.importance)[:_MOST_BARS]
-    colours = {"gate": ("blue", ""), "design": ("orange", "////"), "network": ("green", "....")}
+    colours = {"gate": ("blue", ""), "design": ("orange", "////"), "network": ("green", "\\\\\\\\")}
     with new_figure(paths, 0.8 + 0.21 * max(3, len(shown))) as figure:
         axes = figure.add_subplot()
         for row, one in enumerate(shown):
@@ -66,7 +66,7 @@ def draw_shares(parameters: Sequence[ParameterChoices], paths: Sequence[Path]) -
     longest = max(len(short(name)) for _, name in columns)
     head = 0.25 + 0.075 * longest
     cell, left = max(0.36, min(0.62, (WIDTH - 0.8) / len(columns))), 0.72
-    width = max(WIDTH if len(columns) > 5 else 0.0, left + cell * len(columns) + 0.08 + 0.12 * len(kinds), 3.2)
+    width = max(WIDTH, left + cell * len(columns) + 0.08 + 0.12 * len(kinds))
     height = head + 0.24 * len(rows) + 0.1
     with new_figure(paths, height, width, is_laid_out=False) as figure:
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
