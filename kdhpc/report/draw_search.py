@@ -119,7 +119,7 @@ def draw_curves(
 
 def draw_funnel(rungs: Sequence[RungStatus], paths: Sequence[Path]) -> None:
     """How many trials reached each rung, and how many of them were pruned at it."""
-    with new_figure(paths, 0.9 + 0.3 * max(3, len(rungs))) as figure:
+    with new_figure(paths, 1.1 + 0.3 * max(3, len(rungs))) as figure:
         axes = figure.add_subplot()
         rows = range(len(rungs))
         kept = [rung.survived for rung in rungs]
@@ -145,7 +145,7 @@ def draw_funnel(rungs: Sequence[RungStatus], paths: Sequence[Path]) -> None:
         axes.set_xlabel("trials that reported")
         axes.margins(x=0.14)
         tidy(axes, is_counted=True, has_bars=True)
-        add_legend(axes, loc="lower right")
+        add_legend_above(figure)
 
 
 def draw_estimates(searched: Sequence[tuple[str, float | None, Estimate]], goal: Goal, paths: Sequence[Path]) -> None:

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from kdhpc.graph.figure import plain_style, save_figure
 
@@ -84,9 +83,9 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def add_legend(axes: Axes, *, loc: Literal["best", "lower right"] = "best") -> None:
+def add_legend(axes: Axes) -> None:
     """A legend within the axes."""
-    _write_names(axes.legend(loc=loc, fontsize=8.5, framealpha=0.0))
+    _write_names(axes.legend(loc="best", fontsize=8.5, framealpha=0.0))
 
 
 def add_legend_above(figure: Figure) -> None:
