@@ -76,6 +76,7 @@ def test_surface_is_frozen() -> None:
             *("run", "images", "--top", "--csv", "--json", "--attention", "--batch", "--device", "--network"),
         ],
         "kdhpc report": [],
+        "kdhpc report search": ["--study", "--top", "--out"],
         "kdhpc report pairs": ["folders", "--out", "--network"],
         "kdhpc report graph": ["folder", "--out", "--plugin"],
         "kdhpc report attention": ["folders", "--images", "--indices", "--out", "--network"],
@@ -112,7 +113,8 @@ def test_surface_is_frozen() -> None:
     "command",
     [
         *("--help", "search --help", "status --help", "db --help", "data --help", "report --help"),
-        *("predict --help", "report pairs --help", "report attention --help", "report accuracy --help", "dashboard --help"),
+        *("predict --help", "report search --help", "report pairs --help", "report attention --help"),
+        *("report accuracy --help", "dashboard --help"),
     ],
 )
 def test_help_teaches_without_heavy_imports(command: str, tmp_path: Path) -> None:
