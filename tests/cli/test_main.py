@@ -69,7 +69,10 @@ def test_surface_is_frozen() -> None:
                 "overrides",
             ),
         ],
-        "kdhpc results": ["folder", "--ddof", "--format"],
+        "kdhpc evaluate": ["folders", "--ood", "--network"],
+        "kdhpc results": [
+            *("folder", "--ddof", "--columns", "--against", "--ensemble", "--members", "--network", "--format"),
+        ],
         "kdhpc report": [],
         "kdhpc report pairs": ["folders", "--out", "--network"],
         "kdhpc report attention": ["folder", "--images", "--indices", "--out", "--network"],
