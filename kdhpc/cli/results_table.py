@@ -44,9 +44,9 @@ def columns_of(summaries: "Sequence[Summary]", measures: "Sequence[str]" = ()) -
     if measures:
         return _chosen_columns(summaries, measures)
     columns = _usual_columns(summaries)
-    if any(s.scores.get("nll") for s in summaries):
+    if any(s.measure("nll") for s in summaries):
         columns += [
-            _column(name, [shown_measure(name, s.scores.get(name)) for s in summaries], rank=rank)
+            _column(name, [shown_measure(name, s.measure(name)) for s in summaries], rank=rank)
             for name, rank in (("nll", 7), ("ece", 8))
         ]
     return columns
@@ -59,8 +59,7 @@ def _chosen_columns(summaries: "Sequence[Summary]", measures: "Sequence[str]") -
         _column("seeds", [str(len(s.seeds)) for s in summaries], "seeds {}", len(measures) + 1),
     ]
     for rank, name in enumerate(measures):
-        spreads = [{"ensemble": s.ensemble, "node": s.node, **s.scores}.get(name) for s in summaries]
-        columns.append(_column(name, [shown_measure(name, spread) for spread in spreads], rank=rank))
+        columns.append(_column(name, [shown_measure(name, s.measure(name)) for s in summaries], rank=rank))
     return [*columns, *_diverged_column(summaries)]
 
 

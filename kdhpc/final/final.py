@@ -205,6 +205,8 @@ def _finish(run: Run, owner: RunOwner, ended: _Ended, training: TrainingLoop, ve
     """Score, write the weights, then the result, then remove the checkpoint."""
     has_diverged, networks = ended.report.diverged is not None, training.kept_networks
     scores = None if has_diverged else score(training.predictions())
+    if scores is None and not has_diverged:
+        _LOG.warning("%s, seed %d has no scores: some logits are not finite", run.name, run.config.run.seed)
     try:
         owner.check()
         weights = () if has_diverged else tuple(_write_weights(run, networks))

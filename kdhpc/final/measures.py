@@ -79,6 +79,24 @@ def decimals(name: str) -> int:
     return 2 if name in ACCURACIES else 4
 
 
+def title(name: str) -> str:
+    """What it is, for an axis."""
+    kind, _, dataset = name.partition(":")
+    if kind in ("disagreement", "mutual_kl"):
+        return {"disagreement": "disagreement of nodes", "mutual_kl": "mutual KL of nodes"}[kind]
+    whose = "node" if kind.startswith("node") else "ensemble"
+    what = {"nll": "NLL", "brier": "Brier score", "ece": "calibration error", "auroc": "AUROC"}
+    against = f" against {dataset}" if dataset else ""
+    return f"{whose} {what.get(kind.removeprefix('node_'), 'accuracy')}{against}"
+
+
+def unit(name: str) -> str:
+    """Its unit in brackets, for an axis; empty: it has none."""
+    if name in ACCURACIES:
+        return " (%)"
+    return " (nats)" if name in ("nll", "node_nll", "mutual_kl") else ""
+
+
 def _score(name: str, scores: Scores) -> float | None:
     if name in ("disagreement", "mutual_kl"):
         return scores.disagreement if name == "disagreement" else scores.mutual_kl

@@ -68,6 +68,10 @@ class Summary:
     unscored_seeds: tuple[int, ...] = ()
     """The seeds that are averaged and have no scores, as they are from before there were any."""
 
+    def measure(self, name: str) -> Spread | None:
+        """An accuracy or a score by its name in `kdhpc.final.measures`; None: there is none for all seeds."""
+        return {"ensemble": self.ensemble, "node": self.node, **self.scores}.get(name)
+
 
 def summarise_folder(*folders: Path, ddof: int = 1) -> tuple[Summary, ...]:
     """Summaries of all results below some folders. Results that cannot be read are left out, with a warning.

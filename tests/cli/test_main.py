@@ -76,7 +76,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc report": [],
         "kdhpc report pairs": ["folders", "--out", "--network"],
         "kdhpc report attention": ["folder", "--images", "--indices", "--out", "--network"],
-        "kdhpc report accuracy": ["folder", "--by", "--out"],
+        "kdhpc report accuracy": ["folder", "--by", "--measure", "--out"],
         "kdhpc worker": ["--study", "--requeue", "overrides"],
         "kdhpc db": [],
         "kdhpc db start": ["--listen", "--allow", "--port", "--workers", "--take-over"],

@@ -102,11 +102,12 @@ def test_evaluate_gives_an_older_run_what_its_training_would_have(finished, caps
     assert RunPaths(Path(folder)).result.read_bytes() == content
 
 
-def test_evaluate_against_grey_images_of_another_size_and_other_classes(second, capsys, caplog):
+def test_evaluate_against_grey_images_of_another_size_and_other_classes(second, capsys):
     from PIL import Image
 
     assert main(["evaluate", RUN, "--ood", "grey"]) == 0
-    assert "grey is 12x12 grey: its images are made 16x16 colour" in caplog.messages
+    out, err = capsys.readouterr()
+    assert "grey is 12x12 grey: its images are made 16x16 colour" in err
     (found,) = result_of(RUN).scores.ood
     fitted = [Image.fromarray(one[..., 0]).convert("RGB").resize((16, 16), Image.Resampling.BICUBIC) for one in second]
     inside, outside = (
@@ -118,9 +119,10 @@ def test_evaluate_against_grey_images_of_another_size_and_other_classes(second, 
         for logits in (inside, outside)
     ]
     expected = [auroc_reference(own, other) for own, other in zip(*sure, strict=True)]
-    assert (*found.nodes, found.ensemble) == pytest.approx(expected, abs=0.01)
+    print("AUROC", found, expected)
+    assert (*found.nodes, found.ensemble) == pytest.approx(expected, abs=0.003)
     assert (found.dataset, len(found.checksum)) == ("grey", 64)
-    assert f"{found.ensemble:.4f}" in capsys.readouterr().out
+    assert f"{found.ensemble:.4f}" in out
 
 
 def test_evaluate_against_the_same_images_tells_nothing_apart_and_keeps_what_there_was(second, capsys):
@@ -142,7 +144,7 @@ def test_evaluate_against_the_same_images_tells_nothing_apart_and_keeps_what_the
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([RUN, "--ood", "nowhere"], 1, "nowhere is not prepared"),
+        ([RUN, "--ood", "nowhere"], 1, "data set 'nowhere' is not prepared"),
         ([RUN, "--ood", "../x"], 2, "can be no folder"),
         (["nowhere"], 2, "nowhere is no folder"),
     ],
