@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr()
     for name in args.network:
         register_imported(name)
-    second = None if args.ood is None else SecondImages.open(args.ood)
+    second = None if args.ood is None else SecondImages.prepared(args.ood)
     runs = find_finished(args.folders or [final_root()])
     results: list[FinalResult] = []
     failed: list[KdhpcError] = []

@@ -41,7 +41,7 @@ class SecondImages:
     """Its images."""
 
     @classmethod
-    def open(cls, name: str) -> "SecondImages":
+    def prepared(cls, name: str) -> "SecondImages":
         """Those of a prepared data set.
 
         Raises:
