@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kdhpc.final.found import FoundResult
 
 _USUAL = ("ensemble", "node")
+_LESS_IS_BETTER = ("nll", "brier", "ece")
 _COLUMNS = (
     *("training", "against", "measure", "pairs", "difference", "low", "high"),
     *("diverged_seeds", "against_diverged_seeds", "also_differs", "refused"),
@@ -39,23 +40,30 @@ def run(found: "Sequence[FoundResult]", against: str, measures: Sequence[str], f
 
 
 def _parts(compared: "Sequence[Comparison]") -> list[Part]:
+    parts: list[Part] = []
     done = [one for one in compared if not one.refused]
+    for other in dict.fromkeys(one.against for one in done):
+        parts += [f"against {other}", _table([one for one in done if one.against == other]), ""]
     names = tuple(done[0].differences)
-    others = {one.against for one in done}
-    has_diverged = any(one.diverged_seeds or one.against_diverged_seeds for one in done)
-    head = ["training", *(["against"] if len(others) > 1 else []), "pairs", *names]
-    rows = []
-    for one in done:
-        pairs = max(len(each.pairs) for each in one.differences.values())
-        cells = [_shown(name, each, pairs) for name, each in one.differences.items()]
-        row = [one.training, *([one.against] if len(others) > 1 else []), str(pairs), *cells]
-        rows.append([*row, *([_diverged(one)] if has_diverged else [])])
-    table = Table(head=(*head, *(["diverged"] if has_diverged else [])), rows=rows, spare=tuple(reversed(names[1:])))
     note = "mean of the differences over the seeds that both have [95 % interval, paired t-test]"
     if {*_USUAL} & {*names}:
         note += "; of accuracies in points"
-    first = [] if len(others) > 1 else [f"against {done[0].against}", ""]
-    return [*first, table, "", note, *_notes(compared)]
+    if less := [name for name in names if name.removeprefix("node_") in _LESS_IS_BETTER]:
+        note += f"; of {', '.join(less)} less is better"
+    return [*parts, note, *_notes(compared)]
+
+
+def _table(compared: "Sequence[Comparison]") -> Table:
+    """Those that are compared with the same training."""
+    names = tuple(compared[0].differences)
+    has_diverged = any(one.diverged_seeds or one.against_diverged_seeds for one in compared)
+    rows = []
+    for one in compared:
+        pairs = max(len(each.pairs) for each in one.differences.values())
+        cells = [_shown(name, each, pairs) for name, each in one.differences.items()]
+        rows.append([one.training, str(pairs), *cells, *([_diverged(one)] if has_diverged else [])])
+    head = ("training", "pairs", *names, *(["diverged"] if has_diverged else []))
+    return Table(head=head, rows=rows, spare=tuple(reversed(names[1:])))
 
 
 def _notes(compared: "Sequence[Comparison]") -> list[str]:

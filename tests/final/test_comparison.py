@@ -95,10 +95,10 @@ def test_against_in_a_table_counts_pairs_and_says_who_diverged(both, capsys):
     assert main(["results", str(both), "--against", "independent"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"against {OWN}"
-    assert lines[2].split() == ["training", "pairs", "ensemble", "node", "diverged"]
+    assert lines[1].split() == ["training", "pairs", "ensemble", "node", "diverged"]
     own, other = RANDOM[:, [1, 2, 4, 5], 5]
-    assert lines[3].split()[:3] == [DML, "4", f"{10 * np.mean(own - other):+.2f}"]
-    assert lines[3].split()[-4:] == ["+0.00", "[+0.00,", "+0.00]", "1"]
+    assert lines[2].split()[:3] == [DML, "4", f"{10 * np.mean(own - other):+.2f}"]
+    assert lines[2].split()[-4:] == ["+0.00", "[+0.00,", "+0.00]", "1"]
     assert lines[-1] == f"diverged, so in no pair: {DML} seed 3"
     assert main(["results", str(both), "--against", "independent", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -114,7 +114,9 @@ def test_against_counts_the_pairs_of_each_measure(both, capsys):
     del document["scores"]  # Of an older version.
     path.write_text(json.dumps(document))
     assert main(["results", str(both), "--against", "independent", "--columns", "ensemble,nll,auroc"]) == 0
-    row = capsys.readouterr().out.splitlines()[3]
+    out = capsys.readouterr().out
+    row = out.splitlines()[2]
+    assert "of nll less is better" in out
     assert "(3 of 4)" in row
     assert row.split()[-2:] == ["-", "1"]
 
@@ -128,8 +130,8 @@ def test_against_with_fewer_than_two_pairs_has_no_interval_and_says_so(tmp_path,
     assert main(["results", str(tmp_path), "--against", "independent"]) == 0
     out = capsys.readouterr().out
     assert f"{DML} and {OWN} have {have} in common: an interval needs two or more" in out
-    assert "[" not in out.splitlines()[3]
-    assert out.splitlines()[3].split()[2].startswith(cell)
+    assert "[" not in out.splitlines()[2]
+    assert out.splitlines()[2].split()[2].startswith(cell)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_against_takes_the_training_with_as_many_nodes_and_tells_of_other_settin
     assert out.splitlines()[0] == f"against {OWN}"
     assert f"{DML} has other settings as well: training.learning_rate 0.1, there 0.05" in out
     assert main(["results", str(both), "--against", other]) == 0
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[3:5]} == {DML, OWN}
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[2:4]} == {DML, OWN}
 
 
 @pytest.mark.parametrize(
