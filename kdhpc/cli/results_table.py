@@ -41,15 +41,7 @@ def columns_of(summaries: "Sequence[Summary]", measures: "Sequence[str]" = ()) -
         measures: Names of measures that are the columns beside the training and its seeds; none: the usual columns,
             with the ensemble's NLL and ECE where a training has them.
     """
-    if measures:
-        return _chosen_columns(summaries, measures)
-    columns = _usual_columns(summaries)
-    if any(s.measure("nll") for s in summaries):
-        columns += [
-            _column(name, [shown_measure(name, s.measure(name)) for s in summaries], rank=rank)
-            for name, rank in (("nll", 7), ("ece", 8))
-        ]
-    return columns
+    return _chosen_columns(summaries, measures) if measures else _usual_columns(summaries)
 
 
 def _chosen_columns(summaries: "Sequence[Summary]", measures: "Sequence[str]") -> list[Column]:
@@ -87,6 +79,11 @@ def _usual_columns(summaries: "Sequence[Summary]") -> list[Column]:
         column("ensemble", [shown_measure("ensemble", s.ensemble) for s in summaries]),
         column("parameters", [f"{s.num_parameters:,}" for s in summaries], "{} parameters", 6),
     ]
+    if any(s.measure("nll") for s in summaries):
+        columns += [
+            column(name, [shown_measure(name, s.measure(name)) for s in summaries], rank=rank)
+            for name, rank in (("nll", 7), ("ece", 8))
+        ]
     columns += _diverged_column(summaries)
     if not all(_says_all(s) for s in summaries):
         columns += [

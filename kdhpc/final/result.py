@@ -126,8 +126,9 @@ class FinalResult:
             raise ValueError(f"accuracies {accuracies} do not go with diverged_epoch {self.diverged_epoch}")
         if not all(accuracy is None or math.isfinite(accuracy) for accuracy in accuracies):
             raise ValueError(f"accuracies {accuracies} are not finite")
-        if self.scores is not None and len(self.scores.nodes) != len(self.node_accuracies or ()):
-            raise ValueError(f"scores of {len(self.scores.nodes)} nodes go with accuracies {self.node_accuracies}")
+        scored = None if self.scores is None else len(self.scores.nodes)
+        if scored is not None and self.node_accuracies is not None and scored != len(self.node_accuracies):
+            raise ValueError(f"scores of {scored} nodes do not go with accuracies {self.node_accuracies}")
 
     @property
     def method(self) -> str:

@@ -227,9 +227,10 @@ def test_results_of_which_one_is_older_have_a_dash_and_say_how_to_get_the_number
     write(both, "old", 0, scores=None)
     assert main(["results", str(both)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[-2:] == ["nll", "ece"]
-    assert next(line for line in lines if line.startswith("old")).split()[-2:] == ["-", "-"]
-    assert next(line for line in lines if line.startswith(OWN)).split()[-2] == "±"
+    assert lines[0].split()[6:10] == ["parameters", "nll", "ece", "diverged"]
+    assert next(line for line in lines if line.startswith("old")).split()[7:9] == ["-", "-"]
+    start = lines[0].index("nll")
+    assert "±" in next(line for line in lines if line.startswith(OWN))[start : start + 15]
     assert lines[-1] == "1 run has no scores, being older: `kdhpc evaluate` with the folder adds them"
 
 
