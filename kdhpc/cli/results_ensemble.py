@@ -55,6 +55,7 @@ def _parts(found: "GreedyEnsemble") -> list[Part]:
         "",
         Table(head=("", "member", "alone", "ensemble so far"), rows=members),
         "",
+        f"best run: {found.best_run.name}, by its accuracy on the held-out images",
         f"top-1 in percent: members were chosen on {found.held_out_images:,} held-out training images of "
         f"{found.dataset}; test, nll, brier and ece are of its {found.test_images:,} test images, which chose nothing",
     ]
@@ -62,7 +63,7 @@ def _parts(found: "GreedyEnsemble") -> list[Part]:
 
 def _rows(found: "GreedyEnsemble", *, exact: bool) -> list[tuple[str, ...]]:
     rows = []
-    best = found.best_run.name if exact else f"best run, {found.best_run.name}"
+    best = found.best_run.name if exact else "best run"
     for name, one in (
         (found.greedy.name, found.greedy),
         (best, found.best_run),
