@@ -57,7 +57,7 @@ def _completer(action: argparse.Action, command: str) -> Completer | None:
         return lambda prefix, parsed_args, **_: _overrides(prefix, command, getattr(parsed_args, "config_dir", None))
     if name in ("--graph", "graphs"):
         return lambda prefix, **_: [*_presets(), *FilesCompleter()(prefix)]
-    if command == "data" and name == "name":
+    if name == "--ood" or (command == "data" and name == "name"):
         return lambda **_: _packed()
     return FilesCompleter() if name in _FILES else None
 

@@ -18,6 +18,8 @@ from kdhpc.final.model import ModelCard, write_model_card
 from kdhpc.final.owner import RunOwner, owned
 from kdhpc.final.result import FinalResult, NewerResultError, SearchedWith, read_result, write_result
 from kdhpc.final.run import Run, open_run
+from kdhpc.final.scores import Scores
+from kdhpc.final.scoring import score
 from kdhpc.final.settings import digest, read_settings, write_settings
 from kdhpc.final.weights import check_weights_files
 from kdhpc.methods.method import Method
@@ -99,7 +101,7 @@ def train_final(
             return done
         _begin(run)
         ended = _train(training, run, owner, show, should_stop, begun)
-        return None if ended is None else _finish(run, owner, ended, training.kept_networks, versions)
+        return None if ended is None else _finish(run, owner, ended, training, versions)
 
 
 def _read_done(run: Run) -> FinalResult | None:
@@ -199,15 +201,16 @@ def _keep_end(training: TrainingLoop, checkpoint: Checkpointing) -> bool:
         return False
 
 
-def _finish(
-    run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Module], versions: dict[str, str]
-) -> FinalResult:
-    """Write the weights, then the result, then remove the checkpoint."""
-    has_diverged = ended.report.diverged is not None
+def _finish(run: Run, owner: RunOwner, ended: _Ended, training: TrainingLoop, versions: dict[str, str]) -> FinalResult:
+    """Score, write the weights, then the result, then remove the checkpoint."""
+    has_diverged, networks = ended.report.diverged is not None, training.kept_networks
+    scores = None if has_diverged else score(training.predictions())
+    if scores is None and not has_diverged:
+        _LOG.warning("%s, seed %d has no scores: some logits are not finite", run.name, run.config.run.seed)
     try:
         owner.check()
         weights = () if has_diverged else tuple(_write_weights(run, networks))
-        result = _result(run, ended.report, networks, weights, versions)
+        result = _result(run, ended.report, networks, weights, versions, scores)
         owner.check()
         write_result(result, run.paths.result)
     except StorageError as exc:
@@ -239,6 +242,7 @@ def _result(
     networks: Sequence[nn.Module],
     weights: tuple[str, ...],
     versions: dict[str, str],
+    scores: Scores | None,
 ) -> FinalResult:
     config, method, teacher, runtime = run.config, run.method, run.method.teacher, run.here
     return FinalResult(
@@ -268,6 +272,7 @@ def _result(
         weights=weights,
         diverged_epoch=None if report.diverged is None else report.epoch,
         diverged=report.diverged or "",
+        scores=scores,
     )
 
 

@@ -120,6 +120,7 @@ def _found(paths: RunPaths) -> FoundResult:
             ensemble_accuracy=None,
             diverged_epoch=epoch,
             diverged="a loss is not finite",
+            scores=None,
         )
     return FoundResult(paths=paths, result=result)
 

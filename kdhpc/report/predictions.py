@@ -135,8 +135,13 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[ChosenNetworks, ...]:
 
 
 @device_errors_in_words()
-def read_predictions(chosen: Sequence[ChosenNetworks], progress: Progress) -> Predictions:
+def read_predictions(chosen: Sequence[ChosenNetworks], progress: Progress, *, compares: bool = True) -> Predictions:
     """The logits of the chosen networks for all images that they are scored on.
+
+    Args:
+        chosen: Networks of runs that are scored on the same images.
+        progress: Counts images times networks.
+        compares: Whether to warn of networks that score otherwise than their results say.
 
     Raises:
         ConfigError: the images do not fit a run's config.
@@ -155,7 +160,7 @@ def read_predictions(chosen: Sequence[ChosenNetworks], progress: Progress) -> Pr
         for batch, outputs in predictor.predict(choice.run, choice.nodes):
             own_mNC[:, start : start + len(batch.labels)] = torch.stack([output.logits for output in outputs])
             start += len(batch.labels)
-        for node, logits_NC in zip(choice.nodes, own_mNC, strict=True):
+        for node, logits_NC in zip(choice.nodes, own_mNC, strict=True) if compares else ():
             right = int((logits_NC.argmax(dim=1) == labels_N).sum())
             warn_about_accuracy(choice.run, node, 100 * right / len(labels_N))
         first += len(choice.nodes)

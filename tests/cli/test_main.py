@@ -71,7 +71,10 @@ def test_surface_is_frozen() -> None:
                 "overrides",
             ),
         ],
-        "kdhpc results": ["folder", "--ddof", "--format"],
+        "kdhpc evaluate": ["folders", "--ood", "--network"],
+        "kdhpc results": [
+            *("folder", "--ddof", "--columns", "--against", "--ensemble", "--members", "--network", "--format"),
+        ],
         "kdhpc predict": [
             *("run", "images", "--top", "--csv", "--json", "--attention", "--batch", "--device", "--network"),
         ],
@@ -80,7 +83,7 @@ def test_surface_is_frozen() -> None:
         "kdhpc report pairs": ["folders", "--out", "--network"],
         "kdhpc report graph": ["folder", "--out", "--plugin"],
         "kdhpc report attention": ["folders", "--images", "--indices", "--out", "--network"],
-        "kdhpc report accuracy": ["folder", "--by", "--out"],
+        "kdhpc report accuracy": ["folder", "--by", "--measure", "--out"],
         "kdhpc worker": ["--study", "--requeue", "overrides"],
         "kdhpc db": [],
         "kdhpc db start": ["--listen", "--allow", "--port", "--workers", "--take-over"],
