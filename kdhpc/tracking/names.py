@@ -45,15 +45,18 @@ def refuse_absent(config: TrackingConfig) -> None:
 def how_to_look_at_study(config: TrackingConfig, name: str) -> str | None:
     """What shows a study's trials, as a line for people; None: nothing is tracked, or the tracker is the user's own."""
     folder = StudyPaths.of(name).tracking
-    return _how_to_look(config.tracker, events=folder / "tensorboard", folder=folder, store=folder / "mlflow")
+    runs = shlex.quote(str(folder))
+    return _how_to_look(config.tracker, events=folder / "tensorboard", runs=runs, store=folder / "mlflow")
 
 
 def how_to_look_at_run(config: TrackingConfig, paths: RunPaths) -> str | None:
-    """As `how_to_look_at_study`, of a final training beside all others."""
-    return _how_to_look(config.tracker, events=final_root(), folder=paths.tracking, store=mlflow_dir())
+    """As `how_to_look_at_study`, of all seeds of a final training; in TensorBoard and MLflow beside other trainings."""
+    runs = f"{shlex.quote(str(paths.root.parent))}/seed*/{paths.tracking.name}"
+    return _how_to_look(config.tracker, events=final_root(), runs=runs, store=mlflow_dir())
 
 
-def _how_to_look(tracker: str, *, events: Path, folder: Path, store: Path) -> str | None:
+def _how_to_look(tracker: str, *, events: Path, runs: str, store: Path) -> str | None:
+    """The line; ``runs`` are the folders of W&B, as a shell is given them."""
     if tracker == "tensorboard":
         return f"`tensorboard --logdir {shlex.quote(str(events))}` shows what is tracked"
     if tracker == "mlflow":
@@ -64,8 +67,8 @@ def _how_to_look(tracker: str, *, events: Path, folder: Path, store: Path) -> st
     if tracker == "wandb":
         if os.environ.get("WANDB_MODE", "offline") != "offline":
             return f"tracked by W&B with WANDB_MODE={os.environ['WANDB_MODE']}"
-        place = Path(os.environ.get("WANDB_DIR") or folder)
-        return f"`wandb sync {shlex.quote(str(place / 'wandb'))}/offline-run-*` uploads what is tracked"
+        given = os.environ.get("WANDB_DIR")
+        return f"`wandb sync {shlex.quote(given) if given else runs}/wandb/offline-run-*` uploads what is tracked"
     return None
 
 

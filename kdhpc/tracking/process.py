@@ -56,6 +56,7 @@ def main() -> None:
             runs.pop(message.number).end(message)
     for number, run in runs.items():  # Training has died.
         run.end(End(number=number, state="interrupted", reason=""))
+    os._exit(0)  # All runs are ended: nobody waits for what a tracker does at the exit.
 
 
 class _Answers:

@@ -142,7 +142,7 @@ def test_recorder_leaves_this_process_as_it_is(run, capfd, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
     before = random.getstate()
     began = time.monotonic()
-    record("fake_trackers:Rude", run, then=points(1, 2), wait_s=1.0, hurry=True)
+    record("fake_trackers:Rude", run, then=points(1, 2))
     assert time.monotonic() - began < 10, "what it does at its exit is not waited for"
     assert random.getstate() == before
     assert {number: signal.getsignal(number) for number in handlers} == handlers
