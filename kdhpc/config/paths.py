@@ -92,7 +92,7 @@ class StudyPaths:
 
     def tracked(self, number: int) -> Path:
         """What a tracker has of a trial."""
-        return self.trial(number) / "tracking.json"
+        return self.trial(number) / "tracked.json"
 
     @property
     def export(self) -> Path:
@@ -155,7 +155,7 @@ class RunPaths:
     @property
     def tracked(self) -> Path:
         """What a tracker has of it."""
-        return self.root / "tracking.json"
+        return self.root / "tracked.json"
 
     @property
     def result(self) -> Path:

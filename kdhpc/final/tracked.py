@@ -8,6 +8,7 @@ from kdhpc.files.reading import read_whole
 from kdhpc.final.settings import digest
 from kdhpc.graph.serial import from_json
 from kdhpc.graph.text_drawing import draw_in_text
+from kdhpc.tracking.names import folder_of
 from kdhpc.tracking.run import TrackedRun
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def tracked_run(run: "Run", made_with: dict[str, str]) -> TrackedRun:
         group=run.name,
         name=f"seed {config.run.seed}",
         record=paths.tracked,
-        events=paths.tracking / "tensorboard",
+        events=paths.tracking / folder_of(config.tracking.tracker),
         folder=paths.tracking,
         store=mlflow_dir(),
         config=values,

@@ -6,6 +6,7 @@ from kdhpc.config.document import flatten, to_document
 from kdhpc.graph.serial import to_json
 from kdhpc.graph.text_drawing import draw_in_text
 from kdhpc.study.numbers import trial_words
+from kdhpc.tracking.names import folder_of
 from kdhpc.tracking.run import TrackedRun
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def tracked_trial(trial: "StudyTrial", setting: "TrialSetting", made_with: dict[
         group=paths.root.name,
         name=name,
         record=paths.tracked(trial.number),
-        events=paths.tracking / "tensorboard" / name.replace(" ", "-"),
+        events=paths.tracking / folder_of(config.tracking.tracker) / name.replace(" ", "-"),
         folder=paths.tracking,
         store=paths.tracking / "mlflow",
         config=values,

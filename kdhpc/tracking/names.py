@@ -42,6 +42,11 @@ def refuse_absent(config: TrackingConfig) -> None:
         raise ConfigError(why)
 
 
+def folder_of(tracker: str) -> str:
+    """The name of its folder: its own, or of one's own class that of its module."""
+    return tracker.partition(":")[0]
+
+
 def how_to_look_at_study(config: TrackingConfig, name: str) -> str | None:
     """What shows a study's trials, as a line for people; None: nothing is tracked, or the tracker is the user's own."""
     folder = StudyPaths.of(name).tracking

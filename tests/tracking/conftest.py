@@ -27,7 +27,7 @@ def run(tmp_path):
         key="the study 3",
         group="mine",
         name="trial 3",
-        record=tmp_path / "trials" / "3" / "tracking.json",
+        record=tmp_path / "trials" / "3" / "tracked.json",
         events=tmp_path / "tracking" / "tensorboard" / "trial-3",
         folder=tmp_path / "tracking",
         store=tmp_path / "tracking" / "mlflow",
