@@ -1,24 +1,22 @@
 """A final training as a tracker shows it."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from kdhpc.config.document import flatten, to_document
 from kdhpc.config.paths import mlflow_dir
 from kdhpc.files.reading import read_whole
+from kdhpc.final.run import Run
 from kdhpc.final.settings import digest
 from kdhpc.graph.serial import from_json
 from kdhpc.graph.text_drawing import draw_in_text
 from kdhpc.tracking.names import folder_of
 from kdhpc.tracking.run import TrackedRun
 
-if TYPE_CHECKING:
-    from kdhpc.final.run import Run
-
 _WIDTH = 100
 _GROUPS = ("dataset", "network", "objective", "training", "device", "run")
 
 
-def tracked_run(run: "Run", made_with: dict[str, str]) -> TrackedRun:
+def tracked_run(run: Run, made_with: Mapping[str, str]) -> TrackedRun:
     """What a tracker is told of a final training whose folder is begun.
 
     Args:

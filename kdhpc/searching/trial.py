@@ -28,7 +28,7 @@ from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
 from kdhpc.tracking.epochs import EpochLog, earlier_points
 from kdhpc.tracking.recorder import UNTRACKED, Recorder
-from kdhpc.tracking.run import State
+from kdhpc.tracking.run import State, TrackedRun
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.loop import EpochReport, TrainingLoop, TrainingState
@@ -219,7 +219,7 @@ def run_trial(
         metrics = setting.paths.metrics(trial.number)
         written = MetricsLog(metrics, epoch=training.epoch)
         with setting.recorder.begin(
-            lambda: tracked_trial(trial, setting, _versions(setting.runtime)),
+            lambda: _tracked(trial, setting),
             lambda: earlier_points(metrics, setting.config.training),
         ) as record:
             log = EpochLog(written, record, setting.config.training)
@@ -282,6 +282,19 @@ def _train(
 def _versions(runtime: Runtime) -> dict[str, str]:
     """What a trial is made with, for its record."""
     return {"device": device_name(runtime.device), **made_with(runtime.device)}
+
+
+def _tracked(trial: StudyTrial, setting: TrialSetting) -> TrackedRun:
+    """What a tracker is told of a trial."""
+    return tracked_trial(
+        trial.graph,
+        number=trial.number,
+        seed=trial.seed,
+        study_uid=setting.study_uid,
+        paths=setting.paths,
+        config=setting.config,
+        made_with=_versions(setting.runtime),
+    )
 
 
 def goal_value(report: EpochReport, goal: GoalName) -> float | None:

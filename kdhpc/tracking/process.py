@@ -33,8 +33,8 @@ def main() -> None:
     name, wait_s = sys.argv[1], float(sys.argv[2])
     messages = os.fdopen(os.dup(0), "rb")
     answers = _Answers()
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)
+    for ignored in _IGNORED:
+        signal.signal(ignored, signal.SIG_IGN)
     os.nice(_NICE)
     threading.Thread(target=_end_after_parent, args=(os.getppid(), wait_s), daemon=True).start()
     if why := absence(name):
