@@ -44,6 +44,7 @@ def tracked_run(run: Run, made_with: Mapping[str, str]) -> TrackedRun:
         folder=paths.tracking,
         store=mlflow_dir(),
         config=values,
+        own=values,
         graph=graph,
         drawing="\n".join(drawing),
         made_with=made_with,

@@ -37,7 +37,8 @@ def tracked_trial(
         config: Of the study.
         made_with: Device, commits and versions.
     """
-    values: dict[str, str | int | float] = {"seed": seed, "trial": number}
+    own = {"seed": seed, "trial": number}
+    values: dict[str, str | int | float] = {**own}
     for group in _GROUPS:
         values |= flatten(group, to_document(getattr(config, group)))
     name = trial_words(number)
@@ -50,6 +51,7 @@ def tracked_trial(
         folder=paths.tracking,
         store=paths.tracking / "mlflow",
         config=values,
+        own=own,
         graph=to_json(graph),
         drawing="\n".join(draw_in_text(graph, width=_WIDTH)),
         made_with=made_with,

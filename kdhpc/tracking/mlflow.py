@@ -24,29 +24,38 @@ _STATUS: Mapping[State, str] = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
+_ALWAYS_THERE = "loss/mean"
 _LONGEST_VALUE = 500
 _MOST_PARAMS = 100
 """MLflow takes no more at once."""
 
 
 class MLflow:
-    """Metrics over epochs; the config as parameters; state and versions as tags; the graph as artifacts."""
+    """Metrics over epochs; state and versions as tags; config and graph as artifacts.
+
+    Parameters are values of the config that differ in the group: each is a file, and a study has thousands of trials.
+    """
 
     def __init__(self, run: TrackedRun) -> None:
         named = os.environ.get("MLFLOW_TRACKING_URI")
         uri = named or run.store.as_uri()
-        # Not the URI itself, which may hold a password.
-        store = hashlib.sha256(uri.encode()).hexdigest()[:16]
+        # Not the URI itself, which may hold a password; and not a path, which may be another one on another machine.
+        store = hashlib.sha256(uri.encode()).hexdigest()[:16] if named else "files"
         self._client = MlflowClient(tracking_uri=uri)
         known_store, _, known_run = (run.token or "").partition(" ")
         if known_store == store and self._goes_on(known_run):
             self._id = known_run
+            # kdhpc may have been killed before it wrote down how far it was.
+            self._known = {point.step for point in self._client.get_metric_history(known_run, _ALWAYS_THERE)}
         else:
+            self._known = set()
             self._id = self._create(run, None if named else run.store)
         self.token = f"{store} {self._id}"
 
     def log(self, epoch: int, values: Mapping[str, float]) -> None:
         """Log an epoch's metrics."""
+        if epoch in self._known:
+            return
         now_ms = int(time.time() * 1000)
         self._client.log_batch(self._id, metrics=[Metric(key, value, now_ms, epoch) for key, value in values.items()])
 
@@ -75,9 +84,10 @@ class MLflow:
         tags = {"kdhpc.run": run.run_id, "kdhpc.state": "running"}
         tags |= {f"kdhpc.{key}": value for key, value in run.made_with.items()}
         run_id: str = self._client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
-        params = [Param(key, str(value)[:_LONGEST_VALUE]) for key, value in run.config.items()]
+        params = [Param(key, str(value)[:_LONGEST_VALUE]) for key, value in run.own.items()]
         for first in range(0, len(params), _MOST_PARAMS):
             self._client.log_batch(run_id, params=params[first : first + _MOST_PARAMS])
+        self._client.log_dict(run_id, dict(run.config), "config.json")
         if run.graph:
             self._client.log_text(run_id, run.graph, "graph.json")
             self._client.log_text(run_id, run.drawing, "graph.txt")

@@ -40,6 +40,8 @@ class TrackedRun:
     """Folder of a store that holds many runs."""
     config: Mapping[str, str | int | float]
     """Values of the config by key, such as ``training.epochs``."""
+    own: Mapping[str, str | int | float]
+    """Those of them that may differ between runs of the group."""
     graph: str
     """The graph as JSON; empty: the method trains none."""
     drawing: str

@@ -32,6 +32,7 @@ def run(tmp_path):
         folder=tmp_path / "tracking",
         store=tmp_path / "tracking" / "mlflow",
         config={"training.epochs": 4, "network.name": "resnet8", "study.gates": '["a|b"]'},
+        own={"training.epochs": 4},
         graph='{"nodes": 2}\n',
         drawing="1 ─▶ 2",
         made_with={"kdhpc": "0.1", "device": "cpu"},

@@ -70,9 +70,9 @@ def test_mlflow_has_each_epoch_once_and_what_the_run_is(run, caplog):
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["name"], found["status"]) == ("trial 3", "FINISHED")
     assert sorted(found["history"]) == [[1, 10], [2, 20], [3, 30], [4, 40]]
-    assert found["params"]["training.epochs"] == "4"
+    assert found["params"] == {"training.epochs": "4"}
     assert (found["tags"]["kdhpc.state"], found["tags"]["kdhpc.device"]) == ("complete", "cpu")
-    assert found["artifacts"] == ["graph.json", "graph.txt"]
+    assert found["artifacts"] == ["config.json", "graph.json", "graph.txt"]
 
 
 def test_wandb_is_offline_and_has_one_folder_of_a_run(run, caplog):
