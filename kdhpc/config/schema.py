@@ -720,10 +720,9 @@ def check_study_name(name: str) -> str:
     Raises:
         ConfigError: it is empty, too long, or has other characters, or is that of a folder of kdhpc's own.
     """
-    _check_name("study name", name)
     if name in OWN_FOLDERS:
         raise ConfigError(f"study name {name!r} is not allowed: runs/{name} is kdhpc's own, choose another")
-    return name
+    return _check_name("study name", name)
 
 
 def _check_name(what: str, name: str) -> str:
