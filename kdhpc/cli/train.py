@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ examples:
   kdhpc train --graph frskd dataset=cifar100 network=resnet18 run.alpha=1 run.beta=200
   kdhpc train --graph student --teacher runs/train/NAME/seed0 dataset=stanford_dogs network=resnet18
   kdhpc train --graph student --teacher runs/train/NAME/seed0 --teacher-node 1 dataset=cifar100 network=resnet20
+  kdhpc train --graph dml --nodes 2 dataset=cifar100 network=resnet20 tracking=wandb
 what would be trained, without training it:
   kdhpc train --graph dml --nodes 2 --seeds 0..4 --dry-run dataset=cub200 network=resnet18
 a sweep (commas choose values; --launcher makes a job of each training, hydra.launcher.* says what it asks for):
@@ -139,12 +141,24 @@ def run(args: argparse.Namespace) -> int:
         # Also for jobs: what is wrong with any of them is said before the first one starts.
         runs = open_all(configs, elsewhere=args.launcher == "submitit_slurm")
         if args.launcher == "none":
+            progress.hide()
+            _tell_how_to_look(runs)
             return _train_here(configs, runs, progress)
 
+    _tell_how_to_look(runs)
     from kdhpc.cli.train_jobs import train_as_jobs
 
     train_as_jobs(runs, overrides, launcher=args.launcher, config_dir=args.config_dir)
     return 0
+
+
+def _tell_how_to_look(runs: "Sequence[Run]") -> None:
+    """How to see what is tracked, if anything is."""
+    from kdhpc.tracking.names import how_to_look_at_run
+
+    for line in dict.fromkeys(how_to_look_at_run(run.config.tracking, run.paths) for run in runs):
+        if line is not None:
+            print(f"kdhpc: {line}", file=sys.stderr, flush=True)
 
 
 def _train_here(configs: "Sequence[TrainConfig]", runs: "Sequence[Run]", progress: TrainingProgress) -> int:

@@ -21,10 +21,13 @@ from kdhpc.final.run import Run, open_run
 from kdhpc.final.scores import Scores
 from kdhpc.final.scoring import score
 from kdhpc.final.settings import digest, read_settings, write_settings
+from kdhpc.final.tracked import tracked_run
 from kdhpc.final.weights import check_weights_files
 from kdhpc.methods.method import Method
 from kdhpc.networks.build import exported_weights
 from kdhpc.networks.weights import content_digest
+from kdhpc.tracking.epochs import EpochLog, earlier_points
+from kdhpc.tracking.recorder import Recorder, RunRecord
 from kdhpc.training.checkpoint import read_header, remove_checkpoint, remove_leftovers
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device_errors import device_errors_in_words
@@ -95,13 +98,26 @@ def train_final(
     run.warn()
     training = assemble(config, run.method, run.packed, run.here)
     versions = made_with(run.here.device)
-    with owned(run.paths) as owner:
-        # Another process may have come to the end since.
-        if (done := _read_done(run)) is not None:
-            return done
-        _begin(run)
-        ended = _train(training, run, owner, show, should_stop, begun)
-        return None if ended is None else _finish(run, owner, ended, training, versions)
+    recorder = Recorder(config.tracking)
+
+    def begin_record() -> RunRecord:
+        made = {"device": device_name(run.here.device), **versions}
+        return recorder.begin(
+            lambda: tracked_run(run, made), lambda: earlier_points(run.paths.metrics, config.training)
+        )
+
+    result = None
+    try:
+        with owned(run.paths) as owner:
+            # Another process may have come to the end since.
+            if (done := _read_done(run)) is not None:
+                return done
+            _begin(run)
+            ended = _train(training, run, owner, begin_record, show, should_stop, begun)
+            result = None if ended is None else _finish(run, owner, ended, training, versions)
+    finally:
+        recorder.close(hurry=result is None)
+    return result
 
 
 def _read_done(run: Run) -> FinalResult | None:
@@ -149,6 +165,7 @@ def _train(
     training: TrainingLoop,
     run: Run,
     owner: RunOwner,
+    begin_record: Callable[[], RunRecord],
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
     begun: Callable[[Position], None],
@@ -166,17 +183,20 @@ def _train(
         checkpoint.restore()
         metrics = MetricsLog(run.paths.metrics, epoch=training.epoch)
         begun(Position(step=training.step, steps_per_epoch=training.steps_per_epoch, epochs=run.config.training.epochs))
-        for report in training.steps():
-            if report is not None:
-                metrics.append(report)
-                show(report)
-                owner.check()
-                if training.finished or report.diverged is not None:
-                    return _Ended(report=report, is_kept=_keep_end(training, checkpoint))
-                continue
-            checkpoint.save_if_due()
-            if should_stop():
-                break
+        with begin_record() as record:
+            log = EpochLog(metrics, record, run.config.training)
+            for report in training.steps():
+                if report is not None:
+                    log.append(report)
+                    show(report)
+                    owner.check()
+                    if training.finished or report.diverged is not None:
+                        record.end("complete" if report.diverged is None else "diverged", report.diverged or "")
+                        return _Ended(report=report, is_kept=_keep_end(training, checkpoint))
+                    continue
+                checkpoint.save_if_due()
+                if should_stop():
+                    break
         if not checkpoint.save_now():
             owner.check()
     return None

@@ -28,6 +28,7 @@ from kdhpc.searching.trial_runner import Ended, TrialRunner
 from kdhpc.study.definition import Split
 from kdhpc.study.leased_trial import Owner
 from kdhpc.study.study import SharedStudy
+from kdhpc.tracking.recorder import Recorder
 from kdhpc.training.compile_cache import CompileCache
 from kdhpc.training.compiling import prepare_compiling
 from kdhpc.training.device import fixed_precision
@@ -55,8 +56,9 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
             study was made with: as where the study was deleted and made again since this worker was launched. Or this
             worker's device cannot compute in the study's precision.
     """
+    recorder = Recorder(config.tracking)
     with device_errors_in_words():
-        setting = trial_setting(study, config)
+        setting = replace(trial_setting(study, config), recorder=recorder)
         _log_device(setting.runtime)
         setting, cache = _compiling(setting)
         worker = _Worker(study, setting, stop, cache)
@@ -69,6 +71,8 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
     except KdhpcError:
         worker.interrupt()
         raise
+    finally:
+        recorder.close(hurry=stop.requested)
     return worker.finished
 
 
