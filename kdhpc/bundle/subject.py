@@ -9,16 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from kdhpc.config.schema import DeviceConfig
-from kdhpc.errors import ConfigError, DataError
+from kdhpc.errors import ConfigError
 from kdhpc.final.finished import FinishedRun
-from kdhpc.final.model import ModelCard, read_model_card
-from kdhpc.networks.one import OneNetwork, build_one
+from kdhpc.final.model import ModelCard
+from kdhpc.inference.opening import branched, card_of
+from kdhpc.networks.one import OneNetwork
 from kdhpc.training.evaluation import Prediction, mean_ensemble
-from kdhpc.training.pretrained import freeze_with
 from kdhpc.training.runtime import resolve_runtime
-
-_CLASSIFIERS = ("head.fc.bias", "heads.0.fc.bias", "fc.bias")
-"""Names of the classifier's bias in files of weights. Its length is the number of classes."""
 
 
 class Networks(nn.Module):
@@ -100,14 +97,11 @@ def open_subject(run: FinishedRun, *, node: int | None = None) -> Subject:
     _check_node(run, node)
     device = torch.device("cpu")
     resolve_runtime(DeviceConfig(device="cpu", precision="float32"), device=device).enforce()
-    card = _card(run)
+    card = card_of(run)
     num_classes = len(card.classes)
     networks: tuple[nn.Module, ...]
     if run.method.no_networks is not None:
-        run.check_weights()
-        branched = build_one(run.config.network, num_branches=run.result.num_nodes, num_classes=num_classes)
-        freeze_with(branched, run.read_weights(0), origin=run.origin)
-        networks = (branched,)
+        networks = (branched(run, num_classes, device),)
     else:
         nodes = range(len(run.weights)) if node is None else (node,)
         networks = tuple(run.network(one, num_classes, device) for one in nodes)
@@ -127,22 +121,3 @@ def _check_node(run: FinishedRun, node: int | None) -> None:
     if node >= count:
         nodes = "a single node, 1" if count == 1 else f"the nodes 1 to {count}"
         raise ConfigError(f"--node {node + 1} is not allowed: {run.origin} has {nodes}")
-
-
-def _card(run: FinishedRun) -> ModelCard:
-    """The run's model card; of a run from before there were such cards, its data set's, or else numbers as classes."""
-    card = read_model_card(run.paths.model)
-    if card is not None:
-        return card
-    try:
-        return ModelCard.of(run.open_images().manifest)
-    except DataError:
-        weights = run.read_weights(0)
-        biases = [weights[name] for name in _CLASSIFIERS if name in weights]
-        if not biases:
-            raise
-        dataset = run.config.dataset
-        photographs = dataset.augmentation == "resized_crop"
-        side = dataset.resize if photographs else dataset.image_size
-        classes = tuple(map(str, range(len(biases[0]))))
-        return ModelCard(classes=classes, image_shape=(side, side, 3), resized=photographs)

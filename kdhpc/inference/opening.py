@@ -49,17 +49,22 @@ def as_ensemble(run: FinishedRun, device: torch.device) -> Ensemble:
         NetworkError: weights are missing, damaged or another network's.
         StorageError: the file system refuses.
     """
-    card = _card(run)
+    card = card_of(run)
     if run.method.no_networks is not None:
-        nodes: list[nn.Module] = [_one(run, len(card.classes), device)]
+        nodes: list[nn.Module] = [branched(run, len(card.classes), device)]
     else:
         nodes = [run.network(node, len(card.classes), device) for node in range(len(run.weights))]
     preprocessing = Preprocessing(card=card, config=run.config.dataset, channels_last=run.config.device.channels_last)
     return Ensemble(nodes, preprocessing, run)
 
 
-def _card(run: FinishedRun) -> ModelCard:
-    """The run's model card. A run from before there were such cards gets its data set's, or else numbers as classes."""
+def card_of(run: FinishedRun) -> ModelCard:
+    """The run's model card. A run from before there were such cards gets its data set's, or else numbers as classes.
+
+    Raises:
+        DataError: the names of its classes cannot be read.
+        StorageError: the file system refuses.
+    """
     card = read_model_card(run.paths.model)
     if card is not None:
         return card
@@ -78,7 +83,13 @@ def _card(run: FinishedRun) -> ModelCard:
         return ModelCard(classes=classes, image_shape=(side, side, 3), resized=photographs)
 
 
-def _one(run: FinishedRun, num_classes: int, device: torch.device) -> OneNetwork:
+def branched(run: FinishedRun, num_classes: int, device: torch.device) -> OneNetwork:
+    """The single network of a run whose nodes are its branches.
+
+    Raises:
+        NetworkError: weights are missing, damaged or another network's.
+        StorageError: the file system refuses.
+    """
     run.check_weights()
     network = build_one(run.config.network, num_branches=run.result.num_nodes, num_classes=num_classes)
     freeze_with(network, run.read_weights(0), origin=run.origin)
