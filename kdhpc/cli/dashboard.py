@@ -1,9 +1,7 @@
 """``kdhpc dashboard``: optuna-dashboard, for the studies of the database in use."""
 
 import argparse
-import getpass
 import os
-import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -146,6 +144,9 @@ def _said(port: int, token: str, study: str | None) -> list[str]:
 
 def _ssh_line(port: int) -> str:
     """For the user's own machine. To a node of a job, the way goes by where the job was submitted."""
+    import getpass
+    import socket
+
     user, host = getpass.getuser(), socket.gethostname()
     submitted = os.environ.get("SLURM_SUBMIT_HOST") if os.environ.get("SLURM_JOB_ID") else None
     way = f"-J {user}@{submitted} " if submitted and submitted != host else ""
