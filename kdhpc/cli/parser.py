@@ -160,18 +160,16 @@ def refuse_other_file(path: Path) -> None:
 
 
 def output_file(text: str) -> Path:
-    """argparse type: a ``.csv`` or ``.json`` to write, which may exist: an earlier one is replaced.
+    """argparse type: a file to write, which may not exist yet.
 
-    It is looked at before the work is done whose results are to be written. What is no file, as ``/dev/null``, or has
-    another ending, as ``/etc/passwd``, is not replaced.
+    It is looked at before the work is done whose results are to be written. What is no file, as ``/dev/null``, could
+    not be replaced by one without harm.
     """
     path = Path(text)
     if path.is_dir() or not path.name:
         raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
     if path.exists() and not path.is_file():
         raise argparse.ArgumentTypeError(f"{text} is no regular file: name another")
-    if path.exists() and path.suffix not in (".csv", ".json"):
-        raise argparse.ArgumentTypeError(f"{text} exists, and does not end in .csv or .json: name another")
     output_folder(str(path.parent))
     return path
 

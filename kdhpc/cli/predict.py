@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,17 +81,30 @@ def run(args: argparse.Namespace) -> int:
         DataError: there are no images, or none of them can be used.
         KdhpcError: the run or its weights are damaged, or a file cannot be written.
     """
+    from kdhpc.cli.predicted import refuse_to_replace
     from kdhpc.inference.image_files import find_images
 
     if args.batch is not None and args.batch > _MOST_AT_ONCE:
         raise UsageError(f"--batch {args.batch} is not allowed: 1 to {_MOST_AT_ONCE:,} images")
-    if args.csv is not None and args.csv == args.json:
+    if args.csv is not None and args.json is not None and args.csv.resolve() == args.json.resolve():
         raise UsageError(f"--csv and --json are both {args.csv}: give two files")
+    refuse_to_replace(csv_path=args.csv, json_path=args.json)
+    _refuse_pictures_among_images(args.attention, args.images)
     found = find_images(args.images)
     if not found.files and not found.refused:
         skipped = "".join(f"; {one.line}" for one in found.skipped)
         raise DataError(f"there is no image in {', '.join(map(str, args.images[:3]))}{skipped}")
     return _predict(args, found)
+
+
+def _refuse_pictures_among_images(folder: Path | None, images: Sequence[Path]) -> None:
+    """Refuse to draw into a folder that is searched: the next call would take the pictures for images."""
+    if folder is None:
+        return
+    place = folder.resolve()
+    for image in images:
+        if image.is_dir() and place.is_relative_to(image.resolve()):
+            raise UsageError(f"--attention {folder} is not allowed: it is in {image}, whose images are predicted")
 
 
 def _predict(args: argparse.Namespace, found: "ImageFiles") -> int:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kdhpc.cli.table import Part, Table, show
+from kdhpc.errors import UsageError
 from kdhpc.files.json_text import strict_json
+from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import replacing
 from kdhpc.printing import one_line
 
@@ -30,6 +32,18 @@ _DRAWN = 3
 """Classes below a picture."""
 _STEM = 40
 _COLUMNS = ("image", "by", "rank", "class", "label", "probability", "attention", "error")
+
+
+def refuse_to_replace(*, csv_path: Path | None, json_path: Path | None) -> None:
+    """Refuse to write over a file that no earlier call has written, as a run's ``result.json`` or a table of labels.
+
+    Raises:
+        UsageError: there is such a file.
+        StorageError: the file system refuses to read it.
+    """
+    for path, start in ((csv_path, ",".join(_COLUMNS)), (json_path, '{"run": ')):
+        if path is not None and path.exists() and not read_whole(path, first=len(start)).startswith(start.encode()):
+            raise UsageError(f"{path} exists, and `kdhpc predict` has not written it: name another file")
 
 
 class Tally:

@@ -158,6 +158,8 @@ def test_predict_that_is_interrupted_leaves_no_half_file(pictures, predict, monk
         (["--top", "0"], "0 is not above 0"),
         (["--batch", "5000"], "--batch 5000 is not allowed: 1 to 4,096 images"),
         (["--csv", "a", "--json", "a"], "--csv and --json are both a"),
+        (["--csv", "a", "--json", "pictures/../a"], "--csv and --json are both a"),
+        (["--attention", "pictures/drawn"], "it is in pictures, whose images are predicted"),
         (["--device", "cuda"], "--device cuda cannot be used"),
     ],
 )
@@ -170,3 +172,14 @@ def test_predict_refuses_wrong_words_before_it_works(done, pictures, capsys, mon
     out, err = capsys.readouterr()
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json"])
+def test_predict_writes_over_nothing_but_its_own_files(done, pictures, predict, capsys, option):
+    file = done.folder / "result.json"
+    before = file.read_bytes()
+    assert main(["predict", str(done.folder), "pictures", option, str(file)]) == 2
+    assert "result.json exists, and `kdhpc predict` has not written it" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    for _ in range(2):
+        assert predict(pictures, "--csv", "all.csv").code == 0
