@@ -125,9 +125,7 @@ class _Reader:
         """All names of one step: those of the file, of its combination, and its own network and nodes."""
         names = {**self.names, **one}
         names |= {key: entry[key] for key in ("network", "nodes") if key in entry and entry[key] != f"{{{key}}}"}
-        names["smaller"] = list(
-            self.wanted.standing.smaller(self._text(names["data"], names)) if "data" in names else ()
-        )
+        names["smaller"] = list(self.wanted.standing.smaller(self._text("{data}", names)) if "data" in names else ())
         return names
 
     def _text(self, value: object, names: Names) -> str:
@@ -140,7 +138,7 @@ class _Reader:
         study = self._text(entry["study"], names)
         overrides = (*self._words(entry.get("overrides", []), names), *self.wanted.overrides.of_searches)
         on_slurm = self.wanted.launcher == "submitit_slurm"
-        trials = self._text(names["trials"], names)
+        trials = self._text("{trials}", names)
         start = ("launch", "--wait") if on_slurm else ("search",)
         self._add(
             Step(
@@ -165,7 +163,7 @@ class _Reader:
             needs.append(("search", study))
         elif graph not in ("student", "sla", "frskd"):
             how += ["--nodes", self._text(names.get("nodes", 1), names)]
-        seeds = self._text(entry.get("seeds", names["seeds"]), names)
+        seeds = self._text(entry.get("seeds", "{seeds}"), names)
         if "teacher" in entry:
             teacher = self._text(entry["teacher"], names)
             needs.append(("train", teacher))
@@ -190,7 +188,7 @@ class _Reader:
         for column, measure in cells.items() if isinstance(cells, dict) else ():
             self.cells.append(
                 Cell(
-                    row=self._text(entry["row"], names),
+                    row=self._text(entry.get("row", name), names),
                     column=self._text(column, names),
                     measure=str(measure),
                     source=name,
@@ -220,7 +218,7 @@ class _Reader:
         return tuple(("train", name) for name in self._words(entry.get("after", []), names))
 
     def _data_needs(self, names: Names) -> tuple[tuple[str, str], ...]:
-        data = self._text(names["data"], names) if "data" in names else ""
+        data = self._text("{data}", names) if "data" in names else ""
         step = self.wanted.standing.preparing(data)
         if step is None:
             return ()
@@ -231,12 +229,12 @@ class _Reader:
         by_data = names.get(images)
         if not isinstance(by_data, dict):
             raise ConfigError(f"{self.path}: {images!r} is no mapping from data sets to numbers in this scale")
-        data = self._text(names["data"], names)
+        data = self._text("{data}", names)
         return Load(
-            network=self._text(names["network"], names),
+            network=self._text("{network}", names),
             num_nodes=int(self._text(names.get("nodes", 1), names)),
             images=times * int(by_data.get(data, by_data.get("any", 0))),
-            epochs=int(self._text(names["epochs"], names)),
+            epochs=int(self._text("{epochs}", names)),
             trainings=trainings,
         )
 

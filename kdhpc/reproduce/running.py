@@ -49,10 +49,11 @@ def do_steps(steps: Sequence[Step], *, at_once: int, should_stop: Callable[[], b
             waiting = nothing
             for one in running.values():
                 one.terminate()
-        for step in [step for step in waiting if any(need in bad for need in step.needs)]:
-            waiting.remove(step)
-            bad.add(step.key)
-            outcome.left_out.append(step.name)
+        for step in list(waiting):
+            if any(need in bad for need in step.needs):
+                waiting.remove(step)
+                bad.add(step.key)
+                outcome.left_out.append(step.name)
         open_keys = {step.key for step in waiting} | running.keys()
         for step in [step for step in waiting if not any(need in open_keys for need in step.needs)]:
             if len(running) < at_once:

@@ -22,7 +22,7 @@ def text(value: object, names: Names, *, origin: str) -> str:
     found = str(value)
     for _ in range(_DEEPEST):
         replaced = _NAME.sub(lambda match: _one(match[1], names, origin), found)
-        if replaced == found:
+        if replaced == found and not _NAME.search(found):
             return found
         found = replaced
     raise ConfigError(f"{origin}: {value!r} never comes to an end: a name in it stands for itself")
