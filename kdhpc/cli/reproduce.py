@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.errors import KdhpcError, UsageError
+from kdhpc.errors import DataError, KdhpcError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ again: the same command goes on after Ctrl-C or a crash. Runs of several tables 
 runs/reproduce/NAME-SCALE then has NAME.md and NAME.csv, with the paper's published numbers beside ours, and the figures
 as SVG and PNG.
 
---scale paper takes the paper's data sets and settings: thousands of GPU hours, so look at --dry-run first. --scale
+--scale paper takes the paper's data sets and settings, and very many GPU hours: look at --dry-run first. --scale
 miniature takes two small networks and few images of the data sets that are prepared here; with a single one, two
 disjoint halves of its classes stand for two data sets where a table needs two. It shows that all of this works, not
 what the method is worth. --dry-run needs neither data nor a GPU.
@@ -37,7 +37,7 @@ examples:
   kdhpc reproduce all --scale miniature                        within 2.5 hours on two cores
   kdhpc reproduce table2 --dry-run                             commands, trainings, GPU hours, disk
   kdhpc reproduce table3 --scale miniature --data cifar100,fashion_mnist
-  kdhpc reproduce table2 --launcher submitit_slurm cluster.partition=gpu hydra.launcher.partition=gpu
+  kdhpc reproduce table2 cluster.partition=gpu hydra.launcher.partition=gpu --launcher submitit_slurm
 """
 
 
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         0 done; 1 something failed, and the rest was done; 130 stopped.
 
     Raises:
+        DataError: data sets are not prepared.
         KdhpcError: the file of a table is wrong, or what was asked for cannot be.
     """
     from kdhpc.reproduce.reading import NAMES, read_plan
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _show(plans, wanted)
         return 0
+    _refuse_missing(plans)
     _tell_cost(plans, wanted)
     failed = False
     from kdhpc.cluster.signals import StopSignals
@@ -120,6 +122,24 @@ def _wanted(args: argparse.Namespace) -> "Wanted":
         launcher=args.launcher,
         config_dir=args.config_dir,
     )
+
+
+def _refuse_missing(plans: "Sequence[Plan]") -> None:
+    """Name all data sets that are not prepared, before anything starts.
+
+    Raises:
+        DataError: there are some.
+    """
+    from kdhpc.config.own_datasets import packed_names
+    from kdhpc.reproduce.plan import all_steps, open_steps
+
+    left = open_steps(all_steps(plans))
+    wanted = {step.data for step in left} - {step.name for step in left if step.kind == "prepare"}
+    if missing := sorted(wanted - set(packed_names())):
+        raise DataError(
+            f"not prepared: {', '.join(missing)}; prepare each with kdhpc data prepare (kdhpc data list says what is "
+            "there, docs/data.md how)"
+        )
 
 
 def _show(plans: "Sequence[Plan]", wanted: "Wanted") -> None:

@@ -93,6 +93,7 @@ def _half(data: str, name: str, half: str) -> Step:
     return Step(
         kind="prepare",
         name=name,
+        data=data,
         commands=(("data", "prepare", "packed", source, "--classes", half, "--name", name),),
     )
 

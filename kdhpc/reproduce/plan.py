@@ -32,6 +32,8 @@ class Step:
     """Of the data set, the study or the training (``run.name``)."""
     commands: tuple[tuple[str, ...], ...]
     """The words after ``kdhpc``."""
+    data: str
+    """The prepared data set that it reads."""
     needs: tuple[tuple[str, str], ...] = ()
     """Kinds and names of the steps that must be done before."""
     seeds: tuple[int, ...] = ()

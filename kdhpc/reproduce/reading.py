@@ -103,7 +103,10 @@ class _Reader:
 
     def plan(self) -> Plan:
         for kind, add in (("trainings", self._training), ("searches", self._search), ("reports", self._report)):
-            for entry in self.document.get(kind) or []:
+            entries = self.document.get(kind) or []
+            if not isinstance(entries, list):
+                raise ConfigError(f"{self.path}: {kind} is no list")
+            for entry in entries:
                 if not isinstance(entry, dict):
                     raise ConfigError(f"{self.path}: {kind}: {entry!r} is no mapping")
                 self._check_keys(kind, entry)
@@ -144,6 +147,7 @@ class _Reader:
             Step(
                 kind="search",
                 name=study,
+                data=self._text("{data}", names),
                 commands=(
                     (*start, "--study", study, "--trials", trials, *overrides),
                     ("export-best", "--study", study),
@@ -178,6 +182,7 @@ class _Reader:
             Step(
                 kind="train",
                 name=name,
+                data=self._text("{data}", names),
                 commands=((*how, "--seeds", seeds, f"run.name={name}", *overrides),),
                 needs=tuple(needs),
                 seeds=parsed,
@@ -227,13 +232,14 @@ class _Reader:
 
     def _load(self, names: Names, images: str, trainings: int, *, times: int = 1) -> Load:
         by_data = names.get(images)
-        if not isinstance(by_data, dict):
-            raise ConfigError(f"{self.path}: {images!r} is no mapping from data sets to numbers in this scale")
         data = self._text("{data}", names)
+        num = by_data.get(data, by_data.get("any")) if isinstance(by_data, dict) else None
+        if not isinstance(num, int):
+            raise ConfigError(f"{self.path}: {images!r} of this scale has no number for {data!r}")
         return Load(
             network=self._text("{network}", names),
             num_nodes=int(self._text(names.get("nodes", 1), names)),
-            images=times * int(by_data.get(data, by_data.get("any", 0))),
+            images=times * num,
             epochs=int(self._text("{epochs}", names)),
             trainings=trainings,
         )

@@ -160,6 +160,8 @@ def test_overrides_go_where_they_have_a_meaning() -> None:
     ("argv", "code", "said"),
     [
         ("table9", 2, "table9"),
+        ("all", 1, "not prepared: cifar10, cifar100, cub200, stanford_cars, stanford_dogs; prepare each with"),
+        ("all --scale miniature", 1, "not prepared: fashion_mnist; prepare each with"),
         ("table2 --scale paper --data fashion_mnist", 2, "--data has no meaning with --scale paper"),
         ("table2 --scale miniature --data pets", 2, "--data pets is not prepared"),
         ("table2 --scale miniature --data a,a", 2, "give one data set, or two different ones"),

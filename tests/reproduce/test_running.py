@@ -10,7 +10,7 @@ _BAD = ("data", "check", "nothing")
 
 
 def step(name: str, *commands: tuple[str, ...], needs: tuple[str, ...] = ()) -> Step:
-    return Step(kind="train", name=name, commands=commands, needs=tuple(("train", need) for need in needs))
+    return Step(kind="train", name=name, data="pets", commands=commands, needs=tuple(("train", need) for need in needs))
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
