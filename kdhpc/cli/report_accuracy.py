@@ -34,7 +34,7 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
-    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where to look (default: runs/train)")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="where to look (default: runs/train)")
     parser.add_argument("--by", choices=("nodes", "parameters"), required=True, help="what the horizontal axis is")
     parser.add_argument(
         "--measure", default="ensemble", metavar="MEASURE", help="what the vertical axis is (default: ensemble)"
@@ -61,15 +61,16 @@ def run(args: argparse.Namespace) -> int:
     measure, *more = parse_measures(args.measure)
     if more:
         raise UsageError(f"--measure {args.measure} is several: draw one at a time")
-    summaries = summarise_folder(args.folder or final_root())
+    folders = args.folders or [final_root()]
+    summaries, where = summarise_folder(*folders), ", ".join(map(str, folders))
     folder = args.out or report_dir("accuracy")
     charts = chart_accuracies(summaries, args.by, measure)
     if not charts and any(summary.ensemble for summary in summaries):
         known = list(dict.fromkeys(name for summary in summaries for name in summary.scores if summary.measure(name)))
         there = f"there is {', '.join(known)}" if known else "`kdhpc evaluate` adds scores to older runs"
-        raise DataError(f"no final training in {args.folder or final_root()} has {measure} for all seeds: {there}")
+        raise DataError(f"no final training in {where} has {measure} for all seeds: {there}")
     if not charts:
-        raise DataError(f"all final trainings in {args.folder or final_root()} diverged: nothing to draw")
+        raise DataError(f"all final trainings in {where} diverged: nothing to draw")
     for chart in charts:
         validation = "" if chart.scored_on == "test" else f"-{chart.scored_on}"
         what = "" if measure == "ensemble" else f"-{measure.replace(':', '-')}"

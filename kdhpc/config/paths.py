@@ -14,8 +14,9 @@ from kdhpc.config.names import inside
 _COMPILED, _REPORTS, _SERVER, _SWEEPS, _TRAINED = "compile-cache", "report", "db", "sweeps", "train"
 _DOCTOR = "doctor"
 _MLFLOW = "_mlflow"
+_REPRODUCED = "reproduce"
 _SANDBOX = "slurm"  # Of tools/slurm_sandbox.
-OWN_FOLDERS = (_COMPILED, _DOCTOR, _MLFLOW, _REPORTS, _SERVER, _SWEEPS, _TRAINED, _SANDBOX)
+OWN_FOLDERS = (_COMPILED, _DOCTOR, _MLFLOW, _REPORTS, _REPRODUCED, _SERVER, _SWEEPS, _TRAINED, _SANDBOX)
 """What lies beside the studies in ``runs/``: names that no study can have."""
 
 
@@ -190,6 +191,11 @@ def sweep_dir(sweep: str) -> Path:
 def report_dir(report: str) -> Path:
     """Figures and tables of final trainings that are done."""
     return inside(runs_root() / _REPORTS, report)
+
+
+def reproduced_dir(name: str) -> Path:
+    """Tables and figures of the paper, by ``kdhpc reproduce``."""
+    return inside(runs_root() / _REPRODUCED, name)
 
 
 def doctor_dir(visit: str) -> Path:
