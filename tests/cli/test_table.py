@@ -40,7 +40,7 @@ def modern_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def shown(columns: int, *parts: "str | Fact | Table", monkeypatch: pytest.MonkeyPatch) -> str:
     """What a terminal of so many columns gets."""
     window = Window()
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((columns, 24)))
     show(*parts, stream=printable_stream(window))
     return window.getvalue()
 

@@ -69,7 +69,7 @@ def view_of(num_workers: int = 12, **asides: object) -> View:
 
 def screen(view: View, columns: int, lines: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a terminal of that size shows."""
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((columns, lines)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((columns, lines)))
     window = Window()
     terminal = Terminal(window)
     terminal.print(fitted_parts(view, lines, terminal.num_lines))

@@ -126,7 +126,7 @@ def test_watch_on_a_terminal_without_a_cursor_prints_blocks_of_its_width(
     monkeypatch.setattr(sys, "stdout", window)
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("LC_ALL", "C")
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((40, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((40, 24)))
     assert main(["status", "--study", "tiny", "--watch"]) == 0
     assert "\x1b" not in window.getvalue()
     assert window.getvalue().isascii()

@@ -151,7 +151,7 @@ def test_status_shows_jobs_and_the_lost(cluster: Cluster) -> None:
         code, drawn = in_terminal(watch, columns=80, environment=site.environment, interrupt_at="s ago")
         assert code == 130
         drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
-        assert re.search(rf"{array} +{caught.trial} +\d+ .* s ago", drawn), drawn
+        assert re.search(rf"{array}\S* +{caught.trial} +\d+ .* s ago", drawn), drawn
         os.kill(caught.pid, signal.SIGKILL)
         until(lambda: array not in site.jobs())
         worker = site.status("shown")["workers"][0]
