@@ -106,7 +106,7 @@ def test_watch_outlasts_its_database_and_leaves_the_terminal_clean(storage: Stor
 def test_watch_in_a_pipe_prints_a_block_for_each_reading_until_all_is_trained(storage: Storage, capsys) -> None:
     study = make(storage, target=1)
     leased = take(study)
-    ending = threading.Timer(2.5, leased.complete, (50.0,))
+    ending = threading.Timer(6.0, leased.complete, (50.0,))
     ending.start()
     assert main(["status", "--study", "tiny", "--watch", "1"]) == 0
     ending.join()

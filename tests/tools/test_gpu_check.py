@@ -242,8 +242,8 @@ def test_supervisor_process_that_crashes_or_hangs_fails_one_check_and_the_rest_i
 
 def test_supervisor_ends_in_time_and_says_what_was_not_run():
     began = time.monotonic()
-    found = run_part("time.sleep(60)", seconds=1.0)
-    assert time.monotonic() - began < 10
+    found = run_part("time.sleep(60)", seconds=1.9)  # Less than a check may take.
+    assert time.monotonic() - began < 20
     assert [(check, outcome) for check, outcome, _ in found if outcome != "passed"][-2:] == [
         ("two", "not run"),
         ("three", "not run"),
