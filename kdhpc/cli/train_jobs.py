@@ -21,7 +21,7 @@ from kdhpc.config.overrides import read_overrides
 from kdhpc.config.paths import sweep_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.config.sweep import launch_sweep
-from kdhpc.errors import ClusterError, DataError, StorageError
+from kdhpc.errors import ClusterError, ConfigError, DataError, StorageError
 from kdhpc.final.result import read_result, result_line
 from kdhpc.final.run import Run, describe
 from kdhpc.folders import private_folder
@@ -78,11 +78,14 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
         config_dir: The user's own configs.
 
     Raises:
+        ConfigError: ``hydra.launcher.python`` is no command, or the jobs are not Slurm's.
         ClusterError: a job failed, was cancelled or could not be submitted; the message names the first.
     """
     if launcher == "submitit_slurm" and not slurm.is_available():
         raise ClusterError("Slurm's commands are not on this machine: --launcher submitit_slurm needs a cluster's node")
     python, overrides = _without_python(overrides)
+    if python is not None and launcher != "submitit_slurm":
+        raise ConfigError(f"{_PYTHON}{python} has no meaning with --launcher {launcher}: leave it out")
     folder = sweep_dir(f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     private_folder(folder / "jobs")
     _tell(runs, folder / "jobs")
@@ -111,7 +114,10 @@ def _without_python(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
     """The command that starts the jobs' Python, if it is given, and the overrides that Hydra's launcher knows."""
     given = [word for word in overrides if word.startswith(_PYTHON)]
     found = read_overrides(TrainConfig, given)
-    return str(found[-1].value()) if found else None, [word for word in overrides if word not in given]
+    python = found[-1].value() if found else None
+    if not isinstance(python, str | None):
+        raise ConfigError(f"{given[-1]} is not allowed: one shell command, in quotes of its own")
+    return python, [word for word in overrides if word not in given]
 
 
 def _tell(runs: Sequence[Run], logs: Path) -> None:

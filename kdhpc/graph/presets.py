@@ -79,8 +79,8 @@ def load_graph(
     path = Path(name_or_path)
     if not path.exists():
         file = closest(path.name, (other.name for other in path.parent.glob("*.json")))
-        names = nearest(name_or_path, [*PRESETS, *other_names])
-        meant = names if file is None else f"did you mean '{path.with_name(file)}'?"
+        known = [*PRESETS, *other_names]
+        meant = nearest(name_or_path, known) if file is None else f"did you mean '{path.with_name(file)}'?"
         raise GraphError(f"graph '{name_or_path}' is neither a preset nor a file: {meant}")
     graph = read_stored(path, plugin_remedy=plugin_remedy).graph
     if num_nodes is not None and graph.num_nodes != num_nodes:
