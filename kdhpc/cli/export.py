@@ -92,15 +92,19 @@ def run(args: argparse.Namespace) -> int:
         BundleError: the run cannot be exported in this format.
         KdhpcError: the run or its weights are damaged.
     """
-    from kdhpc.bundle.export import export_run
     from kdhpc.bundle.formats import check_packages
+    from kdhpc.bundle.output import earlier_files
     from kdhpc.bundle.runs import chosen_run
+
+    check_packages(args.format)
+    folder = chosen_run(args.run, args.seed)
+    earlier_files(args.out)
+    # What is wrong with the arguments has been said by now: these import torch, which takes seconds.
+    from kdhpc.bundle.export import export_run
     from kdhpc.final.finished import open_finished
     from kdhpc.log import log_to_stderr
     from kdhpc.networks.own import register_imported
 
-    check_packages(args.format)
-    folder = chosen_run(args.run, args.seed)
     log_to_stderr()
     for name in args.network:
         register_imported(name)

@@ -166,6 +166,8 @@ def output_file(text: str) -> Path:
     not be replaced by one without harm.
     """
     path = Path(text)
+    if text == "-":
+        raise argparse.ArgumentTypeError("standard output is not for files: name a file (./- if it is to be called so)")
     if path.is_dir() or not path.name:
         raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
     if path.exists() and not path.is_file():

@@ -146,7 +146,9 @@ def _predict(args: argparse.Namespace, found: "ImageFiles") -> int:
     if written:
         print(*written, sep="\n")
     if not tally.num_predicted:
-        raise DataError(f"none of {tally.num_failed:,} images could be predicted: the lines above say why")
+        what = "the image" if tally.num_failed == 1 else f"none of {tally.num_failed:,} images"
+        not_ = " not" if tally.num_failed == 1 else ""
+        raise DataError(f"{what} could{not_} be predicted: what is said above says why")
     return 1 if tally.num_failed else 0
 
 

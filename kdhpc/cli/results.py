@@ -67,7 +67,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--ddof",
         type=int,
         choices=(0, 1),
-        default=1,
         help="standard deviations: 1 of the sample (default), 0 of the population",
     )
     parser.add_argument("--columns", metavar="MEASURE,...", help="what to show; JSON and CSV have all")
@@ -105,14 +104,14 @@ def run(args: argparse.Namespace) -> int:
     found = results_below(folders)
     if args.against is not None:
         return results_against.run(found, args.against, measures, args.format)
-    results = [one.result for one in found]
-    summaries = summarise(results, ddof=args.ddof)
+    results, ddof = [one.result for one in found], 1 if args.ddof is None else args.ddof
+    summaries = summarise(results, ddof=ddof)
     if args.format == "json":
-        print(strict_json([_document(summary, args.ddof) for summary in summaries], indent=2))
+        print(strict_json([_document(summary, ddof) for summary in summaries], indent=2))
     elif args.format == "csv":
-        _print_csv(summaries, args.ddof)
+        _print_csv(summaries, ddof)
     else:
-        _print_table(summaries, settle(measures, results), args.ddof)
+        _print_table(summaries, settle(measures, results), ddof)
     return 0
 
 
@@ -125,6 +124,9 @@ def _check_together(args: argparse.Namespace) -> None:
         raise UsageError(f"{option} is of an ensemble: add --ensemble greedy")
     if args.ensemble is not None and args.members is None:
         raise UsageError("--ensemble greedy does not say how many networks it may have: add --members N")
+    if args.ddof is not None and (args.against is not None or args.ensemble is not None):
+        other = "--against" if args.against is not None else "--ensemble"
+        raise UsageError(f"--ddof is of standard deviations, which {other} does not show: leave it out")
     if args.columns is not None and args.against is None and args.format != "table":
         raise UsageError(f"--columns is of the table, and {args.format} has all columns: leave it out")
 

@@ -38,11 +38,15 @@ def settle(names: Iterable[str], results: Iterable[FinalResult]) -> tuple[str, .
     """The same names, AUROCs with the data set that they are against.
 
     Raises:
-        UsageError: an AUROC names no data set, and there are several.
+        UsageError: an AUROC names no data set, and there are several; or one that no result has.
     """
     datasets = sorted({found.dataset for result in results for found in _detections(result)})
 
     def settled(name: str) -> str:
+        kind, _, dataset = name.partition(":")
+        if dataset and dataset not in datasets:
+            known = f": {nearest(name, [f'{kind}:{one}' for one in datasets])}" if datasets else ""
+            raise UsageError(f"no training was scored against {dataset!r}{known}; `kdhpc evaluate DIR --ood NAME` does")
         if name not in _DETECTIONS or not datasets:
             return name
         if len(datasets) > 1:

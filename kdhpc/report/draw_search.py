@@ -72,7 +72,7 @@ def draw_progress(
         )
         axes.step(
             [*places, end], [*(one.best for one in done), done[-1].best], where="post", linewidth=2,
-            color=light("blue"), label="best so far",
+            color=light("blue"), label="best so far", zorder=2.5,
         )  # fmt: skip
         for (name, value), style, colour in zip(baselines, _LINES, _SERIES[1:], strict=False):
             axes.axhline(value, linestyle=style, color=light(colour), linewidth=1.4, label=short(name))
@@ -106,7 +106,9 @@ def draw_curves(
             axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda epoch, _: f"{epoch:g}"))
         epochs = [rung.epoch for rung in rungs]
-        if last > 8 and len(epochs) <= 12:
+        if last <= 8:
+            axes.set_xticks(epochs)
+        elif len(epochs) <= 12:
             # The last epoch is no power of two, and often close to one.
             shown = [epoch for epoch in epochs[:-1] if epochs[-1] / epoch > 1.35]
             axes.set_xticks([*shown, epochs[-1]])
@@ -114,7 +116,7 @@ def draw_curves(
         axes.set_xlabel("epoch")
         axes.set_ylabel(value_label(goal))
         tidy(axes)
-        add_legend(axes)
+        add_legend_above(figure)
 
 
 def draw_funnel(rungs: Sequence[RungStatus], paths: Sequence[Path]) -> None:

@@ -103,6 +103,7 @@ def draw_figures(
     estimates = estimates_of(history)
     dots = "Dots are complete trials, the line is the best value so far."
     across = " Lines across are the given graphs." if lines else ""
+    is_confirmed = any(value is not None for _, value, _ in estimates)
     best = goal.shown(progress.completed[-1].best) if has_completed else ""
     return SearchFigures(
         over_trials=paint(
@@ -145,7 +146,10 @@ def draw_figures(
             lambda paths: draw_estimates(estimates, goal, paths),
             alt="Values of confirmed and given graphs, with standard errors, beside the values of the search.",
             caption="Means over trainings with new seeds; bars are standard errors, where there are several. A cross "
-            "is the value in the search, which is the best of many and therefore too good on average.",
+            "is the value in the search, which is the best of many and therefore too good on average."
+            if is_confirmed
+            else "The given graphs: means over their trainings; bars are standard errors, where there are several. No "
+            "graph of the search is confirmed yet.",
         )
         if estimates
         else None,

@@ -96,7 +96,7 @@ def test_images_of_which_none_can_be_used_are_an_error(folder, predict):
     Path("text.png").write_text("no image", encoding="utf-8")
     found = predict("text.png")
     assert (found.code, found.out) == (1, f"{folder}/predicted.json\n")
-    assert "none of 1 images could be predicted" in found.err
+    assert "the image could not be predicted" in found.err
     Path("empty").mkdir()
     Path("empty/notes.txt").touch()
     nothing = predict("empty")

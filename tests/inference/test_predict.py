@@ -137,14 +137,14 @@ def test_predict_refuses_runs_that_are_not_done_or_diverged(done, pictures, pred
 
 
 def test_predict_that_is_interrupted_leaves_no_half_file(pictures, predict, monkeypatch):
-    Path("predicted.json").write_text('{"of": "before"}', encoding="utf-8")
+    Path("predicted.json").write_text('{"run": "before"}', encoding="utf-8")
 
     def interrupt(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kdhpc.inference.predicting._seen", interrupt)
     found = predict(pictures, "--csv", "all.csv", "--attention", "maps")
-    assert (found.code, found.json) == (130, {"of": "before"})
+    assert (found.code, found.json) == (130, {"run": "before"})
     assert sorted(path.name for path in Path().iterdir()) == ["pictures", "predicted.json"]
 
 
@@ -152,6 +152,7 @@ def test_predict_that_is_interrupted_leaves_no_half_file(pictures, predict, monk
     ("words", "said"),
     [
         (["--csv", "pictures"], "pictures is a folder: name a file in it"),
+        (["--csv", "-"], "standard output is not for files"),
         (["--csv", "/dev/null"], "/dev/null is no regular file"),
         (["--json", "pictures/dark/00.png/x.json"], "cannot be a folder to write into"),
         (["--attention", "pictures/dark/00.png"], "cannot be a folder to write into"),
