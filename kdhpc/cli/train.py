@@ -213,15 +213,17 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         UsageError: it is none of these, has a seed twice, or more than anybody trains.
     """
     if found := re.fullmatch(r"(\d+)\.\.(\d+)", text):
-        seeds: Sequence[int] = range(int(found[1]), int(found[2]) + 1)
+        first, last = int(found[1]), int(found[2])
+        if last < first:
+            raise UsageError(f"--seeds {text} is not allowed: the smaller seed comes first, as {last}..{first}")
+        # Of a range, no more are counted out than may be given: 0..9999999999 has no end that anybody waits for.
+        seeds = tuple(range(first, min(last, first + _MOST_SEEDS) + 1))
     elif re.fullmatch(r"\d+(,\d+)*", text):
-        seeds = [int(seed) for seed in text.split(",")]
+        seeds = tuple(int(seed) for seed in text.split(","))
     else:
         raise UsageError(f"--seeds {text} is not allowed: give a number, a range such as 0..4, or a list such as 0,2,5")
-    if found and not seeds:
-        raise UsageError(f"--seeds {text} is not allowed: the smaller seed comes first, as {found[2]}..{found[1]}")
-    if int(found[2]) - int(found[1]) >= _MOST_SEEDS if found else len(seeds) > _MOST_SEEDS:
+    if len(seeds) > _MOST_SEEDS:
         raise UsageError(f"--seeds {text} is not allowed: at most {_MOST_SEEDS:,} seeds at once")
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds {text} is not allowed: a seed is in it twice")
-    return tuple(seeds)
+    return seeds
