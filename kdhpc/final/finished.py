@@ -14,7 +14,7 @@ from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ConfigError, DataError
-from kdhpc.final.found import find_results, result_folders, unfinished_folders, why_no_result
+from kdhpc.final.found import find_results, holds_result, unfinished_folders, why_no_result
 from kdhpc.final.result import FinalResult, read_result
 from kdhpc.final.settings import read_settings
 from kdhpc.final.weights import check_digest, check_weights_files, weights_files
@@ -196,7 +196,7 @@ def find_finished(folders: Iterable[Path]) -> tuple[FinishedRun, ...]:
     for folder in folders:
         if RunPaths(folder).result.is_file():
             open_finished(folder)
-        elif not result_folders(folder):
+        elif not holds_result(folder):
             why = "is no folder" if not folder.is_dir() else "holds no run of `kdhpc train` that is done"
             raise ConfigError(f"{folder} {why}: give runs/train/NAME, or a runs/train/NAME/seed<k>")
     found = find_results(folders)

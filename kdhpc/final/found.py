@@ -54,6 +54,11 @@ def result_folders(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(Path(at) for at, _, files in os.walk(folder, onerror=tell) if _RESULT in files))
 
 
+def holds_result(folder: Path) -> bool:
+    """Whether a folder, or one below it, has a result."""
+    return any(_RESULT in files for _, _, files in os.walk(folder))
+
+
 def unfinished_folders(folder: Path) -> tuple[Path, ...]:
     """The folders below a folder with trainings that were begun and are not done, ordered by path."""
     begun = (Path(at) for at, _, files in os.walk(folder) if _CONFIG in files and _RESULT not in files)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdhpc.errors import DataError
-from kdhpc.final.found import FoundResult, find_results, result_folders
+from kdhpc.final.found import FoundResult, find_results, holds_result
 from kdhpc.final.measures import measures_of, second_checksums, value_of
 from kdhpc.final.result import FinalResult, SearchedWith
 
@@ -89,7 +89,7 @@ def results_below(folders: Sequence[Path]) -> tuple[FoundResult, ...]:
         DataError: there is no result that can be read below a folder.
     """
     for folder in folders:
-        if not result_folders(folder):
+        if not holds_result(folder):
             what = (
                 f"{folder} holds no result of a final training"
                 if folder.is_dir()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdhpc.config.paths import RunPaths
 from kdhpc.errors import ConfigError, DataError
-from kdhpc.final.found import find_results, result_folders, unfinished_folders, why_no_result
+from kdhpc.final.found import find_results, holds_result, unfinished_folders, why_no_result
 from kdhpc.final.result import FinalResult, read_result
 from kdhpc.final.summary import Spread, spread
 from kdhpc.graph.serial import read_stored, to_document
@@ -71,7 +71,7 @@ def read_graph_accuracies(folder: Path, *, plugin_remedy: str) -> GraphAccuracie
     paths = RunPaths(folder)
     if paths.result.is_file():
         read_result(paths.result)  # Of one run, what is wrong with its result is an error and no warning.
-    elif not result_folders(folder):
+    elif not holds_result(folder):
         raise ConfigError(f"{folder} {why_no_result(paths)}: give a runs/train/NAME, or a seed of it, that is done")
     found = sorted(find_results([folder]), key=lambda one: one.result.seed)
     if not found:
