@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from kdhpc.api.ensemble import Preprocessing
 from kdhpc.bundle.preprocessing import preprocessing_document
 from kdhpc.bundle.use_file import use_file
 from kdhpc.config.schema import DatasetConfig
 from kdhpc.final.model import ModelCard
+from kdhpc.inference.preprocessing import Preprocessing
 
 _COMMON = {"name": "some", "validation_fraction": 0.2}
 _PHOTOGRAPHS = {**_COMMON, "augmentation": "resized_crop", "image_size": 24, "resize": 30}

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import time
 
 import pytest
@@ -201,6 +202,7 @@ def test_absence_of_a_package_names_its_extra(monkeypatch, tmp_path):
     (tmp_path / "wandb").mkdir()  # What W&B writes is not W&B.
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     for name in ("tensorboard", "mlflow", "wandb"):
+        monkeypatch.delitem(sys.modules, name, raising=False)  # Another test may have imported it.
         assert absence(name) == (
             f"tracking={name} needs the package {name}, which is not installed here: pip install 'kdhpc[{name}]'"
         )
