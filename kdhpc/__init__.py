@@ -33,7 +33,7 @@ __all__ = [
 # The types of these names are in __init__.pyi.
 _MODULES = {
     "DesignEntry": "kdhpc.graph.catalogue",
-    "Ensemble": "kdhpc.api.ensemble",
+    "Ensemble": "kdhpc.inference.ensemble",
     "GateEntry": "kdhpc.graph.catalogue",
     "Graph": "kdhpc.api.graphs",
     "LossEntry": "kdhpc.graph.catalogue",

@@ -1,5 +1,4 @@
 from kdhpc import errors as errors
-from kdhpc.api.ensemble import Ensemble as Ensemble
 from kdhpc.api.ensemble import load as load
 from kdhpc.api.graphs import Graph as Graph
 from kdhpc.api.graphs import dml as dml
@@ -12,6 +11,7 @@ from kdhpc.api.training import train as train
 from kdhpc.graph.catalogue import DesignEntry as DesignEntry
 from kdhpc.graph.catalogue import GateEntry as GateEntry
 from kdhpc.graph.catalogue import LossEntry as LossEntry
+from kdhpc.inference.ensemble import Ensemble as Ensemble
 
 __version__: str
 __all__ = [

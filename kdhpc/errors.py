@@ -6,6 +6,7 @@ KdhpcError                   exit 1: one line, no traceback (use --debug to see 
 │       └── NetworkError     a network's name, its weights, or a shape that it cannot serve
 ├── GraphError               a graph, or a file that should hold one
 ├── DataError                a source of images, a packed data set
+├── BundleError              a run that cannot be exported in a format
 ├── StudyError               the shared study
 │   ├── UnknownStudyError    no study of that name
 │   ├── StudyMismatchError   a study re-opened with something that it was not made with
@@ -55,6 +56,10 @@ class GraphError(KdhpcError):
 
 class DataError(KdhpcError):
     """A source of images or a packed data set that cannot be used."""
+
+
+class BundleError(KdhpcError):
+    """A run cannot be exported in a format, or what was exported does not predict what the run does."""
 
 
 class StudyError(KdhpcError):

@@ -15,6 +15,8 @@ def log_to_stderr() -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         force=True,
     )
+    # It tells of each list of fonts that it makes.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):

@@ -30,7 +30,7 @@ _NO_KEYS = ("study.optimize", "study.enqueue_trial", "training.x")
 _FILE = re.compile(r"(?:kdhpc|tools|tests|slurm|configs|docs|bin|examples)/[\w./-]*\w/?")
 # Written by users, or made by the commands beside them.
 _OF_USERS = ("slurm/site.sh", "configs/dataset/NAME.yaml", "configs/study/mine.yaml")
-_PACKED_BY_USERS = ("pets", "birds")
+_PACKED_BY_USERS = ("pets", "birds", "clothes")
 _SCRIPTS = {"slurm/search_array.sh": "launch", "slurm/worker_array.sh": "worker"}
 _WIDEST = 100
 

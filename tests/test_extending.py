@@ -28,7 +28,7 @@ from tests.plugins import EXAMPLES, forget_plugins
 _ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\w+\.py)\n")
-_MODULES = ("my_networks", "my_designs", "my_reader", "my_method", "own_designs")
+_MODULES = ("my_networks", "my_designs", "my_reader", "my_method", "my_trackers", "own_designs")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,14 +14,11 @@ from kdhpc.config.paths import packed_dir
 from kdhpc.data.decode import Target, decode_image, is_image
 from kdhpc.data.memory import divide, in_memory, with_test_half
 from kdhpc.data.packed import PackedDataset
+from kdhpc.data.pixels import Array, as_pixels
 from kdhpc.data.readers.source import ArraySource, ArraySplit
 from kdhpc.errors import DataError
 
 _LOG = logging.getLogger(__name__)
-_IMAGES = "uint8, 0 to 255, of shape (N, 1 or 3, H, W)"
-
-Array: TypeAlias = Tensor | NDArray[np.generic]
-"""A tensor of torch's or an array of NumPy's."""
 
 
 @runtime_checkable
@@ -112,34 +108,6 @@ def _split_of(data: Data, what: str) -> tuple[ArraySplit, tuple[str, ...] | None
     )
 
 
-def as_pixels(images: object, what: str) -> NDArray[np.uint8]:
-    """Convert images to the form in which packed data sets store them, uint8 (N, H, W, C).
-
-    Args:
-        images: uint8 (N, 1 or 3, H, W), a tensor or an array.
-        what: Name of the images in messages.
-
-    Raises:
-        DataError: they have another type or shape; the message has that, and the range of their values.
-    """
-    if not isinstance(images, (Tensor, np.ndarray)):
-        raise DataError(f"{what} has images in a {type(images).__name__}: give a tensor or an array, {_IMAGES}")
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
-        raise DataError(f"{what} has images of shape {tuple(images.shape)}: give {_IMAGES}")
-    if len(images) == 0:
-        raise DataError(f"{what} has no images: give {_IMAGES}")
-    dtype = str(images.dtype).removeprefix("torch.")
-    if dtype != "uint8":
-        low, high = images.min().item(), images.max().item()
-        raise DataError(
-            f"{what} has images of type {dtype}, from {low:.4g} to {high:.4g}: give {_IMAGES}, not yet scaled or "
-            "normalised"
-        )
-    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
-    pixels: NDArray[np.uint8] = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-    return pixels
-
-
 def _labels(labels: object, what: str) -> NDArray[np.int64]:
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -212,8 +180,3 @@ def dataset_group(packed: PackedDataset) -> dict[str, object]:
     manifest = packed.manifest
     height, width, _ = manifest.image_shape
     return dataset_group_of(manifest.name, StoredAs(height=height, width=width, per_class=math.inf))
-
-
-def is_tensor(value: object) -> bool:
-    """Whether a value is a tensor of torch's or an array of NumPy's."""
-    return isinstance(value, (torch.Tensor, np.ndarray))

@@ -24,6 +24,7 @@ from kdhpc.graph.spec import Gate, GraphSpec
 from kdhpc.methods.graph import GraphMethod, trained_with
 from kdhpc.methods.registry import named_methods
 from kdhpc.networks.own import refuse_named_code
+from kdhpc.tracking.names import refuse_absent
 from kdhpc.training.loop import EpochReport
 
 
@@ -127,6 +128,7 @@ def train(
     source = str(graph) if found is None else found.source or found.name
     settings = _settings(source, dataset, chosen, packed, overrides, keywords)
     config = settings.compose(None if config_dir is None else Path(config_dir))
+    refuse_absent(config.tracking)
     method = None
     if found is not None:
         _refuse_other_number(found, config)

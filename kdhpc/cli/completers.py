@@ -13,7 +13,10 @@ Completer = Callable[..., Iterable[str]]
 _DATABASE_S = 0.8
 """Longest time to wait for the database's list of studies."""
 _MAKE_STUDIES = ("search", "launch")
-_FILES = ("--config-dir", "--graph", "--out", "--teacher", "config", "folder", "folders", "graphs", "source")
+_FILES = (
+    *("--attention", "--config-dir", "--csv", "--graph", "--json", "--out", "--teacher"),
+    *("config", "folder", "folders", "graphs", "images", "run", "source"),
+)
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +57,7 @@ def _completer(action: argparse.Action, command: str) -> Completer | None:
         return lambda prefix, parsed_args, **_: _overrides(prefix, command, getattr(parsed_args, "config_dir", None))
     if name in ("--graph", "graphs"):
         return lambda prefix, **_: [*_presets(), *FilesCompleter()(prefix)]
-    if command == "data" and name == "name":
+    if name == "--ood" or (command == "data" and name == "name"):
         return lambda **_: _packed()
     return FilesCompleter() if name in _FILES else None
 

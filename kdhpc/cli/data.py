@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdhpc.data.progress import Progress
 
 # Spelt out, because importing the readers would slow down every command; a test compares.
-READER_NAMES = ("cifar10", "cifar100", "cub200", "fashion_mnist", "folder", "stanford_cars", "stanford_dogs")
+READER_NAMES = ("cifar10", "cifar100", "cub200", "fashion_mnist", "folder", "packed", "stanford_cars", "stanford_dogs")
 
 _PREPARE = """\
 Packs a data set into $KDHPC_DATA (./data). May be interrupted and run again.
@@ -30,6 +30,7 @@ examples:
   kdhpc data prepare folder ~/birds --split 0.2    <class>/*, a fifth is to test
   kdhpc data prepare folder ~/pets --name pets384 --size 384
   kdhpc data prepare cifar10 ~/downloads/cifar-10-python.tar.gz
+  kdhpc data prepare packed data/fashion_mnist --classes 0..4 --name clothes   some classes of one that is prepared
 """
 
 
@@ -113,6 +114,12 @@ def _add_prepare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "becomes the test half; the same images every time",
     )
     parser.add_argument(
+        "--classes",
+        metavar="CLASSES",
+        help="for reader packed, whose SOURCE is a prepared data set: which of its classes, as 0..4 or 0,2,7, or the "
+        "first or the second half of them; needs --name",
+    )
+    parser.add_argument(
         "--jobs", type=int, default=None, help="decoding processes (default: as many as there are cores)"
     )
     parser.add_argument(
@@ -135,7 +142,7 @@ def prepare_dataset(args: argparse.Namespace) -> int:
     from kdhpc.data.readers.registry import reader_of
 
     source: Path = args.source
-    reader = reader_of(args.reader, args.split)
+    reader = reader_of(args.reader, args.split, args.classes)
     request = PrepareRequest(
         reader=reader,
         reader_name=args.reader,

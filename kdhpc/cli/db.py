@@ -101,9 +101,10 @@ def _add_start(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
 
 def _start(arguments: argparse.Namespace) -> int:
     from kdhpc.server.control import ServerOptions, start
+    from kdhpc.server.endpoint import is_loopback
     from kdhpc.server.ownership import TakeOver
 
-    if arguments.allow and arguments.listen == "127.0.0.1":
+    if arguments.allow and is_loopback(arguments.listen):
         raise UsageError("--allow has no meaning without --listen: give --listen all, or a name of this machine")
     options = ServerOptions(
         listen=arguments.listen, allow=tuple(arguments.allow), port=arguments.port, workers=arguments.workers
@@ -116,7 +117,7 @@ def _start(arguments: argparse.Namespace) -> int:
             *(["--allow"] if options.allow else []),
             *([f"--workers {options.workers}"] if options.workers != _WORKERS else []),
         ]
-        more = f"; {' and '.join(without)} changes nothing" if without else ""
+        more = f"; {' and '.join(without)} {'change' if len(without) > 1 else 'changes'} nothing" if without else ""
         print(f"{where} was running already, with the options of its start{more}", file=sys.stderr)
     else:
         print(f"{where} started", file=sys.stderr)

@@ -17,7 +17,8 @@ Writes, for each of the best complete trials, the graph as JSON (with where it c
 one CSV with a row each. Prints the paths. The best graph is also <study>-best.json, whatever its trial's number.
 Graphs that `kdhpc confirm` has trained again rank first, by the mean of these trainings. On stderr stands by how much
 the best graph is better than the study's baselines.
-`kdhpc train --graph FILE.json` trains a graph with any network and data set.
+`kdhpc train --graph FILE.json` trains a graph with any network and data set; the networks of such a training are
+written by `kdhpc export`.
 """
 _EPILOG = """\
 examples:

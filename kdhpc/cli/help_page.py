@@ -52,7 +52,8 @@ class HelpPage(argparse.HelpFormatter):
         """The same in every version of Python: options first, and no part of it over two lines."""
         if usage is not None:
             return super()._format_usage(usage, actions, groups, prefix)
-        actions, exclusive = list(actions), [list(group._group_actions) for group in groups]
+        actions = [action for action in actions if action.help is not argparse.SUPPRESS]
+        exclusive = [list(group._group_actions) for group in groups]
         parts = []
         for action in sorted(actions, key=lambda action: not action.option_strings):
             group = next((group for group in exclusive if action in group), [action])

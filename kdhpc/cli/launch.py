@@ -34,6 +34,7 @@ examples:
   kdhpc launch --study dogs4 --workers 16 cluster.partition=gpu cluster.account=me
   kdhpc launch --study dogs4 --workers 16 --dry-run        what would be given to sbatch
   kdhpc launch --study dogs4 --workers 32                  16 more
+  kdhpc launch --study dogs4 --workers 16 tracking=mlflow  show trials in MLflow (docs/tracking.md)
 """
 _BY_THE_SCRIPT = ["launch", "--wait", "--requeue"]
 
@@ -140,6 +141,7 @@ def launch(
     from kdhpc.searching.server_host import ServerHost
     from kdhpc.study.storage import Storage
     from kdhpc.study.study import SharedStudy
+    from kdhpc.tracking.names import how_to_look_at_study
 
     name, config = wanted.name, wanted.config
     begun = before or replace(plan_study(name, config), confirmation=confirmation)
@@ -152,6 +154,8 @@ def launch(
             launched = server_host.attend(lambda: Launch.begin(storage, plan, trials=wanted.trials))
             count = server_host.attend(launched.top_up_or_later if stays else lambda: launched.top_up_and_leave(stop))
             _tell(f"study {name}: {count} workers submitted, up to {config.cluster.workers} at once")
+            if look := how_to_look_at_study(config.tracking, name):
+                _tell(look)
             if not stays:
                 _tell(f"`kdhpc status --study {name}` tells how far it is")
                 return 0

@@ -11,16 +11,21 @@ from kdhpc import __version__
 from kdhpc.cli import (
     completion,
     confirm,
+    dashboard,
     data,
     db,
     doctor,
     enqueue,
+    evaluate,
+    export,
     export_best,
     import_graph,
     init,
     launch,
     logs,
+    predict,
     report,
+    reproduce,
     results,
     retry,
     search,
@@ -70,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         launch,
         status,
         studies,
+        dashboard,
         trial,
         logs,
         stop,
@@ -79,8 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
         export_best,
         import_graph,
         train,
+        evaluate,
         results,
+        predict,
         report,
+        reproduce,
+        export,
         worker,
         db,
         data,
@@ -176,9 +186,21 @@ def _complete() -> None:
     complete(build_parser())
 
 
+def _refuse_option_of_command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse ``kdhpc --study mine status``, which argparse would take for a command called ``mine``."""
+    for word in argv:
+        option = word.partition("=")[0]
+        if not word.startswith("-"):
+            return
+        if not any(known.startswith(option) for known in ("--version", "--debug", "--help", "-h")):
+            parser.error(f"{option} stands after the command: kdhpc COMMAND {option} ...")
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; in ``words`` as they were given."""
-    args, rest = build_parser().parse_known_args(argv)
+    parser = build_parser()
+    _refuse_option_of_command(parser, argv)
+    args, rest = parser.parse_known_args(argv)
     # argparse takes overrides only where they stand together; people also write some after an option.
     overrides = getattr(args, "overrides", None)
     # An unknown option first: its value is the override that none can be.

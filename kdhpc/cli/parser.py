@@ -159,6 +159,23 @@ def refuse_other_file(path: Path) -> None:
         raise UsageError(f"--out {path} is not allowed: it exists, and is no graph's file: give another name") from exc
 
 
+def output_file(text: str) -> Path:
+    """argparse type: a file to write, which may not exist yet.
+
+    It is looked at before the work is done whose results are to be written. What is no file, as ``/dev/null``, could
+    not be replaced by one without harm.
+    """
+    path = Path(text)
+    if text == "-":
+        raise argparse.ArgumentTypeError("standard output is not for files: name a file (./- if it is to be called so)")
+    if path.is_dir() or not path.name:
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no regular file: name another")
+    output_folder(str(path.parent))
+    return path
+
+
 def _whole(text: str) -> int:
     try:
         return int(text)

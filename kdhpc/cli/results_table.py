@@ -33,23 +33,58 @@ class Column:
     """Columns of the highest rank are left out first; 0: never."""
 
 
-def columns_of(summaries: "Sequence[Summary]") -> list[Column]:
-    """The columns. Data set, network and graph are among them if the name of a training does not say them."""
+def columns_of(summaries: "Sequence[Summary]", measures: "Sequence[str]" = ()) -> list[Column]:
+    """The columns. Data set, network and graph are among them if the name of a training does not say them.
 
-    def column(head: str, cells: list[str], shared: str = "", rank: int = 0) -> Column:
-        return Column(head=head, cells=tuple(cells), shared=shared, rank=rank)
+    Args:
+        summaries: The rows.
+        measures: Names of measures that are the columns beside the training and its seeds; none: the usual columns,
+            with the ensemble's NLL and ECE where a training has them.
+    """
+    return _chosen_columns(summaries, measures) if measures else _usual_columns(summaries)
 
+
+def _chosen_columns(summaries: "Sequence[Summary]", measures: "Sequence[str]") -> list[Column]:
+    """What was asked for: of what does not fit, the last is left out first."""
     columns = [
-        column("training", [s.name if s.scored_on == "test" else f"{s.name} ({s.scored_on})" for s in summaries]),
+        _column("training", _names(summaries)),
+        _column("seeds", [str(len(s.seeds)) for s in summaries], "seeds {}", len(measures) + 1),
+    ]
+    for rank, name in enumerate(measures):
+        columns.append(_column(name, [shown_measure(name, s.measure(name)) for s in summaries], rank=rank))
+    return [*columns, *_diverged_column(summaries)]
+
+
+def _column(head: str, cells: list[str], shared: str = "", rank: int = 0) -> Column:
+    return Column(head=head, cells=tuple(cells), shared=shared, rank=rank)
+
+
+def _names(summaries: "Sequence[Summary]") -> list[str]:
+    return [s.name if s.scored_on == "test" else f"{s.name} ({s.scored_on})" for s in summaries]
+
+
+def _diverged_column(summaries: "Sequence[Summary]") -> list[Column]:
+    diverged = any(s.diverged_seeds for s in summaries)
+    return [_column("diverged", [str(len(s.diverged_seeds)) for s in summaries])] if diverged else []
+
+
+def _usual_columns(summaries: "Sequence[Summary]") -> list[Column]:
+    column = _column
+    columns = [
+        column("training", _names(summaries)),
         column("nodes", [str(s.num_nodes) for s in summaries], "{} nodes", 3),
         column("epochs", [str(s.epochs) for s in summaries], "{} epochs", 5),
         column("seeds", [str(len(s.seeds)) for s in summaries], "seeds {}", 4),
-        column("node", [_shown(s.node) for s in summaries]),
-        column("ensemble", [_shown(s.ensemble) for s in summaries]),
+        column("node", [shown_measure("node", s.node) for s in summaries]),
+        column("ensemble", [shown_measure("ensemble", s.ensemble) for s in summaries]),
         column("parameters", [f"{s.num_parameters:,}" for s in summaries], "{} parameters", 6),
     ]
-    if any(s.diverged_seeds for s in summaries):
-        columns.append(column("diverged", [str(len(s.diverged_seeds)) for s in summaries]))
+    if any(s.measure("nll") for s in summaries):
+        columns += [
+            column(name, [shown_measure(name, s.measure(name)) for s in summaries], rank=rank)
+            for name, rank in (("nll", 7), ("ece", 8))
+        ]
+    columns += _diverged_column(summaries)
     if not all(_says_all(s) for s in summaries):
         columns += [
             column("dataset", [s.dataset for s in summaries], "data set {}", 2),
@@ -83,7 +118,12 @@ def _says_all(summary: "Summary") -> bool:
     return summary.name.startswith(f"{summary.dataset}-{network}")
 
 
-def _shown(spread: "Spread | None") -> str:
+def shown_measure(name: str, spread: "Spread | None") -> str:
+    """A mean and its standard deviation with as many decimals as say something; a dash: there is none."""
+    from kdhpc.final.measures import decimals  # Not where a help page is shown.
+
     if spread is None:
         return "-"
-    return f"{spread.mean:.2f}" if spread.std is None else f"{spread.mean:.2f} ± {spread.std:.2f}"
+    places = decimals(name)
+    mean = f"{spread.mean:.{places}f}"
+    return mean if spread.std is None else f"{mean} ± {spread.std:.{places}f}"

@@ -29,6 +29,7 @@ examples:
   kdhpc search --study mine study=dogs4 network=resnet18     a study of your own, from a shipped one
   kdhpc search --study mine study=dogs2 training.epochs=100 'training.milestones=[0.5,0.75]'
   kdhpc search --study mine study=dogs2 'study.gates=[through,cutoff]' --dry-run
+  kdhpc search --study quickstart tracking=tensorboard       show trials in TensorBoard, MLflow or W&B
 """
 
 
@@ -90,6 +91,7 @@ def search_here(wanted: Wanted, again: str, confirmation: "Confirmation | None" 
     from kdhpc.study.ranking import lead_line
     from kdhpc.study.status import read_status
     from kdhpc.study.storage import Storage
+    from kdhpc.tracking.names import how_to_look_at_study
 
     name = wanted.name
     # Before there is a server: most mistakes show here.
@@ -99,6 +101,8 @@ def search_here(wanted: Wanted, again: str, confirmation: "Confirmation | None" 
             ensure_server()
             storage = Storage.connect(patience_s=_PATIENCE_S, should_stop=lambda: stop.requested)
             study, manifest = plan.launch(storage, trials=wanted.trials)
+            if look := how_to_look_at_study(plan.config.tracking, name):
+                progress.tell(look)
             is_done = search_locally(study, plan.config, manifest, storage, stop, progress, progress.tell)
         status = read_status(storage, name) if is_done else None
     if status is None:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ examples:
   kdhpc train --graph frskd dataset=cifar100 network=resnet18 run.alpha=1 run.beta=200
   kdhpc train --graph student --teacher runs/train/NAME/seed0 dataset=stanford_dogs network=resnet18
   kdhpc train --graph student --teacher runs/train/NAME/seed0 --teacher-node 1 dataset=cifar100 network=resnet20
+  kdhpc train --graph dml --nodes 2 dataset=cifar100 network=resnet20 tracking=wandb
 what would be trained, without training it:
   kdhpc train --graph dml --nodes 2 --seeds 0..4 --dry-run dataset=cub200 network=resnet18
 a sweep (commas choose values; --launcher makes a job of each training, hydra.launcher.* says what it asks for):
@@ -139,12 +141,24 @@ def run(args: argparse.Namespace) -> int:
         # Also for jobs: what is wrong with any of them is said before the first one starts.
         runs = open_all(configs, elsewhere=args.launcher == "submitit_slurm")
         if args.launcher == "none":
+            progress.hide()
+            _tell_how_to_look(runs)
             return _train_here(configs, runs, progress)
 
+    _tell_how_to_look(runs)
     from kdhpc.cli.train_jobs import train_as_jobs
 
     train_as_jobs(runs, overrides, launcher=args.launcher, config_dir=args.config_dir)
     return 0
+
+
+def _tell_how_to_look(runs: "Sequence[Run]") -> None:
+    """How to see what is tracked, if anything is."""
+    from kdhpc.tracking.names import how_to_look_at_run
+
+    for line in dict.fromkeys(how_to_look_at_run(run.config.tracking, run.paths) for run in runs):
+        if line is not None:
+            print(f"kdhpc: {line}", file=sys.stderr, flush=True)
 
 
 def _train_here(configs: "Sequence[TrainConfig]", runs: "Sequence[Run]", progress: TrainingProgress) -> int:
@@ -199,15 +213,17 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         UsageError: it is none of these, has a seed twice, or more than anybody trains.
     """
     if found := re.fullmatch(r"(\d+)\.\.(\d+)", text):
-        seeds: Sequence[int] = range(int(found[1]), int(found[2]) + 1)
+        first, last = int(found[1]), int(found[2])
+        if last < first:
+            raise UsageError(f"--seeds {text} is not allowed: the smaller seed comes first, as {last}..{first}")
+        # Of a range, no more are counted out than may be given: 0..9999999999 has no end that anybody waits for.
+        seeds = tuple(range(first, min(last, first + _MOST_SEEDS) + 1))
     elif re.fullmatch(r"\d+(,\d+)*", text):
-        seeds = [int(seed) for seed in text.split(",")]
+        seeds = tuple(int(seed) for seed in text.split(","))
     else:
         raise UsageError(f"--seeds {text} is not allowed: give a number, a range such as 0..4, or a list such as 0,2,5")
-    if found and not seeds:
-        raise UsageError(f"--seeds {text} is not allowed: the smaller seed comes first, as {found[2]}..{found[1]}")
-    if int(found[2]) - int(found[1]) >= _MOST_SEEDS if found else len(seeds) > _MOST_SEEDS:
+    if len(seeds) > _MOST_SEEDS:
         raise UsageError(f"--seeds {text} is not allowed: at most {_MOST_SEEDS:,} seeds at once")
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds {text} is not allowed: a seed is in it twice")
-    return tuple(seeds)
+    return seeds

@@ -35,7 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
-    parser.add_argument("trial", nargs="+", metavar="N", help="number of the trial; of a given one as `given 1`")
+    parser.add_argument("trial", nargs="+", metavar="N", help="number of the trial; of a given one as `given 1` or -1")
     add_study_argument(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write its graph there")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")

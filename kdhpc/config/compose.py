@@ -23,7 +23,7 @@ from kdhpc.config.folders import config_dirs, config_names
 from kdhpc.config.library_names import nearest_networks
 from kdhpc.config.meaning import refuse_meaningless
 from kdhpc.config.network_lists import GROUP, Lists, combined, name_lists, with_networks_of_graph
-from kdhpc.config.networks import NETWORKS, is_foreign, network_group
+from kdhpc.config.networks import NETWORKS, is_foreign, is_place, network_group
 from kdhpc.config.overrides import check_single, takes, unknown_key
 from kdhpc.config.own_datasets import packed_group, packed_names
 from kdhpc.config.renamed import renamed_overrides, with_old_keys
@@ -127,7 +127,7 @@ def _adding(override: str) -> str:
 def _knowing_names(ask: Callable[[], _Answer]) -> _Answer:
     """What Hydra says of the root config. What has no file it is given once it misses it.
 
-    That is networks of libraries, users' own networks, and data sets that are packed.
+    That is networks of libraries, users' own networks and trackers, and data sets that are packed.
     """
     missed: set[str] = set()
     while True:
@@ -144,6 +144,9 @@ def _store_named(group: str, name: str) -> bool:
     """Make a name that has no file a choice of its group; False: nothing has that name."""
     if group == GROUP and is_foreign(name):
         store_network(name)
+        return True
+    if group == "tracking" and is_place(name):
+        ConfigStore.instance().store(group=group, name=name, node={"tracker": name})
         return True
     packed = packed_group(name) if group == "dataset" else None
     if packed is not None:

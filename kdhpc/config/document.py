@@ -59,11 +59,12 @@ def parse_config(kind: type[Config], document: object, *, imports: bool = True) 
     """
     groups, keys = _groups(kind), _root_keys(kind)
     given = renamed_document(_mapping("the config", document))
-    _check_names("config group", given, groups | keys, required=list(groups))
+    _check_names("config group", given, groups | keys, required=_required(kind))
     values = {name: _parse_value(name, hint, given[name]) for name, hint in keys.items() if name in given}
     if imports:
         load_plugins(_names_of_plugins(values.get("plugins", ())))
-    return kind(**values, **{name: parse_group(name, group, given[name]) for name, group in groups.items()})
+    there = {name: group for name, group in groups.items() if name in given}
+    return kind(**values, **{name: parse_group(name, group, given[name]) for name, group in there.items()})
 
 
 def parse_group(name: str, group: type[Group], document: object) -> Group:

@@ -13,8 +13,10 @@ from kdhpc.config.names import inside
 
 _COMPILED, _REPORTS, _SERVER, _SWEEPS, _TRAINED = "compile-cache", "report", "db", "sweeps", "train"
 _DOCTOR = "doctor"
+_MLFLOW = "_mlflow"
+_REPRODUCED = "reproduce"
 _SANDBOX = "slurm"  # Of tools/slurm_sandbox.
-OWN_FOLDERS = (_COMPILED, _DOCTOR, _REPORTS, _SERVER, _SWEEPS, _TRAINED, _SANDBOX)
+OWN_FOLDERS = (_COMPILED, _DOCTOR, _MLFLOW, _REPORTS, _REPRODUCED, _SERVER, _SWEEPS, _TRAINED, _SANDBOX)
 """What lies beside the studies in ``runs/``: names that no study can have."""
 
 
@@ -85,6 +87,15 @@ class StudyPaths:
         return self.trial(number) / "metrics.jsonl"
 
     @property
+    def tracking(self) -> Path:
+        """What trackers write of the study's trials."""
+        return self.root / "tracking"
+
+    def tracked(self, number: int) -> Path:
+        """What a tracker has of a trial."""
+        return self.trial(number) / "tracked.json"
+
+    @property
     def export(self) -> Path:
         """The best graphs: JSON, drawings, CSV."""
         return self.root / "export"
@@ -138,6 +149,16 @@ class RunPaths:
         return self.root / "metrics.jsonl"
 
     @property
+    def tracking(self) -> Path:
+        """What trackers write of it; MLflow has one store for all runs, see :func:`mlflow_dir`."""
+        return self.root / "tracking"
+
+    @property
+    def tracked(self) -> Path:
+        """What a tracker has of it."""
+        return self.root / "tracked.json"
+
+    @property
     def result(self) -> Path:
         """Written when it is done: accuracies, and how they came about."""
         return self.root / "result.json"
@@ -157,6 +178,11 @@ def final_root() -> Path:
     return runs_root() / _TRAINED
 
 
+def mlflow_dir() -> Path:
+    """MLflow's store of final trainings."""
+    return runs_root() / _MLFLOW
+
+
 def sweep_dir(sweep: str) -> Path:
     """What Hydra and the jobs of one sweep of final trainings leave: configs and logs."""
     return inside(runs_root() / _SWEEPS, sweep)
@@ -165,6 +191,11 @@ def sweep_dir(sweep: str) -> Path:
 def report_dir(report: str) -> Path:
     """Figures and tables of final trainings that are done."""
     return inside(runs_root() / _REPORTS, report)
+
+
+def reproduced_dir(name: str) -> Path:
+    """Tables and figures of the paper, by ``kdhpc reproduce``."""
+    return inside(runs_root() / _REPRODUCED, name)
 
 
 def doctor_dir(visit: str) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kdhpc.config.goals import DEFAULT_GOAL, GoalName
-from kdhpc.config.networks import NETWORKS
+from kdhpc.config.networks import NETWORKS, is_place
 from kdhpc.config.paths import OWN_FOLDERS
 from kdhpc.errors import ConfigError, nearest
 from kdhpc.graph.spec import BUILT_IN_DESIGNS, BUILT_IN_GATES, MOST_NODES, Design, Gate
@@ -22,7 +22,9 @@ def _require(condition: bool, key: str, value: object, allowed: str) -> None:
         raise ConfigError(f"{key}={value} is not allowed: {allowed}")
 
 
-def _finite(group: str, config: "DatasetConfig | TrainingConfig | WorkerConfig | ClusterConfig | RunConfig") -> None:
+def _finite(
+    group: str, config: "DatasetConfig | TrainingConfig | WorkerConfig | ClusterConfig | RunConfig | TrackingConfig"
+) -> None:
     """Refuse infinities and NaN, which some of the comparisons below would let pass."""
     for field in dataclasses.fields(config):
         value: object = getattr(config, field.name)
@@ -571,6 +573,31 @@ class ClusterConfig:
             _require(not is_own, "cluster.sbatch", option, "this option is kdhpc's own to set")
 
 
+TRACKERS = ("none", "tensorboard", "mlflow", "wandb")
+"""What ``tracking.tracker`` may be, beside ``module:Name`` of one's own."""
+_LONGEST_WAIT_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where trainings are shown while they run, beside kdhpc's own files. Numbers do not depend on it."""
+
+    tracker: str = "none"
+    """``none``, ``tensorboard``, ``mlflow``, ``wandb``, or ``module:Name`` of one's own. Each is an extra of kdhpc's
+    of that name. Whatever it does, training goes on."""
+    wait_s: float = 30.0
+    """How long a worker, or a final training, waits at its end for what is not tracked yet; 5 s at most where it was
+    told to stop."""
+
+    def __post_init__(self) -> None:
+        _finite("tracking", self)
+        is_known = self.tracker in TRACKERS or is_place(self.tracker)
+        hint = f"no tracker is called so; {nearest(self.tracker, TRACKERS)}, or module:Name"
+        _require(is_known, "tracking.tracker", self.tracker, hint)
+        in_range = 0 <= self.wait_s <= _LONGEST_WAIT_S
+        _require(in_range, "tracking.wait_s", self.wait_s, f"0 to {_LONGEST_WAIT_S:g}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """Everything that a search needs."""
@@ -583,6 +610,7 @@ class SearchConfig:
     study: StudyConfig
     worker: WorkerConfig
     cluster: ClusterConfig
+    tracking: TrackingConfig = TrackingConfig()
     plugins: tuple[str, ...] = ()
     """Modules of designs and gates of one's own, which ``study.designs`` and ``study.gates`` may then name."""
 
@@ -662,6 +690,7 @@ class TrainConfig:
     training: TrainingConfig
     device: DeviceConfig
     run: RunConfig
+    tracking: TrackingConfig = TrackingConfig()
     plugins: tuple[str, ...] = ()
     """Modules of designs and gates of one's own, which the graph may then have."""
 
@@ -691,10 +720,9 @@ def check_study_name(name: str) -> str:
     Raises:
         ConfigError: it is empty, too long, or has other characters, or is that of a folder of kdhpc's own.
     """
-    _check_name("study name", name)
     if name in OWN_FOLDERS:
         raise ConfigError(f"study name {name!r} is not allowed: runs/{name} is kdhpc's own, choose another")
-    return name
+    return _check_name("study name", name)
 
 
 def _check_name(what: str, name: str) -> str:

@@ -1,7 +1,8 @@
-"""Names of files and folders of a user's data set: which folders to leave out, and how to show names in messages."""
+"""Names of files and folders of a user's images: which to leave out, and how to show names in messages."""
 
 import unicodedata
 from collections.abc import Iterable
+from pathlib import PurePath
 
 from kdhpc.printing import one_line
 
@@ -12,7 +13,15 @@ _LITTER = frozenset(
         *("$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "__pycache__"),
     )
 )
+_IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+)
 _LONGEST_SHOWN = 300
+
+
+def has_image_name(path: PurePath) -> bool:
+    """Whether a file has the suffix of a format that is read. Its content decides which of them it is."""
+    return path.suffix.lower() in _IMAGE_SUFFIXES
 
 
 def is_left_out(name: str) -> bool:

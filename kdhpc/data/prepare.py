@@ -11,6 +11,7 @@ from kdhpc.data.packed import FORMAT, VERSION, Manifest, PackedDataset, content_
 from kdhpc.data.packing import Packed, pack_arrays, pack_files
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.folder import FolderReader
+from kdhpc.data.readers.packed import PackedReader
 from kdhpc.data.readers.source import ArraySource, Reader, Source, check_source
 from kdhpc.data.reading import look_at
 from kdhpc.data.staging import Stage, publish, staged, tidy
@@ -125,6 +126,13 @@ def _existing(request: PrepareRequest) -> Manifest | None:
         raise DataError(f"{request.folder} is prepared already, with {was} and not {now}: {_CHOICE}")
     if manifest.origin is not None:
         _check_origin(request, manifest.origin)
+    reader = request.reader
+    if (
+        isinstance(reader, PackedReader)
+        and look_at(request.source)
+        and reader.class_names(request.source) != (manifest.classes)
+    ):
+        raise DataError(f"{request.folder} is prepared already, with other classes than these: {_CHOICE}")
     return manifest
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdhpc.data.names import is_left_out
 from kdhpc.data.reading import entries_in
+from kdhpc.errors import StorageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +27,13 @@ class Walk:
 
     Args:
         exclude: A folder that is not entered.
+        refused: Takes the errors of folders that cannot be listed, and the walk goes on; None: the first one is raised.
     """
 
     exclude: Path | None = None
+    refused: list[StorageError] | None = None
+    hidden: list[Path] = field(default_factory=list)
+    """Hidden files."""
     left_out: list[Path] = field(default_factory=list)
     """Folders that were not entered because of their names, see `is_left_out`."""
     repeated: list[Path] = field(default_factory=list)
@@ -50,7 +55,7 @@ class Walk:
                 self.repeated.append(entered)
                 continue
             self._entered.add(real)
-            for entry, is_folder in entries_in(entered):
+            for entry, is_folder in self._entries(entered):
                 path = entered / entry.name
                 if is_folder and path == self.exclude:
                     continue
@@ -58,9 +63,20 @@ class Walk:
                     self.left_out.append(path)
                 elif is_folder:
                     (linked_folders if entry.is_symlink() else waiting).append(path)
-                elif entry.is_symlink() and not entry.name.startswith("."):
+                elif entry.name.startswith("."):
+                    self.hidden.append(path)
+                elif entry.is_symlink():
                     linked_files.append(path)
-                elif not entry.name.startswith("."):
+                else:
                     yield TreeFile(path=path, real=f"{real}{os.sep}{entry.name}")
         for path in linked_files:
             yield TreeFile(path=path, real=os.path.realpath(path))
+
+    def _entries(self, folder: Path) -> "list[tuple[os.DirEntry[str], bool]]":
+        try:
+            return entries_in(folder)
+        except StorageError as exc:
+            if self.refused is None:
+                raise
+            self.refused.append(exc)
+            return []

@@ -14,6 +14,9 @@ _EXTRAS = {
     "server": "an embedded PostgreSQL",
     "timm": "its networks",
     "optuna": "Optuna's dashboard and tables",
+    "tensorboard": "tracking=tensorboard",
+    "mlflow": "tracking=mlflow",
+    "wandb": "tracking=wandb",
 }
 
 

@@ -18,11 +18,16 @@ from kdhpc.final.model import ModelCard, write_model_card
 from kdhpc.final.owner import RunOwner, owned
 from kdhpc.final.result import FinalResult, NewerResultError, SearchedWith, read_result, write_result
 from kdhpc.final.run import Run, open_run
+from kdhpc.final.scores import Scores
+from kdhpc.final.scoring import score
 from kdhpc.final.settings import digest, read_settings, write_settings
+from kdhpc.final.tracked import tracked_run
 from kdhpc.final.weights import check_weights_files
 from kdhpc.methods.method import Method
 from kdhpc.networks.build import exported_weights
 from kdhpc.networks.weights import content_digest
+from kdhpc.tracking.epochs import EpochLog, earlier_points
+from kdhpc.tracking.recorder import Recorder, RunRecord
 from kdhpc.training.checkpoint import read_header, remove_checkpoint, remove_leftovers
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.device_errors import device_errors_in_words
@@ -93,13 +98,26 @@ def train_final(
     run.warn()
     training = assemble(config, run.method, run.packed, run.here)
     versions = made_with(run.here.device)
-    with owned(run.paths) as owner:
-        # Another process may have come to the end since.
-        if (done := _read_done(run)) is not None:
-            return done
-        _begin(run)
-        ended = _train(training, run, owner, show, should_stop, begun)
-        return None if ended is None else _finish(run, owner, ended, training.kept_networks, versions)
+    recorder = Recorder(config.tracking)
+
+    def begin_record() -> RunRecord:
+        made = {"device": device_name(run.here.device), **versions}
+        return recorder.begin(
+            lambda: tracked_run(run, made), lambda: earlier_points(run.paths.metrics, config.training)
+        )
+
+    result = None
+    try:
+        with owned(run.paths) as owner:
+            # Another process may have come to the end since.
+            if (done := _read_done(run)) is not None:
+                return done
+            _begin(run)
+            ended = _train(training, run, owner, begin_record, show, should_stop, begun)
+            result = None if ended is None else _finish(run, owner, ended, training, versions)
+    finally:
+        recorder.close(hurry=result is None)
+    return result
 
 
 def _read_done(run: Run) -> FinalResult | None:
@@ -147,6 +165,7 @@ def _train(
     training: TrainingLoop,
     run: Run,
     owner: RunOwner,
+    begin_record: Callable[[], RunRecord],
     show: Callable[[EpochReport], None],
     should_stop: Callable[[], bool],
     begun: Callable[[Position], None],
@@ -164,17 +183,20 @@ def _train(
         checkpoint.restore()
         metrics = MetricsLog(run.paths.metrics, epoch=training.epoch)
         begun(Position(step=training.step, steps_per_epoch=training.steps_per_epoch, epochs=run.config.training.epochs))
-        for report in training.steps():
-            if report is not None:
-                metrics.append(report)
-                show(report)
-                owner.check()
-                if training.finished or report.diverged is not None:
-                    return _Ended(report=report, is_kept=_keep_end(training, checkpoint))
-                continue
-            checkpoint.save_if_due()
-            if should_stop():
-                break
+        with begin_record() as record:
+            log = EpochLog(metrics, record, run.config.training)
+            for report in training.steps():
+                if report is not None:
+                    log.append(report)
+                    show(report)
+                    owner.check()
+                    if training.finished or report.diverged is not None:
+                        record.end("complete" if report.diverged is None else "diverged", report.diverged or "")
+                        return _Ended(report=report, is_kept=_keep_end(training, checkpoint))
+                    continue
+                checkpoint.save_if_due()
+                if should_stop():
+                    break
         if not checkpoint.save_now():
             owner.check()
     return None
@@ -199,15 +221,16 @@ def _keep_end(training: TrainingLoop, checkpoint: Checkpointing) -> bool:
         return False
 
 
-def _finish(
-    run: Run, owner: RunOwner, ended: _Ended, networks: Sequence[nn.Module], versions: dict[str, str]
-) -> FinalResult:
-    """Write the weights, then the result, then remove the checkpoint."""
-    has_diverged = ended.report.diverged is not None
+def _finish(run: Run, owner: RunOwner, ended: _Ended, training: TrainingLoop, versions: dict[str, str]) -> FinalResult:
+    """Score, write the weights, then the result, then remove the checkpoint."""
+    has_diverged, networks = ended.report.diverged is not None, training.kept_networks
+    scores = None if has_diverged else score(training.predictions())
+    if scores is None and not has_diverged:
+        _LOG.warning("%s, seed %d has no scores: some logits are not finite", run.name, run.config.run.seed)
     try:
         owner.check()
         weights = () if has_diverged else tuple(_write_weights(run, networks))
-        result = _result(run, ended.report, networks, weights, versions)
+        result = _result(run, ended.report, networks, weights, versions, scores)
         owner.check()
         write_result(result, run.paths.result)
     except StorageError as exc:
@@ -239,6 +262,7 @@ def _result(
     networks: Sequence[nn.Module],
     weights: tuple[str, ...],
     versions: dict[str, str],
+    scores: Scores | None,
 ) -> FinalResult:
     config, method, teacher, runtime = run.config, run.method, run.method.teacher, run.here
     return FinalResult(
@@ -268,6 +292,7 @@ def _result(
         weights=weights,
         diverged_epoch=None if report.diverged is None else report.epoch,
         diverged=report.diverged or "",
+        scores=scores,
     )
 
 

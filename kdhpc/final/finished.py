@@ -14,7 +14,7 @@ from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ConfigError, DataError
-from kdhpc.final.found import find_results, result_folders, seed_folders, unfinished_folders
+from kdhpc.final.found import find_results, holds_result, unfinished_folders, why_no_result
 from kdhpc.final.result import FinalResult, read_result
 from kdhpc.final.settings import read_settings
 from kdhpc.final.weights import check_digest, check_weights_files, weights_files
@@ -165,7 +165,7 @@ def open_finished(folder: Path, *, origin: str | None = None) -> FinishedRun:
     """
     paths, origin = RunPaths(folder), origin or str(folder)
     if not paths.result.is_file():
-        raise ConfigError(f"{origin} {_why_not(paths)}: give a runs/train/NAME/seed<k> that is done")
+        raise ConfigError(f"{origin} {why_no_result(paths)}: give a runs/train/NAME/seed<k> that is done")
     result = read_result(paths.result)
     if result.divergence is not None:
         raise ConfigError(f"{origin} {result.divergence}: it has no weights, give a run that did not")
@@ -196,7 +196,7 @@ def find_finished(folders: Iterable[Path]) -> tuple[FinishedRun, ...]:
     for folder in folders:
         if RunPaths(folder).result.is_file():
             open_finished(folder)
-        elif not result_folders(folder):
+        elif not holds_result(folder):
             why = "is no folder" if not folder.is_dir() else "holds no run of `kdhpc train` that is done"
             raise ConfigError(f"{folder} {why}: give runs/train/NAME, or a runs/train/NAME/seed<k>")
     found = find_results(folders)
@@ -221,12 +221,3 @@ def _dataset_checksum(paths: RunPaths, origin: str) -> str:
         problem = "cannot be understood" if paths.settings.exists() else "cannot be read (there is none)"
         raise ConfigError(f"{origin} is not whole: {paths.settings} {problem}: {_AGAIN}")
     return str(json.loads(checksum))
-
-
-def _why_not(paths: RunPaths) -> str:
-    if not paths.root.is_dir():
-        return "is no folder"
-    if paths.config.exists():
-        return "is not done, the command that began it goes on"
-    seeds = [path.name for path in seed_folders(paths.root) if RunPaths(path).result.exists()]
-    return f"holds several runs ({', '.join(seeds)})" if seeds else "is no run of `kdhpc train`"

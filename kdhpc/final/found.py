@@ -54,6 +54,11 @@ def result_folders(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(Path(at) for at, _, files in os.walk(folder, onerror=tell) if _RESULT in files))
 
 
+def holds_result(folder: Path) -> bool:
+    """Whether a folder, or one below it, has a result."""
+    return any(_RESULT in files for _, _, files in os.walk(folder))
+
+
 def unfinished_folders(folder: Path) -> tuple[Path, ...]:
     """The folders below a folder with trainings that were begun and are not done, ordered by path."""
     begun = (Path(at) for at, _, files in os.walk(folder) if _CONFIG in files and _RESULT not in files)
@@ -77,6 +82,16 @@ def find_results(folders: Iterable[Path]) -> tuple[FoundResult, ...]:
             _LOG.warning("left out: %s", " ".join(str(exc).split()))
     kept = _each_once(results)
     return tuple(found for found in results if found in kept)
+
+
+def why_no_result(paths: RunPaths) -> str:
+    """Why a folder without a result is not that of a run that is done, as words after its name."""
+    if not paths.root.is_dir():
+        return "is no folder"
+    if paths.config.exists():
+        return "is not done, the command that began it goes on"
+    seeds = [path.name for path in seed_folders(paths.root) if RunPaths(path).result.exists()]
+    return f"holds several runs ({', '.join(seeds)})" if seeds else "is no run of `kdhpc train`"
 
 
 def _each_once(results: Iterable[FoundResult]) -> list[FoundResult]:
@@ -110,6 +125,7 @@ def _found(paths: RunPaths) -> FoundResult:
             ensemble_accuracy=None,
             diverged_epoch=epoch,
             diverged="a loss is not finite",
+            scores=None,
         )
     return FoundResult(paths=paths, result=result)
 

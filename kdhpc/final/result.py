@@ -25,6 +25,7 @@ from kdhpc.errors import DataError, DivergedError
 from kdhpc.files.json_text import parse_json, strict_json
 from kdhpc.files.reading import read_whole
 from kdhpc.files.writing import write_whole
+from kdhpc.final.scores import Scores
 from kdhpc.graph.serial import Provenance
 from kdhpc.methods.registry import method_of
 
@@ -116,6 +117,8 @@ class FinalResult:
     """At which epoch it diverged; None: it did not."""
     diverged: str = ""
     """Why it counts as diverged."""
+    scores: Scores | None = None
+    """What its probabilities are worth; None, and not written: it diverged, or is from before this was written down."""
 
     def __post_init__(self) -> None:
         accuracies = (*(self.node_accuracies or (None,)), self.ensemble_accuracy)
@@ -123,6 +126,9 @@ class FinalResult:
             raise ValueError(f"accuracies {accuracies} do not go with diverged_epoch {self.diverged_epoch}")
         if not all(accuracy is None or math.isfinite(accuracy) for accuracy in accuracies):
             raise ValueError(f"accuracies {accuracies} are not finite")
+        scored = None if self.scores is None else len(self.scores.nodes)
+        if scored is not None and self.node_accuracies is not None and scored != len(self.node_accuracies):
+            raise ValueError(f"scores of {scored} nodes do not go with accuracies {self.node_accuracies}")
 
     @property
     def method(self) -> str:
@@ -167,6 +173,8 @@ def write_result(result: FinalResult, path: Path) -> None:
     document = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(result)}
     if not result.networks:  # As versions before there were different ones read it.
         del document["networks"]
+    if result.scores is None:
+        del document["scores"]
     write_whole(path, strict_json(document, indent=2), "\n")
 
 
@@ -204,10 +212,11 @@ def _is_newer(version: object) -> bool:
 
 
 def _unknown_fields(document: dict[str, object]) -> list[str]:
-    """The fields that this version does not know, those of ``searched`` as ``searched.<field>``."""
+    """The fields that this version does not know; those of ``searched`` as ``searched.<field>``, ``scores`` alike."""
     unknown = document.keys() - {field.name for field in dataclasses.fields(FinalResult)}
-    searched = document.get("searched")
-    if isinstance(searched, dict):
-        known = {field.name for field in dataclasses.fields(SearchedWith)}
-        unknown |= {f"searched.{name}" for name in searched.keys() - known}
+    for group, kind in (("searched", SearchedWith), ("scores", Scores)):
+        inner = document.get(group)
+        if isinstance(inner, dict):
+            known = {field.name for field in dataclasses.fields(kind)}
+            unknown |= {f"{group}.{name}" for name in inner.keys() - known}
     return [shown(name) for name in sorted(unknown)[:_NAMED_FIELDS]]

@@ -28,6 +28,7 @@ from kdhpc.final.settings import (
 )
 from kdhpc.methods.load import load_method
 from kdhpc.methods.method import Method, settled_network
+from kdhpc.tracking.names import refuse_absent
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.runtime import Runtime, resolve_runtime
 
@@ -138,8 +139,10 @@ def open_all(configs: Sequence[TrainConfig], *, elsewhere: bool = False) -> tupl
 
     Raises:
         KdhpcError: as :func:`open_run`, for the first training that is wrong, which the message names; or two trainings
-            have the same name and different settings.
+            have the same name and different settings, or a tracker is not installed.
     """
+    for config in configs:
+        refuse_absent(config.tracking)
     if len(configs) == 1:
         return (open_run(configs[0], elsewhere=elsewhere),)
     runs: list[Run] = []

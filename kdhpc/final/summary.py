@@ -1,12 +1,13 @@
 """Results of several seeds as the paper's tables give them: mean and standard deviation."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdhpc.errors import DataError
-from kdhpc.final.found import find_results, result_folders
+from kdhpc.final.found import FoundResult, find_results, holds_result
+from kdhpc.final.measures import measures_of, second_checksums, value_of
 from kdhpc.final.result import FinalResult, SearchedWith
 
 
@@ -15,9 +16,9 @@ class Spread:
     """Mean and standard deviation of some values."""
 
     mean: float
-    """Arithmetic mean, in percent."""
+    """Arithmetic mean; of accuracies in percent."""
     std: float | None
-    """Standard deviation, in percent; None for a single value under ddof 1."""
+    """Standard deviation, in the same unit; None for a single value under ddof 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +63,51 @@ class Summary:
     """Names of the processors and GPUs that the seeds were trained on, each once."""
     versions: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """What the seeds were made with, as in their results: the different versions of each thing, by its name."""
+    scores: dict[str, Spread | None] = field(default_factory=dict, hash=False)
+    """Spread over seeds of each score, by its name in `kdhpc.final.measures`; None: some seed does not have it."""
+    unscored_seeds: tuple[int, ...] = ()
+    """The seeds that are averaged and have no scores, as they are from before there were any."""
+
+    def measure(self, name: str) -> Spread | None:
+        """An accuracy or a score by its name in `kdhpc.final.measures`; None: there is none for all seeds."""
+        return {"ensemble": self.ensemble, "node": self.node, **self.scores}.get(name)
 
 
-def summarise_folder(folder: Path, *, ddof: int = 1) -> tuple[Summary, ...]:
-    """Summaries of all results below a folder. Results that cannot be read are left out, with a warning.
+def summarise_folder(*folders: Path, ddof: int = 1) -> tuple[Summary, ...]:
+    """Summaries of all results below some folders. Results that cannot be read are left out, with a warning.
 
     Raises:
-        DataError: there is no result that can be read.
+        DataError: as `results_below`.
     """
-    found = find_results([folder])
+    return summarise((one.result for one in results_below(folders)), ddof=ddof)
+
+
+def results_below(folders: Sequence[Path]) -> tuple[FoundResult, ...]:
+    """All results below some folders. Those that cannot be read are left out, with a warning.
+
+    Raises:
+        DataError: there is no result that can be read below a folder.
+    """
+    for folder in folders:
+        if not holds_result(folder):
+            what = (
+                f"{folder} holds no result of a final training"
+                if folder.is_dir()
+                else f"there is no folder {folder}, and so no result in it"
+            )
+            raise DataError(f"{what}: make one with `kdhpc train`, or name another folder")
+    found = find_results(folders)
     if not found:
-        if result_folders(folder):
-            raise DataError(f"no result of a final training in {folder} can be read: see above")
-        what = (
-            f"{folder} holds no result of a final training"
-            if folder.is_dir()
-            else f"there is no folder {folder}, and so no result in it"
-        )
-        raise DataError(f"{what}: make one with `kdhpc train`, or name another folder")
-    return summarise((one.result for one in found), ddof=ddof)
+        raise DataError(f"no result of a final training in {', '.join(map(str, folders))} can be read: see above")
+    return found
+
+
+def grouped(results: Iterable[FinalResult]) -> list[list[FinalResult]]:
+    """Results of the same name and settings together, ordered by seed."""
+    groups: dict[tuple[str, str], list[FinalResult]] = {}
+    for result in results:
+        groups.setdefault((result.name, result.settings), []).append(result)
+    return [sorted(group, key=lambda result: result.seed) for group in groups.values()]
 
 
 def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary, ...]:
@@ -93,10 +120,7 @@ def summarise(results: Iterable[FinalResult], *, ddof: int = 1) -> tuple[Summary
 
     Source: paper section 5.1: mean and standard deviation of five trials.
     """
-    groups: dict[tuple[str, str], list[FinalResult]] = {}
-    for result in results:
-        groups.setdefault((result.name, result.settings), []).append(result)
-    return tuple(_summary(sorted(group, key=lambda result: result.seed), ddof) for group in groups.values())
+    return tuple(_summary(group, ddof) for group in grouped(results))
 
 
 def _summary(group: list[FinalResult], ddof: int) -> Summary:
@@ -123,7 +147,17 @@ def _summary(group: list[FinalResult], ddof: int) -> Summary:
         teacher_accuracy=first.teacher_accuracy,
         devices=tuple(dict.fromkeys(result.device for result in group)),
         versions=_versions(group),
+        scores={name: _score(name, group, ddof) for name in measures_of(group)},
+        unscored_seeds=tuple(result.seed for result in group if result.divergence is None and result.scores is None),
     )
+
+
+def _score(name: str, group: list[FinalResult], ddof: int) -> Spread | None:
+    """A mean over some of the seeds would stand beside accuracies of all of them; there is none then."""
+    values = [value_of(name, result) for result in group if result.divergence is None]
+    known = [value for value in values if value is not None]
+    is_whole = len(known) == len(values) and len(second_checksums(name, group)) <= 1
+    return _spread(known, ddof) if is_whole else None
 
 
 def _versions(group: list[FinalResult]) -> dict[str, tuple[str, ...]]:
@@ -135,8 +169,11 @@ def _versions(group: list[FinalResult]) -> dict[str, tuple[str, ...]]:
 
 
 def _spread(values: list[float], ddof: int) -> Spread | None:
-    if not values:
-        return None
+    return spread(values, ddof=ddof) if values else None
+
+
+def spread(values: Sequence[float], *, ddof: int = 1) -> Spread:
+    """Mean and standard deviation of values, at least one; ``ddof`` as for :func:`summarise`."""
     mean = statistics.fmean(values)
     if ddof == 0:
         return Spread(mean=mean, std=statistics.pstdev(values))

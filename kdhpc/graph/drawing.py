@@ -36,6 +36,8 @@ _TITLE_HEIGHT, _LEGEND_HEIGHT = 24.0, 34.0
 _MIN_WIDTH = 370.0
 _TITLE_SIZE, _MIN_TITLE_SIZE = 13.0, 10.0
 """A long title is written smaller, and a longer one makes the drawing wider."""
+_CAPTION_SIZE, _CAPTION_HEIGHT, _PLAIN_WIDTH = 8.5, 15.0, 0.56
+"""Font size and height of a caption, and the width of a character on average, as a multiple of the font size."""
 _BOLD_WIDTH = 0.7
 """Of a bold character on average, as a multiple of the font size."""
 _PNG_DPI = 150
@@ -48,6 +50,9 @@ def draw_graph(
     title: str = "",
     node_accuracies: Sequence[float] | None = None,
     ensemble_accuracy: float | None = None,
+    node_deviations: Sequence[float] | None = None,
+    ensemble_deviation: float | None = None,
+    caption: str = "",
 ) -> None:
     """Draw a graph to one or more files; each appears whole or not at all.
 
@@ -57,51 +62,69 @@ def draw_graph(
         title: one line, shown above.
         node_accuracies: (M,) percent, shown in the nodes.
         ensemble_accuracy: percent, shown in the ensemble node.
+        node_deviations: (M,) percent, shown with the accuracies: standard deviations over seeds.
+        ensemble_deviation: percent, of the ensemble's accuracy.
+        caption: one line, shown below.
 
     Raises:
-        GraphError: another ending, or not one accuracy a node.
+        GraphError: another ending, or not one accuracy, or deviation, a node.
         StorageError: the file system refuses.
     """
-    if node_accuracies is not None and len(node_accuracies) != graph.num_nodes:
-        raise GraphError(
-            f"{len(node_accuracies)} node accuracies for a graph of {graph.num_nodes} nodes: give one each"
-        )
+    for what, given in (("accuracies", node_accuracies), ("deviations", node_deviations)):
+        if given is not None and len(given) != graph.num_nodes:
+            raise GraphError(f"{len(given)} node {what} for a graph of {graph.num_nodes} nodes: give one each")
     for path in paths:
         if path.suffix not in ENDINGS:
             raise GraphError(f"{path} cannot be a drawing: its name must end in {' or '.join(ENDINGS)}")
     with plain_style():
-        figure = _figure(graph, title, _texts(node_accuracies, graph.num_nodes), _texts([ensemble_accuracy], 1)[0])
+        nodes = _texts(node_accuracies, node_deviations, graph.num_nodes)
+        (ensemble,) = _texts([ensemble_accuracy], [ensemble_deviation], 1)
+        figure = _figure(graph, title, caption, nodes, ensemble)
         save_figure(figure, paths, dpi=_PNG_DPI)
 
 
-def _texts(accuracies: Sequence[float | None] | None, number: int) -> list[str]:
-    return ["" if accuracy is None else f"({accuracy:.2f})" for accuracy in accuracies or [None] * number]
+def _texts(
+    accuracies: Sequence[float | None] | None, deviations: Sequence[float | None] | None, number: int
+) -> list[tuple[str, ...]]:
+    """What is written in each node: its accuracy; with a standard deviation, on two lines."""
+    pairs = zip(accuracies or [None] * number, deviations or [None] * number, strict=True)
+    return [
+        ()
+        if accuracy is None
+        else (f"({accuracy:.2f})",)
+        if deviation is None
+        else (f"{accuracy:.2f}", f"± {deviation:.2f}")
+        for accuracy, deviation in pairs
+    ]
 
 
-def _figure(graph: GraphSpec, title: str, node_texts: list[str], ensemble_text: str) -> Figure:
+def _figure(
+    graph: GraphSpec, title: str, caption: str, node_texts: list[tuple[str, ...]], ensemble_texts: tuple[str, ...]
+) -> Figure:
     layout = lay_out(graph)
-    figure, axes = _canvas(layout, title)
+    figure, axes = _canvas(layout, title, caption)
     for node in layout.nodes:
         ends = (node, layout.ensemble)
         axes.plot([end.real for end in ends], [end.imag for end in ends], color=_THIN, linewidth=0.8, zorder=1)
     for arrow in layout.arrows:
         _draw_arrow(axes, arrow)
-    for node, (middle, text) in enumerate(zip(layout.nodes, node_texts, strict=True)):
-        _draw_node(axes, middle, str(node + 1), text, learns=node not in graph.unlearned_nodes)
+    for node, (middle, texts) in enumerate(zip(layout.nodes, node_texts, strict=True)):
+        _draw_node(axes, middle, str(node + 1), texts, learns=node not in graph.unlearned_nodes)
     for box, name in zip(layout.names, graph.networks, strict=True):
         _draw_name(axes, box, name)
     axes.add_patch(Circle(_xy(layout.ensemble), ENSEMBLE_RADIUS, facecolor=_RED, edgecolor=_DARK_RED, zorder=3))
-    _write_in_node(axes, layout.ensemble, "Ensemble", (ensemble_text,), size=10, colour="white")
+    _write_in_node(axes, layout.ensemble, "Ensemble", ensemble_texts, size=10, colour="white")
     _draw_label(axes, layout.label)
-    _draw_legend(axes, layout)
+    _draw_legend(axes, layout, raised=_CAPTION_HEIGHT if caption else 0)
     return figure
 
 
-def _canvas(layout: Layout, title: str) -> tuple[Figure, Axes]:
+def _canvas(layout: Layout, title: str, caption: str) -> tuple[Figure, Axes]:
     """A figure that the axes fill, one unit of x and y a typographic point."""
     frame = layout.frame
-    width = 2 * _MARGIN + max(frame.width, _MIN_WIDTH, _MIN_TITLE_SIZE * _BOLD_WIDTH * len(title))
-    low = frame.corners[0].imag - _MARGIN - _LEGEND_HEIGHT
+    texts = (_MIN_TITLE_SIZE * _BOLD_WIDTH * len(title), _CAPTION_SIZE * _PLAIN_WIDTH * len(caption))
+    width = 2 * _MARGIN + max(frame.width, _MIN_WIDTH, *texts)
+    low = frame.corners[0].imag - _MARGIN - _LEGEND_HEIGHT - (_CAPTION_HEIGHT if caption else 0)
     high = frame.corners[1].imag + _MARGIN + (_TITLE_HEIGHT if title else 0)
     figure = Figure(figsize=(width / 72, (high - low) / 72), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1), xlim=(-width / 2, width / 2), ylim=(low, high))
@@ -109,6 +132,8 @@ def _canvas(layout: Layout, title: str) -> tuple[Figure, Axes]:
     if title:
         size = min(_TITLE_SIZE, (width - 2 * _MARGIN) / (_BOLD_WIDTH * len(title)))
         _write(axes, complex(0, high - _MARGIN - 4), title, size=size, bold=True)
+    if caption:
+        _write(axes, complex(0, low + _CAPTION_HEIGHT / 2 + 1), caption, size=_CAPTION_SIZE)
     return figure, axes
 
 
@@ -139,11 +164,11 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
         _write(axes, tag.center + lift, line, size=TAG_FONT_SIZE, colour=colour)
 
 
-def _draw_node(axes: Axes, middle: complex, name: str, accuracy: str, *, learns: bool) -> None:
+def _draw_node(axes: Axes, middle: complex, name: str, accuracy: tuple[str, ...], *, learns: bool) -> None:
     """A node whose incoming edges are all cut off is hollow and dashed, and says so."""
     face, line = (_GREY, "solid") if learns else ("white", "dashed")
     axes.add_patch(Circle(_xy(middle), NODE_RADIUS, facecolor=face, edgecolor=_INK, linestyle=line, zorder=3))
-    _write_in_node(axes, middle, name, ("" if learns else "untrained", accuracy), size=13, colour=_INK)
+    _write_in_node(axes, middle, name, (*(() if learns else ("untrained",)), *accuracy), size=13, colour=_INK)
 
 
 def _draw_name(axes: Axes, box: Box, name: str) -> None:
@@ -170,23 +195,31 @@ def _look(arrow: Arrow) -> tuple[str, str]:
     return entry.colour, entry.meaning
 
 
-def _draw_legend(axes: Axes, layout: Layout) -> None:
-    """What the colours mean, as far as they are there."""
+def _draw_legend(axes: Axes, layout: Layout, *, raised: float) -> None:
+    """What the colours mean, as far as they are there; ``raised`` above the lower edge, in points."""
     there = {_look(arrow) for arrow in layout.arrows}
     known = dict.fromkeys((_LABEL, *((entry.colour, entry.meaning) for entry in map(design_entry, Design))))
     handles = [Line2D([], [], color=look[0], linewidth=1.8, label=look[1]) for look in known if look in there]
     handles.append(Line2D([], [], color=_THIN, linewidth=1.0, label="votes"))
-    axes.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8.5, handlelength=1.8)
+    low, high = axes.get_ylim()
+    axes.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, raised / (high - low)),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8.5,
+        handlelength=1.8,
+    )
 
 
 def _write_in_node(
     axes: Axes, middle: complex, name: str, remarks: tuple[str, ...], *, size: float, colour: str
 ) -> None:
-    """A name, and smaller below it the remarks that are not empty."""
-    rows = [remark for remark in remarks if remark]
-    _write(axes, middle + 5j * len(rows), name, size=size, colour=colour, bold=True)
-    for row, remark in enumerate(rows):
-        _write(axes, middle + 5j * len(rows) - (14.0 + 9.5 * row) * 1j, remark, size=7.5, colour=colour)
+    """A name, and smaller below it the remarks."""
+    _write(axes, middle + 5j * len(remarks), name, size=size, colour=colour, bold=True)
+    for row, remark in enumerate(remarks):
+        _write(axes, middle + 5j * len(remarks) - (14.0 + 9.5 * row) * 1j, remark, size=7.5, colour=colour)
 
 
 def _write(axes: Axes, middle: complex, text: str, *, size: float, colour: str = _INK, bold: bool = False) -> None:

@@ -60,7 +60,8 @@ class OwnNetwork(Network):
         logits = logits_of(self.module(images if self.takes_channels_last else images.contiguous()))
         features, self._kept.features = self._kept.features, None
         if self._source is None:
-            return NetworkOutput(logits, logits.new_ones(len(logits), 1, 1, dtype=torch.float32))
+            # Not `len`: exported, it would be a number for good.
+            return NetworkOutput(logits, logits.new_ones(logits.shape[0], 1, 1, dtype=torch.float32))
         if features is None:
             raise NetworkError(
                 f"layer {self._source.layer} of {type(self.module).__name__} makes the attention map, and was not run "

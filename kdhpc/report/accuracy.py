@@ -1,4 +1,4 @@
-"""Ensemble accuracy over the number of nodes or of parameters: results of final trainings as curves. Free of torch.
+"""Ensemble accuracy, or a score, by the number of nodes or of parameters: final trainings as curves. Free of torch.
 
 Trainings that agree in everything but their number of nodes form a family. A family is split into one curve, of the
 trainings that are the only one with their number of nodes, and single points for all others.
@@ -28,8 +28,8 @@ class Point:
 
     x: int
     """Number of nodes, or of the parameters of all networks together."""
-    accuracy: Spread
-    """Accuracy of the ensemble, in percent."""
+    value: Spread
+    """What is drawn: by default the accuracy of the ensemble, in percent."""
     num_seeds: int
     """Number of seeds that are done."""
 
@@ -60,6 +60,8 @@ class Chart:
     """Settings that all curves have in common, in words."""
     curves: tuple[Curve, ...]
     """The curves, baselines first."""
+    measure: str
+    """The vertical axis: a name in `kdhpc.final.measures`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ _Part: TypeAlias = tuple[_Family, str, list[Summary]]
 """The trainings of a curve, with their family. The name is empty where the curve is named after its family."""
 
 
-def chart_accuracies(summaries: Iterable[Summary], by: By) -> tuple[Chart, ...]:
+def chart_accuracies(summaries: Iterable[Summary], by: By, measure: str = "ensemble") -> tuple[Chart, ...]:
     """Make one chart for each data set and kind of images (test or validation) that accuracies were measured on.
 
     - Trainings form a curve if they have the same kind of graph, network, epochs, number of training images and
@@ -83,11 +85,12 @@ def chart_accuracies(summaries: Iterable[Summary], by: By) -> tuple[Chart, ...]:
     - If two trainings of a curve have the same number of nodes, each of them becomes a point with its own name.
     - A single network has no edges, so it is the first point of the curves of all presets.
     - By parameters, single networks of several sizes form one more curve.
-    - Seeds that diverged are left out, with a warning that names them.
+    - Seeds that diverged are left out, with a warning that names them, and so are trainings without the measure.
 
     Args:
         summaries: Trainings, each with all of its seeds.
         by: The horizontal axis.
+        measure: The vertical axis: a name in `kdhpc.final.measures`.
 
     Returns:
         The charts, ordered by data set.
@@ -99,11 +102,16 @@ def chart_accuracies(summaries: Iterable[Summary], by: By) -> tuple[Chart, ...]:
             _LOG.warning("left out: %s diverged with seed %s", summary.name, seeds)
         if summary.ensemble is None:
             continue
+        if summary.measure(measure) is None:
+            _LOG.warning("left out: %s has no %s for all of its seeds", summary.name, measure)
+            continue
         charts.setdefault((summary.dataset, summary.scored_on), []).append(summary)
-    return tuple(_chart(dataset, scored_on, by, charts[dataset, scored_on]) for dataset, scored_on in sorted(charts))
+    return tuple(
+        _chart(dataset, scored_on, by, measure, charts[dataset, scored_on]) for dataset, scored_on in sorted(charts)
+    )
 
 
-def _chart(dataset: str, scored_on: str, by: By, summaries: Sequence[Summary]) -> Chart:
+def _chart(dataset: str, scored_on: str, by: By, measure: str, summaries: Sequence[Summary]) -> Chart:
     families: dict[_Family, list[Summary]] = {}
     for summary in summaries:
         families.setdefault(_family(summary), []).append(summary)
@@ -117,13 +125,13 @@ def _chart(dataset: str, scored_on: str, by: By, summaries: Sequence[Summary]) -
         Curve(
             kind=family.kind,
             label=", ".join([name or family.kind, *_traits_at(family.traits, varying)]),
-            points=_points(members, by),
+            points=_points(members, by, measure),
         )
         for family, name, members in found
     ]
     first = found[0][0].traits
     common = tuple(trait for index, trait in enumerate(first) if index not in varying and trait)
-    return Chart(dataset=dataset, scored_on=scored_on, by=by, common=common, curves=tuple(curves))
+    return Chart(dataset=dataset, scored_on=scored_on, by=by, common=common, curves=tuple(curves), measure=measure)
 
 
 def _family(summary: Summary) -> _Family:
@@ -194,14 +202,14 @@ def _traits_at(traits: tuple[str, ...], indices: set[int]) -> list[str]:
     return [trait for index, trait in enumerate(traits) if index in indices and trait]
 
 
-def _points(members: Sequence[Summary], by: By) -> tuple[Point, ...]:
+def _points(members: Sequence[Summary], by: By, measure: str) -> tuple[Point, ...]:
     points = [
         Point(
             x=member.num_nodes if by == "nodes" else member.num_parameters,
-            accuracy=member.ensemble,
+            value=value,
             num_seeds=len(member.seeds),
         )
         for member in members
-        if member.ensemble is not None
+        if (value := member.measure(measure)) is not None
     ]
     return tuple(sorted(points, key=lambda point: point.x))

@@ -4,6 +4,7 @@ Dimension suffixes: M nodes, L = M + 1 nodes and their ensemble, n images of one
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,13 +18,56 @@ from kdhpc.errors import ConfigError, NetworkError, UsageError
 from kdhpc.final.finished import FinishedRun
 from kdhpc.networks.own import makes_maps, refuse_named_code
 from kdhpc.report.examples import AttentionExample, AttentionExamples, NodePrediction, Overall
-from kdhpc.report.predictions import Predictor, warn_about_accuracy
+from kdhpc.report.predictions import Predictor, check_same_images, warn_about_accuracy
 from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.evaluation import mean_ensemble
 
 _USUAL_IMAGES = 4
 MAX_IMAGES = 24
-"""Most rows of a picture."""
+"""Most images of a picture."""
+_MAX_ROWS = 48
+"""Of all runs of a picture together."""
+
+
+def read_several(
+    runs: Sequence[FinishedRun], *, num_images: int | None, indices: Sequence[int] | None, progress: Progress
+) -> tuple[AttentionExamples, ...]:
+    """As :func:`read_attention`, of several runs and the same images.
+
+    Args:
+        runs: Runs that are scored on the same images.
+        num_images: As there.
+        indices: As there.
+        progress: As there, for one run after the other.
+
+    Raises:
+        ConfigError: as there; or the runs are not scored on the same images.
+        UsageError: as there; or a run is named twice, or the picture would have too many rows.
+        KdhpcError: as there.
+    """
+    folders = [run.paths.root.resolve() for run in runs]
+    twice = next((run for at, run in enumerate(runs) if folders[at] in folders[:at]), None)
+    if twice is not None:
+        raise UsageError(f"{twice.origin} is named twice: give each run once")
+    for run in runs:
+        _check_shows_maps(run)
+    check_same_images(runs)
+    wanted = _USUAL_IMAGES if num_images is None else num_images
+    num_rows = len(runs) * (wanted if indices is None else len(indices))
+    if len(runs) > 1 and num_rows > _MAX_ROWS:
+        raise UsageError(
+            f"{len(runs)} runs with {num_rows // len(runs)} images are {num_rows} rows, a picture has {_MAX_ROWS} at "
+            "most: give fewer runs, or fewer images"
+        )
+    first = read_attention(runs[0], num_images=num_images, indices=indices, progress=progress)
+    chosen = [example.index for example in first.examples]
+    rest = (read_attention(run, num_images=None, indices=chosen, progress=progress) for run in runs[1:])
+    read = (first, *rest)
+    names = [examples.name for examples in read]
+    return tuple(
+        examples if names.count(examples.name) == 1 else replace(examples, name=f"{examples.name} ({run.origin})")
+        for run, examples in zip(runs, read, strict=True)
+    )
 
 
 @device_errors_in_words()
@@ -46,13 +90,7 @@ def read_attention(
         NetworkError: the run's weights are damaged.
         UsageError: there are no such images, or more than a picture has room for.
     """
-    if run.method.no_maps is not None:
-        raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_maps}: give a run of a graph")
-    network, side = run.config.network, run.config.dataset.image_size
-    for one in map(network.only, network.distinct):
-        refuse_named_code(one.name, origin=run.origin, remedy="give --network module:Name")
-        if not makes_maps(one.name, side, one.layer):
-            raise NetworkError(f"{run.origin}: {one.name} makes no attention map: nothing can be shown")
+    _check_shows_maps(run)
     predictor = Predictor(progress)
     classes = run.open_images().classes
     labels = predictor.batches(run).labels.tolist()
@@ -87,6 +125,21 @@ def read_attention(
         examples=tuple(seen[index] for index in chosen),
         networks=run.config.network.nodes,
     )
+
+
+def _check_shows_maps(run: FinishedRun) -> None:
+    """Refuse a run whose nodes have no attention maps to show.
+
+    Raises:
+        ConfigError: its method, or one of its networks, makes none.
+    """
+    if run.method.no_maps is not None:
+        raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_maps}: give a run of a graph")
+    network, side = run.config.network, run.config.dataset.image_size
+    for one in map(network.only, network.distinct):
+        refuse_named_code(one.name, origin=run.origin, remedy="give --network module:Name")
+        if not makes_maps(one.name, side, one.layer):
+            raise NetworkError(f"{run.origin}: {one.name} makes no attention map: nothing can be shown")
 
 
 class _Tally:

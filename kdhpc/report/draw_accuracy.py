@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from kdhpc.final.measures import title, unit
 from kdhpc.report.accuracy import Chart, Curve
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -52,9 +53,9 @@ def draw_chart(chart: Chart, paths: Sequence[Path], *, ddof: int) -> None:
         for place, (curve, (colour, marker, line)) in enumerate(zip(chart.curves, styles, strict=False)):
             axes.errorbar(
                 _places(chart, curve, place),
-                [point.accuracy.mean for point in curve.points],
+                [point.value.mean for point in curve.points],
                 # Where a deviation is not known, no bar is drawn.
-                yerr=[math.nan if point.accuracy.std is None else point.accuracy.std for point in curve.points],
+                yerr=[math.nan if point.value.std is None else point.value.std for point in curve.points],
                 label=curve.label,
                 color=colour,
                 marker=marker,
@@ -91,7 +92,7 @@ def _describe(axes: Axes, chart: Chart) -> None:
         axes.set_xlabel(f"nodes (networks of the ensemble{branches})")
     else:
         axes.set_xlabel("parameters of all networks (millions)")
-    axes.set_ylabel(f"ensemble accuracy on {chart.scored_on} images (%)")
+    axes.set_ylabel(f"{title(chart.measure)} on {chart.scored_on} images{unit(chart.measure)}")
     axes.set_title(chart.dataset, fontsize=12, fontweight="bold")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -1,4 +1,8 @@
-"""Attention maps as a picture, after the paper's figure 7: a row for each image, a column for each node."""
+"""Attention maps as a picture, after the paper's figure 7: a row for each image, a column for each node.
+
+Several runs are blocks of one picture: side by side, so that each image has one row; or below each other, where columns
+are too many to be read beside each other.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +20,17 @@ from kdhpc.report.examples import AttentionExample, AttentionExamples, NodePredi
 _DPI = 200
 _SIDE, _GAP, _TEXT, _HEAD, _FOOT, _TITLE = 1.45, 0.16, 0.56, 0.66, 0.66, 0.36
 """In inches: an image's side, the gap between images, and the heights of an image's text, head, foot and title."""
+_BETWEEN = 0.3
+"""In inches, between two runs."""
+_MOST_BESIDE = 9
+"""Columns that can be read beside each other."""
 _COLOURS = "viridis"
 _OPACITY = 0.6
 _INK, _RIGHT, _WRONG = "#222222", "#00703c", "#b3261e"
 _SMALL, _LARGE = 7.5, 10.5
 _BOLD_WIDTH = 0.7
 """Average width of a bold character, as a multiple of the font size."""
-_LETTERS = 25
+_LETTERS = 24
 """Number of letters that fit below an image."""
 
 
@@ -32,34 +40,61 @@ def draw_attention(examples: AttentionExamples, paths: Sequence[Path]) -> None:
     Raises:
         StorageError: the file system refuses.
     """
-    columns, rows = len(examples.nodes) + 1, len(examples.examples)
-    width = columns * (_SIDE + _GAP) + _GAP
-    height = _TITLE + _HEAD + rows * (_SIDE + _TEXT) + _FOOT
+    draw_comparison((examples,), paths)
+
+
+def draw_comparison(runs: Sequence[AttentionExamples], paths: Sequence[Path]) -> None:
+    """Draw the attention examples of one run or more, of the same images, as one picture.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    widths = [_width(examples) for examples in runs]
+    heights = [_TITLE + _HEAD + len(examples.examples) * (_SIDE + _TEXT) for examples in runs]
+    if sum(len(examples.nodes) + 1 for examples in runs) <= _MOST_BESIDE:
+        corners = [(sum(widths[:at]) + at * _BETWEEN, 0.0) for at in range(len(runs))]
+    else:
+        corners = [(0.0, sum(heights[:at]) + at * _BETWEEN) for at in range(len(runs))]
+    ends = zip(corners, widths, heights, strict=True)
+    width, below = map(max, zip(*((left + own, top + high) for (left, top), own, high in ends), strict=True))
     with plain_style():
-        page = _Page(Figure(figsize=(width, height), facecolor="white"), width, height)
-        middle = width / 2
-        size = min(_LARGE, (width - 2 * _GAP) * 72 / (_BOLD_WIDTH * len(examples.name)))
-        page.write(middle, 0.14, examples.name, size=size, bold=True)
-        _write_heads(page, examples)
-        bar = None
-        for row, example in enumerate(examples.examples):
-            top = _TITLE + _HEAD + row * (_SIDE + _TEXT)
-            bar = _draw_row(page, example, top)
-        assert bar is not None, "a picture has an image at least"
-        below = height - _FOOT
-        page.draw_bar(bar, below + 0.1)
-        page.write(middle, below + 0.38, "attention map, each from its lowest to its highest value", size=_SMALL)
-        page.write(middle, below + 0.5, "entropy of the class probabilities in nats", size=_SMALL)
+        page = _Page(Figure(figsize=(width, below + _FOOT), facecolor="white"), width, below + _FOOT)
+        shown = [
+            _draw_block(page.within(left, top), examples) for examples, (left, top) in zip(runs, corners, strict=True)
+        ]
+        page.draw_bar(shown[0], below + 0.1)
+        page.write(width / 2, below + 0.38, "attention map, each from its lowest to its highest value", size=_SMALL)
+        page.write(width / 2, below + 0.5, "entropy of the class probabilities in nats", size=_SMALL)
         save_figure(page.figure, paths, dpi=_DPI)
 
 
-class _Page:
-    """A figure whose coordinates are inches from its upper left corner."""
+def _width(examples: AttentionExamples) -> float:
+    return (len(examples.nodes) + 1) * (_SIDE + _GAP) + _GAP
 
-    def __init__(self, figure: Figure, width: float, height: float) -> None:
+
+def _draw_block(page: "_Page", examples: AttentionExamples) -> AxesImage:
+    """One run: its name, its heads and its images. What a map looks like, for the colour bar."""
+    width = _width(examples)
+    size = min(_LARGE, (width - 2 * _GAP) * 72 / (_BOLD_WIDTH * len(examples.name)))
+    page.write(width / 2, 0.14, examples.name, size=size, bold=True)
+    _write_heads(page, examples)
+    rows = enumerate(examples.examples)
+    shown = [_draw_row(page, example, _TITLE + _HEAD + row * (_SIDE + _TEXT)) for row, example in rows]
+    return shown[0]
+
+
+class _Page:
+    """A figure, or a part of it, whose coordinates are inches from the part's upper left corner."""
+
+    def __init__(self, figure: Figure, width: float, height: float, corner: tuple[float, float] = (0.0, 0.0)) -> None:
         self.figure = figure
         self._width = width
         self._height = height
+        self._left, self._top = corner
+
+    def within(self, left: float, top: float) -> "_Page":
+        """The part of it that begins there."""
+        return _Page(self.figure, self._width, self._height, (self._left + left, self._top + top))
 
     def image_axes(self, column: int, top: float) -> Axes:
         """Axes for an image: a square in a column, ``top`` inches below the upper edge."""
@@ -81,7 +116,7 @@ class _Page:
         """Write a text that is centred at x and has its top at y."""
         weight = "bold" if bold else "normal"
         drawn = self.figure.text(
-            *(x / self._width, 1 - y / self._height, text),
+            *((self._left + x) / self._width, 1 - (self._top + y) / self._height, text),
             ha="center",
             va="top",
             size=size,
@@ -91,9 +126,9 @@ class _Page:
         drawn.set_parse_math(False)  # a "$" in a class's name is a "$"
 
     def _axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        low = self._height - top - height
+        low = self._height - self._top - top - height
         return self.figure.add_axes(
-            (left / self._width, low / self._height, width / self._width, height / self._height)
+            ((self._left + left) / self._width, low / self._height, width / self._width, height / self._height)
         )
 
 
@@ -105,7 +140,7 @@ def _write_heads(page: _Page, examples: AttentionExamples) -> None:
         page.write(x, _TITLE + 0.04, name, size=9.5, bold=True)
         network = examples.networks[column - 1 : column] if column else ()
         for line, text in enumerate((*_overall(overall, examples), *network)):
-            page.write(x, _TITLE + 0.25 + 0.15 * line, _cut(text, _LETTERS), size=_SMALL)
+            page.write(x, _TITLE + 0.24 + 0.14 * line, _cut(text, _LETTERS), size=_SMALL)
 
 
 def _overall(overall: Overall, examples: AttentionExamples) -> tuple[str, str]:

@@ -118,7 +118,7 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[ChosenNetworks, ...]:
     for run in runs:
         if run.method.no_networks is not None:
             raise ConfigError(f"{run.origin} is a run of {run.method.title}, {run.method.no_networks}: leave it out")
-    _check_same_images(runs)
+    check_same_images(runs)
     chosen: list[ChosenNetworks] = []
     twice: list[str] = []
     seen: set[str] = set()
@@ -135,8 +135,13 @@ def choose_networks(runs: Sequence[FinishedRun]) -> tuple[ChosenNetworks, ...]:
 
 
 @device_errors_in_words()
-def read_predictions(chosen: Sequence[ChosenNetworks], progress: Progress) -> Predictions:
+def read_predictions(chosen: Sequence[ChosenNetworks], progress: Progress, *, compares: bool = True) -> Predictions:
     """The logits of the chosen networks for all images that they are scored on.
+
+    Args:
+        chosen: Networks of runs that are scored on the same images.
+        progress: Counts images times networks.
+        compares: Whether to warn of networks that score otherwise than their results say.
 
     Raises:
         ConfigError: the images do not fit a run's config.
@@ -155,7 +160,7 @@ def read_predictions(chosen: Sequence[ChosenNetworks], progress: Progress) -> Pr
         for batch, outputs in predictor.predict(choice.run, choice.nodes):
             own_mNC[:, start : start + len(batch.labels)] = torch.stack([output.logits for output in outputs])
             start += len(batch.labels)
-        for node, logits_NC in zip(choice.nodes, own_mNC, strict=True):
+        for node, logits_NC in zip(choice.nodes, own_mNC, strict=True) if compares else ():
             right = int((logits_NC.argmax(dim=1) == labels_N).sum())
             warn_about_accuracy(choice.run, node, 100 * right / len(labels_N))
         first += len(choice.nodes)
@@ -204,7 +209,12 @@ def _precision_of(run: FinishedRun) -> str:
     return run.result.precision or run.config.device.precision
 
 
-def _check_same_images(runs: Sequence[FinishedRun]) -> None:
+def check_same_images(runs: Sequence[FinishedRun]) -> None:
+    """Refuse runs that are not scored on the same images, cropped and resized alike.
+
+    Raises:
+        ConfigError: two are not; the message says in what they differ.
+    """
     first = _scored_on(runs[0])
     for run in runs[1:]:
         for key, value in _scored_on(run).items():

@@ -25,6 +25,7 @@ from kdhpc.study.definition import StudyDefinition, differences
 from kdhpc.study.given import GivenGraph, load_given
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
+from kdhpc.tracking.names import refuse_absent
 
 _LOG = logging.getLogger(__name__)
 
@@ -120,12 +121,13 @@ def plan_study(name: str, config: SearchConfig) -> StudyPlan:
     """Check a config against the packed data and the network, before there is a study that no worker could train.
 
     Raises:
-        ConfigError: the name cannot be used, there is no graph to search, a baseline is no graph of the study's, or
-            something does not fit the images.
+        ConfigError: the name cannot be used, there is no graph to search, a baseline is no graph of the study's,
+            something does not fit the images, or the tracker is not installed.
         DataError: the data set is not prepared.
         NetworkError: the network does not exist or does not fit, or pretrained weights are none.
     """
     check_study_name(name)
+    refuse_absent(config.tracking)
     baselines = _baselines(config)
     compares_maps = space_compares_maps(config) or any(given.graph.compares_maps for given in baselines)
     check_networks(config, compares_maps=compares_maps)
@@ -169,6 +171,7 @@ def check_plan(name: str, config: SearchConfig) -> None:
         plan_study(name, config)
         return
     check_study_name(name)
+    refuse_absent(config.tracking)
     _baselines(config)
     check_networks(config, compares_maps=space_compares_maps(config))
     warn_of_doubtful(config)
@@ -231,7 +234,8 @@ def check_same_study(study: SharedStudy, config: SearchConfig) -> None:
     if different:
         raise StudyMismatchError(
             f"study {made_with.name!r} was made with something else: {'; '.join(different)}: give what it was made "
-            "with (only device.* and worker.* may differ), or make another study with `kdhpc search --study NAME`"
+            "with (only device.*, worker.* and tracking.* may differ), or make another study with "
+            "`kdhpc search --study NAME`"
         )
 
 

@@ -23,8 +23,12 @@ from kdhpc.losses.kinds import BUILT_IN_KINDS, Kinds
 from kdhpc.methods.graph import GraphMethod
 from kdhpc.networks.weights import origin_of_weights, weights_digest
 from kdhpc.searching.plan import names_of, names_of_networks
+from kdhpc.searching.tracked import tracked_trial
 from kdhpc.study.numbers import trial_words
 from kdhpc.study.outcome import Outcome
+from kdhpc.tracking.epochs import EpochLog, earlier_points
+from kdhpc.tracking.recorder import UNTRACKED, Recorder
+from kdhpc.tracking.run import State, TrackedRun
 from kdhpc.training.checkpoint import CheckpointKey
 from kdhpc.training.checkpointing import Checkpointing
 from kdhpc.training.loop import EpochReport, TrainingLoop, TrainingState
@@ -36,6 +40,11 @@ from kdhpc.training.schedule import is_rung
 from kdhpc.training.setting import TrainingSetting
 
 _LOG = logging.getLogger(__name__)
+_END_STATES: Mapping[Outcome, State] = {
+    Outcome.COMPLETE: "complete",
+    Outcome.PRUNED: "pruned",
+    Outcome.DIVERGED: "diverged",
+}
 
 
 class StepKind(str, Enum):
@@ -116,6 +125,8 @@ class TrialSetting:
     """Where and how this worker computes."""
     kinds: Kinds = BUILT_IN_KINDS
     """The losses and gates that graphs of the study may have."""
+    recorder: Recorder = UNTRACKED
+    """Tells a tracker of the trials."""
 
     @property
     def training(self) -> TrainingSetting:
@@ -205,15 +216,24 @@ def run_trial(
     """
     with _checkpointing(trial, setting, training) as checkpoint:
         _restore(trial, setting, training, checkpoint)
-        try:
-            outcome = yield from _train(trial, setting, training, checkpoint, should_stop)
-        except DatabaseError:
+        metrics = setting.paths.metrics(trial.number)
+        written = MetricsLog(metrics, epoch=training.epoch)
+        with setting.recorder.begin(
+            lambda: _tracked(trial, setting),
+            lambda: earlier_points(metrics, setting.config.training),
+        ) as record:
+            log = EpochLog(written, record, setting.config.training)
+            try:
+                outcome = yield from _train(trial, setting, training, checkpoint, log, should_stop)
+            except DatabaseError:
+                _save_at_the_end(trial, checkpoint)
+                raise
+            if outcome is not None:
+                record.end(_END_STATES[outcome], training.diverged or "")
+                checkpoint.delete()
+                return outcome
             _save_at_the_end(trial, checkpoint)
-            raise
-        if outcome is not None:
-            checkpoint.delete()
-            return outcome
-        _save_at_the_end(trial, checkpoint)
+            record.end("lost" if trial.lost else "interrupted")
     return Outcome.INTERRUPTED
 
 
@@ -222,10 +242,10 @@ def _train(
     setting: TrialSetting,
     training: TrainingLoop,
     checkpoint: Checkpointing,
+    log: EpochLog,
     should_stop: Callable[[], bool],
 ) -> Generator[StepKind, None, Outcome | None]:
     """From where it stands; returns how the trial ended, None if it was interrupted."""
-    metrics = MetricsLog(setting.paths.metrics(trial.number), epoch=training.epoch)
     kind, first_step = StepKind.MORE, True
     for report in training.steps():
         if report is None:
@@ -243,7 +263,7 @@ def _train(
         kind = StepKind.MORE if report.ensemble_accuracy is None else StepKind.SCORED
         if trial.lost:
             return None
-        metrics.append(report)
+        log.append(report)
         if report.diverged is not None:
             _diverge(trial, training, report.epoch, report.diverged)
             return Outcome.DIVERGED
@@ -262,6 +282,19 @@ def _train(
 def _versions(runtime: Runtime) -> dict[str, str]:
     """What a trial is made with, for its record."""
     return {"device": device_name(runtime.device), **made_with(runtime.device)}
+
+
+def _tracked(trial: StudyTrial, setting: TrialSetting) -> TrackedRun:
+    """What a tracker is told of a trial."""
+    return tracked_trial(
+        trial.graph,
+        number=trial.number,
+        seed=trial.seed,
+        study_uid=setting.study_uid,
+        paths=setting.paths,
+        config=setting.config,
+        made_with=_versions(setting.runtime),
+    )
 
 
 def goal_value(report: EpochReport, goal: GoalName) -> float | None:

@@ -28,6 +28,7 @@ from kdhpc.searching.trial_runner import Ended, TrialRunner
 from kdhpc.study.definition import Split
 from kdhpc.study.leased_trial import Owner
 from kdhpc.study.study import SharedStudy
+from kdhpc.tracking.recorder import UNTRACKED, Recorder
 from kdhpc.training.compile_cache import CompileCache
 from kdhpc.training.compiling import prepare_compiling
 from kdhpc.training.device import fixed_precision
@@ -55,8 +56,9 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
             study was made with: as where the study was deleted and made again since this worker was launched. Or this
             worker's device cannot compute in the study's precision.
     """
+    recorder = Recorder(config.tracking)
     with device_errors_in_words():
-        setting = trial_setting(study, config)
+        setting = trial_setting(study, config, recorder)
         _log_device(setting.runtime)
         setting, cache = _compiling(setting)
         worker = _Worker(study, setting, stop, cache)
@@ -69,6 +71,8 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
     except KdhpcError:
         worker.interrupt()
         raise
+    finally:
+        recorder.close(hurry=stop.requested)
     return worker.finished
 
 
@@ -291,7 +295,7 @@ def _runtime_of_the_study(study: SharedStudy, config: SearchConfig) -> tuple[Dev
     return fixed, resolve_runtime(fixed, device=runtime.device, threads=threads)
 
 
-def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
+def trial_setting(study: SharedStudy, config: SearchConfig, recorder: Recorder = UNTRACKED) -> TrialSetting:
     """Open the data once for all trials of this worker, and settle what they are computed in.
 
     Raises:
@@ -313,6 +317,7 @@ def trial_setting(study: SharedStudy, config: SearchConfig) -> TrialSetting:
     return TrialSetting(
         config=config,
         study_uid=study.uid,
+        recorder=recorder,
         paths=StudyPaths.of(study.definition.name),
         data=_data_digest(packed.checksum, study.split),
         pretrained_weights=study.definition.pretrained_weights,

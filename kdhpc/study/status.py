@@ -22,6 +22,7 @@ from kdhpc.study.ranking import (
     leads,
 )
 from kdhpc.study.storage import Storage
+from kdhpc.study.study_rows import StudyRow
 from kdhpc.study.trial_rows import ATTRIBUTE
 
 _SPEED_TRIALS = 50
@@ -289,43 +290,45 @@ def read_status(storage: Storage, name: str, *, uid: str | None = None) -> Study
         UnknownStudyError: it does not exist, or was deleted and another one made.
     """
 
-    def read(connection: Connection) -> StudyStatus:
-        study_id = study_rows.find_id(connection, name, uid=uid)
-        name_of_goal = study_rows.goal(connection, study_id)
-        goal = GOALS[name_of_goal]
-        hours = read_hours(connection, study_id)
-        counts = read_counts(connection, study_id)
-        leases = slots.active_leases(connection, study_id)
-        given_counts = read_given_counts(connection, study_id)
-        results = given.results(connection, study_id)
-        best = _read_best(connection, study_id, results, goal)
-        trial_s = _mean_worked_s(connection, study_id)
-        return StudyStatus(
-            study=name,
-            target=counts.target,
-            draining=study_rows.is_draining(connection, study_id),
-            precision=study_rows.read_precision(connection, study_id),
-            trials=counts,
-            best=best,
-            rungs=_read_rungs(connection, study_id),
-            workers=tuple(_worker(lease) for lease in leases),
-            crashes=_read_crashes(connection, study_id),
-            diverged=_read_diverged(connection, study_id),
-            hours_used=hours.used,
-            max_gpu_hours=hours.budget,
-            goal=name_of_goal,
-            foreign_trials=foreign.count(connection, study_id),
-            trials_per_hour=3600 * counts.running / trial_s if trial_s else None,
-            seconds_to_go=_seconds_to_go(counts, given_counts, trial_s, hours),
-            given_trials=given_counts,
-            given=tuple(_given_status(result, result.name) for result in results if result.name is not None),
-            lead=() if best is None else leads(best.value, best.confirmed, results, goal),
-            unconfirmed=None
-            if best is None or best.confirmed is None
-            else _read_unconfirmed(connection, study_id, best, goal),
-        )
+    return storage.read(lambda connection: status_of(connection, name, uid=uid))
 
-    return storage.read(read)
+
+def status_of(connection: Connection, name: str, *, uid: str | None = None) -> StudyStatus:
+    """As :func:`read_status`, in a transaction of the caller's."""
+    study_id = study_rows.find_id(connection, name, uid=uid)
+    name_of_goal = study_rows.goal(connection, study_id)
+    goal = GOALS[name_of_goal]
+    hours = read_hours(connection, study_id)
+    counts = read_counts(connection, study_id)
+    leases = slots.active_leases(connection, study_id)
+    given_counts = read_given_counts(connection, study_id)
+    results = given.results(connection, study_id)
+    best = _read_best(connection, study_id, results, goal)
+    trial_s = _mean_worked_s(connection, study_id)
+    return StudyStatus(
+        study=name,
+        target=counts.target,
+        draining=study_rows.is_draining(connection, study_id),
+        precision=study_rows.read_precision(connection, study_id),
+        trials=counts,
+        best=best,
+        rungs=_read_rungs(connection, study_id),
+        workers=tuple(_worker(lease) for lease in leases),
+        crashes=_read_crashes(connection, study_id),
+        diverged=_read_diverged(connection, study_id),
+        hours_used=hours.used,
+        max_gpu_hours=hours.budget,
+        goal=name_of_goal,
+        foreign_trials=foreign.count(connection, study_id),
+        trials_per_hour=3600 * counts.running / trial_s if trial_s else None,
+        seconds_to_go=_seconds_to_go(counts, given_counts, trial_s, hours),
+        given_trials=given_counts,
+        given=tuple(_given_status(result, result.name) for result in results if result.name is not None),
+        lead=() if best is None else leads(best.value, best.confirmed, results, goal),
+        unconfirmed=None
+        if best is None or best.confirmed is None
+        else _read_unconfirmed(connection, study_id, best, goal),
+    )
 
 
 def top_trials(storage: Storage, name: str, k: int) -> tuple[TrialRecord, ...]:
@@ -337,26 +340,27 @@ def top_trials(storage: Storage, name: str, k: int) -> tuple[TrialRecord, ...]:
         UnknownStudyError: the study does not exist.
     """
 
-    def read(connection: Connection) -> tuple[TrialRecord, ...]:
-        study = study_rows.find(connection, name)
-        results = given.results(connection, study.study_id)
-        known = {result.graph_key: confirmed(result) for result in results}
-        rows = _ranked(connection, study.study_id, results, GOALS[study.definition.goal], limit=k)
-        return tuple(
-            TrialRecord(
-                number=row.number,
-                value=row.value,
-                graph=canonical(
-                    study.definition.space.from_parameters(trial_rows.read_parameters(connection, row.trial_id))
-                ),
-                worked_s=row.worked_s,
-                confirmed=known.get(row.graph_key),
-                run=trial_rows.read_note(connection, row.trial_id).get("run", {}),
-            )
-            for row in rows
-        )
+    return storage.read(lambda connection: best_trials(connection, study_rows.find(connection, name), k))
 
-    return storage.read(read)
+
+def best_trials(connection: Connection, study: StudyRow, k: int) -> tuple[TrialRecord, ...]:
+    """As :func:`top_trials`, in a transaction of the caller's."""
+    results = given.results(connection, study.study_id)
+    known = {result.graph_key: confirmed(result) for result in results}
+    rows = _ranked(connection, study.study_id, results, GOALS[study.definition.goal], limit=k)
+    return tuple(
+        TrialRecord(
+            number=row.number,
+            value=row.value,
+            graph=canonical(
+                study.definition.space.from_parameters(trial_rows.read_parameters(connection, row.trial_id))
+            ),
+            worked_s=row.worked_s,
+            confirmed=known.get(row.graph_key),
+            run=trial_rows.read_note(connection, row.trial_id).get("run", {}),
+        )
+        for row in rows
+    )
 
 
 def read_counts(connection: Connection, study_id: int) -> TrialCounts:

@@ -227,14 +227,11 @@ class SharedStudy:
         Raises:
             StudyError: no trial is complete.
         """
-        num_best = 0
 
-        def write(connection: Connection) -> None:
-            nonlocal num_best
+        def write(connection: Connection) -> int:
             best = best_graphs(connection, self._study_id, self.definition.space, GOALS[self.definition.goal], top)
             if not best:
                 raise StudyError(f"study '{self.definition.name}' has no complete trial yet: there is none to confirm")
-            num_best = len(best)
             candidates = [GivenGraph(graph=graph, is_candidate=True) for graph in best]
             named = [
                 GivenGraph(graph=result.graph, name=result.name)
@@ -242,8 +239,9 @@ class SharedStudy:
                 if result.name is not None
             ]
             given_graphs.give(connection, self._study_id, [*named, *candidates], num_seeds=num_seeds)
+            return len(best)
 
-        self._storage.write(write)
+        num_best = self._storage.write(write)
         if num_best < top:
             _LOG.warning(
                 "only %d graphs of study '%s' were trained to the end: all are confirmed",

@@ -171,7 +171,12 @@ def read_parameters(connection: Connection, trial_id: int) -> dict[str, str]:
 
 def choice(distribution_json: str, value: float) -> str:
     """The choice that a stored value means."""
-    return str(json.loads(distribution_json)["attributes"]["choices"][int(value)])
+    return _choices(distribution_json)[int(value)]
+
+
+@lru_cache(maxsize=1024)
+def _choices(distribution_json: str) -> tuple[str, ...]:
+    return tuple(map(str, json.loads(distribution_json)["attributes"]["choices"]))
 
 
 def reported_epochs(connection: Connection, trial_id: int) -> tuple[int, ...]:

@@ -10,12 +10,14 @@ from kdhpc.graph.space import SearchSpace, canonical
 from kdhpc.graph.spec import GraphSpec
 from kdhpc.study import slots, study_rows, trial_rows
 from kdhpc.study.storage import Storage
+from kdhpc.study.study_rows import StudyRow
 
 State = Literal["complete", "pruned", "diverged", "running", "waiting", "failed"]
 """As `kdhpc.study.status.TrialCounts` counts trials."""
 
 _TRIALS = text(f"""
     SELECT trial_id, number, worked_s, reason, last.step, last.intermediate_value, trial_values.value,
+        CASE WHEN slots.state IN ('done', 'failed') THEN extract(epoch FROM datetime_complete) END AS ended,
         CASE slots.state
             WHEN 'failed' THEN 'failed'
             WHEN 'held' THEN CASE WHEN {slots.EXPIRED} THEN 'waiting' ELSE 'running' END
@@ -59,6 +61,8 @@ class TrialRow:
     """Seconds that workers spent on it. The time of a running trial's present lease is not in it yet."""
     graph: GraphSpec | None
     """What it trains, in canonical form; None: that is still to be chosen."""
+    ended: float | None = None
+    """When it ended, in seconds since 1970 by the database's clock; None: it has not."""
 
 
 def read_trials(storage: Storage, name: str) -> tuple[TrialRow, ...]:
@@ -70,17 +74,18 @@ def read_trials(storage: Storage, name: str) -> tuple[TrialRow, ...]:
         UnknownStudyError: the study does not exist.
     """
 
-    def read(connection: Connection) -> tuple[TrialRow, ...]:
-        study = study_rows.find(connection, name)
-        parameters: dict[int, dict[str, str]] = {}
-        for row in connection.execute(_PARAMETERS, {"study_id": study.study_id}):
-            choice = trial_rows.choice(row.distribution_json, row.param_value)
-            parameters.setdefault(row.trial_id, {})[row.param_name] = choice
-        rows = connection.execute(_TRIALS, {"study_id": study.study_id}).all()
-        space = study.definition.space
-        return tuple(_trial_row(row, space, parameters.get(row.trial_id, {})) for row in rows)
+    return storage.read(lambda connection: trials_of(connection, study_rows.find(connection, name)))
 
-    return storage.read(read)
+
+def trials_of(connection: Connection, study: StudyRow) -> tuple[TrialRow, ...]:
+    """As :func:`read_trials`, in a transaction of the caller's."""
+    parameters: dict[int, dict[str, str]] = {}
+    for row in connection.execute(_PARAMETERS, {"study_id": study.study_id}):
+        choice = trial_rows.choice(row.distribution_json, row.param_value)
+        parameters.setdefault(row.trial_id, {})[row.param_name] = choice
+    rows = connection.execute(_TRIALS, {"study_id": study.study_id}).all()
+    space = study.definition.space
+    return tuple(_trial_row(row, space, parameters.get(row.trial_id, {})) for row in rows)
 
 
 def _trial_row(row: Row[tuple[object, ...]], space: SearchSpace, parameters: Mapping[str, str]) -> TrialRow:
@@ -93,4 +98,5 @@ def _trial_row(row: Row[tuple[object, ...]], space: SearchSpace, parameters: Map
         reason=row.reason,
         worked_s=row.worked_s,
         graph=canonical(space.from_parameters(parameters)) if parameters else None,
+        ended=None if row.ended is None else float(row.ended),
     )

@@ -63,10 +63,15 @@ def lost_to(error: BaseException) -> DeviceLostError:
 
 
 @contextmanager
-def device_errors_in_words() -> Iterator[None]:
+def device_errors_in_words(
+    *, less: str = "a smaller training.batch_size, a smaller network, fewer nodes"
+) -> Iterator[None]:
     """A context in which errors of the device become errors with a message of one line.
 
     It is for work that has no other work beside it that could be ended to make room in memory.
+
+    Args:
+        less: What needs less memory, for the message.
 
     Raises:
         DeviceError: the device has no memory left.
@@ -80,8 +85,8 @@ def device_errors_in_words() -> Iterator[None]:
         if not is_out_of_memory(exc):
             raise
         raise DeviceError(
-            f"the GPU's memory is used up ({first_line(exc)}): free it (nvidia-smi shows who has it), or use less: a "
-            "smaller training.batch_size, a smaller network, fewer nodes"
+            f"the GPU's memory is used up ({first_line(exc)}): free it (nvidia-smi shows who has it), or use less: "
+            f"{less}"
         ) from exc
 
 

@@ -1,6 +1,6 @@
 """Top-1 accuracy of nodes and of their ensemble, and the ensemble's likelihood."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +46,22 @@ def mean_ensemble(node_logits_MNC: Tensor) -> Prediction:
 
 
 @torch.no_grad()
+def predictions(predict: Callable[[Tensor], Prediction], source: EvalSource) -> Iterator[tuple[Prediction, Tensor]]:
+    """Yield the logits of each batch, and its labels, (N,).
+
+    Args:
+        predict: As for `top1_accuracies`.
+        source: Images and labels.
+    """
+    template: Tensor | None = None
+    for batch in source:
+        num_samples = len(batch.labels)
+        template = batch.images if template is None else template
+        nodes, ensemble = predict(_filled_up(batch.images, template))
+        yield Prediction(nodes[:, :num_samples], ensemble[:num_samples]), batch.labels
+
+
+@torch.no_grad()
 def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource) -> Accuracies | NotFinite:
     """Count right predictions, and look for logits that are none, on the device; the host waits once, at the end.
 
@@ -60,19 +76,15 @@ def top1_accuracies(predict: Callable[[Tensor], Prediction], source: EvalSource)
     counted_2_M1: Tensor | None = None  # Right predictions, and images without any; the ensemble last.
     nll: Tensor | None = None
     num_images = 0
-    template: Tensor | None = None
-    for batch in source:
-        num_samples = len(batch.labels)
-        template = batch.images if template is None else template
-        prediction = predict(_filled_up(batch.images, template))
-        logits = torch.cat([prediction.node_logits_MNC, prediction.ensemble_logits_NC.unsqueeze(0)])[:, :num_samples]
-        is_right = logits.argmax(dim=2) == batch.labels
+    for prediction, labels in predictions(predict, source):
+        logits = torch.cat([prediction.node_logits_MNC, prediction.ensemble_logits_NC.unsqueeze(0)])
+        is_right = logits.argmax(dim=2) == labels
         is_none = ~logits.isfinite().all(dim=2)
         counts = torch.stack([is_right, is_none]).sum(dim=2)
         counted_2_M1 = counts if counted_2_M1 is None else counted_2_M1 + counts
-        log_likelihood = logits[-1].double().log_softmax(dim=1).gather(1, batch.labels.long().unsqueeze(1)).sum()
+        log_likelihood = logits[-1].double().log_softmax(dim=1).gather(1, labels.long().unsqueeze(1)).sum()
         nll = -log_likelihood if nll is None else nll - log_likelihood
-        num_images += num_samples
+        num_images += len(labels)
     assert counted_2_M1 is not None, "an EvalSource has at least one image"
     assert nll is not None, "as above"
     # Whole numbers stay exact in float64.

@@ -11,7 +11,7 @@ from kdhpc.errors import CheckpointError
 from kdhpc.training.batches import EvalSource, ImageBatch
 from kdhpc.training.compile import Programs
 from kdhpc.training.counters import BatchCounters
-from kdhpc.training.evaluation import Accuracies, NotFinite, top1_accuracies
+from kdhpc.training.evaluation import Accuracies, NotFinite, Prediction, predictions, top1_accuracies
 from kdhpc.training.model import AnyModel, Trainable
 from kdhpc.training.node_trainer import NodeState, NodeTrainer
 from kdhpc.training.schedule import ScheduleStep, learning_rate
@@ -135,12 +135,13 @@ class Learner:
 
     def evaluate(self, source: EvalSource) -> Accuracies | NotFinite:
         """Top-1 accuracies of the nodes and of their ensemble in evaluation mode, if all logits are finite."""
-        for network in self.networks:
-            network.eval()
-        accuracies = top1_accuracies(self.model.predict, source)
-        for index, network in enumerate(self.networks):
-            network.train(index not in self._still)
-        return accuracies
+        with self._evaluating():
+            return top1_accuracies(self.model.predict, source)
+
+    def predictions(self, source: EvalSource) -> Iterator[tuple[Prediction, Tensor]]:
+        """The logits of each batch in evaluation mode, and its labels, (N,)."""
+        with self._evaluating():
+            yield from predictions(self.model.predict, source)
 
     @property
     def scales_loss(self) -> bool:
@@ -168,6 +169,16 @@ class Learner:
             node.check(state)
         for node, state in zip(self._nodes, states, strict=True):
             node.restore(state)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        for network in self.networks:
+            network.eval()
+        try:
+            yield
+        finally:
+            for index, network in enumerate(self.networks):
+                network.train(index not in self._still)
 
     @property
     def _still(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdhpc.errors import CheckpointError
 from kdhpc.training.device import Mode
 from kdhpc.training.divergence import broken_numbers, broken_predictions
-from kdhpc.training.evaluation import Accuracies
+from kdhpc.training.evaluation import Accuracies, Prediction
 from kdhpc.training.learner import Learner
 from kdhpc.training.model import Trainable
 from kdhpc.training.node_trainer import NodeState
@@ -174,6 +174,12 @@ class TrainingLoop:
                 yield report
             elif after_step():
                 return
+
+    def predictions(self) -> Iterator[tuple[Prediction, Tensor]]:
+        """What the networks predict as they are now: for each batch of the images that are scored logits and labels."""
+        if may_draw(self.networks):
+            self._seed_draws(0)
+        yield from self._learner.predictions(self._evaluation)
 
     def state(self) -> TrainingState:
         """A copy of where it stands, on the CPU."""

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import resnet18
 
 import kdhpc
-from kdhpc.api.ensemble import Ensemble
 from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import NetworkConfig
-from kdhpc.errors import DataError, NetworkError
+from kdhpc.errors import ConfigError, DataError, NetworkError
+from kdhpc.inference.ensemble import Ensemble
 from kdhpc.networks.build import build_network, exported_weights
 from kdhpc.training.pretrained import freeze_with
 from tests.api.conftest import SETTINGS, make_images
@@ -56,7 +56,7 @@ def test_precision_is_found_out_once_and_told_once(
     result = dataclasses.replace(ensemble.run.result, precision="fp16")  # As of a run that a GPU has trained.
     ensemble.run = dataclasses.replace(ensemble.run, result=result)
     first = ensemble.predict(_IMAGES[:2])
-    monkeypatch.setattr("kdhpc.api.ensemble.runtime_of", lambda *args: pytest.fail("it was asked for again"))
+    monkeypatch.setattr("kdhpc.inference.ensemble.runtime_of", lambda *args: pytest.fail("it was asked for again"))
     assert torch.equal(ensemble.predict(_IMAGES[:2]), first)
     ensemble.attention(_IMAGES[:2])
     assert caplog.text.count("was trained in fp16: its networks run in float32 here") == 1
@@ -73,6 +73,23 @@ def test_files_images_and_tensors_are_the_same(ensemble: Ensemble, tmp_path: Pat
     torch.testing.assert_close(ensemble.predict(paths[0]), expected[:1])
     large = pictures[0].resize((64, 48), Image.Resampling.NEAREST)
     assert ensemble.predict(large).shape == (1, 2)
+
+
+def test_classes_by_name_are_those_of_the_probabilities_to_the_bit(ensemble: Ensemble) -> None:
+    found = ensemble.classify(_IMAGES, top=9, batch_size=5)
+    assert all(len(by) == 2 for one in found for by in (one.ensemble, *one.nodes))
+    probabilities = ensemble.predict(_IMAGES, batch_size=5)
+    assert [[one.ensemble[0].label, one.ensemble[0].probability] for one in found] == [
+        [label, row[label]]
+        for row, label in zip(probabilities.tolist(), probabilities.argmax(dim=1).tolist(), strict=True)
+    ]
+    for node in range(2):
+        right = sum(one.nodes[node][0].label == label for one, label in zip(found, _LABELS.tolist(), strict=True))
+        assert 100 * right / 32 == pytest.approx(ensemble.run.node_accuracies[node])
+    assert {one.ensemble[0].name for one in found} == {"dark", "light"}
+    assert len(ensemble.classify(_IMAGES[0].numpy()[None], top=1)[0].nodes[1]) == 1
+    with pytest.raises(ConfigError, match="top=0 is not allowed"):
+        ensemble.classify(_IMAGES, top=0)
 
 
 def test_attention_maps_are_those_of_the_nodes(ensemble: Ensemble) -> None:

@@ -45,6 +45,7 @@ def test_surface_is_frozen() -> None:
         ],
         "kdhpc status": ["--study", "--format", "--watch"],
         "kdhpc studies": ["--format"],
+        "kdhpc dashboard": ["--study", "--port"],
         "kdhpc trial": ["trial", "--study", "--out", "--format"],
         "kdhpc logs": ["--study", "--trial", "--worker", "--follow", "-n"],
         "kdhpc stop": ["--study", "--no-wait"],
@@ -55,6 +56,7 @@ def test_surface_is_frozen() -> None:
             "overrides",
         ],
         "kdhpc export-best": ["--study", "--top", "--out"],
+        "kdhpc export": ["run", "--format", "--out", "--seed", "--node", "--images", "--network", "--study"],
         "kdhpc import-graph": ["config", "--out"],
         "kdhpc train": [
             *(
@@ -69,11 +71,20 @@ def test_surface_is_frozen() -> None:
                 "overrides",
             ),
         ],
-        "kdhpc results": ["folder", "--ddof", "--format"],
+        "kdhpc evaluate": ["folders", "--ood", "--network"],
+        "kdhpc results": [
+            *("folder", "--ddof", "--columns", "--against", "--ensemble", "--members", "--network", "--format"),
+        ],
+        "kdhpc predict": [
+            *("run", "images", "--top", "--csv", "--json", "--attention", "--batch", "--device", "--network"),
+        ],
         "kdhpc report": [],
+        "kdhpc report search": ["--study", "--top", "--out"],
         "kdhpc report pairs": ["folders", "--out", "--network"],
-        "kdhpc report attention": ["folder", "--images", "--indices", "--out", "--network"],
-        "kdhpc report accuracy": ["folder", "--by", "--out"],
+        "kdhpc report graph": ["folder", "--out", "--plugin"],
+        "kdhpc report attention": ["folders", "--images", "--indices", "--out", "--network"],
+        "kdhpc report accuracy": ["folders", "--by", "--measure", "--out"],
+        "kdhpc reproduce": ["name", "--scale", "--data", "--launcher", "--dry-run", "--config-dir", "overrides"],
         "kdhpc worker": ["--study", "--requeue", "overrides"],
         "kdhpc db": [],
         "kdhpc db start": ["--listen", "--allow", "--port", "--workers", "--take-over"],
@@ -89,6 +100,7 @@ def test_surface_is_frozen() -> None:
             "--name",
             "--size",
             "--split",
+            "--classes",
             "--jobs",
             "--skip-broken",
             "--altered",
@@ -106,7 +118,8 @@ def test_surface_is_frozen() -> None:
     "command",
     [
         *("--help", "search --help", "status --help", "db --help", "data --help", "report --help"),
-        *("report pairs --help", "report attention --help", "report accuracy --help"),
+        *("predict --help", "report search --help", "report pairs --help", "report attention --help"),
+        *("report accuracy --help", "dashboard --help"),
     ],
 )
 def test_help_teaches_without_heavy_imports(command: str, tmp_path: Path) -> None:

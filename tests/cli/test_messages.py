@@ -44,6 +44,8 @@ def code_of(*words: str) -> int:
         ("search --wokers 3", "did you mean '--workers'?"),
         ("status --formt json", "did you mean '--format'?"),
         ("status --debug", "--debug stands before the command: kdhpc --debug status"),
+        ("--study mine status", "--study stands after the command: kdhpc COMMAND --study ..."),
+        ("--storage=x --debug status", "--storage stands after the command"),
         ("status --format jsn", "unknown value 'jsn': did you mean 'json'?"),
         ("status mine", "unexpected argument 'mine': did you mean --study mine?"),
         ("search quickstart", "did you mean --study quickstart?"),

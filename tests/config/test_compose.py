@@ -365,9 +365,9 @@ def test_parse_config_missing_group_is_named(missing: str) -> None:
 
 def test_defaults_names_every_group_of_configs() -> None:
     folders = {path.name for path in config_dirs()[-1].iterdir() if path.is_dir()}
-    # The launchers of sweeps are Hydra's own group.
+    # The launchers of sweeps are Hydra's own group; what reproduces the paper is no part of a config.
     # Those of networks are no files, see kdhpc/config/networks.py.
-    assert folders - {"hydra"} | {"network"} == set(defaults(SearchConfig)) | set(defaults(TrainConfig))
+    assert folders - {"hydra", "reproduce"} | {"network"} == set(defaults(SearchConfig)) | set(defaults(TrainConfig))
 
 
 def test_every_network_is_a_choice_and_a_file_of_the_users_goes_before(tmp_path: Path) -> None:

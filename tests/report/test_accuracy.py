@@ -10,6 +10,7 @@ from PIL import Image
 
 from kdhpc.cli.main import main
 from kdhpc.final.result import SearchedWith, write_result
+from kdhpc.final.scores import Detection, Quality, Scores
 from kdhpc.final.summary import summarise
 from kdhpc.report.accuracy import chart_accuracies
 from tests.final.test_results import result_of
@@ -60,8 +61,8 @@ def test_chart_by_nodes_has_a_curve_for_each_kind_of_graph():
     assert (chart.dataset, chart.scored_on) == ("dogs", "test")
     assert chart.common == ("resnet18", "300 epochs", "12,000 training images", "bf16")
     (point,) = chart.curves[3].points
-    assert (point.accuracy.mean, point.num_seeds) == (62.5, 2)
-    assert point.accuracy.std == pytest.approx(np.std([62, 63], ddof=1))
+    assert (point.value.mean, point.num_seeds) == (62.5, 2)
+    assert point.value.std == pytest.approx(np.std([62, 63], ddof=1))
 
 
 def test_chart_names_what_tells_curves_apart():
@@ -145,6 +146,48 @@ def test_report_accuracy_draws_every_curve(tmp_path, monkeypatch, capsys, by, ax
         assert (np.abs(pixels - colour).sum(axis=2) < 30).sum() > 200
     assert (pixels[:, :8] == 255).all()
     assert (pixels[:, -8:] == 255).all()
+
+
+def scored(nll, *datasets):
+    quality = Quality(nll=nll, brier=0.5, ece=0.1)
+    ood = tuple(Detection(dataset=name, checksum="0" * 64, nodes=(0.5, 0.7), ensemble=0.75) for name in datasets)
+    return Scores(nodes=(quality, quality), ensemble=quality, disagreement=0.25, mutual_kl=0.1, ood=ood)
+
+
+def test_report_accuracy_draws_another_measure(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.setenv("KDHPC_RUNS", str(tmp_path / "runs"))
+    written(
+        tmp_path / "runs" / "train",
+        trained("independent", 2, scores=scored(0.75, "cars")),
+        trained("dml", 2, scores=scored(0.5, "cars")),
+        trained("mine.json", 2),
+    )
+    assert main(["report", "accuracy", "--by", "nodes", "--measure", "nll"]) == 0
+    assert caplog.messages == ["left out: dogs-resnet18-mine.json2 has no nll for all of its seeds"]
+    svg, png = map(Path, capsys.readouterr().out.splitlines())
+    assert (svg.name, png.name) == ("dogs-nll-by-nodes.svg", "dogs-nll-by-nodes.png")
+    texts = svg_texts(svg)
+    assert {"ensemble NLL on test images (nats)", "independent", "dml"} <= set(texts)
+    assert "mine" not in texts
+    assert main(["report", "accuracy", "--by", "nodes", "--measure", "node_auroc:cars"]) == 0
+    assert "node AUROC against cars on test images" in svg_texts(Path(capsys.readouterr().out.splitlines()[0]))
+
+
+@pytest.mark.parametrize(
+    ("measure", "code", "said"),
+    [
+        ("nl", 2, "unknown measure 'nl': did you mean 'nll'?"),
+        ("nll,ece", 2, "--measure nll,ece is several: draw one at a time"),
+        ("nll", 1, "has nll for all seeds: `kdhpc evaluate` adds scores to older runs"),
+    ],
+)
+def test_report_accuracy_of_a_measure_that_is_not_there_is_one_line(tmp_path, capsys, measure, code, said):
+    written(tmp_path / "train", trained("dml", 2))
+    assert main(["report", "accuracy", str(tmp_path / "train"), "--by", "nodes", "--measure", measure]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_report_accuracy_of_many_long_names_stays_on_the_page(tmp_path, capsys):

@@ -13,6 +13,8 @@ from kdhpc.data.progress import Progress
 from kdhpc.final.finished import open_finished
 from kdhpc.final.result import read_result
 from kdhpc.report.attention import read_attention
+from kdhpc.report.draw_attention import draw_comparison
+from kdhpc.report.examples import AttentionExample, AttentionExamples, NodePrediction, Overall
 from tests.report.conftest import INDEPENDENT, svg_texts
 from tests.report.paper_numbers import accuracy, answers_of, entropy
 
@@ -144,3 +146,87 @@ def test_read_attention_on_a_gpu_agrees_with_the_cpu(finished):
     found = examples_of(folder)
     assert found.nodes[0].entropy == pytest.approx(entropy(logits).mean(), rel=1e-2)
     assert found.examples[0].maps[0] == pytest.approx(maps[0], abs=1e-2)
+
+
+def test_report_attention_of_several_runs_shows_the_same_images_of_each(finished, capsys):
+    runs = [f"{INDEPENDENT}/seed0", "runs/train/branch/seed0", "runs/train/tiny-resnet8-independent1/seed0"]
+    assert main(["report", "attention", *runs, "--indices", "31", "2"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    svg = Path(out[-2])
+    labels = [open_finished(Path(run)).label for run in runs]
+    assert svg.parent.name == f"attention-{'-vs-'.join(labels)}"
+    assert out[0].split() == ["run", "accuracy", "mean", "entropy"]
+    texts = svg_texts(svg)
+    assert [text for text in texts if text in labels] == labels
+    assert (texts.count("Ensemble"), texts.count("Node 1"), texts.count("Node 2")) == (3, 3, 2)
+    assert (texts.count("31: light"), texts.count("2: dark"), texts.count("lowest")) == (3, 3, 1)
+    for run, label in zip(runs, labels, strict=True):
+        found = examples_of(run, indices=(31, 2))
+        (line,) = [line for line in out if line.startswith(label) and "ensemble" in line]
+        assert line.split()[-2:] == [f"{found.ensemble.accuracy:.2f}", f"{found.ensemble.entropy:.4f}"]
+        for example in found.examples:
+            assert {f"entropy {node.entropy:.2f}" for node in example.nodes} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([f"{INDEPENDENT}/seed0", f"{INDEPENDENT}/../tiny-resnet8-independent2/seed0"], "is named twice"),
+        (["runs/train/branch/seed0", "runs/train/tiny-resnet8-one2/seed0"], "is a run of ONE"),
+        (
+            ["runs/train/branch/seed0", "runs/train/tiny-resnet8-independent1-search/seed0"],
+            "are not scored on the same images (run.split official and search)",
+        ),
+        (
+            [
+                "runs/train/branch/seed0",
+                f"{INDEPENDENT}/seed0",
+                f"{INDEPENDENT}/seed1",
+                "--indices",
+                *map(str, range(17)),
+            ],
+            "3 runs with 17 images are 51 rows, a picture has 48 at most",
+        ),
+    ],
+)
+def test_report_attention_of_runs_that_cannot_stand_side_by_side_is_one_line(finished, capsys, argv, said):
+    assert main(["report", "attention", *argv]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert not (finished.runs / "report").exists()
+
+
+def test_draw_comparison_stands_beside_each_other_where_columns_are_few_and_else_below(tmp_path):
+    def sizes(*nodes: int) -> tuple[int, int]:
+        draw_comparison([made(number) for number in nodes], [tmp_path / "a.png"])
+        with Image.open(tmp_path / "a.png") as image:
+            return image.size
+
+    alone, beside, below = sizes(3), sizes(3, 4), sizes(5, 5, 5)
+    assert beside[1] == alone[1]
+    assert beside[0] > 2 * alone[0]
+    assert below[0] < beside[0]
+    assert below[1] > 2.5 * alone[1]
+
+
+def made(num_nodes: int) -> AttentionExamples:
+    """Of a run with one image; the maps of its nodes have different sizes."""
+    prediction = NodePrediction(predicted="a class", correct=True, entropy=0.5)
+    overall = Overall(accuracy=50.0, entropy=0.5)
+    example = AttentionExample(
+        index=0,
+        label="a class",
+        image=np.zeros((8, 8, 3), np.float32),
+        maps=tuple(np.eye(2 + node, dtype=np.float32) for node in range(num_nodes)),
+        nodes=(prediction,) * num_nodes,
+        ensemble=prediction,
+    )
+    return AttentionExamples(
+        name=f"run of {num_nodes}",
+        num_images=1,
+        scored_on="test",
+        nodes=(overall,) * num_nodes,
+        ensemble=overall,
+        examples=(example,),
+    )

@@ -118,10 +118,8 @@ def test_worker_with_other_settings_than_its_study_is_told_what_to_do(
     plan_study("fixed", _config()).open(storage)
     assert main(["worker", "--study", "fixed", "training.epochs=3"]) == 1
     err = capsys.readouterr().err
-    assert (
-        "training.epochs was 4, is 3: give what it was made with (only device.* and worker.* may differ), or make"
-        in err
-    )
+    said = "training.epochs was 4, is 3: give what it was made with (only device.*, worker.* and tracking.* may differ)"
+    assert said in err
 
 
 def test_plan_doubts_means_of_colours_for_grey_images() -> None:

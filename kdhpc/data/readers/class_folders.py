@@ -5,16 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdhpc.data.names import is_left_out, shown
+from kdhpc.data.names import has_image_name, is_left_out, shown
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import first_few
 from kdhpc.data.reading import entries_in, folders_in
 from kdhpc.data.tree import Walk
 from kdhpc.errors import DataError
 
-_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-)
 _LEFT_BEHIND = "left out, folders hidden, or left behind by others"
 
 
@@ -47,7 +44,7 @@ def class_names(folder: Path, remarks: Remarks) -> tuple[str, ...]:
     if not names:
         raise DataError(f"{folder} has no class folders: expected is {folder}/<class>/*")
     remarks.note(_LEFT_BEHIND, [folder / name for name in found if is_left_out(name)])
-    images = [entry.name for entry, _ in entries_in(folder) if Path(entry.name).suffix.lower() in _SUFFIXES]
+    images = [entry.name for entry, _ in entries_in(folder) if has_image_name(Path(entry.name))]
     remarks.note("left out, files images of no class", [folder / name for name in images if name not in names])
     remarks.note("classes whose names differ by case alone, each is a class of its own", _same_but_case(names))
     return names
@@ -77,7 +74,7 @@ def _images(source: Path, folder: Path, remarks: Remarks) -> list[str]:
     walk, found = Walk(), dict[str, Path]()
     others, again = list[Path](), list[Path]()
     for file in walk.files(folder):
-        if file.path.suffix.lower() not in _SUFFIXES:
+        if not has_image_name(file.path):
             others.append(file.path)
         elif file.real in found:
             again.append(file.path)

@@ -1,0 +1,248 @@
+"""``kdhpc reproduce``: a table or a figure of the paper, from searches and trainings to the page."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdhpc.errors import DataError, KdhpcError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kdhpc.cluster.signals import StopSignals
+    from kdhpc.reproduce.plan import Plan
+    from kdhpc.reproduce.reading import Wanted
+    from kdhpc.reproduce.running import Outcome
+
+# Spelt out, because importing what reads the files would slow down every command; a test compares.
+WHAT = ("table1", "figure3", "table2", "figure6", "figure7", "figure8", "table3", "table4", "all")
+_AT_ONCE = 4
+"""Commands that wait for jobs at the same time; each holds some memory of this machine."""
+_DESCRIPTION = """\
+Searches, trains and draws what a table or a figure of the paper shows (figure 2 comes with table1), by the other
+commands of kdhpc, which it prints. What they are stands in configs/reproduce/NAME.yaml. What is finished is not done
+again: the same command goes on after Ctrl-C or a crash. Runs of several tables that are the same are trained once.
+
+runs/reproduce/NAME-SCALE then has NAME.md and NAME.csv, with the paper's published numbers beside ours, and the figures
+as SVG and PNG.
+
+--scale paper takes the paper's data sets and settings, and very many GPU hours: look at --dry-run first. --scale
+miniature takes two small networks and few images of the data sets that are prepared here; with a single one, two
+disjoint halves of its classes stand for two data sets where a table needs two. It shows that all of this works, not
+what the method is worth. --dry-run needs neither data nor a GPU.
+"""
+_EPILOG = """\
+examples:
+  kdhpc reproduce all --scale miniature                        within 2.5 hours on two cores
+  kdhpc reproduce table2 --dry-run                             commands, trainings, GPU hours, disk
+  kdhpc reproduce table3 --scale miniature --data cifar100,fashion_mnist
+  kdhpc reproduce table2 cluster.partition=gpu hydra.launcher.partition=gpu --launcher submitit_slurm
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "reproduce", help="a table or a figure of the paper, with one command", description=_DESCRIPTION, epilog=_EPILOG
+    )
+    parser.add_argument("name", metavar="NAME", choices=WHAT, help=", ".join(WHAT))
+    parser.add_argument("--scale", choices=("paper", "miniature"), default="paper", help="default: %(default)s")
+    parser.add_argument(
+        "--data", metavar="NAME[,NAME]", help="for a miniature: prepared data sets (default: those that there are)"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "submitit_local", "submitit_slurm"),
+        default="none",
+        help="none (default): one training after the other, here; submitit_slurm: searches and trainings as job "
+        "arrays, several at once, each after what it needs; submitit_local: trainings as processes",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the commands and what they cost, and stop; nothing is made"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="your own configs, searched before the shipped ones"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="config overrides, of all searches and trainings that have them",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reproduce.
+
+    Returns:
+        0 done; 1 something failed, and the rest was done; 130 stopped.
+
+    Raises:
+        DataError: data sets are not prepared.
+        KdhpcError: the file of a table is wrong, or what was asked for cannot be.
+    """
+    from kdhpc.reproduce.reading import NAMES, read_plan
+
+    wanted = _wanted(args)
+    plans = [read_plan(name, wanted) for name in (NAMES if args.name == "all" else (args.name,))]
+    if args.dry_run:
+        _show(plans, wanted)
+        return 0
+    _refuse_missing(plans)
+    _tell_cost(plans, wanted)
+    failed = False
+    from kdhpc.cluster.signals import StopSignals
+
+    with StopSignals() as stop:
+        for plan in plans:
+            outcome = _do(plan, args, stop)
+            failed = failed or bool(outcome.failed)
+            if outcome.stopped:
+                _say("stopped; the same command goes on")
+                return 130
+    return 1 if failed else 0
+
+
+def _wanted(args: argparse.Namespace) -> "Wanted":
+    from kdhpc.reproduce.datasets import miniature_datasets, paper_datasets
+    from kdhpc.reproduce.overrides import Overrides
+    from kdhpc.reproduce.reading import Wanted
+
+    if args.data is not None and args.scale == "paper":
+        raise UsageError("--data has no meaning with --scale paper, which takes the paper's: give --scale miniature")
+    if args.launcher == "none" and (given := [word for word in args.overrides if word.lstrip("+").startswith("hydra")]):
+        raise UsageError(f"{given[0]} has no meaning without jobs: give --launcher submitit_slurm")
+    chosen = args.data.split(",") if args.data else ()
+    return Wanted(
+        scale=args.scale,
+        standing=miniature_datasets(chosen) if args.scale == "miniature" else paper_datasets(),
+        overrides=Overrides.of(args.overrides),
+        launcher=args.launcher,
+        config_dir=args.config_dir,
+    )
+
+
+def _refuse_missing(plans: "Sequence[Plan]") -> None:
+    """Name all data sets that are not prepared, before anything starts.
+
+    Raises:
+        DataError: there are some.
+    """
+    from kdhpc.config.own_datasets import packed_names
+    from kdhpc.reproduce.plan import all_steps, open_steps
+
+    left = open_steps(all_steps(plans))
+    wanted = {step.data for step in left} - {step.name for step in left if step.kind == "prepare"}
+    if missing := sorted(wanted - set(packed_names())):
+        raise DataError(
+            f"not prepared: {', '.join(missing)}; prepare each with kdhpc data prepare (kdhpc data list says what is "
+            "there, docs/data.md how)"
+        )
+
+
+def _show(plans: "Sequence[Plan]", wanted: "Wanted") -> None:
+    from kdhpc.reproduce.reading import shortest
+    from kdhpc.reproduce.running import commands_of
+
+    for plan in plans:
+        print(f"# {plan.name}: {plan.title}")
+        for line in commands_of(plan, shortest(_folder(plan))):
+            print(line)
+        print(*_cost_lines([plan], wanted), sep="\n", end="\n\n")
+    if len(plans) > 1:
+        print("# all of it, what is shared counted once")
+        print(*_cost_lines(plans, wanted), sep="\n", end="\n\n")
+    print("nothing was made (--dry-run)")
+
+
+def _tell_cost(plans: "Sequence[Plan]", wanted: "Wanted") -> None:
+    for line in _cost_lines(plans, wanted):
+        _say(line.removeprefix("# "))
+
+
+def _cost_lines(plans: "Sequence[Plan]", wanted: "Wanted") -> list[str]:
+    from kdhpc.reproduce.cost import cost, speeds
+    from kdhpc.reproduce.plan import all_steps, open_steps
+    from kdhpc.reproduce.reading import shared_names
+
+    origin = "configs/reproduce/scales.yaml"
+    names, steps = shared_names(wanted.scale, wanted.config_dir), all_steps(plans)
+    known = speeds(names, [step for step in steps if step.kind == "train"], origin=origin)
+    whole = cost(steps, known, origin=origin)
+    left = cost([step.left() for step in open_steps(steps)], known, origin=origin)
+    lines = [
+        f"# {whole.searches} searches of {whole.trials:,} trials in all, {whole.trainings:,} trainings; left to do: "
+        f"{left.searches} searches, {left.trainings:,} trainings",
+        f"# about {_number(left.hours)} hours of {names['machine']} are left, of {_number(whole.hours)}; "
+        f"{_number(whole.gigabytes)} GB of weights",
+        f"# speed: {' '.join(str(names['speed_from']).split())}; evaluation is not counted; half of a search's trials "
+        "are taken to end at each rung",
+    ]
+    if whole.measured:
+        lines.append(f"# measured here instead, by runs that are done: {', '.join(whole.measured)}")
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _do(plan: "Plan", args: argparse.Namespace, stop: "StopSignals") -> "Outcome":
+    from kdhpc.reproduce.plan import open_steps
+    from kdhpc.reproduce.running import do_steps
+
+    left = open_steps(plan.steps)
+    _say(f"{plan.name}: {len(left)} of {len(plan.steps)} steps are left")
+    at_once = _AT_ONCE if args.launcher == "submitit_slurm" else 1
+    outcome = do_steps(left, at_once=at_once, should_stop=lambda: stop.requested, say=_say)
+    for what in outcome.failed:
+        _say(f"failed: {what}")
+    if outcome.left_out:
+        _say(f"left out, as they need what failed: {', '.join(outcome.left_out)}")
+    if not outcome.stopped:
+        _write(plan, outcome, stop)
+    return outcome
+
+
+def _write(plan: "Plan", outcome: "Outcome", stop: "StopSignals") -> None:
+    """The figures, then the table, which may need them."""
+    from kdhpc.files.writing import write_whole
+    from kdhpc.reproduce.plan import open_steps
+    from kdhpc.reproduce.running import do_report, shown
+    from kdhpc.reproduce.table import entries_of, markdown, table_csv
+
+    folder = _folder(plan)
+    missing = {step.key for step in open_steps(plan.steps)}
+    for report in plan.reports:
+        if any(need in missing for need in report.needs):
+            _say(f"left out, its trainings are not there: {shown(('report', *report.words))}")
+        elif do_report(report, folder, _say):
+            if stop.requested:
+                outcome.stopped = True
+                return
+            outcome.failed.append(shown(("report", *report.words)))
+            _say(f"failed: {outcome.failed[-1]}")
+    if not plan.published:
+        return
+    try:
+        entries = entries_of(plan, folder)
+    except KdhpcError as exc:
+        outcome.failed.append(f"the table: {exc}")
+        _say(f"no table: {exc}")
+        return
+    for ending, content in (("md", markdown(plan, entries)), ("csv", table_csv(entries))):
+        path = folder / f"{plan.name}.{ending}"
+        write_whole(path, content)
+        print(path)
+
+
+def _folder(plan: "Plan") -> Path:
+    from kdhpc.config.paths import reproduced_dir
+
+    return reproduced_dir(f"{plan.name}-{plan.scale}")
+
+
+def _say(line: str) -> None:
+    print(f"kdhpc: {line}", file=sys.stderr, flush=True)

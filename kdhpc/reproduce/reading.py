@@ -1,0 +1,307 @@
+"""From a file of ``configs/reproduce`` to a plan. Needs neither data nor torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from kdhpc.config.folders import config_dirs
+from kdhpc.config.paths import RunPaths, StudyPaths, runs_root
+from kdhpc.errors import ConfigError, UsageError, nearest
+from kdhpc.reproduce.datasets import Standing
+from kdhpc.reproduce.overrides import Overrides
+from kdhpc.reproduce.plan import Cell, Load, Plan, Report, Step
+from kdhpc.reproduce.templates import Names, each_of, text, words
+
+NAMES = ("table1", "figure3", "table2", "figure6", "figure7", "figure8", "table3", "table4")
+"""What can be reproduced, in the paper's order."""
+SCALES = ("paper", "miniature")
+_GROUP = "reproduce"
+_BEST_OF = "best of "
+_SLA_ROTATIONS = 4
+"""SLA trains on each image in four rotations."""
+_KEYS = {
+    "file": {"title", "published", "paper", "miniature", "searches", "trainings", "reports"},
+    "searches": {"each", "study", "network", "nodes", "overrides", "after"},
+    "trainings": {
+        "each",
+        "name",
+        "graph",
+        "nodes",
+        "teacher",
+        "teacher_node",
+        "seeds",
+        "overrides",
+        "row",
+        "cells",
+        "network",
+        "after",
+    },
+    "reports": {"each", "words", "of", "folder", "row"},
+}
+_NEEDED = {"searches": ("study",), "trainings": ("name", "graph"), "reports": ("words",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What was asked for."""
+
+    scale: str
+    """``paper`` or ``miniature``."""
+    standing: Standing
+    """Which data sets take part."""
+    overrides: Overrides
+    """For searches and trainings."""
+    launcher: str
+    """As ``kdhpc train --launcher``."""
+    config_dir: Path | None
+    """The user's own configs."""
+
+
+def read_plan(name: str, wanted: Wanted) -> Plan:
+    """Read what reproduces a table or a figure.
+
+    Raises:
+        UsageError: nothing is called so.
+        ConfigError: the file is not there, or something in it is wrong; the message names it.
+    """
+    if name not in NAMES:
+        raise UsageError(f"nothing to reproduce is called {name!r}: {nearest(name, (*NAMES, 'all'))}")
+    return _Reader(name, wanted).plan()
+
+
+def shared_names(scale: str, config_dir: Path | None) -> Names:
+    """What all files share in a scale: ``scales.yaml``.
+
+    Raises:
+        ConfigError: it is not there, or is no such file.
+    """
+    path, document = _document("scales", config_dir)
+    found = document.get(scale)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: has no mapping {scale!r}")
+    return found
+
+
+class _Reader:
+    def __init__(self, name: str, wanted: Wanted) -> None:
+        self.name, self.wanted = name, wanted
+        self.path, self.document = _document(name, wanted.config_dir)
+        self._check_keys("file", self.document)
+        self.steps: dict[tuple[str, str], Step] = {}
+        self.cells: list[Cell] = []
+        self.reports: list[Report] = []
+        own = self.document.get(wanted.scale, {})
+        self.names: dict[str, object] = {
+            **shared_names(wanted.scale, wanted.config_dir),
+            **wanted.standing.names,
+            **(own if isinstance(own, dict) else {}),
+            "scale": wanted.scale,
+            "runs": str(shortest(runs_root())),
+        }
+
+    def plan(self) -> Plan:
+        for kind, add in (("trainings", self._training), ("searches", self._search), ("reports", self._report)):
+            entries = self.document.get(kind) or []
+            if not isinstance(entries, list):
+                raise ConfigError(f"{self.path}: {kind} is no list")
+            for entry in entries:
+                if not isinstance(entry, dict):
+                    raise ConfigError(f"{self.path}: {kind}: {entry!r} is no mapping")
+                self._check_keys(kind, entry)
+                lists = entry.get("each", [])
+                for one in each_of(lists, self.names, origin=str(self.path)):
+                    add(entry, self._with(entry, one))
+        return Plan(
+            name=self.name,
+            title=str(self.document.get("title", self.name)),
+            scale=self.wanted.scale,
+            data_note=self.wanted.standing.note,
+            published=str(self.document.get("published", "")),
+            steps=self._ordered(),
+            cells=tuple(self.cells),
+            reports=tuple(self.reports),
+        )
+
+    def _with(self, entry: Mapping[str, object], one: Mapping[str, object]) -> dict[str, object]:
+        """All names of one step: those of the file, of its combination, and its own network and nodes."""
+        names = {**self.names, **one}
+        names |= {key: entry[key] for key in ("network", "nodes") if key in entry and entry[key] != f"{{{key}}}"}
+        names["smaller"] = list(self.wanted.standing.smaller(self._text("{data}", names)) if "data" in names else ())
+        return names
+
+    def _text(self, value: object, names: Names) -> str:
+        return text(value, names, origin=str(self.path))
+
+    def _words(self, value: object, names: Names) -> tuple[str, ...]:
+        return words(value, names, origin=str(self.path))
+
+    def _search(self, entry: Mapping[str, object], names: Names) -> None:
+        study = self._text(entry["study"], names)
+        overrides = (*self._words(entry.get("overrides", []), names), *self.wanted.overrides.of_searches)
+        on_slurm = self.wanted.launcher == "submitit_slurm"
+        trials = self._text("{trials}", names)
+        start = ("launch", "--wait") if on_slurm else ("search",)
+        self._add(
+            Step(
+                kind="search",
+                name=study,
+                data=self._text("{data}", names),
+                commands=(
+                    (*start, "--study", study, "--trials", trials, *overrides),
+                    ("export-best", "--study", study),
+                ),
+                needs=(*self._data_needs(names), *self._after(entry, names)),
+                load=self._load(names, "search_images", int(trials)),
+            )
+        )
+
+    def _training(self, entry: Mapping[str, object], names: Names) -> None:
+        name = self._text(entry["name"], names)
+        graph, needs = self._text(entry["graph"], names), [*self._data_needs(names), *self._after(entry, names)]
+        how = ["train", "--graph", graph]
+        if graph.startswith(_BEST_OF):
+            study = graph.removeprefix(_BEST_OF)
+            how[-1] = str(shortest(StudyPaths.of(study).export / f"{study}-best.json"))
+            needs.append(("search", study))
+        elif graph not in ("student", "sla", "frskd"):
+            how += ["--nodes", self._text(names.get("nodes", 1), names)]
+        seeds = self._text(entry.get("seeds", "{seeds}"), names)
+        if "teacher" in entry:
+            teacher = self._text(entry["teacher"], names)
+            needs.append(("train", teacher))
+            how += ["--teacher", str(shortest(RunPaths.of(teacher, _seeds(seeds, self.path)[0]).root))]
+        if "teacher_node" in entry:
+            how += ["--teacher-node", self._text(entry["teacher_node"], names)]
+        if self.wanted.launcher != "none":
+            how += ["--launcher", self.wanted.launcher]
+        overrides = (*self._words(entry.get("overrides", []), names), *self.wanted.overrides.of_trainings)
+        parsed = _seeds(seeds, self.path)
+        self._add(
+            Step(
+                kind="train",
+                name=name,
+                data=self._text("{data}", names),
+                commands=((*how, "--seeds", seeds, f"run.name={name}", *overrides),),
+                needs=tuple(needs),
+                seeds=parsed,
+                load=self._load(names, "images", len(parsed), times=_SLA_ROTATIONS if graph == "sla" else 1),
+            )
+        )
+        cells = entry.get("cells", {})
+        for column, measure in cells.items() if isinstance(cells, dict) else ():
+            self.cells.append(
+                Cell(
+                    row=self._text(entry.get("row", name), names),
+                    column=self._text(column, names),
+                    measure=str(measure),
+                    source=name,
+                )
+            )
+
+    def _report(self, entry: Mapping[str, object], names: Names) -> None:
+        # Without `of`: of all trainings of this file.
+        trained = tuple(name for kind, name in self.steps if kind == "train")
+        of = self._words(entry["of"], names) if "of" in entry else trained
+        seed = "/seed0" if entry["words"] == ["attention"] else ""
+        folder = self._text(entry.get("folder", ""), names)
+        folders = [f"{shortest(RunPaths.of(name, 0).root.parent)}{seed}" for name in of]
+        self.reports.append(
+            Report(
+                words=(*self._words(entry["words"], names), *folders),
+                folder=folder,
+                needs=tuple(("train", name) for name in of),
+            )
+        )
+        if "row" in entry:
+            self.cells.append(
+                Cell(row=self._text(entry["row"], names), column="correlation", measure="correlation", source=folder)
+            )
+
+    def _after(self, entry: Mapping[str, object], names: Names) -> tuple[tuple[str, str], ...]:
+        return tuple(("train", name) for name in self._words(entry.get("after", []), names))
+
+    def _data_needs(self, names: Names) -> tuple[tuple[str, str], ...]:
+        data = self._text("{data}", names) if "data" in names else ""
+        step = self.wanted.standing.preparing(data)
+        if step is None:
+            return ()
+        self.steps.setdefault(step.key, step)
+        return (step.key,)
+
+    def _load(self, names: Names, images: str, trainings: int, *, times: int = 1) -> Load:
+        by_data = names.get(images)
+        data = self._text("{data}", names)
+        num = by_data.get(data, by_data.get("any")) if isinstance(by_data, dict) else None
+        if not isinstance(num, int):
+            raise ConfigError(f"{self.path}: {images!r} of this scale has no number for {data!r}")
+        return Load(
+            network=self._text("{network}", names),
+            num_nodes=int(self._text(names.get("nodes", 1), names)),
+            images=times * num,
+            epochs=int(self._text("{epochs}", names)),
+            trainings=trainings,
+        )
+
+    def _add(self, step: Step) -> None:
+        if self.steps.setdefault(step.key, step) != step:
+            raise ConfigError(f"{self.path}: two different steps are called {step.name!r}")
+
+    def _ordered(self) -> tuple[Step, ...]:
+        """Each step after what it needs."""
+        order: dict[tuple[str, str], Step] = {}
+
+        def place(key: tuple[str, str], path: tuple[tuple[str, str], ...]) -> None:
+            if key in path:
+                raise ConfigError(f"{self.path}: {key[1]!r} needs itself")
+            if key not in self.steps:
+                raise ConfigError(f"{self.path}: nothing makes the {key[0]} {key[1]!r} that {path[-1][1]!r} needs")
+            for need in self.steps[key].needs:
+                if need not in order:
+                    place(need, (*path, key))
+            order.setdefault(key, self.steps[key])
+
+        for key in self.steps:
+            place(key, ())
+        for report in self.reports:
+            for need in report.needs:
+                if need not in order:
+                    raise ConfigError(f"{self.path}: nothing makes the training {need[1]!r} that a report shows")
+        return tuple(order.values())
+
+    def _check_keys(self, kind: str, entry: Mapping[str, object]) -> None:
+        for key in _NEEDED.get(kind, ()):
+            if key not in entry:
+                raise ConfigError(f"{self.path}: an entry of {kind} has no {key!r}")
+        for key in entry:
+            if key not in _KEYS[kind]:
+                raise ConfigError(f"{self.path}: unknown key {key!r}: {nearest(str(key), _KEYS[kind])}")
+
+
+def _document(name: str, config_dir: Path | None) -> tuple[Path, Mapping[str, object]]:
+    found = [folder / _GROUP / f"{name}.yaml" for folder in config_dirs(config_dir)]
+    path = next((path for path in found if path.is_file()), None)
+    if path is None:
+        raise ConfigError(f"there is no {_GROUP}/{name}.yaml in {', '.join(str(one.parents[1]) for one in found)}")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as exc:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(exc).split())}") from exc
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} is no mapping: see the shipped configs/{_GROUP}/{name}.yaml")
+    return path, document
+
+
+def _seeds(given: str, path: Path) -> tuple[int, ...]:
+    first, dots, last = given.partition("..")
+    try:
+        return tuple(range(int(first), int(last) + 1)) if dots else tuple(map(int, given.split(",")))
+    except ValueError as exc:
+        raise ConfigError(f"{path}: seeds {given!r} are none: write 0..4, or 0,2,5") from exc
+
+
+def shortest(path: Path) -> Path:
+    """A path as short as it can be from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
