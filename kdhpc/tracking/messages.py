@@ -50,6 +50,8 @@ class Answer:
     """The run; -1: of none."""
     epochs: tuple[int, ...] = ()
     """Epochs that the tracker has now."""
+    lost: bool = False
+    """It has none of the run's epochs, whatever it said before."""
     ended: bool = False
     """It has ended the run."""
     problem: str = ""

@@ -19,7 +19,7 @@ from kdhpc.interpreter import import_users
 from kdhpc.tracking.journal import Journal, open_journal, write_journal
 from kdhpc.tracking.messages import Answer, Begin, End, Log, parse_message, to_line
 from kdhpc.tracking.names import BUILT_IN, absence
-from kdhpc.tracking.run import Point, TrackedRun, Tracker
+from kdhpc.tracking.run import NotKeptError, Point, TrackedRun, Tracker
 
 _LONGEST_PROBLEM = 300
 _NICE = 10
@@ -117,6 +117,9 @@ class _OpenRun:
         try:
             if self._tracker is not None:
                 self._tracker.end(message.state, message.reason)
+        except NotKeptError as exc:
+            self._keep(replace(self._journal, token=None, epoch=0))
+            self._answers.give(Answer(number=self._number, lost=True, problem=str(exc)))
         except BaseException as exc:
             self._tell(exc)
         self._answers.give(Answer(number=self._number, ended=True))

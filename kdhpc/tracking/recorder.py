@@ -176,6 +176,8 @@ class Recorder:
             record = self._records.get(answer.number)
             if record is not None:
                 record.tracked.update(answer.epochs)
+                if answer.lost:
+                    record.tracked.clear()
         if answer.ended:
             self._forget(answer.number)
         if answer.hopeless:

@@ -10,6 +10,10 @@ State = Literal["complete", "pruned", "diverged", "failed", "interrupted", "lost
 same run goes on later. ``lost``: another process has it already, which says how it ends."""
 
 
+class NotKeptError(Exception):
+    """Raised by a tracker's ``end``: what it was given in this process is not kept after all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """What an epoch came to."""

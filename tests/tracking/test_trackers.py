@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 from kdhpc.config.schema import TrackingConfig
 from kdhpc.tracking.recorder import Recorder
@@ -85,6 +86,22 @@ def test_wandb_is_offline_and_has_one_folder_of_a_run(run, caplog):
     content = history.read_bytes()
     assert content.count(b"accuracy/ensemble") >= 4
     assert b"resnet8" in content
+
+
+def test_wandb_on_a_disk_that_is_full_counts_what_is_missing(run, caplog, disk):
+    on_disk = replace(run, folder=disk.path / "tracking")
+    disk.rules("write .wandb err=ENOSPC")
+    record("wandb", on_disk, then=points(1, 2), wait_s=_WAIT_S)
+    said = warnings(caplog)
+    assert said[0].startswith("tracking=wandb fails, training goes on: ")
+    assert said[0].endswith(".wandb is not whole, as on a full disk (told once in a process)")
+    assert said[1:] == ["tracking=wandb does not have 2 of the epochs here"]
+    disk.rules()
+    record("wandb", on_disk, begin=points(1, 2), then=points(3, 3), wait_s=_WAIT_S)
+    assert len(warnings(caplog)) == 2
+    (folder,) = on_disk.folder.glob("wandb/offline-run-*")
+    (history,) = folder.glob("run-*.wandb")
+    assert history.read_bytes().count(b"accuracy/ensemble") >= 3
 
 
 def test_tensorboard_on_a_disk_that_is_full_leaves_no_half_record(run, caplog, tmp_path):
