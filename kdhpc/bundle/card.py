@@ -3,7 +3,6 @@
 import yaml
 
 from kdhpc.bundle.checking import Checked
-from kdhpc.bundle.formats import FORMATS
 from kdhpc.bundle.origin import exported_with, trained_by
 from kdhpc.bundle.preprocessing import preprocessing_steps
 from kdhpc.bundle.subject import Subject
@@ -55,14 +54,17 @@ The preprocessing in timm's `config.json` comes near the one below; `preprocessi
 }
 
 
-def model_card(subject: Subject, name: str, checked: Checked, *, drawn: bool, notes: tuple[str, ...]) -> str:
+def model_card(
+    subject: Subject, name: str, checked: Checked, *, needs: str, is_drawn: bool, notes: tuple[str, ...]
+) -> str:
     """The text.
 
     Args:
         subject: What was exported.
         name: Of the format.
         checked: What the check found.
-        drawn: Whether ``graph.svg`` and ``graph.png`` are there.
+        needs: Packages that its reader must have, in words.
+        is_drawn: Whether ``graph.svg`` and ``graph.png`` are there.
         notes: Sentences about what is missing.
     """
     result = subject.run.result
@@ -73,10 +75,10 @@ def model_card(subject: Subject, name: str, checked: Checked, *, drawn: bool, no
         _head(subject, name, title),
         f"# {title}\n\n{_what(subject)}",
         f"## Accuracy\n\n{_accuracy(subject)}",
-        f"## Use\n\n{_use(subject, name)}",
+        f"## Use\n\n{_use(subject, name, needs)}",
         f"## Preprocessing\n\n{_numbered(preprocessing_steps(subject.run.config.dataset, subject.card))}\n\n"
         "`preprocessing.json` says the same to programs. `classes.json` names the classes, by label from 0.",
-        f"## Training\n\n{_training(subject, drawn)}",
+        f"## Training\n\n{_training(subject, is_drawn)}",
         f"## Check\n\n{_check(checked)}",
         f"## Limits\n\n{_limits(subject)}",
         "## Licence\n\nNot chosen yet: fill it in here and in the head of this file. The licences of the images, and "
@@ -150,7 +152,7 @@ def _ensemble(subject: Subject) -> str:
     return "gated sum of the logits" if subject.is_branched else "mean of the logits"
 
 
-def _use(subject: Subject, name: str) -> str:
+def _use(subject: Subject, name: str, needs: str) -> str:
     folders = [""] if len(subject.nodes) == 1 else [f"/node{node + 1}" for node in subject.nodes]
     lines = [
         f'node{i + 1} = timm.create_model("local-dir:FOLDER{f}", pretrained=True).eval()'
@@ -166,13 +168,13 @@ def _use(subject: Subject, name: str) -> str:
         side=subject.image_size, nodes=len(subject.nodes), classes=len(subject.card.classes), ensemble=ensemble
     )
     return (
-        f"It needs {FORMATS[name].needs}. `use.py` classifies image files, and needs numpy and pillow as well:\n\n"
+        f"It needs {needs}. `use.py` classifies image files, and needs numpy and pillow as well:\n\n"
         f"```bash\npython use.py IMAGE...\n```\n\nFrom Python:\n\n"
         f"{_LOADING[name].format(timm_lines=chr(10).join(lines), **known)}\n{outputs}"
     )
 
 
-def _training(subject: Subject, drawn: bool) -> str:
+def _training(subject: Subject, is_drawn: bool) -> str:
     run = subject.run
     result = run.result
     sentences = [
@@ -191,7 +193,7 @@ def _training(subject: Subject, drawn: bool) -> str:
     text += "\n\n`provenance.json` has all settings, versions, commits, and the digest of each file."
     if run.paths.graph.is_file():
         text += " `graph.json` is the graph: who taught whom, what, and when."
-    return text + ("\n\n![The graph](graph.svg)" if drawn else "")
+    return text + ("\n\n![The graph](graph.svg)" if is_drawn else "")
 
 
 def _check(checked: Checked) -> str:

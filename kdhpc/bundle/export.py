@@ -14,7 +14,7 @@ from kdhpc.bundle.preprocessing import preprocessing_document
 from kdhpc.bundle.programs import write_onnx, write_torch
 from kdhpc.bundle.subject import Subject, open_subject
 from kdhpc.bundle.use_file import use_file
-from kdhpc.bundle.weights import check_timm, write_safetensors, write_timm
+from kdhpc.bundle.weights import check_timm, packages_of, write_safetensors, write_timm
 from kdhpc.errors import GraphError
 from kdhpc.files.json_text import strict_json
 from kdhpc.files.reading import read_whole
@@ -62,16 +62,23 @@ def export_run(run: FinishedRun, name: str, out: Path, *, node: int | None, num_
     subject = open_subject(run, node=node)
     if name == "timm":
         check_timm(subject)
+    needs = FORMATS[name].needs
+    if name == "safetensors":
+        packages = packages_of(subject)
+        needs = f"torch and safetensors, and of its networks {' and '.join(packages)}"
+        if "kdhpc" in packages:
+            _LOG.warning("whoever uses this bundle needs kdhpc: --format torch and onnx do without")
     images = check_images(subject, num_images)
     with bundle_folder(out) as folder:
         _WRITERS[name](subject, folder)
         document = preprocessing_document(run.config.dataset, subject.card)
         write_whole(folder / "preprocessing.json", strict_json(document, indent=2), "\n")
         write_whole(folder / "classes.json", strict_json(list(subject.card.classes), indent=2), "\n")
-        write_whole(folder / "use.py", use_file(name, FORMATS[name].needs))
+        write_whole(folder / "use.py", use_file(name, needs))
         checked = check_bundle(subject, folder, images)
         notes = _write_graph(subject, folder)
-        card = model_card(subject, name, checked, drawn=(folder / "graph.svg").exists(), notes=notes)
+        is_drawn = (folder / "graph.svg").exists()
+        card = model_card(subject, name, checked, needs=needs, is_drawn=is_drawn, notes=notes)
         write_whole(folder / "README.md", card)
         write_provenance(subject, name, checked, folder)
         names = files_below(folder)

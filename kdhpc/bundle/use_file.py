@@ -28,8 +28,12 @@ def preprocess(path):
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
+        if opened.width * opened.height > 1 << 27:
+            raise ValueError("it has more than 134,217,728 pixels")
         image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):  # Grey with 16 bits.
+    if image.mode.startswith("I"):  # Grey with 16 bits: 0 is black, 65,535 white.
+        if np.asarray(image).max() < 4096:
+            raise ValueError("its 16-bit pixels are all below 4,096 of 65,535, which is black: scale them")
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -186,13 +190,21 @@ def main():
     if len(sys.argv) < 2:
         sys.exit("usage: python use.py IMAGE [IMAGE ...]")
     model = load()
+    failed = False
     for path in sys.argv[1:]:
-        logits, probabilities = run(model, preprocess(path)[None])
+        try:
+            image = preprocess(path)
+        except Exception as exc:  # A file may be broken in any way, and stops no other one.
+            print(f"{path}: {type(exc).__name__}: {exc}", file=sys.stderr)
+            failed = True
+            continue
+        logits, probabilities = run(model, image[None])
         print(path)
         for label in probabilities[0].argsort()[::-1][:5]:
             print(f"  {100 * probabilities[0, label]:6.2f} %  {CLASSES[label]}")
         if logits.shape[1] > 1:
             print(f"  nodes: {', '.join(CLASSES[label] for label in logits[0].argmax(axis=1))}")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,12 @@ def timm_name(name: str) -> str | None:
     return alike if alike in _ALIKE_IN_TIMM else None
 
 
+def packages_of(subject: Subject) -> tuple[str, ...]:
+    """The packages that build the networks of a bundle of weights: torchvision, timm, kdhpc."""
+    libraries = [None if subject.is_branched else library_of(name, subject.image_size) for name in subject.names]
+    return tuple(dict.fromkeys("kdhpc" if one is None else one.package for one in libraries))
+
+
 def check_timm(subject: Subject) -> None:
     """Refuse networks that timm does not know.
 

@@ -91,7 +91,8 @@ class Tally:
             where = f"{self._files[0]} lists all" if self._files else "--csv FILE lists all"
             self._progress.say(f"not predicted: {more:,} more; {where}")
         if self.num_failed and self.num_predicted:
-            self._progress.say(f"{self.num_predicted:,} images are predicted, {self.num_failed:,} are not")
+            done = f"{self.num_predicted:,} image{' is' if self.num_predicted == 1 else 's are'} predicted"
+            self._progress.say(f"{done}, {self.num_failed:,} {'is' if self.num_failed == 1 else 'are'} not")
 
 
 class Tables:

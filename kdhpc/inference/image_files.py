@@ -15,6 +15,7 @@ _NO_IMAGES = "no images by their names"
 _HIDDEN = "hidden"
 _LEFT_BEHIND = "in folders hidden, or left behind by other programs"
 _AGAIN = "named before"
+_EMPTY = "folders without an image"
 _FEW = 3
 
 
@@ -62,6 +63,8 @@ def find_images(given: Sequence[Path]) -> ImageFiles:
     search = _Search()
     for path in given:
         search.add(path)
+    if search.files and search.empty:
+        search.skipped[_EMPTY] = search.empty
     skipped = (Skipped(reason=reason, paths=tuple(paths)) for reason, paths in search.skipped.items())
     return ImageFiles(files=tuple(search.files), skipped=tuple(skipped), refused=tuple(search.refused))
 
@@ -71,6 +74,7 @@ class _Search:
     files: list[Path] = field(default_factory=list)
     skipped: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
     refused: list[StorageError] = field(default_factory=list)
+    empty: list[Path] = field(default_factory=list)
     _known: set[str] = field(default_factory=set)
 
     def add(self, path: Path) -> None:
@@ -82,6 +86,8 @@ class _Search:
     def _add_below(self, folder: Path) -> None:
         walk = Walk(refused=self.refused)
         found = sorted(file.path for file in walk.files(folder))
+        if not any(map(has_image_name, found)):
+            self.empty.append(folder)
         self._skip(_NO_IMAGES, (path for path in found if not has_image_name(path)))
         self._skip(_HIDDEN, walk.hidden)
         self._skip(_LEFT_BEHIND, walk.left_out)

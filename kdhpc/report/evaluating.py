@@ -14,7 +14,7 @@ from kdhpc.data.batches import Batch, EvalBatches
 from kdhpc.data.decode import Target, fit_pixels
 from kdhpc.data.packed import PackedDataset, PackedSplit
 from kdhpc.data.progress import Progress
-from kdhpc.errors import NetworkError
+from kdhpc.errors import ConfigError, NetworkError
 from kdhpc.final.finished import FinishedRun
 from kdhpc.final.result import FinalResult, write_result
 from kdhpc.final.scores import Detection
@@ -74,11 +74,13 @@ def evaluate(run: FinishedRun, second: SecondImages | None, progress: Progress) 
         The result.
 
     Raises:
-        ConfigError: the images do not fit the run's config.
+        ConfigError: the images do not fit the run's config, or the second data set is the run's own.
         DataError: the images are not here, or are others.
         NetworkError: weights are damaged, or give logits that are not finite.
         StorageError: the file system refuses.
     """
+    if second is not None and second.packed.checksum == run.dataset_checksum:
+        raise ConfigError(f"--ood {second.name}: {run.origin} is scored on these images itself, give another data set")
     device = device_here()
     runtime = runtime_of(run, device)
     runtime.enforce()

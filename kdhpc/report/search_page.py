@@ -1,5 +1,6 @@
 """The page of a search's report, from its template. All that people or machines have named is escaped there."""
 
+import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from kdhpc import __version__
 from kdhpc.config.goals import GOALS
@@ -84,6 +85,7 @@ def render_page(
         "estimate": words,
         "value": goal.shown,
         "key": graph_key,
+        "code": _with_code,
     }
     complete = [trial for trial in history.trials if trial.value is not None]
     open_candidates = [one for one in history.given if one.is_candidate and one.open]
@@ -127,6 +129,11 @@ def render_page(
 def _shown(value: object) -> object:
     """Texts without control characters; what is markup already stays."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _with_code(text: str) -> Markup:
+    """A line for a terminal, where commands stand between backticks."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _most_important(choices: SearchChoices) -> list[ParameterChoices]:

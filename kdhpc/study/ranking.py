@@ -143,10 +143,14 @@ def lead_line(leads: Sequence[Lead], study: str, goal: Goal, *, diverged: Sequen
     if not leads:
         return lost
     unit, worse, better = (" points", "below", "above") if goal.maximise else ("", "worse than", "better than")
-    parts = [
-        f"{_with_error(abs(lead.points), lead.error, goal)}{unit} {worse if lead.points < 0 else better} {lead.over}"
-        for lead in leads
-    ]
+
+    def compared(lead: Lead) -> str:
+        if lead.points == 0 and lead.error is None:
+            return f"as good as {lead.over}"
+        points = _with_error(abs(lead.points), lead.error, goal)
+        return f"{points}{unit} {worse if lead.points < 0 else better} {lead.over}"
+
+    parts = [compared(lead) for lead in leads]
     behind = [lead.over for lead in leads if lead.points <= 0]
     told = f"the best graph is {_listed(parts)}"
     if behind:

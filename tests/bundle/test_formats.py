@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from kdhpc.bundle.formats import FORMATS
@@ -116,6 +117,32 @@ def test_safetensors_bundle_says_how_to_build_each_network(name, runs, tmp_path,
         "rotated": [None],
         "theirs": ["timm", "timm"],
     }[name]
+    needed = "timm" if name == "theirs" else "kdhpc"
+    card = (tmp_path / "bundle/README.md").read_text(encoding="utf-8")
+    assert f"It needs torch and safetensors, and of its networks {needed}. `use.py`" in card
+
+
+def test_use_file_names_what_it_cannot_read_and_goes_on(runs, tmp_path):
+    export(runs / "theirs/seed0", "torch", tmp_path / "bundle")
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "good.png")
+    Image.fromarray(np.full((20, 20), 3000, dtype=np.uint16)).save(tmp_path / "dark.png")
+    (tmp_path / "text.jpg").write_text("no image", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "bundle/use.py", "nosuch.jpg", "text.jpg", "dark.png", ".", "good.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == "good.png"
+    said = [line.split(": ")[:2] for line in done.stderr.splitlines()]
+    assert said == [
+        ["nosuch.jpg", "FileNotFoundError"],
+        ["text.jpg", "UnidentifiedImageError"],
+        ["dark.png", "ValueError"],
+        [".", "IsADirectoryError"],
+    ]
 
 
 def test_timm_bundle_is_read_by_timm(runs, tmp_path, images):

@@ -102,6 +102,10 @@ def test_images_of_which_none_can_be_used_are_an_error(folder, predict):
     nothing = predict("empty")
     assert (nothing.code, nothing.err.count("\n")) == (1, 1)
     assert "there is no image in empty; skipped 1, no images by their names: .txt 1" in nothing.err
+    picture().save("good.png")
+    some = predict("empty", "text.png", "good.png")
+    assert "skipped 1, folders without an image: empty\n" in some.err
+    assert "1 image is predicted, 1 is not\n" in some.err
 
 
 def test_many_failures_are_not_all_named_on_the_terminal(folder, predict):

@@ -54,7 +54,7 @@ def own_test_images():
 
 @pytest.fixture
 def second(finished, shared, tmp_path, monkeypatch):
-    """A data set of grey images of another size and with three classes, and beside it a copy of the run's own."""
+    """A data set of grey images of another size and three classes; beside it one with the run's own test images."""
     data = tmp_path / "data"
     shutil.copytree(shared / "data", data)
     monkeypatch.setenv("KDHPC_DATA", str(data))
@@ -65,7 +65,10 @@ def second(finished, shared, tmp_path, monkeypatch):
     half = ArraySplit(images=pixels, labels=labels)
     packed = in_memory(ArraySource(classes=("a", "b", "c"), train=half, test=half), origin="grey")
     write_packed(packed, data / "grey", Progress(sys.stderr))
-    shutil.copytree(data / "tiny", data / "same")
+    own = own_test_images()
+    half = ArraySplit(images=np.array(own.images), labels=np.array(own.labels))
+    packed = in_memory(ArraySource(classes=("a", "b"), train=half, test=half), origin="same")
+    write_packed(packed, data / "same", Progress(sys.stderr))
     return pixels
 
 
@@ -147,6 +150,7 @@ def test_evaluate_against_the_same_images_tells_nothing_apart_and_keeps_what_the
     [
         ([RUN, "--ood", "nowhere"], 1, "data set 'nowhere' is not prepared"),
         ([RUN, "--ood", "../x"], 2, "can be no folder"),
+        ([RUN, "--ood", "tiny"], 2, "is scored on these images itself, give another data set"),
         (["nowhere"], 2, "nowhere is no folder"),
     ],
 )

@@ -257,6 +257,10 @@ def test_lead_is_that_over_each_baseline_and_says_so_when_there_is_none(storage:
         "value is the best of many, `kdhpc confirm --study tiny` trains it again"
     )
     assert lead_line((), "tiny", GOALS["ensemble"]) is None
+    tie = [dataclasses.replace(lead[0], points=0.0, is_confirmed=True)]
+    assert lead_line(tie, "tiny", GOALS["ensemble"]) == (
+        "the best graph is as good as independent: nothing is gained over independent"
+    )
 
 
 def test_baseline_that_diverges_is_said_to_tell_nothing(storage: Storage) -> None:
