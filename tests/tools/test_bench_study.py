@@ -37,8 +37,10 @@ def test_bench_study_measures_both_sides_on_a_study_with_a_past():
 def test_bench_fleet_loses_nothing(sessions):
     if sessions:
         require_pgbouncer()
-    report = report_of("fleet", "--workers", "6", "--minutes", "3", "--epoch-s", "5", "--faster", "12", *sessions)
-    calls = {row["call"]: row["calls"] for row in report["rows"]}
+    report = report_of("fleet", "--workers", "20", "--minutes", "2", "--epoch-s", "5", "--faster", "12", *sessions)
+    calls = {
+        row["call"]: row["calls"] for row in report["rows"]
+    }  # Some of 20 are pruned, in whatever order they begin.
     assert min(calls["lease"], calls["report"], calls["end"], calls["renew"]) > 0
     assert "errors 0;" in report["notes"][0]
     assert report["notes"][0].endswith("left running: yes.")
