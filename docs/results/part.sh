@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# A search, then the question whether anything was gained: the best graphs, confirmed with new seeds, beside fixed graphs,
+# ONE, SLA and FRSKD, trained alike and scored on the official test images.
+#
+#   docs/results/part.sh NAME DATASET NODES IMAGES EPOCHS [key=value ...]
+#
+# In a folder whose data/ has the data set. The search trains on IMAGES images and scores on as many others; the trainings
+# after it have as many images and epochs. One thread each, two at a time. It goes on where it stopped. TRIALS: graphs of the
+# search (default: 80).
+set -euo pipefail
+name=$1 dataset=$2 nodes=$3 images=$4 epochs=$5
+shift 5
+common=(dataset="$dataset" network=resnet8 training.epochs="$epochs" 'training.milestones=[0.5,0.75]' device.threads=1 "$@")
+search=(--study "$name" study=quickstart study.num_nodes="$nodes" dataset.subset=$((2 * images))
+    dataset.validation_fraction=0.5 "${common[@]}")
+
+kdhpc search "${search[@]}" --trials "${TRIALS:-80}" --workers 2
+[ -e "runs/$name/unconfirmed" ] || kdhpc export-best --study "$name" --out "runs/$name/unconfirmed"
+kdhpc confirm --study "$name" --top 5 --seeds 3 --workers 2
+kdhpc export-best --study "$name" --top 1000 --out "runs/$name/all"
+kdhpc status --study "$name" --format json > "runs/$name/status.json"
+
+# The graph in the middle of those that were trained to the end, by their value in the search.
+median=$(python - "runs/$name/all" "$name" <<'PYTHON'
+import csv, sys
+from pathlib import Path
+(table,) = Path(sys.argv[1]).glob("*.csv")
+rows = sorted(csv.DictReader(table.open()), key=lambda row: float(row["value"]))
+print(table.with_name(f"{sys.argv[2]}-trial{rows[len(rows) // 2]['trial']}.json"))
+PYTHON
+)
+
+# trainings NAME GRAPH SEEDS: a line each, as words of a command
+trainings() {
+    for seed in $(seq 0 $(($3 - 1))); do
+        echo "--graph $2 --seeds $seed run.name=$name-$1"
+    done
+}
+own() { [[ $1 == sla || $1 == frskd ]] || echo "--nodes $nodes"; }
+
+{
+    trainings confirmed "runs/$name/all/$name-best.json" 5
+    trainings unconfirmed "runs/$name/unconfirmed/$name-best.json" 5
+    trainings median "$median" 3
+    for graph in independent dml; do trainings "$graph" "$graph $(own $graph)" 5; done
+    for graph in uniform:att- one sla frskd; do trainings "${graph/:/-}" "$graph $(own $graph)" 3; done
+} | xargs -P 2 -L 1 kdhpc train training=short training.evaluate=last dataset.subset="$images" "${common[@]}"
+
+measures=ensemble,node,nll,ece,mutual_kl
+kdhpc results runs/train/"$name"-* --columns "$measures"
+kdhpc results runs/train/"$name"-* --against "$name-independent" --columns "$measures"
+kdhpc results runs/train/"$name"-* --format csv > "runs/$name/results.csv"
