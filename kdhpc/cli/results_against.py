@@ -75,9 +75,10 @@ def _notes(compared: "Sequence[Comparison]") -> list[str]:
         if one.refused:
             notes.append(f"not compared: {told(one)}")
             continue
-        fewest = min(len(each.pairs) for each in one.differences.values())
-        if fewest < 2:
-            have = "no seed" if fewest == 0 else "one seed"
+        # A single network has no mutual KL: that its cell is a dash says nothing of seeds.
+        most = max(len(each.pairs) for each in one.differences.values())
+        if most < 2:
+            have = "no seed" if most == 0 else "one seed"
             notes.append(f"{one.training} and {one.against} have {have} in common: an interval needs two or more")
         if one.diverged_seeds or one.against_diverged_seeds:
             seeds = [
