@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.network_argument import add_network_argument, import_networks
 from kdhpc.cli.table import Table, show
 
 if TYPE_CHECKING:
@@ -40,13 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "folders", nargs="*", type=Path, metavar="DIR", help="runs, or folders with runs (default: runs/train)"
     )
     parser.add_argument("--ood", metavar="NAME", help="a prepared data set whose test images are out of distribution")
-    parser.add_argument(
-        "--network",
-        action="append",
-        default=[],
-        metavar="module:Name",
-        help="your own network that a run was trained with: what a run's files name is not imported unasked",
-    )
+    add_network_argument(parser)
     parser.set_defaults(func=run)
 
 
@@ -63,12 +58,10 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.errors import KdhpcError
     from kdhpc.final.finished import find_finished
     from kdhpc.log import log_to_stderr
-    from kdhpc.networks.own import register_imported
     from kdhpc.report.evaluating import SecondImages, evaluate, is_evaluated, warn_of_other_form
 
     log_to_stderr()
-    for name in args.network:
-        register_imported(name)
+    import_networks(args.network)
     second = None if args.ood is None else SecondImages.prepared(args.ood)
     runs = find_finished(args.folders or [final_root()])
     results: list[FinalResult] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kdhpc.bundle.formats import FORMATS
+from kdhpc.cli.network_argument import add_network_argument, import_networks
 from kdhpc.cli.parser import output_folder, positive
 
 _USUAL_IMAGES = 64
@@ -57,13 +58,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="K",
         help=f"how many images it is checked on (default: {_USUAL_IMAGES})",
     )
-    parser.add_argument(
-        "--network",
-        action="append",
-        default=[],
-        metavar="module:Name",
-        help="your own network that a run was trained with: what a run's files name is not imported unasked",
-    )
+    add_network_argument(parser)
     parser.add_argument("--study", action=_OfExportBest, help=argparse.SUPPRESS)
     parser.set_defaults(func=run)
 
@@ -103,11 +98,9 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.bundle.export import export_run
     from kdhpc.final.finished import open_finished
     from kdhpc.log import log_to_stderr
-    from kdhpc.networks.own import register_imported
 
     log_to_stderr()
-    for name in args.network:
-        register_imported(name)
+    import_networks(args.network)
     node = None if args.node is None else args.node - 1
     bundle = export_run(open_finished(folder), args.format, args.out, node=node, num_images=args.images)
     print(*bundle.files, sep="\n")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.network_argument import add_network_argument, import_networks
 from kdhpc.cli.parser import output_file, output_folder, positive
 from kdhpc.errors import ConfigError, DataError, UsageError
 
@@ -63,13 +64,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto, a GPU if there is one"
     )
-    parser.add_argument(
-        "--network",
-        action="append",
-        default=[],
-        metavar="module:Name",
-        help="your own network that a run was trained with: what a run's files name is not imported unasked",
-    )
+    add_network_argument(parser)
     parser.set_defaults(func=run)
 
 
@@ -114,11 +109,9 @@ def _predict(args: argparse.Namespace, found: "ImageFiles") -> int:
     from kdhpc.inference.predicting import predict_files
     from kdhpc.inference.preprocessing import BATCH_SIZE
     from kdhpc.log import log_to_stderr
-    from kdhpc.networks.own import register_imported
 
     log_to_stderr()
-    for name in args.network:
-        register_imported(name)
+    import_networks(args.network)
     ensemble = as_ensemble(find_run(args.run), _device(args.device))
     batch_size = args.batch or BATCH_SIZE
     pictures = None if args.attention is None else Pictures(args.attention, ensemble, len(found.files))

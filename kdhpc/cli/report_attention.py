@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.network_argument import add_network_argument, import_networks
 from kdhpc.cli.parser import output_folder, positive
 from kdhpc.cli.table import Part, Table, show
 
@@ -65,13 +66,7 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="DIR",
         help="where to write (default: runs/report/attention-<name>-seed<k>, several with -vs- between them)",
     )
-    parser.add_argument(
-        "--network",
-        action="append",
-        default=[],
-        metavar="module:Name",
-        help="your own network that a run was trained with: what a run's files name is not imported unasked",
-    )
+    add_network_argument(parser)
     parser.set_defaults(func=run)
 
 
@@ -87,13 +82,11 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.data.progress import Progress
     from kdhpc.final.finished import open_finished
     from kdhpc.log import log_to_stderr
-    from kdhpc.networks.own import register_imported
     from kdhpc.report.attention import read_several
     from kdhpc.report.draw_attention import draw_comparison
 
     log_to_stderr()
-    for name in args.network:
-        register_imported(name)
+    import_networks(args.network)
     finished = [open_finished(folder) for folder in args.folders]
     with Progress(sys.stderr) as progress:
         runs = read_several(finished, num_images=args.images, indices=args.indices, progress=progress)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.network_argument import add_network_argument, import_networks
 from kdhpc.cli.parser import output_folder
 from kdhpc.errors import UsageError
 
@@ -51,13 +52,7 @@ def add_parser(reports: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="DIR",
         help="where to write (default: runs/report/pairs-<data set>-<network>)",
     )
-    parser.add_argument(
-        "--network",
-        action="append",
-        default=[],
-        metavar="module:Name",
-        help="your own network that a run was trained with: what a run's files name is not imported unasked",
-    )
+    add_network_argument(parser)
     parser.set_defaults(func=run)
 
 
@@ -75,15 +70,13 @@ def run(args: argparse.Namespace) -> int:
     from kdhpc.files.writing import write_whole
     from kdhpc.final.finished import find_finished
     from kdhpc.log import log_to_stderr
-    from kdhpc.networks.own import register_imported
     from kdhpc.report.correlation import fit_line, pairs_table
     from kdhpc.report.draw_pairs import draw_pairs
     from kdhpc.report.pairs import compare_pairs
     from kdhpc.report.predictions import choose_networks, device_here, read_predictions
 
     log_to_stderr()
-    for name in args.network:
-        register_imported(name)
+    import_networks(args.network)
     runs = find_finished(args.folders)
     chosen = choose_networks(runs)
     _check_number(sum(len(choice.nodes) for choice in chosen))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli import results_against, results_ensemble
+from kdhpc.cli.network_argument import add_network_argument
 from kdhpc.cli.parser import positive
 from kdhpc.cli.results_table import columns_of, plain, shown
 from kdhpc.cli.table import show
@@ -73,13 +74,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--against", metavar="GRAPH", help="compare in pairs of seeds with this training or graph")
     parser.add_argument("--ensemble", choices=("greedy",), help="an ensemble of networks of all runs")
     parser.add_argument("--members", type=positive, metavar="N", help="with --ensemble: how many networks")
-    parser.add_argument(
-        "--network",
-        action="append",
-        default=[],
-        metavar="module:Name",
-        help="with --ensemble: your own network that a run was trained with",
-    )
+    add_network_argument(parser, only_with="--ensemble")
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
     parser.set_defaults(func=run)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdhpc.cli.network_argument import import_networks
 from kdhpc.cli.table import Part, Table, show
 from kdhpc.files.json_text import strict_json
 
@@ -22,12 +23,10 @@ def run(folders: Sequence[Path], num_members: int, networks: Sequence[str], form
     """
     from kdhpc.data.progress import Progress
     from kdhpc.log import log_to_stderr
-    from kdhpc.networks.own import register_imported
     from kdhpc.report.greedy import choose_greedily
 
     log_to_stderr()
-    for name in networks:
-        register_imported(name)
+    import_networks(networks)
     with Progress(sys.stderr) as progress:
         found = choose_greedily(folders, num_members, progress)
     if form == "json":
