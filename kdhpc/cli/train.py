@@ -1,7 +1,6 @@
 """``kdhpc train``: train one graph to the end, on the original training and test images."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdhpc.cli.one_training import train_one
 from kdhpc.cli.training_progress import TrainingProgress
+from kdhpc.config.number_lists import parse_numbers
 from kdhpc.errors import DivergedError, UsageError
 from kdhpc.methods.registry import METHODS, named_methods
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
     from kdhpc.final.run import Run
 
-_MOST_SEEDS = 1000
 _DESCRIPTION = """\
 Trains a graph from scratch on all training images and scores it on the test images: per-node and ensemble accuracy of
 the last epoch. A run that was interrupted goes on where it stopped, one that is done is not repeated. A run
@@ -212,18 +211,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     Raises:
         UsageError: it is none of these, has a seed twice, or more than anybody trains.
     """
-    if found := re.fullmatch(r"(\d+)\.\.(\d+)", text):
-        first, last = int(found[1]), int(found[2])
-        if last < first:
-            raise UsageError(f"--seeds {text} is not allowed: the smaller seed comes first, as {last}..{first}")
-        # Of a range, no more are counted out than may be given: 0..9999999999 has no end that anybody waits for.
-        seeds = tuple(range(first, min(last, first + _MOST_SEEDS) + 1))
-    elif re.fullmatch(r"\d+(,\d+)*", text):
-        seeds = tuple(int(seed) for seed in text.split(","))
-    else:
-        raise UsageError(f"--seeds {text} is not allowed: give a number, a range such as 0..4, or a list such as 0,2,5")
-    if len(seeds) > _MOST_SEEDS:
-        raise UsageError(f"--seeds {text} is not allowed: at most {_MOST_SEEDS:,} seeds at once")
-    if len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds {text} is not allowed: a seed is in it twice")
-    return seeds
+    try:
+        return parse_numbers(text, noun="seed")
+    except ValueError as exc:
+        raise UsageError(f"--seeds {text} is not allowed: {exc}") from exc

@@ -116,17 +116,17 @@ def cost(steps: Sequence[Step], known: Mapping[str, Speed], *, origin: str) -> C
 
 def _node_images(step: Step, load: Load) -> float:
     epochs = mean_epochs(load.epochs) if step.kind == "search" else load.epochs
-    return load.trainings * load.num_nodes * load.images * epochs
+    return load.trainings * load.num_nodes * load.images * load.times * epochs
 
 
 def _measured(step: Step) -> list[float]:
     """Images a second and network, of each finished run of a training."""
-    found = list[float]()
+    found, times = list[float](), 1 if step.load is None else step.load.times
     for seed in step.seeds:
         try:
             result = read_result(RunPaths.of(step.name, seed).result)
         except (DataError, StorageError):
             continue
         if result.seconds and result.divergence is None:
-            found.append(result.training_images * result.epochs * result.num_nodes / result.seconds)
+            found.append(times * result.training_images * result.epochs * result.num_nodes / result.seconds)
     return found

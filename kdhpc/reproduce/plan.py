@@ -16,6 +16,8 @@ class Load:
     """M."""
     images: int
     """Images that train, in an epoch."""
+    times: int = 1
+    """How often each of them is trained on in an epoch: SLA rotates them."""
     epochs: int
     """Length of the schedule."""
     trainings: int

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from kdhpc.config.folders import config_dirs
+from kdhpc.config.number_lists import parse_numbers
 from kdhpc.config.paths import RunPaths, StudyPaths, runs_root
 from kdhpc.errors import ConfigError, UsageError, nearest
 from kdhpc.reproduce.datasets import Standing
@@ -239,7 +240,8 @@ class _Reader:
         return Load(
             network=self._text("{network}", names),
             num_nodes=int(self._text(names.get("nodes", 1), names)),
-            images=times * num,
+            images=num,
+            times=times,
             epochs=int(self._text("{epochs}", names)),
             trainings=trainings,
         )
@@ -294,11 +296,10 @@ def _document(name: str, config_dir: Path | None) -> tuple[Path, Mapping[str, ob
 
 
 def _seeds(given: str, path: Path) -> tuple[int, ...]:
-    first, dots, last = given.partition("..")
     try:
-        return tuple(range(int(first), int(last) + 1)) if dots else tuple(map(int, given.split(",")))
+        return parse_numbers(given, noun="seed")
     except ValueError as exc:
-        raise ConfigError(f"{path}: seeds {given!r} are none: write 0..4, or 0,2,5") from exc
+        raise ConfigError(f"{path}: seeds: {given} is not allowed: {exc}") from exc
 
 
 def shortest(path: Path) -> Path:

@@ -58,7 +58,7 @@ def code_of(*words: str) -> int:
         ("train", "required: --graph (see `kdhpc train --help`)"),
         ("train --graph dml --seeds 2..0", "--seeds 2..0 is not allowed: the smaller seed comes first, as 0..2"),
         ("train --graph dml --seeds 0,0", "--seeds 0,0 is not allowed: a seed is in it twice"),
-        ("train --graph dml --seeds 0..9999999999", "at most 1,000 seeds at once"),
+        ("train --graph dml --seeds 0..9999999999", "at most 1,000 at once"),
         ("search --study mine training.epochs", "a config key needs a value, as training.epochs=VALUE"),
         ("data prepare folder . --size 1000000", "--size 1000000 is not allowed: 1 to 4096 pixels"),
         ("db start --allow 10.0.0.0/8", "--allow has no meaning without --listen"),

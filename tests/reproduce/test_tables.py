@@ -11,10 +11,11 @@ import pytest
 from kdhpc.cli.main import main
 from kdhpc.errors import DataError
 from kdhpc.final.result import FinalResult, write_result
+from kdhpc.reproduce.cost import speeds
 from kdhpc.reproduce.datasets import miniature_datasets
 from kdhpc.reproduce.overrides import Overrides
 from kdhpc.reproduce.plan import Plan
-from kdhpc.reproduce.reading import Wanted, read_plan
+from kdhpc.reproduce.reading import Wanted, read_plan, shared_names
 from kdhpc.reproduce.table import entries_of, markdown, read_published, table_csv
 
 _INDEPENDENT = "miniature-fashion_mnist-resnet8-independent2"
@@ -173,3 +174,13 @@ def test_dry_run_takes_the_speed_of_runs_that_are_done(capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert "# measured here instead, by runs that are done: resnet8" in printed
     assert "32 trainings; left to do: 2 searches, 31 trainings" in printed
+
+
+def test_measured_speed_counts_each_rotation_of_sla() -> None:
+    write("miniature-fashion_mnist-resnet8-sla", 0, (60.0,), 60.0, seconds=64.0, graph="sla", method="sla")
+    steps = [step for step in plan_of("table4").steps if step.name.endswith("-sla")]
+
+    found = speeds(shared_names("miniature", None), steps, origin="here")
+
+    # 2,000 images in four rotations, 8 epochs, 64 seconds.
+    assert (found["resnet8"].images_per_s, found["resnet8"].is_measured) == (1000.0, True)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from kdhpc.config.number_lists import parse_numbers
 from kdhpc.data.packed import PackedDataset, PackedSplit, read_manifest
 from kdhpc.data.progress import Progress
 from kdhpc.data.readers.source import ArraySource, ArraySplit, Counts
 from kdhpc.errors import UsageError
 
+_MOST_CLASSES = 100_000
 _HALVES = ("first", "second")
 
 
@@ -50,22 +52,17 @@ class PackedReader:
     def _numbers(self, num: int) -> tuple[int, ...]:
         if self.classes in _HALVES:
             return tuple(range(num // 2)) if self.classes == "first" else tuple(range(num // 2, num))
-        first, dots, last = self.classes.partition("..")
         try:
-            words = (first, last) if dots else self.classes.split(",")
-            given = [int(word) for word in words]
-        except ValueError:
-            raise UsageError(f"--classes {self.classes} {_ALLOWED}") from None
-        outside = [number for number in given if not 0 <= number < num]
-        if outside:
-            raise UsageError(f"--classes {self.classes}: there is no class {outside[0]}, there are 0 to {num - 1}")
-        numbers = tuple(range(given[0], given[1] + 1)) if dots else tuple(sorted(given))
-        if len(set(numbers)) != len(numbers) or len(numbers) < 2:
-            raise UsageError(f"--classes {self.classes} {_ALLOWED}, two classes or more, each once")
+            numbers = tuple(sorted(parse_numbers(self.classes, noun="class", most=_MOST_CLASSES)))
+        except ValueError as exc:
+            raise UsageError(
+                f"--classes {self.classes} is not allowed: {exc}; or first or second, for a half of the {num} classes"
+            ) from exc
+        if numbers[-1] >= num:
+            raise UsageError(f"--classes {self.classes}: there is no class {numbers[-1]}, there are 0 to {num - 1}")
+        if len(numbers) < 2:
+            raise UsageError(f"--classes {self.classes} is not allowed: two classes or more")
         return numbers
-
-
-_ALLOWED = "is not allowed: give first or second (half of the classes), numbers as 0..4, or 0,2,7"
 
 
 def _chosen(split: PackedSplit, numbers: tuple[int, ...]) -> ArraySplit:

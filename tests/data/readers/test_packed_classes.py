@@ -44,12 +44,12 @@ def test_halves_have_no_class_in_common(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        ("0", "is not allowed: give first or second"),
+        ("0", "is not allowed: two classes or more"),
         ("0..99", "there is no class 99, there are 0 to"),
-        ("cats", "is not allowed: give first or second"),
-        ("0,0", "two classes or more, each once"),
-        ("1..0", "two classes or more, each once"),
-        ("..", "is not allowed: give first or second"),
+        ("cats", "is not allowed: give a number, a range such as 0..4, or a list such as 0,2,5; or first or second"),
+        ("0,0", "a class is in it twice"),
+        ("1..0", "the smaller class comes first, as 0..1"),
+        ("..", "or first or second, for a half of the 3 classes"),
     ],
 )
 def test_classes_that_are_none_are_told(pets: Path, classes: str, said: str) -> None:
