@@ -177,7 +177,7 @@ def test_dry_run_takes_the_speed_of_runs_that_are_done(capsys: pytest.CaptureFix
 
 
 def test_measured_speed_counts_each_rotation_of_sla() -> None:
-    write("miniature-fashion_mnist-resnet8-sla", 0, (60.0,), 60.0, seconds=64.0, graph="sla", method="sla")
+    write("miniature-fashion_mnist-resnet8-sla", 0, (60.0,), 60.0, seconds=64.0, graph="sla")
     steps = [step for step in plan_of("table4").steps if step.name.endswith("-sla")]
 
     found = speeds(shared_names("miniature", None), steps, origin="here")
