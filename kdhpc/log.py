@@ -2,9 +2,14 @@
 
 import logging
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from kdhpc.printing import printable_stream
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler  # Python 3.10 has no [TextIO].
 
 
 def log_to_stderr() -> None:
@@ -19,7 +24,7 @@ def log_to_stderr() -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 
-class _ToStderr(logging.StreamHandler[TextIO]):
+class _ToStderr(_StreamHandler):
     """Writes to what standard error is at the moment: a line that is drawn on a terminal keeps below what is logged."""
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """``kdhpc reproduce``: a table or a figure of the paper, from searches and trainings to the page."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 # Spelt out, because importing what reads the files would slow down every command; a test compares.
 WHAT = ("table1", "figure3", "table2", "figure6", "figure7", "figure8", "table3", "table4", "all")
-_AT_ONCE = 4
+_MOST_WAITING = 4
 """Commands that wait for jobs at the same time; each holds some memory of this machine."""
+_MOST_TRAINING = 8
+"""Trainings on this machine's cores at the same time; each holds a gigabyte."""
 _DESCRIPTION = """\
 Searches, trains and draws what a table or a figure of the paper shows (figure 2 comes with table1), by the other
 commands of kdhpc, which it prints. What they are stands in configs/reproduce/NAME.yaml. What is finished is not done
@@ -55,7 +58,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--launcher",
         choices=("none", "submitit_local", "submitit_slurm"),
         default="none",
-        help="none (default): one training after the other, here; submitit_slurm: searches and trainings as job "
+        help="none (default): here, one training after the other, those of a miniature one for each core; "
+        "submitit_slurm: searches and trainings as job "
         "arrays, several at once, each after what it needs; submitit_local: trainings as processes",
     )
     parser.add_argument(
@@ -88,10 +92,10 @@ def run(args: argparse.Namespace) -> int:
     wanted = _wanted(args)
     plans = [read_plan(name, wanted) for name in (NAMES if args.name == "all" else (args.name,))]
     if args.dry_run:
-        _show(plans, wanted)
+        _show(plans, args, wanted)
         return 0
     _refuse_missing(plans)
-    _tell_cost(plans, wanted)
+    _tell_cost(plans, args, wanted)
     failed = False
     from kdhpc.cluster.signals import StopSignals
 
@@ -142,7 +146,7 @@ def _refuse_missing(plans: "Sequence[Plan]") -> None:
         )
 
 
-def _show(plans: "Sequence[Plan]", wanted: "Wanted") -> None:
+def _show(plans: "Sequence[Plan]", args: argparse.Namespace, wanted: "Wanted") -> None:
     from kdhpc.reproduce.reading import shortest
     from kdhpc.reproduce.running import commands_of
 
@@ -150,26 +154,27 @@ def _show(plans: "Sequence[Plan]", wanted: "Wanted") -> None:
         print(f"# {plan.name}: {plan.title}")
         for line in commands_of(plan, shortest(_folder(plan))):
             print(line)
-        print(*_cost_lines([plan], wanted), sep="\n", end="\n\n")
+        print(*_cost_lines([plan], args, wanted), sep="\n", end="\n\n")
     if len(plans) > 1:
         print("# all of it, what is shared counted once")
-        print(*_cost_lines(plans, wanted), sep="\n", end="\n\n")
+        print(*_cost_lines(plans, args, wanted), sep="\n", end="\n\n")
     print("nothing was made (--dry-run)")
 
 
-def _tell_cost(plans: "Sequence[Plan]", wanted: "Wanted") -> None:
-    for line in _cost_lines(plans, wanted):
+def _tell_cost(plans: "Sequence[Plan]", args: argparse.Namespace, wanted: "Wanted") -> None:
+    for line in _cost_lines(plans, args, wanted):
         _say(line.removeprefix("# "))
 
 
-def _cost_lines(plans: "Sequence[Plan]", wanted: "Wanted") -> list[str]:
+def _cost_lines(plans: "Sequence[Plan]", args: argparse.Namespace, wanted: "Wanted") -> list[str]:
     from kdhpc.reproduce.cost import cost, speeds
     from kdhpc.reproduce.plan import all_steps, open_steps
     from kdhpc.reproduce.reading import shared_names
 
     origin = "configs/reproduce/scales.yaml"
     names, steps = shared_names(wanted.scale, wanted.config_dir), all_steps(plans)
-    known = speeds(names, [step for step in steps if step.kind == "train"], origin=origin)
+    trainings = [step for step in steps if step.kind == "train"]
+    known = speeds(names, trainings, at_once=1 if args.launcher != "none" else _at_once(args), origin=origin)
     whole = cost(steps, known, origin=origin)
     left = cost([step.left() for step in open_steps(steps)], known, origin=origin)
     lines = [
@@ -195,8 +200,9 @@ def _do(plan: "Plan", args: argparse.Namespace, stop: "StopSignals") -> "Outcome
 
     left = open_steps(plan.steps)
     _say(f"{plan.name}: {len(left)} of {len(plan.steps)} steps are left")
-    at_once = _AT_ONCE if args.launcher == "submitit_slurm" else 1
-    outcome = do_steps(left, at_once=at_once, should_stop=lambda: stop.requested, say=_say)
+    # A search has a worker for each core, and a job has a machine of its own.
+    alone = () if args.launcher == "submitit_slurm" else ("search",)
+    outcome = do_steps(left, at_once=_at_once(args), alone=alone, should_stop=lambda: stop.requested, say=_say)
     for what in outcome.failed:
         _say(f"failed: {what}")
     if outcome.left_out:
@@ -204,6 +210,18 @@ def _do(plan: "Plan", args: argparse.Namespace, stop: "StopSignals") -> "Outcome
     if not outcome.stopped:
         _write(plan, outcome, stop)
     return outcome
+
+
+def _at_once(args: argparse.Namespace) -> int:
+    """How many steps are under way at the same time."""
+    from kdhpc.searching.gpus import visible_gpus
+
+    if args.launcher == "submitit_slurm":
+        return _MOST_WAITING
+    if args.launcher == "none" and args.scale == "miniature" and not visible_gpus():
+        # Small networks: two trainings of one thread are far faster than one after the other with two threads.
+        return min(_MOST_TRAINING, len(os.sched_getaffinity(0)))
+    return 1
 
 
 def _write(plan: "Plan", outcome: "Outcome", stop: "StopSignals") -> None:

@@ -56,8 +56,14 @@ def mean_epochs(epochs: int) -> float:
     return total + alive * (epochs - reached)
 
 
-def speeds(names: Mapping[str, object], done: Sequence[Step], *, origin: str) -> dict[str, Speed]:
-    """Speeds by network: those of the file, and in their place what finished trainings of the plan have measured.
+def speeds(names: Mapping[str, object], done: Sequence[Step], *, at_once: int, origin: str) -> dict[str, Speed]:
+    """Speeds of a machine by network: those of the file, and in their place what trainings of the plan have measured.
+
+    Args:
+        names: What ``scales.yaml`` gives.
+        done: Trainings; those that are finished are read.
+        at_once: How many trainings the machine does at the same time, each at the speed that it measured.
+        origin: The file, for messages.
 
     Raises:
         ConfigError: the file has none, or one is no number.
@@ -79,7 +85,7 @@ def speeds(names: Mapping[str, object], done: Sequence[Step], *, origin: str) ->
     for network, values in measured.items():
         if values and network in found:
             found[network] = Speed(
-                images_per_s=statistics.median(values), megabytes=found[network].megabytes, is_measured=True
+                images_per_s=at_once * statistics.median(values), megabytes=found[network].megabytes, is_measured=True
             )
     return found
 

@@ -1,12 +1,16 @@
 """Doing the steps of a plan, by the commands that are there, each as a process of its own."""
 
+import contextlib
 import shlex
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, TextIO
 
 from kdhpc.interpreter import child_python_words
 from kdhpc.reproduce.plan import Plan, Report, Step
@@ -30,12 +34,21 @@ class Outcome:
     """Whether a signal ended it."""
 
 
-def do_steps(steps: Sequence[Step], *, at_once: int, should_stop: Callable[[], bool], say: Say) -> Outcome:
+def do_steps(
+    steps: Sequence[Step],
+    *,
+    at_once: int,
+    alone: Sequence[str] = (),
+    should_stop: Callable[[], bool],
+    say: Say,
+) -> Outcome:
     """Do steps, each after what it needs. A step that fails stops those alone that need it.
 
     Args:
         steps: In order, from :func:`kdhpc.reproduce.plan.open_steps`.
-        at_once: How many are under way at the same time; more than one where each only waits for jobs.
+        at_once: How many are under way at the same time. If more than one, each line that they print begins with the
+            step's name.
+        alone: Kinds of steps beside which no other is under way: they use the whole machine by themselves.
         should_stop: Whether a signal has come. Commands are asked to end then, and write their checkpoints.
         say: Told each command before it starts.
     """
@@ -55,10 +68,14 @@ def do_steps(steps: Sequence[Step], *, at_once: int, should_stop: Callable[[], b
                 bad.add(step.key)
                 outcome.left_out.append(step.name)
         open_keys = {step.key for step in waiting} | running.keys()
+        at_work = [step for step in steps if step.key in running]
         for step in [step for step in waiting if not any(need in open_keys for need in step.needs)]:
-            if len(running) < at_once:
-                waiting.remove(step)
-                running[step.key] = _Running(step, say)
+            # In order: a step that needs the whole machine is not overtaken for ever by those that need less.
+            if len(running) >= at_once or (running and any(one.kind in alone for one in (step, *at_work))):
+                break
+            waiting.remove(step)
+            at_work.append(step)
+            running[step.key] = _Running(step, say, is_named=at_once > 1)
         for key, one in list(running.items()):
             code = one.poll()
             if code is None:
@@ -92,19 +109,53 @@ def commands_of(plan: Plan, folder: Path) -> list[str]:
 
 
 class _Command:
-    def __init__(self, words: Sequence[str], say: Say) -> None:
+    """A command of kdhpc as a process.
+
+    Args:
+        words: After ``kdhpc``.
+        say: Told the command.
+        name: Stands before each line that it prints; empty: it prints by itself, as on a terminal.
+    """
+
+    def __init__(self, words: Sequence[str], say: Say, *, name: str = "") -> None:
         self.shown = shown(words)
         say(self.shown)
+        pipe = subprocess.PIPE if name else None
         # In this process's group: Ctrl-C reaches it as well, and it goes on until it has written its checkpoint.
-        self.process = subprocess.Popen([*child_python_words(), "-m", "kdhpc.cli.main", *words])
+        self.process = subprocess.Popen(
+            [*child_python_words(), "-m", "kdhpc.cli.main", *words], stdout=pipe, stderr=pipe
+        )
+        self._readers = [
+            threading.Thread(target=_pass_on, args=(source, target, name), daemon=True)
+            for source, target in ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))
+            if source is not None
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def poll(self) -> int | None:
+        """Its exit code once all that it printed is passed on; None: it goes on."""
+        code = self.process.poll()
+        if code is not None:
+            for reader in self._readers:
+                reader.join()
+        return code
+
+
+def _pass_on(source: IO[bytes], target: TextIO, name: str) -> None:
+    """Until it ends, also when nobody reads any more: a full pipe would stop the command."""
+    with source:
+        for line in source:
+            with contextlib.suppress(OSError):
+                print(f"{name}: {line.decode(errors='replace').rstrip()}", file=target, flush=True)
 
 
 class _Running:
     """The commands of a step, one after the other."""
 
-    def __init__(self, step: Step, say: Say) -> None:
-        self._left, self._say = list(step.commands), say
-        self._command = _Command(self._left.pop(0), say)
+    def __init__(self, step: Step, say: Say, *, is_named: bool) -> None:
+        self._left, self._say, self._name = list(step.commands), say, step.name if is_named else ""
+        self._command = _Command(self._left.pop(0), say, name=self._name)
 
     @property
     def shown(self) -> str:
@@ -117,8 +168,8 @@ class _Running:
 
     def poll(self) -> int | None:
         """The exit code once all are done, or one has failed; None: it goes on."""
-        code = self._command.process.poll()
+        code = self._command.poll()
         if code == 0 and self._left:
-            self._command = _Command(self._left.pop(0), self._say)
+            self._command = _Command(self._left.pop(0), self._say, name=self._name)
             return None
         return code

@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 
 import submitit
@@ -17,6 +16,7 @@ from kdhpc.cluster.signals import StopSignals
 from kdhpc.config.schema import SearchConfig
 from kdhpc.errors import ClusterError, ConfigError, DatabaseError, DeviceError, KdhpcError, StorageError
 from kdhpc.interpreter import child_python
+from kdhpc.searching.gpus import visible_gpus
 from kdhpc.searching.job import work
 from kdhpc.searching.manifest import Manifest
 from kdhpc.server.control import ensure_server
@@ -27,7 +27,6 @@ from kdhpc.study.study import SharedStudy
 _POLL_S = 1.0
 _PATIENCE_S = 900.0
 _YEAR_MIN = 60 * 24 * 365  # submitit's local executor always has a time limit; this machine has none.
-_GPU = re.compile(r"\d+|(GPU|MIG)-.+")
 _WARNING = re.compile(r"^\S+ \S+ (?:WARNING|ERROR) (.+)$", re.MULTILINE)  # Lines of `log_to_stderr`.
 
 
@@ -174,7 +173,7 @@ def for_this_machine(config: SearchConfig) -> SearchConfig:
         ConfigError: the workers would find no CUDA device here, and are to use one.
     """
     device = config.device
-    if not _visible_gpus():
+    if not visible_gpus():
         if device.device == "cuda":
             raise ConfigError("device.device=cuda cannot be used, this machine shows no GPU: use device.device=auto")
         # What needs CUDA is refused.
@@ -206,7 +205,7 @@ class LocalFleet:
         self._logs = manifest.logs
         self._jobs: list[submitit.Job[Failure | None]] = []
         self._num_started = 0
-        self._gpus = _visible_gpus()
+        self._gpus = visible_gpus()
         self._read: dict[Path, int] = {}
         self._warned: set[str] = set()
 
@@ -318,13 +317,3 @@ def _children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
     return []
-
-
-def _visible_gpus() -> list[str]:
-    """This machine's GPUs, by index or UUID, as far as CUDA_VISIBLE_DEVICES shows them; workers see no others."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        indices = sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
-        return [str(index) for index in indices]
-    # As CUDA reads it: what comes after a name that is none, as -1, is not seen.
-    return list(takewhile(_GPU.fullmatch, (name.strip() for name in visible.split(","))))

@@ -1,12 +1,24 @@
 """Steps as processes: what is skipped, what fails, what a signal does."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
+from kdhpc.reproduce import running
 from kdhpc.reproduce.plan import Step
 from kdhpc.reproduce.running import do_steps
 
 _GOOD = ("--version",)
 _BAD = ("data", "check", "nothing")
+_LOGS = """
+import sys, time
+log, name = sys.argv[1], sys.argv[-1]
+for what in ("begins", "ends"):
+    with open(log, "a") as out:
+        print(name, what, file=out)
+    time.sleep(0.5)
+"""
 
 
 def step(name: str, *commands: tuple[str, ...], needs: tuple[str, ...] = ()) -> Step:
@@ -50,3 +62,36 @@ def test_after_a_signal_running_steps_are_ended_and_nothing_begins() -> None:
 
     assert outcome.stopped
     assert said == ["kdhpc --help"]
+
+
+def test_lines_of_steps_beside_each_other_say_whose_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    steps = [step("first", _GOOD), step("second", _GOOD)]
+
+    do_steps(steps, at_once=2, should_stop=lambda: False, say=lambda line: None)
+
+    assert sorted(line.split(": ")[0] for line in capfd.readouterr().out.splitlines()) == ["first", "second"]
+
+
+def test_a_step_by_itself_prints_as_its_command_does(capfd: pytest.CaptureFixture[str]) -> None:
+    do_steps([step("first", _GOOD)], at_once=1, should_stop=lambda: False, say=lambda line: None)
+
+    assert capfd.readouterr().out.startswith("kdhpc ")
+
+
+def test_nothing_runs_beside_a_step_that_needs_the_machine(tmp_path: Path) -> None:
+    # Each step writes when it begins and ends.
+    log = tmp_path / "log"
+
+    def logged(name: str, kind: str) -> Step:
+        return Step(kind=kind, name=name, data="pets", commands=((name,),))
+
+    steps = [logged("a", "train"), logged("search", "search"), logged("b", "train"), logged("c", "train")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(running, "child_python_words", lambda: [sys.executable, "-c", _LOGS, str(log)])
+        do_steps(steps, at_once=3, alone=("search",), should_stop=lambda: False, say=lambda line: None)
+
+    lines = log.read_text().splitlines()
+    begun = lines.index("search begins")
+    assert lines[begun + 1] == "search ends"
+    assert lines[:begun] == ["a begins", "a ends"]
+    assert sorted(lines[begun + 2 : begun + 4]) == ["b begins", "c begins"]
