@@ -13,10 +13,11 @@ shift
 
 for setting in "$@"; do
     images=${setting//[a-z]/}
+    plain="dataset.pad=0 dataset.flip=false"
+    [[ $setting == plain* ]] || plain=""
     for graph in independent dml uniform:att- uniform:prob-; do
         echo "--graph $graph --nodes 3 --seeds $seed run.name=pilot-$setting-${graph/:/-}" \
-            "dataset.subset=$images training.epochs=$((100000 / images))" \
-            "$([[ $setting == crops* ]] || echo dataset.pad=0 dataset.flip=false)"
+            "dataset.subset=$images training.epochs=$((100000 / images))${plain:+ $plain}"
     done
 done | xargs -P 2 -L 1 kdhpc train dataset=cifar100 network=resnet8 training=short 'training.milestones=[0.5,0.75]' \
     training.evaluate=last device.threads=1 device.precision=bf16 device.mode=compile
