@@ -43,6 +43,8 @@ training:
   batch_size: 16
 device:
   threads: 1  # Other tests run beside it.
+worker:
+  rung_checkpoint_s: 0  # Whatever a test interrupts has a checkpoint.
 """
 
 

@@ -10,6 +10,7 @@ from kdhpc.graph.plugins import load_plugins
 from kdhpc.graph.serial import Provenance, read_stored, to_json, write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.graph.zoo import graph_path
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -81,7 +82,8 @@ def load_graph(source: str | Path, num_nodes: int | None = None, *, plugins: Seq
 
     Raises:
         ConfigError: a plug-in cannot be imported.
-        GraphError: neither a preset nor a file, a file without a graph, or a graph of another number of nodes.
+        GraphError: neither a preset nor a graph of the zoo nor a file, a file without a graph, or a graph of
+            another number of nodes.
         StorageError: the file system refuses.
 
     >>> import kdhpc
@@ -93,7 +95,7 @@ def load_graph(source: str | Path, num_nodes: int | None = None, *, plugins: Seq
     spec = presets.load_graph(source, num_nodes)
     if source in presets.PRESETS:
         return Graph(spec=spec, name=presets.preset_label(source, spec.num_nodes), source=source)
-    path = Path(source)
+    path = graph_path(source)
     return Graph(spec=spec, name=path.stem, source=source, provenance=read_stored(path).provenance)
 
 

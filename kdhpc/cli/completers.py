@@ -56,7 +56,7 @@ def _completer(action: argparse.Action, command: str) -> Completer | None:
     if name == "overrides":
         return lambda prefix, parsed_args, **_: _overrides(prefix, command, getattr(parsed_args, "config_dir", None))
     if name in ("--graph", "graphs"):
-        return lambda prefix, **_: [*_presets(), *FilesCompleter()(prefix)]
+        return lambda prefix, **_: [*_named_graphs(), *FilesCompleter()(prefix)]
     if name == "--ood" or (command == "data" and name == "name"):
         return lambda **_: _packed()
     return FilesCompleter() if name in _FILES else None
@@ -103,10 +103,11 @@ def _studies_in_the_database() -> Iterable[str] | None:
     return found[0] if found else None
 
 
-def _presets() -> Iterable[str]:
+def _named_graphs() -> Iterable[str]:
     from kdhpc.graph.presets import PRESETS
+    from kdhpc.graph.zoo import zoo_names
 
-    return PRESETS
+    return [*PRESETS, *zoo_names()]
 
 
 def _packed() -> Iterable[str]:

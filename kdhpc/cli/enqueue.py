@@ -33,7 +33,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=_EPILOG,
     )
     add_study_argument(parser)
-    parser.add_argument("graphs", nargs="+", metavar="GRAPH", help="a preset, or a graph's file")
+    parser.add_argument("graphs", nargs="+", metavar="GRAPH", help="a preset, a graph of the zoo, or a graph's file")
     parser.add_argument(
         "--seeds",
         type=positive,

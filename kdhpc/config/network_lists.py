@@ -7,7 +7,6 @@ stands for a config of its own: the networks of all nodes with the options that 
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
@@ -18,6 +17,7 @@ from kdhpc.config.networks import is_place
 from kdhpc.config.schema import NetworkConfig, networks_label
 from kdhpc.errors import ConfigError, KdhpcError
 from kdhpc.graph.serial import read_stored
+from kdhpc.graph.zoo import graph_path
 
 GROUP = "network"
 """The only group that takes a list."""
@@ -121,7 +121,7 @@ def quoted(text: str) -> str:
 def _networks_of(override: str) -> tuple[str, ...]:
     try:
         found = OverridesParser.create().parse_override(override).value()
-        path = Path(found.text if isinstance(found, QuotedString) else str(found))
+        path = graph_path(found.text if isinstance(found, QuotedString) else str(found))
         return read_stored(path).graph.networks if path.is_file() else ()
     except (HydraException, KdhpcError, OSError, ValueError):
         return ()

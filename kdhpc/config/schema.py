@@ -478,7 +478,10 @@ class WorkerConfig:
     renew_s: float = 30.0
     """How often the lease is renewed."""
     checkpoint_every_s: float = 300.0
-    """Longest time between two checkpoints (one is also written at every rung)."""
+    """Longest time between two checkpoints."""
+    rung_checkpoint_s: float = 30.0
+    """At a rung that a trial passes, a checkpoint is written if the last one, or the trial's beginning, is so long ago.
+    Most trials end at their first rungs: a checkpoint at each would be most of what a large fleet writes."""
     concurrent_trials: int | Literal["auto"] = "auto"
     """Trials that a worker trains at once, for small networks on a large GPU. ``auto``: 1 on a CPU. On CUDA, a worker
     finds out in its first minutes how many, up to 8, make the most steps per second together."""
@@ -495,6 +498,7 @@ class WorkerConfig:
             max_failures=self.max_failures,
             concurrent_trials=1 if self.concurrent_trials == "auto" else self.concurrent_trials,
         )
+        _require(self.rung_checkpoint_s >= 0, "worker.rung_checkpoint_s", self.rung_checkpoint_s, "0 or more")
         _require(self.renew_s * 2 <= self.lease_s, "worker.renew_s", self.renew_s, "at most half of worker.lease_s")
 
 

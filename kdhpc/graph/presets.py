@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 from kdhpc.errors import GraphError, closest, nearest
 from kdhpc.graph.node_space import NO_EDGE, EdgeKind
 from kdhpc.graph.serial import PLUGIN_REMEDY, read_stored
 from kdhpc.graph.space import edge_of
 from kdhpc.graph.spec import MOST_NODES, Design, Gate, GraphSpec
+from kdhpc.graph.zoo import graph_path, zoo_names
 
 
 def independent(num_nodes: int) -> GraphSpec:
@@ -60,10 +60,11 @@ def load_graph(
     other_names: Iterable[str] = (),
     plugin_remedy: str = PLUGIN_REMEDY,
 ) -> GraphSpec:
-    """Load a preset by its name, or a graph from a file.
+    """Load a preset or a graph of the zoo by its name, or a graph from a file.
 
     Args:
-        name_or_path: A name in ``PRESETS``, or the path of a file. Write ``./dml`` for a file named like a preset.
+        name_or_path: A name in ``PRESETS`` or of the zoo, or the path of a file. Write ``./dml`` for a file
+            named like a preset.
         num_nodes: M. A preset needs it. The graph in a file must have as many nodes, if it is given.
         other_names: Further names that the caller accepts, for the error message.
         plugin_remedy: As for `kdhpc.graph.serial.parse_graph`.
@@ -76,10 +77,10 @@ def load_graph(
         if num_nodes is None:
             raise GraphError(f"preset '{name_or_path}' needs a number of nodes: give one, 1 or more")
         return PRESETS[name_or_path](num_nodes)
-    path = Path(name_or_path)
+    path = graph_path(name_or_path)
     if not path.exists():
         file = closest(path.name, (other.name for other in path.parent.glob("*.json")))
-        known = [*PRESETS, *other_names]
+        known = [*PRESETS, *other_names, *zoo_names()]
         meant = nearest(name_or_path, known) if file is None else f"did you mean '{path.with_name(file)}'?"
         raise GraphError(f"graph '{name_or_path}' is neither a preset nor a file: {meant}")
     graph = read_stored(path, plugin_remedy=plugin_remedy).graph

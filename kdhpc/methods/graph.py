@@ -21,6 +21,7 @@ from kdhpc.graph.presets import PRESETS, load_graph, preset_label
 from kdhpc.graph.serial import Provenance, read_stored, write_graph
 from kdhpc.graph.space import graph_key
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.graph.zoo import graph_path
 from kdhpc.losses.coefficients import (
     GraphCoefficients,
     Terms,
@@ -81,7 +82,7 @@ class GraphMethod(Method):
 
     @classmethod
     def from_config(cls, config: TrainConfig, open_run: OpenRun) -> "GraphMethod":
-        """``run.graph`` is the name of a preset, or a graph's file.
+        """``run.graph`` is the name of a preset or of a graph of the zoo, or a graph's file.
 
         Raises:
             ConfigError: a preset without a number of nodes.
@@ -99,7 +100,7 @@ class GraphMethod(Method):
         return cls(
             graph=trained_with(graph, config.network, name=name),
             name=preset_label(name, graph.num_nodes) if preset else Path(name).stem,
-            source={"preset": name} if preset else read_stored(Path(name)).provenance,
+            source={"preset": name} if preset else read_stored(graph_path(name)).provenance,
         )
 
     @property

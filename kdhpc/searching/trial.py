@@ -275,7 +275,7 @@ def _train(
         if outcome is not None:
             return outcome
         trial.advance(report.step)
-        checkpoint.save()
+        checkpoint.save_after(setting.config.worker.rung_checkpoint_s)
     return None
 
 
@@ -342,8 +342,8 @@ def _restore(trial: StudyTrial, setting: TrialSetting, training: TrainingLoop, c
         trial.advance(training.step)
     elif trial.reported:
         _LOG.warning(
-            "%s starts from its beginning, though its epoch %d is reported: no checkpoint is in %s; all workers of a "
-            "study need the same KDHPC_RUNS",
+            "%s starts from its beginning, though its epoch %d is reported: no checkpoint is in %s; either it was "
+            "killed before its first one, or not all workers of the study have the same KDHPC_RUNS",
             trial_words(trial.number),
             trial.reported[-1],
             setting.paths.checkpoint(trial.number).parent,

@@ -104,12 +104,17 @@ class Checkpointing:
         written = self._write is None or self._write.done()
         due = written and time.monotonic() - self._saved >= self._every_s
         if due:
-            self.save()
+            self._save()
         return due
 
-    def save(self) -> None:
-        """Copy the state and let it be written; a write that still runs is waited for first."""
-        self._wait()
+    def save_after(self, seconds: float) -> None:
+        """Save the state if the last checkpoint, or the beginning, is so long ago; a write that runs is waited for."""
+        if time.monotonic() - self._saved >= seconds:
+            self._wait()
+            self._save()
+
+    def _save(self) -> None:
+        """Copy the state and let it be written."""
         self._saved = time.monotonic()
         self._write = self._thread.submit(self._try_to_write, self._training.state())
 

@@ -44,7 +44,7 @@ def test_save_writes_the_moment_of_the_call_while_training_goes_on(tmp_path, slo
     list(training.epochs(StopAfter(3)))
     then = training.state()
     with checkpointing(tmp_path / "c", training) as checkpoint:
-        checkpoint.save()
+        checkpoint.save_after(0)
         list(training.epochs(StopAfter(2)))  # Not held up by the disk.
         assert not (tmp_path / "c").exists()
         slow_disk.set()
@@ -62,6 +62,18 @@ def test_save_if_due_does_not_queue_behind_a_slow_disk(tmp_path, slow_disk):
             checkpoint.save_if_due()
         assert copies == [1]
         slow_disk.set()
+
+
+def test_save_after_writes_only_what_is_so_long_after_the_last(tmp_path):
+    training = training_of()
+    with checkpointing(tmp_path / "c", training) as checkpoint:
+        checkpoint.save_after(3600)  # Since the beginning.
+        list(training.epochs(StopAfter(1)))
+        checkpoint.save_after(0)
+        then = training.state()
+        list(training.epochs(StopAfter(1)))
+        checkpoint.save_after(3600)
+    assert_same_state(load_checkpoint(tmp_path / "c", KEY), then)
 
 
 def test_training_stopped_anywhere_goes_on_from_what_was_written_last(tmp_path):
@@ -85,8 +97,8 @@ def test_disk_that_refuses_is_told_and_only_save_now_raises(tmp_path, caplog):
     (tmp_path / "c").mkdir()
     with checkpointing(tmp_path / "c", training_of()) as checkpoint:
         with caplog.at_level(logging.WARNING):
-            checkpoint.save()
-            checkpoint.save()
+            checkpoint.save_after(0)
+            checkpoint.save_after(0)
         with pytest.raises(CheckpointError, match="cannot be written: Is a directory"):
             checkpoint.save_now()
     messages = [record.getMessage() for record in caplog.records]
@@ -105,7 +117,7 @@ def test_writer_that_lost_its_trial_leaves_the_file_to_its_new_owner(tmp_path, s
         written = (tmp_path / "c").read_bytes()
         list(training.epochs(StopAfter(1)))
         lost.set()
-        checkpoint.save()
+        checkpoint.save_after(0)
         assert not checkpoint.save_now()
     assert (tmp_path / "c").read_bytes() == written
 
@@ -205,7 +217,7 @@ def test_only_what_is_on_the_disk_is_said_to_be_written(disk):
         for rules in ([], ["fsync /.c late=EDQUOT"], []):
             disk.rules(*rules)
             list(training.epochs(StopAfter(1)))
-            checkpoint.save()
+            checkpoint.save_after(0)
             checkpoint._wait()
         assert steps == [1, 3]
         written(disk.path / "c", 9)

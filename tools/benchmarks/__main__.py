@@ -15,6 +15,7 @@ _BENCHMARKS = {
     "study": "workers on the shared study against plain study.optimize",
     "fleet": "a thousand simulated workers on one server",
     "watch": "a refresh of kdhpc status --watch, of a small study and a large one",
+    "scale": "what so many workers ask of the database and the file system, simulated",
     "search": "trials per hour of whole searches, and what is lost between trials",
 }
 
