@@ -16,6 +16,7 @@ from kdhpc.config.document import defaults
 from kdhpc.config.folders import config_names
 from kdhpc.config.schema import SearchConfig, TrainConfig
 from kdhpc.config.sweep import combinations
+from kdhpc.reproduce.overrides import Overrides
 from tests.plugins import forget_plugins
 
 _ROOT = Path(__file__).parents[1]
@@ -31,7 +32,11 @@ _FILE = re.compile(r"(?:kdhpc|tools|tests|slurm|configs|docs|bin|examples)/[\w./
 # Written by users, or made by the commands beside them.
 _OF_USERS = ("slurm/site.sh", "configs/dataset/NAME.yaml", "configs/study/mine.yaml")
 _PACKED_BY_USERS = ("pets", "birds", "clothes")
-_SCRIPTS = {"slurm/search_array.sh": "launch", "slurm/worker_array.sh": "worker"}
+_SCRIPTS = {
+    "slurm/search_array.sh": "launch",
+    "slurm/worker_array.sh": "worker",
+    "slurm/reproduce.sh": "reproduce",
+}
 _WIDEST = 100
 
 
@@ -91,7 +96,11 @@ def _compose(command: str, words: list[str], overrides: list[str]) -> None:
         if value.endswith(".safetensors"):
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
-    if command == "train":
+    if command == "reproduce":
+        given = Overrides.of(overrides)
+        _compose("search", words, list(given.of_searches))
+        _compose("train", words, ["dataset=fashion_mnist", "network=resnet8", *given.of_trainings])
+    elif command == "train":
         launcher = [word.split("=")[0] for word in overrides if word.startswith("hydra.")]
         assert all(key.split(".")[-1] in SlurmQueueConf.__dataclass_fields__ for key in launcher), launcher
         here = [word for word in overrides if not word.startswith("hydra.")]

@@ -1,20 +1,24 @@
 """``kdhpc reproduce``: a table or a figure of the paper, from searches and trainings to the page."""
 
 import argparse
+import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.errors import DataError, KdhpcError, UsageError
+from kdhpc.errors import DatabaseError, DataError, KdhpcError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.reproduce.plan import Plan
     from kdhpc.reproduce.reading import Wanted
     from kdhpc.reproduce.running import Outcome
+    from kdhpc.searching.server_host import ServerHost
 
 # Spelt out, because importing what reads the files would slow down every command; a test compares.
 WHAT = ("table1", "figure3", "table2", "figure6", "figure7", "figure8", "table3", "table4", "all")
@@ -34,13 +38,16 @@ as SVG and PNG.
 miniature takes two small networks and few images of the data sets that are prepared here; with a single one, two
 disjoint halves of its classes stand for two data sets where a table needs two. It shows that all of this works, not
 what the method is worth. --dry-run needs neither data nor a GPU.
+
+On Slurm, `sbatch slurm/reproduce.sh NAME` is a small job that submits each search and training when what it needs is
+done, and hosts PostgreSQL unless there is a database. It requeues itself at its time limit.
 """
 _EPILOG = """\
 examples:
   kdhpc reproduce all --scale miniature                        within 2.5 hours on two cores
   kdhpc reproduce table2 --dry-run                             commands, trainings, GPU hours, disk
   kdhpc reproduce table3 --scale miniature --data cifar100,fashion_mnist
-  kdhpc reproduce table2 cluster.partition=gpu hydra.launcher.partition=gpu --launcher submitit_slurm
+  sbatch slurm/reproduce.sh table2 cluster.partition=gpu hydra.launcher.partition=gpu
 """
 
 
@@ -61,6 +68,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="none (default): here, one training after the other, those of a miniature one for each core; "
         "submitit_slurm: searches and trainings as job "
         "arrays, several at once, each after what it needs; submitit_local: trainings as processes",
+    )
+    parser.add_argument(
+        "--requeue",
+        action="store_true",
+        help="at its time limit (SIGUSR2), requeue the Slurm job; for batch scripts that run this command alone",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the commands and what they cost, and stop; nothing is made"
@@ -96,17 +108,48 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _refuse_missing(plans)
     _tell_cost(plans, args, wanted)
-    failed = False
+    from kdhpc.cluster.requeue import requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
 
     with StopSignals() as stop:
-        for plan in plans:
-            outcome = _do(plan, args, stop)
-            failed = failed or bool(outcome.failed)
-            if outcome.stopped:
-                _say("stopped; the same command goes on")
-                return 130
+        with _database(plans, args, stop) as database:
+            code = _do_all(plans, args, stop, database)
+        requeue_if_out_of_time(stop, is_ours=args.requeue)
+    return code
+
+
+def _do_all(
+    plans: "Sequence[Plan]", args: argparse.Namespace, stop: "StopSignals", database: "ServerHost | None"
+) -> int:
+    failed = False
+    for plan in plans:
+        outcome = _do(plan, args, stop, database)
+        failed = failed or bool(outcome.failed)
+        if outcome.stopped:
+            _say("stopped; the same command goes on")
+            return 130
     return 1 if failed else 0
+
+
+def _database(
+    plans: "Sequence[Plan]", args: argparse.Namespace, stop: "StopSignals"
+) -> "AbstractContextManager[ServerHost | None]":
+    """Hosts the database of all searches that are launched as jobs; nothing where there are none."""
+    from kdhpc.cli.study_config import wanted_study
+    from kdhpc.reproduce.plan import all_steps, open_steps
+    from kdhpc.searching.server_host import ServerHost
+
+    left = [step for step in open_steps(all_steps(plans)) if step.kind == "search"]
+    if args.launcher != "submitit_slurm" or not left:
+        return contextlib.nullcontext()
+    from kdhpc.log import log_to_stderr
+
+    log_to_stderr()
+    # launch --wait --study NAME --trials N key=value ...
+    _, _, _, name, _, _, *overrides = left[0].commands[0]
+    study = argparse.Namespace(study=name, trials=None, workers=None, overrides=overrides, config_dir=args.config_dir)
+    cluster = wanted_study(study, executor="slurm").config.cluster
+    return ServerHost(replace(cluster, workers=_MOST_WAITING * cluster.workers), stop)
 
 
 def _wanted(args: argparse.Namespace) -> "Wanted":
@@ -194,15 +237,29 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def _do(plan: "Plan", args: argparse.Namespace, stop: "StopSignals") -> "Outcome":
+def _do(plan: "Plan", args: argparse.Namespace, stop: "StopSignals", database: "ServerHost | None") -> "Outcome":
     from kdhpc.reproduce.plan import open_steps
     from kdhpc.reproduce.running import do_steps
+    from kdhpc.searching.server_host import HOSTED
+
+    def keep_up() -> None:
+        if database is not None:
+            with contextlib.suppress(DatabaseError):  # The searches wait for it, and say so.
+                database.keep_up()
 
     left = open_steps(plan.steps)
     _say(f"{plan.name}: {len(left)} of {len(plan.steps)} steps are left")
     # A search has a worker for each core, and a job has a machine of its own.
     alone = () if args.launcher == "submitit_slurm" else ("search",)
-    outcome = do_steps(left, at_once=_at_once(args), alone=alone, should_stop=lambda: stop.requested, say=_say)
+    outcome = do_steps(
+        left,
+        at_once=_at_once(args),
+        alone=alone,
+        environment=None if database is None else {**os.environ, HOSTED: "1"},
+        tend=keep_up,
+        should_stop=lambda: stop.requested,
+        say=_say,
+    )
     for what in outcome.failed:
         _say(f"failed: {what}")
     if outcome.left_out:

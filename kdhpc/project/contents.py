@@ -13,7 +13,7 @@ from kdhpc.project.site_choice import SiteChoice
 
 STUDY = "mine"
 """Name of the example of a study."""
-_SCRIPTS = ("search_array.sh", "worker_array.sh")
+_SCRIPTS = ("search_array.sh", "worker_array.sh", "reproduce.sh")
 _STUDY = """\
 # @package _global_
 # An example of a study, to be changed: `kdhpc search --study {name}`, or on a cluster `kdhpc launch --study {name}`.

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO
@@ -17,6 +17,7 @@ from kdhpc.reproduce.plan import Plan, Report, Step
 
 _STOPPED = 130
 _LOOK_S = 0.2
+_TEND_S = 2.0
 
 Say = Callable[[str], None]
 """Tells people what happens."""
@@ -39,6 +40,8 @@ def do_steps(
     *,
     at_once: int,
     alone: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    tend: Callable[[], None] = lambda: None,
     should_stop: Callable[[], bool],
     say: Say,
 ) -> Outcome:
@@ -49,10 +52,12 @@ def do_steps(
         at_once: How many are under way at the same time. If more than one, each line that they print begins with the
             step's name.
         alone: Kinds of steps beside which no other is under way: they use the whole machine by themselves.
+        environment: Of the commands; None: this process's.
+        tend: Called every two seconds while a command runs.
         should_stop: Whether a signal has come. Commands are asked to end then, and write their checkpoints.
         say: Told each command before it starts.
     """
-    outcome, waiting, nothing = Outcome(), list(steps), list[Step]()
+    outcome, waiting, nothing, tended = Outcome(), list(steps), list[Step](), time.monotonic()
     running: dict[tuple[str, str], _Running] = {}
     bad: set[tuple[str, str]] = set()
     while waiting or running:
@@ -75,7 +80,7 @@ def do_steps(
                 break
             waiting.remove(step)
             at_work.append(step)
-            running[step.key] = _Running(step, say, is_named=at_once > 1)
+            running[step.key] = _Running(step, say, is_named=at_once > 1, environment=environment)
         for key, one in list(running.items()):
             code = one.poll()
             if code is None:
@@ -87,6 +92,9 @@ def do_steps(
                 bad.add(key)
                 outcome.failed.append(f"{one.shown} (exit code {code})")
         if running:
+            if time.monotonic() - tended > _TEND_S:
+                tend()
+                tended = time.monotonic()
             time.sleep(_LOOK_S)
     return outcome
 
@@ -115,15 +123,18 @@ class _Command:
         words: After ``kdhpc``.
         say: Told the command.
         name: Stands before each line that it prints; empty: it prints by itself, as on a terminal.
+        environment: Its environment; None: this process's.
     """
 
-    def __init__(self, words: Sequence[str], say: Say, *, name: str = "") -> None:
+    def __init__(
+        self, words: Sequence[str], say: Say, *, name: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
         self.shown = shown(words)
         say(self.shown)
         pipe = subprocess.PIPE if name else None
         # In this process's group: Ctrl-C reaches it as well, and it goes on until it has written its checkpoint.
         self.process = subprocess.Popen(
-            [*child_python_words(), "-m", "kdhpc.cli.main", *words], stdout=pipe, stderr=pipe
+            [*child_python_words(), "-m", "kdhpc.cli.main", *words], stdout=pipe, stderr=pipe, env=environment
         )
         self._readers = [
             threading.Thread(target=_pass_on, args=(source, target, name), daemon=True)
@@ -153,9 +164,13 @@ def _pass_on(source: IO[bytes], target: TextIO, name: str) -> None:
 class _Running:
     """The commands of a step, one after the other."""
 
-    def __init__(self, step: Step, say: Say, *, is_named: bool) -> None:
-        self._left, self._say, self._name = list(step.commands), say, step.name if is_named else ""
-        self._command = _Command(self._left.pop(0), say, name=self._name)
+    def __init__(self, step: Step, say: Say, *, is_named: bool, environment: Mapping[str, str] | None) -> None:
+        self._left, self._say = list(step.commands), say
+        self._name, self._environment = step.name if is_named else "", environment
+        self._command = self._next()
+
+    def _next(self) -> _Command:
+        return _Command(self._left.pop(0), self._say, name=self._name, environment=self._environment)
 
     @property
     def shown(self) -> str:
@@ -170,6 +185,6 @@ class _Running:
         """The exit code once all are done, or one has failed; None: it goes on."""
         code = self._command.poll()
         if code == 0 and self._left:
-            self._command = _Command(self._left.pop(0), self._say, name=self._name)
+            self._command = self._next()
             return None
         return code

@@ -33,6 +33,8 @@ _LOG = logging.getLogger(__name__)
 _PATIENCE_S = 300.0
 _POLL_S = 2.0
 _TIMEOUTS = TakeoverTimeouts()
+HOSTED = "KDHPC_HOSTED"
+"""A variable of the environment: the process that started this one keeps the server running, and ends it."""
 
 
 class ServerHost:
@@ -55,7 +57,8 @@ class ServerHost:
         self._options = ServerOptions(
             listen=cluster.listen, allow=cluster.networks, workers=max(100, 2 * cluster.workers), job=self._job
         )
-        self._is_given = bool(os.environ.get("KDHPC_STORAGE"))
+        # By another server's URL, or by the process that started this one.
+        self._is_given = bool(os.environ.get("KDHPC_STORAGE") or os.environ.get(HOSTED))
         self._has_started = False
 
     @property

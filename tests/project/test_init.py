@@ -17,7 +17,7 @@ from tests.cluster.conftest import FakeSlurm
 
 _FILES = {
     *("configs/cluster/slurm.yaml", "configs/study/mine.yaml"),
-    *("slurm/search_array.sh", "slurm/worker_array.sh", "slurm/site.sh"),
+    *("slurm/search_array.sh", "slurm/worker_array.sh", "slurm/reproduce.sh", "slurm/site.sh"),
 }
 _SINFO = """\
 echo 'a line of the site'

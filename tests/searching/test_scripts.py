@@ -34,7 +34,9 @@ def run(script: str, checkout: Path, **environment: str) -> "subprocess.Complete
     )
 
 
-@pytest.mark.parametrize(("script", "command"), [("search_array.sh", "launch"), ("worker_array.sh", "worker")])
+@pytest.mark.parametrize(
+    ("script", "command"), [("search_array.sh", "launch"), ("worker_array.sh", "worker"), ("reproduce.sh", "reproduce")]
+)
 def test_script_runs_the_python_of_the_checkout_whatever_modules_put_first(
     script: str, command: str, checkout: Path
 ) -> None:
@@ -48,7 +50,7 @@ def test_script_runs_the_python_of_the_checkout_whatever_modules_put_first(
         assert done.stdout.startswith(f"usage: kdhpc {command}")
 
 
-@pytest.mark.parametrize("script", ["search_array.sh", "worker_array.sh"])
+@pytest.mark.parametrize("script", ["search_array.sh", "worker_array.sh", "reproduce.sh"])
 def test_script_runs_the_python_of_the_environment_that_the_site_names(script: str, checkout: Path) -> None:
     with (checkout / "slurm" / "site.sh").open("a") as site:
         site.write(f"VIRTUAL_ENV={sys.prefix}\n")

@@ -193,5 +193,5 @@ def test_worker_time_limit_too_short_for_an_epoch_starts_no_trial(cluster: Clust
 
 
 def test_scripts_pass_bash(site: Site) -> None:
-    for script in ("search_array.sh", "worker_array.sh", "site.sh.example"):
+    for script in ("search_array.sh", "worker_array.sh", "reproduce.sh", "site.sh.example"):
         subprocess.run(["bash", "-n", str(ROOT / "slurm" / script)], check=True)
