@@ -13,7 +13,7 @@ from kdhpc.config.schema import ClusterConfig
 from kdhpc.errors import ClusterError, DatabaseError, StorageError
 from kdhpc.files.locking import FileLock
 from kdhpc.searching import server_host as room
-from kdhpc.searching.server_host import ServerHost
+from kdhpc.searching.server_host import HOSTED, ServerHost
 from kdhpc.server import take_over as taking
 from kdhpc.server.control import ServerOptions, dump_path, running, start, stop
 from kdhpc.server.endpoint import read_endpoint
@@ -63,6 +63,20 @@ def ask() -> int:
         return storage.read(lambda connection: connection.execute(text("SELECT 42")).scalar_one())
     finally:
         storage.close()
+
+
+def test_launch_of_a_process_that_hosts_the_server_neither_ends_nor_starts_it(
+    folder: Path, job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with job(1):
+        with monkeypatch.context() as started_by_it:
+            started_by_it.setenv(HOSTED, "1")
+            with job(1) as child:
+                assert (child.ends_server, child.is_bound, child.attend(ask)) == (False, False, 42)
+        assert ask() == 42
+    monkeypatch.setenv(HOSTED, "1")
+    job(1).keep_up()
+    assert running(folder) is None
 
 
 def test_hosting_ends_the_server_that_its_job_started(folder: Path, job) -> None:
