@@ -130,6 +130,7 @@ def test_use_file_names_what_it_cannot_read_and_goes_on(runs, tmp_path):
     done = subprocess.run(
         [sys.executable, "bundle/use.py", "nosuch.jpg", "text.jpg", "dark.png", ".", "good.png"],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},  # torch 2.11 has some on loading.
         capture_output=True,
         encoding="utf-8",
         check=False,
