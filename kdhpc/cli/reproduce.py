@@ -2,13 +2,15 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.errors import DatabaseError, DataError, KdhpcError, UsageError
+from kdhpc.errors import ClusterError, DatabaseError, DataError, KdhpcError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.reproduce.plan import Plan
     from kdhpc.reproduce.reading import Wanted
-    from kdhpc.reproduce.running import Outcome
+    from kdhpc.reproduce.running import Outcome, Surroundings
     from kdhpc.searching.server_host import ServerHost
 
 # Spelt out, because importing what reads the files would slow down every command; a test compares.
@@ -26,6 +28,9 @@ _MOST_WAITING = 4
 """Commands that wait for jobs at the same time; each holds some memory of this machine."""
 _MOST_TRAINING = 8
 """Trainings on this machine's cores at the same time; each holds a gigabyte."""
+_QUEUE_POLL_S = 10.0
+_STOPPED = 130
+_LOG = logging.getLogger(__name__)
 _DESCRIPTION = """\
 Searches, trains and draws what a table or a figure of the paper shows (figure 2 comes with table1), by the other
 commands of kdhpc, which it prints. What they are stands in configs/reproduce/NAME.yaml. What is finished is not done
@@ -65,7 +70,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--launcher",
         choices=("none", "submitit_local", "submitit_slurm"),
         default="none",
-        help="none (default): here, one training after the other, those of a miniature one for each core; "
+        help="none (default): here, one training after the other, those of a miniature one for each of up to 8 cores; "
         "submitit_slurm: searches and trainings as job "
         "arrays, several at once, each after what it needs; submitit_local: trainings as processes",
     )
@@ -110,10 +115,19 @@ def run(args: argparse.Namespace) -> int:
     _tell_cost(plans, args, wanted)
     from kdhpc.cluster.requeue import requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
+    from kdhpc.log import log_to_stderr
 
+    if args.launcher == "submitit_slurm":
+        log_to_stderr()
     with StopSignals() as stop:
-        with _database(plans, args, stop) as database:
-            code = _do_all(plans, args, stop, database)
+        try:
+            with _database(plans, args, stop) as database:
+                code = _do_all(plans, args, stop, database)
+        except DatabaseError:
+            # Calls are given up when a signal comes.
+            if not stop.requested:
+                raise
+            code = _STOPPED
         requeue_if_out_of_time(stop, is_ours=args.requeue)
     return code
 
@@ -121,14 +135,63 @@ def run(args: argparse.Namespace) -> int:
 def _do_all(
     plans: "Sequence[Plan]", args: argparse.Namespace, stop: "StopSignals", database: "ServerHost | None"
 ) -> int:
-    failed = False
+    around, failed = _surroundings(args, stop, database), False
     for plan in plans:
-        outcome = _do(plan, args, stop, database)
+        outcome = _do(plan, around)
         failed = failed or bool(outcome.failed)
-        if outcome.stopped:
+        if outcome.stopped or stop.requested:
             _say("stopped; the same command goes on")
-            return 130
+            return _STOPPED
     return 1 if failed else 0
+
+
+def _surroundings(args: argparse.Namespace, stop: "StopSignals", database: "ServerHost | None") -> "Surroundings":
+    from kdhpc.reproduce.running import Surroundings
+    from kdhpc.searching.server_host import HOSTED
+
+    on_slurm = args.launcher == "submitit_slurm"
+    earlier = _EarlierJobs() if on_slurm else None
+
+    def tend() -> None:
+        if earlier is not None:
+            earlier.look()
+        if database is not None:
+            try:
+                database.keep_up()
+            except (DatabaseError, ClusterError) as exc:  # The searches wait for it.
+                _LOG.warning("%s", exc)
+
+    return Surroundings(
+        at_once=_at_once(args),
+        # A search has workers of its own, and a job has a machine of its own.
+        alone=() if on_slurm else ("search",),
+        environment=None if database is None else {**os.environ, HOSTED: "1"},
+        tend=tend,
+        is_held=lambda step: earlier is not None and step.kind == "train" and step.name in earlier.names,
+        should_stop=lambda: stop.requested,
+        say=_say,
+    )
+
+
+class _EarlierJobs:
+    """Jobs of trainings that an earlier process has submitted, before its own job was requeued: their names."""
+
+    def __init__(self) -> None:
+        from kdhpc.cluster import slurm
+
+        self.names = slurm.job_names()
+        self._asked = time.monotonic()
+
+    def look(self) -> None:
+        """Forget those that have ended. Jobs that this process submits are none of them."""
+        from kdhpc.cluster import slurm
+
+        if self.names and time.monotonic() - self._asked > _QUEUE_POLL_S:
+            try:
+                self.names &= slurm.job_names()
+            except ClusterError as exc:
+                _LOG.warning("%s", exc)
+            self._asked = time.monotonic()
 
 
 def _database(
@@ -142,9 +205,6 @@ def _database(
     left = [step for step in open_steps(all_steps(plans)) if step.kind == "search"]
     if args.launcher != "submitit_slurm" or not left:
         return contextlib.nullcontext()
-    from kdhpc.log import log_to_stderr
-
-    log_to_stderr()
     # launch --wait --study NAME --trials N key=value ...
     _, _, _, name, _, _, *overrides = left[0].commands[0]
     study = argparse.Namespace(study=name, trials=None, workers=None, overrides=overrides, config_dir=args.config_dir)
@@ -162,10 +222,14 @@ def _wanted(args: argparse.Namespace) -> "Wanted":
     if args.launcher == "none" and (given := [word for word in args.overrides if word.lstrip("+").startswith("hydra")]):
         raise UsageError(f"{given[0]} has no meaning without jobs: give --launcher submitit_slurm")
     chosen = args.data.split(",") if args.data else ()
+    overrides = Overrides.of(args.overrides)
+    if args.launcher == "none" and _at_once(args) > 1 and not any("device.threads" in word for word in args.overrides):
+        # Each core has a training of its own.
+        overrides = replace(overrides, of_trainings=("device.threads=1", *overrides.of_trainings))
     return Wanted(
         scale=args.scale,
         standing=miniature_datasets(chosen) if args.scale == "miniature" else paper_datasets(),
-        overrides=Overrides.of(args.overrides),
+        overrides=overrides,
         launcher=args.launcher,
         config_dir=args.config_dir,
     )
@@ -237,35 +301,19 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def _do(plan: "Plan", args: argparse.Namespace, stop: "StopSignals", database: "ServerHost | None") -> "Outcome":
+def _do(plan: "Plan", around: "Surroundings") -> "Outcome":
     from kdhpc.reproduce.plan import open_steps
     from kdhpc.reproduce.running import do_steps
-    from kdhpc.searching.server_host import HOSTED
-
-    def keep_up() -> None:
-        if database is not None:
-            with contextlib.suppress(DatabaseError):  # The searches wait for it, and say so.
-                database.keep_up()
 
     left = open_steps(plan.steps)
     _say(f"{plan.name}: {len(left)} of {len(plan.steps)} steps are left")
-    # A search has a worker for each core, and a job has a machine of its own.
-    alone = () if args.launcher == "submitit_slurm" else ("search",)
-    outcome = do_steps(
-        left,
-        at_once=_at_once(args),
-        alone=alone,
-        environment=None if database is None else {**os.environ, HOSTED: "1"},
-        tend=keep_up,
-        should_stop=lambda: stop.requested,
-        say=_say,
-    )
+    outcome = do_steps(left, around)
     for what in outcome.failed:
         _say(f"failed: {what}")
     if outcome.left_out:
         _say(f"left out, as they need what failed: {', '.join(outcome.left_out)}")
     if not outcome.stopped:
-        _write(plan, outcome, stop)
+        _write(plan, outcome, around)
     return outcome
 
 
@@ -281,7 +329,7 @@ def _at_once(args: argparse.Namespace) -> int:
     return 1
 
 
-def _write(plan: "Plan", outcome: "Outcome", stop: "StopSignals") -> None:
+def _write(plan: "Plan", outcome: "Outcome", around: "Surroundings") -> None:
     """The figures, then the table, which may need them."""
     from kdhpc.files.writing import write_whole
     from kdhpc.reproduce.plan import open_steps
@@ -293,10 +341,12 @@ def _write(plan: "Plan", outcome: "Outcome", stop: "StopSignals") -> None:
     for report in plan.reports:
         if any(need in missing for need in report.needs):
             _say(f"left out, its trainings are not there: {shown(('report', *report.words))}")
-        elif do_report(report, folder, _say):
-            if stop.requested:
-                outcome.stopped = True
-                return
+            continue
+        failed = not around.should_stop() and do_report(report, folder, should_stop=around.should_stop, say=_say)
+        if around.should_stop():
+            outcome.stopped = True
+            return
+        if failed:
             outcome.failed.append(shown(("report", *report.words)))
             _say(f"failed: {outcome.failed[-1]}")
     if not plan.published:

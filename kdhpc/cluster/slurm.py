@@ -195,6 +195,16 @@ def submitted_by(script: str, cluster: str | None) -> str | None:
     return next((job.array.partition("@")[0] for job in jobs if job.script == script), None)
 
 
+def job_names() -> set[str]:
+    """Names of all jobs of this user that are in the queue of this machine's cluster.
+
+    Raises:
+        ClusterError: Slurm does not answer.
+    """
+    answer = ask_patiently("squeue", "-a", "-u", str(os.geteuid()), "-o", table_format(("%j",)))
+    return {name for (name,) in read_table("squeue", answer, "NAME", 1)}
+
+
 def _queue(cluster: str | None, *options: str, patient: bool) -> list[QueuedJob]:
     # -a: also hidden partitions, whose jobs would seem to have ended otherwise.
     command = ("squeue", "-a", "-r", "-u", str(os.geteuid()), *options, "-o", table_format(_FIELDS))

@@ -5,7 +5,7 @@ Each is a graph's file in ``kdhpc/graph/zoo_graphs``; its provenance says which 
 
 from pathlib import Path
 
-from kdhpc.errors import GraphError, closest
+from kdhpc.errors import GraphError, nearest
 
 PREFIX = "zoo/"
 _FOLDER = Path(__file__).with_name("zoo_graphs")
@@ -28,7 +28,7 @@ def graph_path(name_or_path: str) -> Path:
         return _FOLDER / f"{name_or_path.removeprefix(PREFIX)}.json"
     path = Path(name_or_path)
     if name_or_path.startswith(PREFIX) and not path.exists():
-        near = closest(name_or_path, zoo_names())
-        has = f"did you mean '{near}'?" if near else f"it has {', '.join(zoo_names())}"
-        raise GraphError(f"the zoo has no graph '{name_or_path}': {has}")
+        raise GraphError(
+            f"graph '{name_or_path}' is neither in the zoo nor a file: {nearest(name_or_path, zoo_names())}"
+        )
     return path

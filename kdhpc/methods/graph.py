@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -99,7 +98,7 @@ class GraphMethod(Method):
             raise GraphError(f"{name}: no edge teaches node {nodes}: not allowed under objective.unlearned=reject")
         return cls(
             graph=trained_with(graph, config.network, name=name),
-            name=preset_label(name, graph.num_nodes) if preset else Path(name).stem,
+            name=preset_label(name, graph.num_nodes) if preset else graph_path(name).stem,
             source={"preset": name} if preset else read_stored(graph_path(name)).provenance,
         )
 

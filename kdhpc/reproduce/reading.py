@@ -20,6 +20,7 @@ NAMES = ("table1", "figure3", "table2", "figure6", "figure7", "figure8", "table3
 SCALES = ("paper", "miniature")
 _GROUP = "reproduce"
 _BEST_OF = "best of "
+_JOB_NAME = "hydra.launcher.name="
 _SLA_ROTATIONS = 4
 """SLA trains on each image in four rotations."""
 _KEYS = {
@@ -178,6 +179,8 @@ class _Reader:
         if self.wanted.launcher != "none":
             how += ["--launcher", self.wanted.launcher]
         overrides = (*self._words(entry.get("overrides", []), names), *self.wanted.overrides.of_trainings)
+        if self.wanted.launcher == "submitit_slurm" and not any(word.startswith(_JOB_NAME) for word in overrides):
+            overrides = (*overrides, f"{_JOB_NAME}{name}")
         parsed = _seeds(seeds, self.path)
         self._add(
             Step(

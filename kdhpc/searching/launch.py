@@ -124,7 +124,7 @@ class Launch:
             ClusterError: workers keep being lost without any trial ending well.
         """
         is_done = self._watch(server_host, stop, show)
-        if server_host.ends_server and not stop.requested:
+        if server_host.leaves_none and not stop.requested:
             self._send_home(stop)
         return is_done
 

@@ -75,6 +75,11 @@ class ServerHost:
         endpoint = None if self._is_given or self._job is None else running_here(self._folder)
         return endpoint is not None and endpoint.job == self._job
 
+    @property
+    def leaves_none(self) -> bool:
+        """Whether workers have no server any more once this process is done: it ends with this one, or soon after."""
+        return self.ends_server or bool(os.environ.get(HOSTED))
+
     def __enter__(self) -> "ServerHost":
         # A job may find that another one is just starting it, or that Slurm does not know yet that its node is dead.
         self.attend(lambda: None, patience_s=_PATIENCE_S if self._job else 0.0)

@@ -274,7 +274,6 @@ def _train(
         outcome = _report(trial, training, report.epoch, value)
         if outcome is not None:
             return outcome
-        trial.advance(report.step)
         checkpoint.save_after(setting.config.worker.rung_checkpoint_s)
     return None
 

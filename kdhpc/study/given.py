@@ -13,7 +13,6 @@ Functions here run inside a transaction of the caller's, and may run again if th
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from sqlalchemy import Connection, text
 
@@ -23,6 +22,7 @@ from kdhpc.graph.presets import PRESETS, load_graph
 from kdhpc.graph.serial import from_json, to_json
 from kdhpc.graph.space import SearchSpace, canonical, graph_key
 from kdhpc.graph.spec import GraphSpec
+from kdhpc.graph.zoo import graph_path
 from kdhpc.study import trial_rows
 from kdhpc.study.slots import GivenTrial
 
@@ -126,7 +126,7 @@ def load_given(
     for name in names_or_paths:
         is_preset = name in PRESETS
         graph = load_graph(name, space.num_nodes if is_preset else None, plugin_remedy=_PLUGIN_REMEDY)
-        given = fitted(GivenGraph(graph=graph, name=name if is_preset else Path(name).stem), space, networks)
+        given = fitted(GivenGraph(graph=graph, name=name if is_preset else graph_path(name).stem), space, networks)
         found.setdefault(graph_key(given.graph), given)
     return tuple(found.values())
 
