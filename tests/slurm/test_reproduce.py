@@ -28,6 +28,8 @@ trainings:
       - device.threads=1
       - hydra.launcher.cpus_per_task=1
       - hydra.launcher.mem_gb=2
+      # They are in the queue for longer than the job that submitted them is away.
+      - +hydra.launcher.additional_parameters.begin=now+90
 reports:
   - words: [graph]
     of: [of-the-search]
@@ -47,12 +49,17 @@ def test_job_that_reproduces_submits_what_comes_next_and_goes_on_after_its_time_
         site.slurm("scancel", "--signal=USR2", "--batch", job)
         worker.let_go()
         site.restarted(job)
+        until(lambda: site.jobs(name="of-the-search"))
+        site.slurm("scancel", "--signal=USR2", "--batch", job)
+        site.restarted(job, 2)
 
         assert site.ended(job) == "COMPLETED", site.output(job)
 
         said = site.output(job)
         assert f"requeueing job {job}" in said
         assert said.count("submitted job") == 1, "the search's workers were not submitted twice"
+        assert "of-the-search waits for jobs of that name that are in the queue already" in said
+        assert len(list((site.runs / "sweeps").iterdir())) == 1, "nor were the trainings"
         results = list((site.runs / "train" / "of-the-search").glob("seed*/result.json"))
         assert sorted(json.loads(path.read_text())["seed"] for path in results) == [0, 1]
         assert (site.runs / "reproduce" / "figure6-miniature" / "graph.png").stat().st_size > 1000
