@@ -17,7 +17,7 @@ search=(--study "$name" study=quickstart study.num_nodes="$nodes" dataset.subset
 
 kdhpc search "${search[@]}" --trials "${TRIALS:-120}" --workers 2
 [ -e "runs/$name/unconfirmed" ] || kdhpc export-best --study "$name" --out "runs/$name/unconfirmed"
-kdhpc confirm --study "$name" --top 5 --seeds 3 --workers 2
+kdhpc confirm --study "$name" --top 5 --seeds 3 --workers 2 device.threads=1 device.mode=compile
 kdhpc export-best --study "$name" --top 1000 --out "runs/$name/all"
 kdhpc status --study "$name" --format json > "runs/$name/status.json"
 
@@ -31,23 +31,29 @@ print(table.with_name(f"{sys.argv[2]}-trial{rows[len(rows) // 2]['trial']}.json"
 PYTHON
 )
 
-# trainings NAME GRAPH SEEDS: a line each, as words of a command
+# trainings NAME GRAPH SEED ...: a line each, as words of a command
 trainings() {
-    for seed in $(seq 0 $(($3 - 1))); do
-        echo "--graph $2 --seeds $seed run.name=$name-$1"
+    local name=$name-$1 graph=$2
+    shift 2
+    for seed in "$@"; do
+        echo "--graph $graph --seeds $seed run.name=$name"
     done
 }
 edges() { python -c 'import json, sys; found = json.load(open(sys.argv[1])); print(found["label_edges"], found["edges"])' "$1"; }
 own() { [[ $1 == sla || $1 == frskd ]] || echo "--nodes $nodes"; }
 
 {
-    trainings confirmed "runs/$name/all/$name-best.json" 5
-    for graph in independent dml; do trainings "$graph" "$graph $(own $graph)" 5; done
-    trainings median "$median" 3
-    for graph in uniform:att- uniform:prob- one sla frskd; do trainings "${graph/:/-}" "$graph $(own $graph)" 3; done
+    for seed in 0 1 2 3 4; do
+        trainings confirmed "runs/$name/all/$name-best.json" "$seed"
+        for graph in independent dml; do trainings "$graph" "$graph $(own $graph)" "$seed"; done
+    done
+    trainings median "$median" 0 1 2
+    for graph in uniform:prob- uniform:att- one sla frskd; do
+        trainings "${graph/:/-}" "$graph $(own $graph)" 0 1 2
+    done
     # Often the same graph; then its trainings are the same, too.
     [[ $(edges "runs/$name/all/$name-best.json") == "$(edges "runs/$name/unconfirmed/$name-best.json")" ]] ||
-        trainings unconfirmed "runs/$name/unconfirmed/$name-best.json" 5
+        trainings unconfirmed "runs/$name/unconfirmed/$name-best.json" 0 1 2 3 4
 } | xargs -P 2 -L 1 kdhpc train training=short training.evaluate=last dataset.subset="$images" "${common[@]}"
 
 measures=ensemble,node,nll,ece,mutual_kl

@@ -201,8 +201,8 @@ def job_names() -> set[str]:
     Raises:
         ClusterError: Slurm does not answer.
     """
-    answer = ask_patiently("squeue", "-a", "-u", str(os.geteuid()), "-o", table_format(("%j",)))
-    return {name for (name,) in read_table("squeue", answer, "NAME", 1)}
+    answer = ask_patiently("squeue", "-a", "-u", str(os.geteuid()), "-o", table_format(("%i", "%j")))
+    return {name for _, name in read_table("squeue", answer, "JOBID", 2)}
 
 
 def _queue(cluster: str | None, *options: str, patient: bool) -> list[QueuedJob]:
