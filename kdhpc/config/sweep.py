@@ -25,6 +25,8 @@ from kdhpc.errors import ConfigError
 SweepTask = Callable[[TrainConfig, int], str | None]
 """Does one combination, given its config and its number from 0; returns what went wrong, None: nothing."""
 
+_OF_SBATCH = "hydra.launcher.additional_parameters"
+
 
 def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Overrides without choices, for every combination of the choices, as Hydra's multirun makes them.
@@ -77,6 +79,8 @@ def launch_sweep(
         if name not in config_names("dataset", config_dir):
             store_dataset(name, group)
     GlobalHydra.instance().clear()
+    # Any option of sbatch: the launcher's config has no list of them.
+    words = [f"++{word}" if word.startswith(_OF_SBATCH) else word for word in words]
     settings = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{folder}'", "hydra/job_logging=none"]
     if at_once is not None:
         settings.append(f"hydra.sweeper.max_batch_size={at_once}")

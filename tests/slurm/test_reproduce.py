@@ -29,7 +29,7 @@ trainings:
       - hydra.launcher.cpus_per_task=1
       - hydra.launcher.mem_gb=2
       # They are in the queue for longer than the job that submitted them is away.
-      - +hydra.launcher.additional_parameters.begin=now+90
+      - hydra.launcher.additional_parameters.begin=now+90
 reports:
   - words: [graph]
     of: [of-the-search]
@@ -49,7 +49,7 @@ def test_job_that_reproduces_submits_what_comes_next_and_goes_on_after_its_time_
         site.slurm("scancel", "--signal=USR2", "--batch", job)
         worker.let_go()
         site.restarted(job)
-        until(lambda: site.jobs(name="of-the-search"))
+        until(lambda: site.jobs(name="of-the-search") or site.job(job)["JobState"] == "FAILED")
         site.slurm("scancel", "--signal=USR2", "--batch", job)
         site.restarted(job, 2)
 
