@@ -45,12 +45,10 @@ own() { [[ $1 == sla || $1 == frskd ]] || echo "--nodes $nodes"; }
 {
     for seed in 0 1 2 3 4; do
         trainings confirmed "runs/$name/all/$name-best.json" "$seed"
-        for graph in independent dml; do trainings "$graph" "$graph $(own $graph)" "$seed"; done
+        for graph in independent dml uniform:prob-; do trainings "${graph/:/-}" "$graph $(own $graph)" "$seed"; done
     done
     trainings median "$median" 0 1 2
-    for graph in uniform:prob- uniform:att- one sla frskd; do
-        trainings "${graph/:/-}" "$graph $(own $graph)" 0 1 2
-    done
+    for graph in uniform:att- one sla frskd; do trainings "${graph/:/-}" "$graph $(own $graph)" 0 1 2; done
     # Often the same graph; then its trainings are the same, too.
     [[ $(edges "runs/$name/all/$name-best.json") == "$(edges "runs/$name/unconfirmed/$name-best.json")" ]] ||
         trainings unconfirmed "runs/$name/unconfirmed/$name-best.json" 0 1 2 3 4

@@ -10,6 +10,7 @@ from kdhpc.cli.one_training import train_one
 from kdhpc.cli.training_progress import TrainingProgress
 from kdhpc.config.number_lists import parse_numbers
 from kdhpc.errors import DivergedError, UsageError
+from kdhpc.graph.zoo import zoo_names
 from kdhpc.methods.registry import METHODS, named_methods
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _EPILOG = """\
 examples:
   kdhpc train --graph dml --nodes 2 dataset=fashion_mnist network=resnet8 training=short
   kdhpc train --graph one --nodes 3 --seeds 0..4 dataset=cifar100 network=resnet20 training=paper_cifar
+  kdhpc train --graph zoo/cifar100-3 dataset=fashion_mnist network=resnet8 training=short
   kdhpc train --graph runs/dogs4/export/dogs4-best.json dataset=cub200 network=resnet18
   kdhpc train --graph dml --nodes 2 dataset=cub200 network=[resnet50,resnet18]
   kdhpc train --graph frskd dataset=cifar100 network=resnet18 run.alpha=1 run.beta=200
@@ -61,8 +63,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--graph",
         required=True,
         metavar="FILE|NAME",
-        help=f"a graph's JSON, or independent, dml, {', '.join(named_methods())}, or uniform:DESIGN "
-        "(att-, prob-att-, ... on all edges)",
+        help=f"a graph's JSON, a graph that ships ({', '.join(zoo_names())}), or independent, dml, "
+        f"{', '.join(named_methods())}, or uniform:DESIGN (att-, prob-att-, ... on all edges)",
     )
     parser.add_argument("--nodes", metavar="M", help="number of networks of a preset, or of branches of `one`")
     parser.add_argument(

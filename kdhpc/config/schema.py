@@ -414,6 +414,10 @@ class StudyConfig:
     """The network of node 1 where ``networks`` are the choices of all other nodes; null: it is chosen like theirs."""
     pruner: Literal["median", "asha", "none"] = "median"
     """``median``: the paper's rule. ``asha``: Optuna's successive halving (1, 2, 0). ``none``: no trial ends early."""
+    prune_from: int = 1
+    """The first epoch at which a trial may end early. 1: as in the paper. Later where the first epochs tell little of
+    the last, so that a median there throws good graphs away; a search then costs more. Trials are scored at all rungs
+    whatever it is."""
     sampler: Literal["random", "tpe", "evolve", "refine"] = "random"
     """``random``: the paper's, a pure function of (seed, slot). ``tpe``: Optuna's. ``evolve``: regularised evolution,
     begins with the presets, then changes one edge or network of a good graph. ``refine``: random graphs first, then all
@@ -441,7 +445,13 @@ class StudyConfig:
     it has, and `kdhpc enqueue` gives it more."""
 
     def __post_init__(self) -> None:
-        _positive("study", num_nodes=self.num_nodes, trials=self.trials, max_attempts=self.max_attempts)
+        _positive(
+            "study",
+            num_nodes=self.num_nodes,
+            trials=self.trials,
+            max_attempts=self.max_attempts,
+            prune_from=self.prune_from,
+        )
         _require(
             self.trials <= MOST_TRIALS, "study.trials", self.trials, f"at most {MOST_TRIALS:,}, the paper has 6,000"
         )
@@ -455,6 +465,8 @@ class StudyConfig:
         _require(hours is None or 0 < hours < math.inf, "study.max_gpu_hours", hours, "a number above 0, or null")
         if self.population is not None and self.sampler not in ("evolve", "refine"):
             raise ConfigError(f"study.population has no meaning for study.sampler={self.sampler}: leave it out")
+        if self.prune_from > 1 and self.pruner == "none":
+            raise ConfigError(f"study.prune_from={self.prune_from} has no meaning for study.pruner=none: leave it out")
         if self.sample is not None and self.sampler != "evolve":
             raise ConfigError(f"study.sample has no meaning for study.sampler={self.sampler}: leave it out")
         _require(self.num_nodes <= MOST_NODES, "study.num_nodes", self.num_nodes, f"at most {MOST_NODES}")

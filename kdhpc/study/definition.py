@@ -57,6 +57,8 @@ class StudyDefinition:
     """Seeds graphs and trials."""
     pruner: str
     """``median``, ``asha`` or ``none``."""
+    prune_from: int = 1
+    """The first epoch at which a trial may be pruned."""
     sampler: str
     """``random``, ``tpe``, ``evolve`` or ``refine``."""
     max_attempts: int
@@ -220,6 +222,7 @@ _PLAIN = (
 )
 _LATER: Mapping[str, object] = {
     "goal": DEFAULT_GOAL,
+    "prune_from": 1,
     "population": None,
     "sample": None,
     "refine_best": 3,

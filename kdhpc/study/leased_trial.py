@@ -43,6 +43,8 @@ class PruningPolicy:
 
     pruner: str
     """``median``, ``asha`` or ``none``."""
+    prune_from: int = 1
+    """No trial is pruned before this epoch."""
     last_epoch: int
     """No trial is pruned at this epoch: it is complete."""
     sign: int = 1
@@ -52,7 +54,8 @@ class PruningPolicy:
 
     def at(self, epoch: int) -> str | None:
         """The rule that decides at an epoch; None: no trial is pruned at it."""
-        return self.pruner if decides(self.pruner, epoch, last_epoch=self.last_epoch) else None
+        decided = decides(self.pruner, epoch, prune_from=self.prune_from, last_epoch=self.last_epoch)
+        return self.pruner if decided else None
 
 
 class LeasedTrial:

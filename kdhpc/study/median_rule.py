@@ -101,10 +101,10 @@ _LIST_AGAIN = text("""
 """)
 
 
-def decides(pruner: str, epoch: int, *, last_epoch: int) -> bool:
+def decides(pruner: str, epoch: int, *, prune_from: int, last_epoch: int) -> bool:
     """Whether trials can be pruned at an epoch: never at the last one, where a trial is complete."""
     is_power_of_two = epoch & (epoch - 1) == 0
-    return epoch < last_epoch and (pruner == "median" or (pruner == "asha" and is_power_of_two))
+    return prune_from <= epoch < last_epoch and (pruner == "median" or (pruner == "asha" and is_power_of_two))
 
 
 def report(
@@ -144,15 +144,20 @@ def forget(connection: Connection, trial_id: int) -> None:
     connection.execute(_FORGET, {"trial_id": trial_id})
 
 
-def list_again(connection: Connection, trial_ids: Sequence[int], pruner: str, *, last_epoch: int, sign: int) -> None:
+def list_again(
+    connection: Connection, trial_ids: Sequence[int], pruner: str, *, prune_from: int, last_epoch: int, sign: int
+) -> None:
     """Take trials that had failed into the decisions again, by what they have reported.
 
     Args:
         connection: in a transaction.
         trial_ids: Optuna's ids of them.
         pruner: of the study.
+        prune_from: before which no trial is pruned.
         last_epoch: at which no trial is pruned.
         sign: times a value: its score.
     """
-    epochs = [epoch for epoch in range(1, last_epoch) if decides(pruner, epoch, last_epoch=last_epoch)]
+    epochs = [
+        epoch for epoch in range(1, last_epoch) if decides(pruner, epoch, prune_from=prune_from, last_epoch=last_epoch)
+    ]
     connection.execute(_LIST_AGAIN, {"trial_ids": list(trial_ids), "epochs": epochs, "sign": sign})

@@ -64,7 +64,12 @@ def retry(
     trial_ids = [row.trial_id for row in freed_now]
     trial_rows.reopen(connection, trial_ids)
     median_rule.list_again(
-        connection, trial_ids, definition.pruner, last_epoch=definition.last_epoch, sign=GOALS[definition.goal].sign
+        connection,
+        trial_ids,
+        definition.pruner,
+        prune_from=definition.prune_from,
+        last_epoch=definition.last_epoch,
+        sign=GOALS[definition.goal].sign,
     )
     return tuple(sorted(row.slot for row in freed_now))
 

@@ -50,6 +50,7 @@ class SharedStudy:
         self._study_id = row.study_id
         self._policy = PruningPolicy(
             pruner=row.definition.pruner,
+            prune_from=row.definition.prune_from,
             last_epoch=row.definition.last_epoch,
             sign=GOALS[row.definition.goal].sign,
             max_attempts=row.definition.max_attempts,

@@ -136,6 +136,8 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
             "training.optimizer='adam' is not allowed: did you mean 'adamw'? allowed",
         ),
         (["study=dogs4", "study.refine_best=5"], "study.refine_best has no meaning with study.sampler=random"),
+        (["study=dogs4", "study.prune_from=0"], "study.prune_from=0"),
+        (["study=dogs4", "study.prune_from=4", "study.pruner=none"], "has no meaning for study.pruner=none"),
         (["study=dogs4", "dataset.pad=8"], "dataset.pad has no meaning with dataset.augmentation=resized_crop"),
         (["study=cifar10_2", "dataset.scale=[0.5,1]"], "leave it out, or choose resized_crop"),
         (

@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 import pytest
 
-from kdhpc.errors import StudyError
+from kdhpc.errors import StudyError, StudyMismatchError
 from kdhpc.study.leased_trial import LeasedTrial
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
@@ -148,6 +148,16 @@ def test_report_without_pruner_never_prunes(storage: Storage) -> None:
     study = make(storage, pruner="none")
     first, second = take(study), take(study)
     assert [first.report(1, 90.0), second.report(1, 1.0)] == [False, False]
+
+
+@pytest.mark.parametrize("pruner", ["median", "asha"])
+def test_nothing_is_pruned_before_the_first_epoch_that_may(storage: Storage, pruner: str) -> None:
+    study = make(storage, pruner=pruner, prune_from=2)
+    first, second = take(study), take(study)
+    assert [first.report(1, 90.0), second.report(1, 1.0)] == [False, False]
+    assert [first.report(2, 50.0), second.report(2, 49.0)] == [False, True]
+    with pytest.raises(StudyMismatchError, match="prune_from was 2, is 1"):
+        make(storage, pruner=pruner)
 
 
 def test_report_asha_decides_as_optunas_successive_halving(storage: Storage) -> None:
