@@ -21,7 +21,6 @@ def trials(url: str, study: str) -> list[dict[str, object]]:
     return [
         {"number": trial.number, "state": trial.state.name, "value": trial.value, "reports": trial.intermediate_values}
         for trial in sorted(found.trials, key=lambda trial: trial.number)
-        if not trial.user_attrs.get("given") and trial.number >= 0
     ]
 
 

@@ -70,9 +70,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--launcher",
         choices=("none", "submitit_local", "submitit_slurm"),
         default="none",
-        help="none (default): here, one training after the other, those of a miniature one for each of up to 8 cores; "
-        "submitit_slurm: searches and trainings as job "
-        "arrays, several at once, each after what it needs; submitit_local: trainings as processes",
+        help="none (default): here, one training after the other; of a miniature, one on each of up to 8 cores. "
+        "submitit_slurm: searches and trainings as job arrays, several at once, each after what it needs. "
+        "submitit_local: trainings as processes",
     )
     parser.add_argument(
         "--requeue",
@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         DataError: data sets are not prepared.
+        ClusterError: jobs were asked for, and Slurm is not here.
         KdhpcError: the file of a table is wrong, or what was asked for cannot be.
     """
     from kdhpc.reproduce.reading import NAMES, read_plan
@@ -113,11 +114,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _refuse_missing(plans)
     _tell_cost(plans, args, wanted)
+    from kdhpc.cluster import commands
     from kdhpc.cluster.requeue import requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.log import log_to_stderr
 
     if args.launcher == "submitit_slurm":
+        # Before a database is started for jobs that cannot be.
+        commands.require()
+        commands.require_configured()
         log_to_stderr()
     with StopSignals() as stop:
         try:

@@ -121,6 +121,7 @@ def origin(
         "network": networks_label(networks) or definition.network,
         "seed": definition.seed,
         "pruner": definition.pruner,
+        **({} if definition.prune_from == 1 else {"prune_from": definition.prune_from}),
         "sampler": definition.sampler,
         **({} if definition.goal == DEFAULT_GOAL else {"goal": definition.goal}),
         **({} if definition.precision is None else {"precision": definition.precision}),

@@ -7,8 +7,8 @@ import pytest
 
 from kdhpc.errors import DataError
 from kdhpc.reproduce import running
-from kdhpc.reproduce.plan import Step
-from kdhpc.reproduce.running import Surroundings, do_steps
+from kdhpc.reproduce.plan import Report, Step
+from kdhpc.reproduce.running import Surroundings, do_report, do_steps
 
 running_step = running._Running
 _GOOD = ("--version",)
@@ -144,3 +144,10 @@ def test_an_error_leaves_no_command_behind() -> None:
             )
     (one,) = begun
     assert one._command.process.wait(60) == -15
+
+
+def test_a_signal_ends_a_report(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(running, "child_python_words", lambda: [sys.executable, "-c", "import time; time.sleep(600)"])
+        report = Report(words=("graph",), folder="", needs=())
+        assert do_report(report, tmp_path, should_stop=lambda: True, say=lambda line: None) == -15

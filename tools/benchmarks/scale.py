@@ -8,7 +8,7 @@ cost the server was measured by ``tools/bench fleet`` (docs/performance.md).
 import argparse
 import heapq
 import random
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 
 from kdhpc.training.schedule import is_rung
@@ -130,16 +130,17 @@ def _simulated(arguments: argparse.Namespace, workers: int, epoch_s: float, scor
 
 def _below_median(value: float, others: list[float]) -> bool:
     """As kdhpc/study/median_rule.py."""
-    low, high, num = bisect_left(others, value), bisect_right(others, value), len(others)
-    assert low <= high
-    return 2 * high < num or (2 * high == num > 0 and value < (others[high - 1] + others[high]) / 2)
+    num_up_to, num = bisect_right(others, value), len(others)
+    if 2 * num_up_to != num:
+        return 2 * num_up_to < num
+    return num > 0 and value < (others[num_up_to - 1] + others[num_up_to]) / 2
 
 
 def _row(arguments: argparse.Namespace, workers: int, search: _Search) -> dict[str, Cell]:
     # Until then all workers have a trial; a fleet as large as the search has its trials all at once.
     busy_s = search.busy_s or min(search.ends)
-    share = sum(end <= busy_s for end in search.ends) / len(search.ends)
-    ends = max(1, sum(end <= busy_s for end in search.ends))
+    ends = sum(end <= busy_s for end in search.ends)
+    share = ends / len(search.ends)
     working = min(workers, arguments.trials)
     reports = sum(search.reports.values()) * share
     calls = (_CALLS_A_TRIAL * ends + reports) / busy_s + working / arguments.renew_s
