@@ -137,7 +137,7 @@ def ended(server_host: object, launch: Launch) -> None:
 def test_watch_ends_the_workers_whose_database_ends_with_it(storage, fake_slurm, submitted, caplog) -> None:
     launch = begun(storage, trials=1)
     take(make(storage, target=1)).complete(50.0)
-    server_host = SimpleNamespace(keep_up=lambda: None, ends_server=True)
+    server_host = SimpleNamespace(keep_up=lambda: None, leaves_none=True)
     fake_slurm.answer("scancel", "exit 0")
     fake_slurm.answer(
         "squeue",
@@ -145,7 +145,7 @@ def test_watch_ends_the_workers_whose_database_ends_with_it(storage, fake_slurm,
     )
     ended(server_host, launch)
     assert fake_slurm.calls("scancel") == ["--quiet 7_1"]
-    server_host.ends_server = False
+    server_host.leaves_none = False
     ended(server_host, launch)
     assert len(fake_slurm.calls("squeue")) == 4, "a database that stays is no reason"
 
@@ -156,7 +156,7 @@ def test_watch_cancels_workers_that_do_not_end_by_themselves(storage, fake_slurm
     take(make(storage, target=1)).complete(50.0)
     fake_slurm.answer("scancel", "exit 0")
     fake_slurm.queue("7_0 RUNNING", "7_1 COMPLETING")
-    ended(SimpleNamespace(keep_up=lambda: None, ends_server=True), launch)
+    ended(SimpleNamespace(keep_up=lambda: None, leaves_none=True), launch)
     assert fake_slurm.calls("scancel") == ["--quiet 7_0 7_1"]
 
 
@@ -183,7 +183,7 @@ def test_launch_that_stays_asks_a_busy_controller_again(storage, busy_slurm, cap
             take(study).complete(50.0)
 
     with StopSignals() as stop:
-        assert launch.watch(SimpleNamespace(keep_up=lambda: None, ends_server=False), stop, show)
+        assert launch.watch(SimpleNamespace(keep_up=lambda: None, leaves_none=False), stop, show)
     (manifest,) = read_manifests("tiny")
     assert manifest.arrays == ("9@here",)
 

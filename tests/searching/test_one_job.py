@@ -52,7 +52,7 @@ def test_workers_of_one_job_leave_each_other_their_trials(workspace, monkeypatch
     for name, value in (("SLURM_JOB_ID", "77"), ("SLURM_RESTART_COUNT", "0")):
         monkeypatch.setitem(workspace.environment, name, value)
 
-    command = ("worker", "--study", "nodeful", "device.threads=1", "device.device=cpu")
+    command = ("worker", "--study", "nodeful", "device.threads=1", "device.device=cpu", "worker.rung_checkpoint_s=0")
     first = workspace.start(*command)
     (held,) = workspace.catch("nodeful", job="77")
     second = workspace.start(*command)

@@ -218,7 +218,8 @@ def plain_array_out_of_time(cluster: Cluster) -> None:
     with cluster.login_node() as site:
         site.launch("plain", "--workers", "1", "--trials", "3", 'cluster.sbatch=["exclude=node4",hold]')
         script = str(ROOT / "slurm" / "worker_array.sh")
-        job = site.sbatch("--array=3", "--mem=2G", script, "--study", "plain", "device.threads=1")
+        options = ("worker.rung_checkpoint_s=0", "device.threads=1")
+        job = site.sbatch("--array=3", "--mem=2G", script, "--study", "plain", *options)
         worker = site.caught("plain", f"{job}_3")
         site.slurm("scancel", "--signal=USR2", "--batch", f"{job}_3")
         worker.let_go()
