@@ -125,8 +125,8 @@ class Workspace:
     def catch(self, study: str, *, job: str | None = None, trials: int = 1) -> list[Caught]:
         """Wait for workers in the middle of trials, and stop the processes of so many where they stand.
 
-        ``job`` is the number of theirs, whatever its cluster. They must write a checkpoint at every rung: a worker that a
-        test starts by hand, not by `search` or `launch`, needs ``worker.rung_checkpoint_s=0``.
+        ``job`` is the number of theirs, whatever its cluster. They must write a checkpoint at every rung: a worker that
+        a test starts by hand, not by `search` or `launch`, needs ``worker.rung_checkpoint_s=0``.
         So whatever a test does to them next happens to these trials, however slow the machine is. Their leases run on.
         """
         until(lambda: (self.runs / "db" / "endpoint.json").exists())
