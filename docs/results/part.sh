@@ -6,7 +6,8 @@
 #
 # In a folder whose data/ has the data set. The search trains on IMAGES images and scores on three times as many others; the
 # trainings after it have as many images and epochs. Two at a time, one thread each, in bf16, compiled (1.7 times as fast as
-# float32, eager, on two cores with AMX). It goes on where it stopped. TRIALS: graphs of the search (default: 120).
+# float32, eager, on two cores with AMX). It goes on where it stopped. TRIALS: graphs of the search (default: 120). SEARCH:
+# more keys of the search alone, as SEARCH="study.prune_from=16 study.sampler=evolve".
 set -euo pipefail
 name=$1 dataset=$2 nodes=$3 images=$4 epochs=$5
 shift 5
@@ -14,8 +15,9 @@ common=(dataset="$dataset" network=resnet8 training.epochs="$epochs" 'training.m
     device.precision=bf16 device.mode=compile "$@")
 search=(--study "$name" study=quickstart study.num_nodes="$nodes" dataset.subset=$((4 * images))
     dataset.validation_fraction=0.75 "${common[@]}")
+read -ra own_keys <<< "${SEARCH:-}"
 
-kdhpc search "${search[@]}" --trials "${TRIALS:-120}" --workers 2
+kdhpc search "${search[@]}" "${own_keys[@]}" --trials "${TRIALS:-120}" --workers 2
 [ -e "runs/$name/unconfirmed" ] || kdhpc export-best --study "$name" --out "runs/$name/unconfirmed"
 kdhpc confirm --study "$name" --top 5 --seeds 3 --workers 2 device.threads=1 device.mode=compile
 kdhpc export-best --study "$name" --top 1000 --out "runs/$name/all"
