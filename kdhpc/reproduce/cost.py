@@ -43,16 +43,17 @@ class Cost:
     """The networks whose speed was measured here."""
 
 
-def mean_epochs(epochs: int) -> float:
+def mean_epochs(epochs: int, prune_from: int = 1) -> float:
     """Epochs that a trial of a search trains on average, if half of the trials end at each rung 1, 2, 4, ...
 
-    The last epoch prunes nothing.
+    The last epoch prunes nothing, nor do epochs before ``prune_from`` (``study.prune_from``).
     """
     reached, total, alive = 0, 0.0, 1.0
     rung = 1
     while rung < epochs:
         total += alive * (rung - reached)
-        reached, rung, alive = rung, rung * 2, alive * _SURVIVES
+        alive *= _SURVIVES if rung >= prune_from else 1
+        reached, rung = rung, rung * 2
     return total + alive * (epochs - reached)
 
 
@@ -121,8 +122,16 @@ def cost(steps: Sequence[Step], known: Mapping[str, Speed], *, origin: str) -> C
 
 
 def _node_images(step: Step, load: Load) -> float:
-    epochs = mean_epochs(load.epochs) if step.kind == "search" else load.epochs
+    epochs: float = _overridden(step, "training.epochs", load.epochs)
+    if step.kind == "search":
+        epochs = mean_epochs(int(epochs), _overridden(step, "study.prune_from", 1))
     return load.trainings * load.num_nodes * load.images * load.times * epochs
+
+
+def _overridden(step: Step, key: str, default: int) -> int:
+    """What the last of a step's words says of a key. A word that is no number is for the command itself to refuse."""
+    values = [word.partition("=")[2] for command in step.commands for word in command if word.startswith(f"{key}=")]
+    return int(values[-1]) if values and values[-1].isdecimal() else default
 
 
 def _measured(step: Step) -> list[float]:

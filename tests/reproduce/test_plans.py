@@ -1,5 +1,6 @@
 """The shipped files of tables and figures: what they come to, without data and without training anything."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -230,3 +231,16 @@ def test_mean_epochs_of_a_trial_halves_at_each_rung() -> None:
     # 4 epochs: all train 1, half go on to 2, a quarter to 4.
     assert mean_epochs(4) == 1 + 0.5 * 1 + 0.25 * 2
     assert mean_epochs(1) == 1
+    # Nothing ends at 1.
+    assert mean_epochs(4, prune_from=2) == 2 + 0.5 * 2
+
+
+def test_hours_follow_the_epochs_and_the_pruning_that_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    def hours(*overrides: str) -> float:
+        assert main(["reproduce", "figure6", "--scale", "paper", "--dry-run", *overrides]) == 0
+        return float(re.findall(r"about ([\d.,]+) hours", capsys.readouterr().out)[-1].replace(",", ""))
+
+    usual = hours()
+    assert hours("training.epochs=150") < 0.9 * usual
+    # Of 300 epochs 49 instead of 5.1.
+    assert hours("study.prune_from=32") > 5 * usual
