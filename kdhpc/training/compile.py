@@ -50,6 +50,8 @@ class Compiler:
             config.recompile_limit = max(config.recompile_limit, _VARIANTS)
             # Nothing to tell a user: what is slower in Python 3.13.0 is negligible here.
             config.issue_3_13_0_warning = False
+            # It warns of a CUDA toolkit on a machine without a GPU, as login nodes are.
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             # Backward passes run outside of autocast here, also those that were traced within it.
             backward_config.backward_pass_autocast = "off"
 
