@@ -10,16 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdhpc.errors import ClusterError, DatabaseError, DataError, KdhpcError, UsageError
+from kdhpc.errors import ClusterError, ConfigError, DatabaseError, DataError, KdhpcError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from kdhpc.cluster.signals import StopSignals
     from kdhpc.reproduce.plan import Plan
     from kdhpc.reproduce.reading import Wanted
     from kdhpc.reproduce.running import Outcome, Surroundings
+    from kdhpc.reproduce.settings import Schedule
     from kdhpc.searching.server_host import ServerHost
 
 # Spelt out, because importing what reads the files would slow down every command; a test compares.
@@ -88,8 +89,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key=value",
-        help="config overrides, of all searches and trainings that have them",
+        help="config overrides, of all searches and trainings that have them; study.trials: of each search",
     )
     parser.set_defaults(func=run)
 
@@ -109,11 +111,14 @@ def run(args: argparse.Namespace) -> int:
 
     wanted = _wanted(args)
     plans = [read_plan(name, wanted) for name in (NAMES if args.name == "all" else (args.name,))]
+    found = _checked(plans, args)
     if args.dry_run:
-        _show(plans, args, wanted)
+        _show(plans, args, found)
         return 0
-    _refuse_missing(plans)
-    _tell_cost(plans, args, wanted)
+    if missing := _missing(plans):
+        raise DataError(missing)
+    for line in _cost_lines(plans, args, found):
+        _say(line.removeprefix("# "))
     from kdhpc.cluster import commands
     from kdhpc.cluster.requeue import requeue_if_out_of_time
     from kdhpc.cluster.signals import StopSignals
@@ -210,9 +215,10 @@ def _database(
     left = [step for step in open_steps(all_steps(plans)) if step.kind == "search"]
     if args.launcher != "submitit_slurm" or not left:
         return contextlib.nullcontext()
-    # launch --wait --study NAME --trials N key=value ...
-    _, _, _, name, _, _, *overrides = left[0].commands[0]
-    study = argparse.Namespace(study=name, trials=None, workers=None, overrides=overrides, config_dir=args.config_dir)
+    first = left[0]
+    study = argparse.Namespace(
+        study=first.name, trials=None, workers=None, overrides=list(first.overrides), config_dir=args.config_dir
+    )
     cluster = wanted_study(study, executor="slurm").config.cluster
     return ServerHost(replace(cluster, workers=_MOST_WAITING * cluster.workers), stop)
 
@@ -226,39 +232,54 @@ def _wanted(args: argparse.Namespace) -> "Wanted":
         raise UsageError("--data has no meaning with --scale paper, which takes the paper's: give --scale miniature")
     if args.launcher == "none" and (given := [word for word in args.overrides if word.lstrip("+").startswith("hydra")]):
         raise UsageError(f"{given[0]} has no meaning without jobs: give --launcher submitit_slurm")
-    chosen = args.data.split(",") if args.data else ()
+    chosen = () if args.data is None else [name.strip() for name in args.data.split(",")]
     overrides = Overrides.of(args.overrides)
     if args.launcher == "none" and _at_once(args) > 1 and not any("device.threads" in word for word in args.overrides):
         # Each core has a training of its own.
         overrides = replace(overrides, of_trainings=("device.threads=1", *overrides.of_trainings))
     return Wanted(
         scale=args.scale,
-        standing=miniature_datasets(chosen) if args.scale == "miniature" else paper_datasets(),
+        standing=miniature_datasets(chosen, must_exist=not args.dry_run)
+        if args.scale == "miniature"
+        else paper_datasets(),
         overrides=overrides,
         launcher=args.launcher,
         config_dir=args.config_dir,
     )
 
 
-def _refuse_missing(plans: "Sequence[Plan]") -> None:
-    """Name all data sets that are not prepared, before anything starts.
+def _checked(plans: "Sequence[Plan]", args: argparse.Namespace) -> "dict[tuple[str, str], Schedule]":
+    """The schedules of all steps, whose words are then known to be right, and done runs to be of these steps.
 
     Raises:
-        DataError: there are some.
+        ConfigError: a word is wrong, or a run was trained with other settings.
     """
+    from kdhpc.reproduce.plan import all_steps
+    from kdhpc.reproduce.settings import refuse_other_settings, schedules
+
+    steps = all_steps(plans)
+    found = schedules(steps, args.config_dir)
+    refuse_other_settings(steps, args.config_dir)
+    return found
+
+
+def _missing(plans: "Sequence[Plan]") -> str:
+    """Names all data sets that are not prepared; empty: there are none."""
     from kdhpc.config.own_datasets import packed_names
     from kdhpc.reproduce.plan import all_steps, open_steps
 
     left = open_steps(all_steps(plans))
     wanted = {step.data for step in left} - {step.name for step in left if step.kind == "prepare"}
-    if missing := sorted(wanted - set(packed_names())):
-        raise DataError(
-            f"not prepared: {', '.join(missing)}; prepare each with kdhpc data prepare (kdhpc data list says what is "
-            "there, docs/data.md how)"
-        )
+    missing = sorted(wanted - set(packed_names()))
+    if not missing:
+        return ""
+    return (
+        f"not prepared: {', '.join(missing)}; prepare each with kdhpc data prepare (kdhpc data list says what is "
+        "there, docs/data.md how)"
+    )
 
 
-def _show(plans: "Sequence[Plan]", args: argparse.Namespace, wanted: "Wanted") -> None:
+def _show(plans: "Sequence[Plan]", args: argparse.Namespace, found: "dict[tuple[str, str], Schedule]") -> None:
     from kdhpc.reproduce.reading import shortest
     from kdhpc.reproduce.running import commands_of
 
@@ -266,40 +287,52 @@ def _show(plans: "Sequence[Plan]", args: argparse.Namespace, wanted: "Wanted") -
         print(f"# {plan.name}: {plan.title}")
         for line in commands_of(plan, shortest(_folder(plan))):
             print(line)
-        print(*_cost_lines([plan], args, wanted), sep="\n", end="\n\n")
+        print(*_cost_lines([plan], args, found), sep="\n", end="\n\n")
     if len(plans) > 1:
         print("# all of it, what is shared counted once")
-        print(*_cost_lines(plans, args, wanted), sep="\n", end="\n\n")
+        print(*_cost_lines(plans, args, found), sep="\n", end="\n\n")
+    if missing := _missing(plans):
+        print(f"# {missing}")
     print("nothing was made (--dry-run)")
 
 
-def _tell_cost(plans: "Sequence[Plan]", args: argparse.Namespace, wanted: "Wanted") -> None:
-    for line in _cost_lines(plans, args, wanted):
-        _say(line.removeprefix("# "))
-
-
-def _cost_lines(plans: "Sequence[Plan]", args: argparse.Namespace, wanted: "Wanted") -> list[str]:
+def _cost_lines(
+    plans: "Sequence[Plan]", args: argparse.Namespace, found: "dict[tuple[str, str], Schedule]"
+) -> list[str]:
     from kdhpc.reproduce.cost import cost, speeds
     from kdhpc.reproduce.plan import all_steps, open_steps
     from kdhpc.reproduce.reading import shared_names
 
     origin = "configs/reproduce/scales.yaml"
-    names, steps = shared_names(wanted.scale, wanted.config_dir), all_steps(plans)
+    names, steps = shared_names(args.scale, args.config_dir), all_steps(plans)
     trainings = [step for step in steps if step.kind == "train"]
     known = speeds(names, trainings, at_once=1 if args.launcher != "none" else _at_once(args), origin=origin)
-    whole = cost(steps, known, origin=origin)
-    left = cost([step.left() for step in open_steps(steps)], known, origin=origin)
+    whole = cost(steps, known, found, origin=origin)
+    left = cost([step.left() for step in open_steps(steps)], known, found, origin=origin)
+    ends = any(schedule.prune_from is not None for schedule in found.values())
     lines = [
-        f"# {whole.searches} searches of {whole.trials:,} trials in all, {whole.trainings:,} trainings; left to do: "
-        f"{left.searches} searches, {left.trainings:,} trainings",
-        f"# about {_number(left.hours)} hours of {names['machine']} are left, of {_number(whole.hours)}; "
-        f"{_number(whole.gigabytes)} GB of weights",
-        f"# speed: {' '.join(str(names['speed_from']).split())}; evaluation is not counted; half of a search's trials "
-        "are taken to end at each rung",
+        f"# {_counted(whole.searches, 'search', 'searches')} of {whole.trials:,} trials in all, "
+        f"{_counted(whole.trainings, 'training', 'trainings')}; left to do: "
+        f"{_counted(left.searches, 'search', 'searches')}, {_counted(left.trainings, 'training', 'trainings')}",
+        f"# about {_number(left.hours)} hours of {_said(names, 'machine', origin)} are left, of "
+        f"{_number(whole.hours)}; {_number(whole.gigabytes)} GB of weights",
+        f"# speed: {_said(names, 'speed_from', origin)}; evaluation is not counted"
+        f"{'; half of the trials of a search are taken to end at each rung' if ends else ''}",
     ]
     if whole.measured:
-        lines.append(f"# measured here instead, by runs that are done: {', '.join(whole.measured)}")
+        networks = ", ".join(whole.measured)
+        lines.append(f"# measured here instead, by runs that are done, with compiling and evaluation: {networks}")
     return lines
+
+
+def _said(names: "Mapping[str, object]", key: str, origin: str) -> str:
+    if key not in names:
+        raise ConfigError(f"{origin}: has no {key!r} for this scale")
+    return " ".join(str(names[key]).split())
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _number(value: float) -> str:

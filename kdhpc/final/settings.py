@@ -23,6 +23,8 @@ from kdhpc.networks.weights import start_digest, weights_digest
 Settings: TypeAlias = Mapping[str, str]
 """Values as JSON text, by key, such as ``training.epochs``."""
 _PRECISION = "device.precision"
+_BY_CONTENT = ("objective.pretrained", "network.weights")
+"""Keys whose values are files."""
 
 
 def run_settings(
@@ -45,22 +47,28 @@ def run_settings(
     Raises:
         NetworkError: the file of pretrained weights cannot be read.
     """
-    found: dict[str, str] = {}
-    for group in ("dataset", "network", "objective", "training"):
-        for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
-            found[f"{group}.{key}"] = json.dumps(value)
+    found = dict(config_settings(config))
     found["objective.pretrained"] = json.dumps(weights_digest(config.objective, config.network.distinct))
     if config.network.weights is not None:
         found["network.weights"] = json.dumps(start_digest(config.network))
-    # How often accuracy is measured does not change the weights.
-    del found["training.evaluate"]
-    found["run.split"] = json.dumps(config.run.split)
     found["graph"] = json.dumps(graph_key)
     found["dataset.checksum"] = json.dumps(dataset_checksum)
     found |= {key: json.dumps(value) for key, value in method_settings.items()}
     if precision is not None:
         found[_PRECISION] = json.dumps(precision)
     return found
+
+
+def config_settings(config: TrainConfig) -> Settings:
+    """Those of them that a config alone knows: no graph, no content of a file, and no precision."""
+    found: dict[str, str] = {}
+    for group in ("dataset", "network", "objective", "training"):
+        for key, value in compatibility.written(group, to_document(getattr(config, group))).items():
+            found[f"{group}.{key}"] = json.dumps(value)
+    # How often accuracy is measured does not change the weights.
+    for key in ("training.evaluate", *_BY_CONTENT):
+        found.pop(key, None)
+    return found | {"run.split": json.dumps(config.run.split)}
 
 
 def digest(settings: Settings) -> str:

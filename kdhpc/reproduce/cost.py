@@ -8,6 +8,7 @@ from kdhpc.config.paths import RunPaths
 from kdhpc.errors import ConfigError, DataError, StorageError, nearest
 from kdhpc.final.result import read_result
 from kdhpc.reproduce.plan import Load, Step
+from kdhpc.reproduce.settings import Schedule
 
 _SURVIVES = 0.5
 """Of the trials that are scored at a rung, the share that goes on: the others are below the median."""
@@ -43,11 +44,12 @@ class Cost:
     """The networks whose speed was measured here."""
 
 
-def mean_epochs(epochs: int, prune_from: int = 1) -> float:
+def mean_epochs(epochs: int, prune_from: int | None = 1) -> float:
     """Epochs that a trial of a search trains on average, if half of the trials end at each rung 1, 2, 4, ...
 
-    The last epoch prunes nothing, nor do epochs before ``prune_from`` (``study.prune_from``).
+    The last epoch prunes nothing, nor do epochs before ``prune_from`` (``study.prune_from``; None: none does).
     """
+    prune_from = epochs if prune_from is None else prune_from
     reached, total, alive = 0, 0.0, 1.0
     rung = 1
     while rung < epochs:
@@ -80,6 +82,8 @@ def speeds(names: Mapping[str, object], done: Sequence[Step], *, at_once: int, o
         }
     except (AssertionError, KeyError, TypeError, ValueError) as exc:
         raise ConfigError(f"{origin}: networks: each needs images_per_s and megabytes") from exc
+    if slow := [network for network, speed in found.items() if not speed.images_per_s > 0]:
+        raise ConfigError(f"{origin}: networks: images_per_s of {slow[0]} is not above 0")
     measured: dict[str, list[float]] = {}
     for step in done:
         measured.setdefault(step.load.network if step.load else "", []).extend(_measured(step))
@@ -91,8 +95,20 @@ def speeds(names: Mapping[str, object], done: Sequence[Step], *, at_once: int, o
     return found
 
 
-def cost(steps: Sequence[Step], known: Mapping[str, Speed], *, origin: str) -> Cost:
-    """What steps cost. Evaluation is not counted.
+def cost(
+    steps: Sequence[Step],
+    known: Mapping[str, Speed],
+    schedules: Mapping[tuple[str, str], Schedule],
+    *,
+    origin: str,
+) -> Cost:
+    """What steps cost. Evaluation is counted only where the speed is of runs that are done here.
+
+    Args:
+        steps: What is to be done.
+        known: Speed of each network.
+        schedules: Of searches and trainings, by their keys.
+        origin: The file that the speeds are from, for messages.
 
     Raises:
         ConfigError: a network has no speed in the file.
@@ -109,7 +125,7 @@ def cost(steps: Sequence[Step], known: Mapping[str, Speed], *, origin: str) -> C
         speed = known[load.network]
         if speed.is_measured:
             used[load.network] = None
-        seconds += _node_images(step, load) / speed.images_per_s
+        seconds += _node_images(step, load, schedules[step.key]) / speed.images_per_s
         megabytes += load.num_nodes * load.trainings * speed.megabytes if step.kind == "train" else 0
     return Cost(
         searches=len(searches),
@@ -121,17 +137,11 @@ def cost(steps: Sequence[Step], known: Mapping[str, Speed], *, origin: str) -> C
     )
 
 
-def _node_images(step: Step, load: Load) -> float:
-    epochs: float = _overridden(step, "training.epochs", load.epochs)
+def _node_images(step: Step, load: Load, schedule: Schedule) -> float:
+    epochs: float = schedule.epochs
     if step.kind == "search":
-        epochs = mean_epochs(int(epochs), _overridden(step, "study.prune_from", 1))
+        epochs = mean_epochs(schedule.epochs, schedule.prune_from)
     return load.trainings * load.num_nodes * load.images * load.times * epochs
-
-
-def _overridden(step: Step, key: str, default: int) -> int:
-    """What the last of a step's words says of a key. A word that is no number is for the command itself to refuse."""
-    values = [word.partition("=")[2] for command in step.commands for word in command if word.startswith(f"{key}=")]
-    return int(values[-1]) if values and values[-1].isdecimal() else default
 
 
 def _measured(step: Step) -> list[float]:

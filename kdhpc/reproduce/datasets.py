@@ -53,24 +53,26 @@ def paper_datasets() -> Standing:
     return Standing()
 
 
-def miniature_datasets(chosen: Sequence[str]) -> Standing:
+def miniature_datasets(chosen: Sequence[str], *, must_exist: bool = True) -> Standing:
     """The data sets of a miniature.
 
     Args:
         chosen: Names that the user gave, at most two; none: what is prepared, Fashion-MNIST and CIFAR first. With
             nothing prepared, Fashion-MNIST is taken, as a dry run needs no data.
+        must_exist: Whether those that the user gave must be prepared.
 
     Raises:
-        UsageError: more than two, one twice, or one that is not prepared.
+        UsageError: more than two, one twice, one without a name, or one that is not prepared.
     """
-    packed = [name for name in packed_names() if not _is_half(name)]
-    if len(chosen) > 2 or len(set(chosen)) < len(chosen):
-        raise UsageError(f"--data {','.join(chosen)}: give one data set, or two different ones")
-    for name in chosen:
+    packed = packed_names()
+    if len(chosen) > 2 or len(set(chosen)) < len(chosen) or not all(chosen):
+        raise UsageError(f"--data {','.join(chosen) or repr('')}: give one data set, or two different ones")
+    for name in chosen if must_exist else ():
         if name not in packed and name != "fashion_mnist":
             known = nearest(name, packed) if packed else "nothing is"
             raise UsageError(f"--data {name} is not prepared: {known}; see kdhpc data prepare --help")
-    found = list(chosen) or sorted(packed, key=lambda name: (name not in _PREFERRED, _rank(name), name))[:2]
+    whole = [name for name in packed if not _is_half_of_one(name, packed)]
+    found = list(chosen) or sorted(whole, key=lambda name: (name not in _PREFERRED, _rank(name), name))[:2]
     found = found or ["fashion_mnist"]
     first = found[0]
     if len(found) == 2:
@@ -98,8 +100,9 @@ def _half(data: str, name: str, half: str) -> Step:
     )
 
 
-def _is_half(name: str) -> bool:
-    return name.endswith(tuple(f"-{half}" for half in _HALVES))
+def _is_half_of_one(name: str, packed: Sequence[str]) -> bool:
+    """Whether a name is what a miniature calls half of a data set that is there."""
+    return any(name.endswith(f"-{half}") and name.removesuffix(f"-{half}") in packed for half in _HALVES)
 
 
 def _rank(name: str) -> int:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 
 from kdhpc.config.paths import RunPaths, packed_dir
 
+MEASURES = ("ensemble", "node", "node1")
+"""What a cell shows of a training: the ensemble's accuracy, the mean of its nodes, or the first node's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
@@ -36,6 +39,10 @@ class Step:
     """The words after ``kdhpc``."""
     data: str
     """The prepared data set that it reads."""
+    overrides: tuple[str, ...] = ()
+    """Config overrides among those words."""
+    graph: str = ""
+    """Of a training: the graph's name or file, or a method; empty: it is that of a search."""
     needs: tuple[tuple[str, str], ...] = ()
     """Kinds and names of the steps that must be done before."""
     seeds: tuple[int, ...] = ()
@@ -74,9 +81,11 @@ class Cell:
     column: str
     """The column's name, as there."""
     measure: str
-    """``ensemble``, ``node`` (mean of the nodes), ``node1``, or ``correlation`` of a report of pairs."""
+    """One of ``MEASURES``, or ``correlation`` of a report of pairs."""
     source: str
     """The training, or for ``correlation`` the report's folder below the table's own."""
+    seeds: tuple[int, ...] = ()
+    """Of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """From a file of ``configs/reproduce`` to a plan. Needs neither data nor torch."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from kdhpc.config.paths import RunPaths, StudyPaths, runs_root
 from kdhpc.errors import ConfigError, UsageError, nearest
 from kdhpc.reproduce.datasets import Standing
 from kdhpc.reproduce.overrides import Overrides
-from kdhpc.reproduce.plan import Cell, Load, Plan, Report, Step
+from kdhpc.reproduce.plan import MEASURES, Cell, Load, Plan, Report, Step
+from kdhpc.reproduce.table import read_published
 from kdhpc.reproduce.templates import Names, each_of, text, words
 
 NAMES = ("table1", "figure3", "table2", "figure6", "figure7", "figure8", "table3", "table4")
@@ -21,6 +23,7 @@ SCALES = ("paper", "miniature")
 _GROUP = "reproduce"
 _BEST_OF = "best of "
 _JOB_NAME = "hydra.launcher.name="
+_LONGEST_LABEL = 20
 _SLA_ROTATIONS = 4
 """SLA trains on each image in four rotations."""
 _KEYS = {
@@ -42,6 +45,8 @@ _KEYS = {
     },
     "reports": {"each", "words", "of", "folder", "row"},
 }
+_SAID_ELSEWHERE = ("run.name", "run.seed", "run.graph", "study.trials")
+"""Keys that an entry has other words for."""
 _NEEDED = {"searches": ("study",), "trainings": ("name", "graph"), "reports": ("words",)}
 
 
@@ -94,11 +99,13 @@ class _Reader:
         self.steps: dict[tuple[str, str], Step] = {}
         self.cells: list[Cell] = []
         self.reports: list[Report] = []
-        own = self.document.get(wanted.scale, {})
+        own = self.document.get(wanted.scale)
+        if not isinstance(own, dict):
+            raise ConfigError(f"{self.path}: has no mapping {wanted.scale!r}, the values of this scale")
         self.names: dict[str, object] = {
             **shared_names(wanted.scale, wanted.config_dir),
             **wanted.standing.names,
-            **(own if isinstance(own, dict) else {}),
+            **own,
             "scale": wanted.scale,
             "runs": str(shortest(runs_root())),
         }
@@ -115,12 +122,17 @@ class _Reader:
                 lists = entry.get("each", [])
                 for one in each_of(lists, self.names, origin=str(self.path)):
                     add(entry, self._with(entry, one))
+        published = self.document.get("published", "")
+        if published:
+            read_published(self._text(published, self.names))
+        if not self.steps:
+            raise ConfigError(f"{self.path}: has neither searches nor trainings")
         return Plan(
             name=self.name,
             title=str(self.document.get("title", self.name)),
             scale=self.wanted.scale,
             data_note=self.wanted.standing.note,
-            published=str(self.document.get("published", "")),
+            published=str(published),
             steps=self._ordered(),
             cells=tuple(self.cells),
             reports=tuple(self.reports),
@@ -130,7 +142,9 @@ class _Reader:
         """All names of one step: those of the file, of its combination, and its own network and nodes."""
         names = {**self.names, **one}
         names |= {key: entry[key] for key in ("network", "nodes") if key in entry and entry[key] != f"{{{key}}}"}
-        names["smaller"] = list(self.wanted.standing.smaller(self._text("{data}", names)) if "data" in names else ())
+        data = self._text("{data}", names) if "data" in names else ""
+        names["smaller"] = list(self.wanted.standing.smaller(data) if data else ())
+        names["label"] = _label(data)
         return names
 
     def _text(self, value: object, names: Names) -> str:
@@ -139,11 +153,33 @@ class _Reader:
     def _words(self, value: object, names: Names) -> tuple[str, ...]:
         return words(value, names, origin=str(self.path))
 
+    def _number(self, key: str, names: Names, default: object = None) -> int:
+        """A whole number above 0."""
+        said = self._text(names.get(key, default), names)
+        if not said.isdecimal() or int(said) < 1:
+            raise ConfigError(f"{self.path}: {key}: {said!r} is not allowed: a whole number, 1 or more")
+        return int(said)
+
+    def _overrides(self, entry: Mapping[str, object], names: Names) -> tuple[str, ...]:
+        """The entry's own."""
+        found = self._words(entry.get("overrides", []), names)
+        for word in found:
+            key, is_one, _ = word.lstrip("+~").partition("=")
+            if word.startswith("-") or not (is_one or word.startswith("~")) or key in _SAID_ELSEWHERE:
+                raise ConfigError(
+                    f"{self.path}: overrides: {word!r} is not allowed: write key=value, other keys than "
+                    f"{', '.join(_SAID_ELSEWHERE)}"
+                )
+        return found
+
+    def _config_dir(self) -> tuple[str, ...]:
+        return () if self.wanted.config_dir is None else ("--config-dir", str(self.wanted.config_dir))
+
     def _search(self, entry: Mapping[str, object], names: Names) -> None:
         study = self._text(entry["study"], names)
-        overrides = (*self._words(entry.get("overrides", []), names), *self.wanted.overrides.of_searches)
+        overrides = (*self._overrides(entry, names), *self.wanted.overrides.of_searches)
         on_slurm = self.wanted.launcher == "submitit_slurm"
-        trials = self._text("{trials}", names)
+        trials = self.wanted.overrides.trials or self._number("trials", names)
         start = ("launch", "--wait") if on_slurm else ("search",)
         self._add(
             Step(
@@ -151,11 +187,12 @@ class _Reader:
                 name=study,
                 data=self._text("{data}", names),
                 commands=(
-                    (*start, "--study", study, "--trials", trials, *overrides),
+                    (*start, "--study", study, "--trials", str(trials), *self._config_dir(), *overrides),
                     ("export-best", "--study", study),
                 ),
+                overrides=overrides,
                 needs=(*self._data_needs(names), *self._after(entry, names)),
-                load=self._load(names, "search_images", int(trials)),
+                load=self._load(names, "search_images", trials),
             )
         )
 
@@ -168,7 +205,7 @@ class _Reader:
             how[-1] = str(shortest(StudyPaths.of(study).export / f"{study}-best.json"))
             needs.append(("search", study))
         elif graph not in ("student", "sla", "frskd"):
-            how += ["--nodes", self._text(names.get("nodes", 1), names)]
+            how += ["--nodes", str(self._number("nodes", names, 1))]
         seeds = self._text(entry.get("seeds", "{seeds}"), names)
         if "teacher" in entry:
             teacher = self._text(entry["teacher"], names)
@@ -178,30 +215,33 @@ class _Reader:
             how += ["--teacher-node", self._text(entry["teacher_node"], names)]
         if self.wanted.launcher != "none":
             how += ["--launcher", self.wanted.launcher]
-        overrides = (*self._words(entry.get("overrides", []), names), *self.wanted.overrides.of_trainings)
+        overrides = (*self._overrides(entry, names), *self.wanted.overrides.of_trainings)
         if self.wanted.launcher == "submitit_slurm" and not any(word.startswith(_JOB_NAME) for word in overrides):
             overrides = (*overrides, f"{_JOB_NAME}{name}")
+        overrides = (f"run.name={name}", *overrides)
         parsed = _seeds(seeds, self.path)
         self._add(
             Step(
                 kind="train",
                 name=name,
                 data=self._text("{data}", names),
-                commands=((*how, "--seeds", seeds, f"run.name={name}", *overrides),),
+                commands=((*how, "--seeds", seeds, *self._config_dir(), *overrides),),
+                overrides=overrides,
+                graph="" if graph.startswith(_BEST_OF) else graph,
                 needs=tuple(needs),
                 seeds=parsed,
                 load=self._load(names, "images", len(parsed), times=_SLA_ROTATIONS if graph == "sla" else 1),
             )
         )
         cells = entry.get("cells", {})
-        for column, measure in cells.items() if isinstance(cells, dict) else ():
+        if not isinstance(cells, dict):
+            raise ConfigError(f"{self.path}: cells: {cells!r} is no mapping of columns to measures")
+        for column, measure in cells.items():
+            if measure not in MEASURES:
+                raise ConfigError(f"{self.path}: cells: unknown measure {measure!r}: {nearest(str(measure), MEASURES)}")
+            row = self._text(entry.get("row", name), names)
             self.cells.append(
-                Cell(
-                    row=self._text(entry.get("row", name), names),
-                    column=self._text(column, names),
-                    measure=str(measure),
-                    source=name,
-                )
+                Cell(row=row, column=self._text(column, names), measure=measure, source=name, seeds=parsed)
             )
 
     def _report(self, entry: Mapping[str, object], names: Names) -> None:
@@ -210,6 +250,8 @@ class _Reader:
         of = self._words(entry["of"], names) if "of" in entry else trained
         seed = "/seed0" if entry["words"] == ["attention"] else ""
         folder = self._text(entry.get("folder", ""), names)
+        if Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise ConfigError(f"{self.path}: folder: {folder!r} is not allowed: a folder below the table's own")
         folders = [f"{shortest(RunPaths.of(name, 0).root.parent)}{seed}" for name in of]
         self.reports.append(
             Report(
@@ -242,10 +284,10 @@ class _Reader:
             raise ConfigError(f"{self.path}: {images!r} of this scale has no number for {data!r}")
         return Load(
             network=self._text("{network}", names),
-            num_nodes=int(self._text(names.get("nodes", 1), names)),
+            num_nodes=self._number("nodes", names, 1),
             images=num,
             times=times,
-            epochs=int(self._text("{epochs}", names)),
+            epochs=self._number("epochs", names),
             trainings=trainings,
         )
 
@@ -279,9 +321,11 @@ class _Reader:
         for key in _NEEDED.get(kind, ()):
             if key not in entry:
                 raise ConfigError(f"{self.path}: an entry of {kind} has no {key!r}")
-        for key in entry:
+        for key, value in entry.items():
             if key not in _KEYS[kind]:
                 raise ConfigError(f"{self.path}: unknown key {key!r}: {nearest(str(key), _KEYS[kind])}")
+            if value is None and kind != "file":
+                raise ConfigError(f"{self.path}: an entry of {kind} has nothing for {key!r}")
 
 
 def _document(name: str, config_dir: Path | None) -> tuple[Path, Mapping[str, object]]:
@@ -296,6 +340,13 @@ def _document(name: str, config_dir: Path | None) -> tuple[Path, Mapping[str, ob
     if not isinstance(document, dict):
         raise ConfigError(f"{path} is no mapping: see the shipped configs/{_GROUP}/{name}.yaml")
     return path, document
+
+
+def _label(data: str) -> str:
+    """A data set's name as it stands in the names of trainings, which must not get too long."""
+    if len(data) <= _LONGEST_LABEL:
+        return data
+    return f"{data[: _LONGEST_LABEL - 7]}-{hashlib.sha256(data.encode()).hexdigest()[:6]}"
 
 
 def _seeds(given: str, path: Path) -> tuple[int, ...]:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from kdhpc.config.paths import final_root
-from kdhpc.errors import DataError
-from kdhpc.final.found import seed_folders
+from kdhpc.config.paths import RunPaths
+from kdhpc.errors import ConfigError, DataError, nearest
 from kdhpc.final.result import FinalResult, read_result
 from kdhpc.final.summary import Spread, spread
 from kdhpc.reproduce.plan import Cell, Plan
@@ -85,9 +84,11 @@ def read_published(table: str) -> Published:
     """The paper's numbers of a table.
 
     Raises:
-        KeyError: the paper has no such table.
+        ConfigError: the paper has no such table.
     """
     document = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    if table not in document["tables"]:
+        raise ConfigError(f"published: the paper has no numbers of {table!r}: {nearest(table, document['tables'])}")
     found = document["tables"][table]
     numbers = {
         (row, column): Spread(mean=number[0], std=number[1])
@@ -200,7 +201,7 @@ def _entry(key: tuple[str, str], cells: Sequence[Cell], published: Published, fo
         if cell.measure == "correlation":
             values += _correlation(folder / cell.source / "pairs.csv")
             continue
-        for result in _results(cell.source):
+        for result in _results(cell):
             value = _value(cell.measure, result)
             if value is None:
                 diverged += 1
@@ -217,8 +218,8 @@ def _entry(key: tuple[str, str], cells: Sequence[Cell], published: Published, fo
     )
 
 
-def _results(training: str) -> list[FinalResult]:
-    paths = (folder / "result.json" for folder in seed_folders(final_root() / training))
+def _results(cell: Cell) -> list[FinalResult]:
+    paths = (RunPaths.of(cell.source, seed).result for seed in cell.seeds)
     return [read_result(path) for path in paths if path.is_file()]
 
 

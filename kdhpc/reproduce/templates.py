@@ -19,6 +19,8 @@ def text(value: object, names: Names, *, origin: str) -> str:
     Raises:
         ConfigError: a name is not known, stands for a list, or for itself.
     """
+    if value is None or isinstance(value, (list, dict, tuple)):
+        raise ConfigError(f"{origin}: {value!r} stands where a text should")
     found = str(value)
     for _ in range(_DEEPEST):
         replaced = _NAME.sub(lambda match: _one(match[1], names, origin), found)
@@ -28,19 +30,27 @@ def text(value: object, names: Names, *, origin: str) -> str:
     raise ConfigError(f"{origin}: {value!r} never comes to an end: a name in it stands for itself")
 
 
-def words(values: object, names: Names, *, origin: str) -> tuple[str, ...]:
+def words(values: object, names: Names, *, origin: str, depth: int = 0) -> tuple[str, ...]:
     """A list of texts, filled in. An entry that is a single ``{name}`` of a list stands for the texts of that list.
+
+    Args:
+        values: The list.
+        names: What names stand for.
+        origin: The file, for messages.
+        depth: In how many other lists this one stands.
 
     Raises:
         ConfigError: as :func:`text`, or no list.
     """
+    if depth > _DEEPEST:
+        raise ConfigError(f"{origin}: {values!r} never comes to an end: a name in it stands for itself")
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ConfigError(f"{origin}: {values!r} is no list: write [{values}]")
     found: list[str] = []
     for value in values:
         inner = _whole(value, names)
         if isinstance(inner, (list, tuple)):
-            found += words(inner, names, origin=origin)
+            found += words(inner, names, origin=origin, depth=depth + 1)
         else:
             found.append(text(value, names, origin=origin))
     return tuple(found)

@@ -22,6 +22,7 @@ from kdhpc.reproduce.overrides import Overrides
 from kdhpc.reproduce.plan import Plan, all_steps, open_steps
 from kdhpc.reproduce.reading import NAMES, Wanted, read_plan
 from kdhpc.reproduce.table import read_published
+from tests.reproduce.made import pack_few
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +38,6 @@ def plan_of(name: str, scale: str = "miniature", *overrides: str, launcher: str 
     overrides_ = Overrides.of(overrides)
     wanted = Wanted(scale=scale, standing=standing, overrides=overrides_, launcher=launcher, config_dir=None)
     return read_plan(name, wanted)
-
-
-def pack_manifest(name: str) -> None:
-    folder = Path("data") / name
-    folder.mkdir(parents=True)
-    manifest = '{"image_shape": [28, 28, 1], "train": 60000, "classes": ["a", "b"]}'
-    (folder / "manifest.json").write_text(manifest, encoding="utf-8")
 
 
 def test_names_of_the_command_are_those_of_the_files() -> None:
@@ -64,7 +58,7 @@ def test_plans_share_trainings_and_never_contradict_each_other(scale: str) -> No
 def test_every_command_parses_and_its_config_composes(scale: str) -> None:
     steps = all_steps([plan_of(name, scale) for name in NAMES])
     for name in ("fashion_mnist-first", "fashion_mnist-second"):
-        pack_manifest(name)
+        pack_few(name)
     seen = set[tuple[str, ...]]()
     for words in (words for step in steps for words in step.commands):
         args = build_parser().parse_args(list(words))
@@ -123,7 +117,7 @@ def test_a_miniature_of_one_data_set_prepares_disjoint_halves_before_it_trains()
 
 def test_two_prepared_data_sets_stand_for_two() -> None:
     for name in ("fashion_mnist", "pets"):
-        pack_manifest(name)
+        pack_few(name)
 
     assert dict(miniature_datasets(()).names) == {"first": "fashion_mnist", "one": "fashion_mnist", "two": "pets"}
     assert miniature_datasets(("pets",)).names["two"] == "pets-second"
@@ -169,6 +163,17 @@ def test_overrides_go_where_they_have_a_meaning() -> None:
         ("table2 dataset=cub200 --dry-run", 2, "dataset=cub200 is not allowed here"),
         ("table2 run.seed=3 --dry-run", 2, "run.seed=3 is not allowed here"),
         ("table2 hydra.launcher.partition=gpu --dry-run", 2, "has no meaning without jobs"),
+        ("table2 ~study.num_nodes --dry-run", 2, "~study.num_nodes is not allowed here"),
+        ("table2 study.goal=node1 --dry-run", 2, "study.goal=node1 is not allowed here"),
+        ("table2 study.trials=many --dry-run", 2, "study.trials is a number, 1 or more"),
+        # Nothing has begun, and a dry run says the same.
+        ("table2 training.epoch=3 --dry-run", 2, "training.epoch"),
+        ("table2 training.epochs=two --dry-run", 2, "training.epochs"),
+        ("table2 study.prune_from=0 --dry-run", 2, "study.prune_from"),
+        ("table2 worker.rung_checkpoint_s=-1 --dry-run", 2, "worker.rung_checkpoint_s"),
+        ("all --scale miniature study.sampler=tpee", 2, "study.sampler"),
+        ("table3 --scale miniature --data a, --dry-run", 2, "give one data set, or two different ones"),
+        ("", 2, "required: NAME (see"),
     ],
 )
 def test_wrong_words_are_told_in_a_line(
@@ -195,16 +200,120 @@ def test_wrong_words_are_told_in_a_line(
         ),
         ({"trainings": [{"each": "sets", "name": "a", "graph": "dml"}]}, "each: 'sets' is no list"),
         ({"paper": {"data": "{data}"}, "trainings": [{"name": "{data}", "graph": "dml"}]}, "stands for itself"),
+        ({"trainings": [{"name": "a", "graph": "dml", "overrides": ["{data}", "{list}"]}]}, "nothing is called {list}"),
+        ({"paper": None}, "has no mapping 'paper'"),
+        ({}, "has neither searches nor trainings"),
+        ({"published": "table9", "trainings": [{"name": "a", "graph": "dml"}]}, "no numbers of 'table9'"),
+        *(
+            ({"trainings": [{"name": "a", "graph": "dml", **entry}]}, said)
+            for entry, said in (
+                ({"nodes": "two"}, "nodes: 'two' is not allowed: a whole number, 1 or more"),
+                ({"nodes": -1}, "nodes: '-1' is not allowed"),
+                ({"nodes": None}, "an entry of trainings has nothing for 'nodes'"),
+                ({"name": ["a"]}, "['a'] stands where a text should"),
+                ({"cells": ["ensemble"]}, "cells: ['ensemble'] is no mapping"),
+                ({"cells": {"node": "ensmble"}}, "unknown measure 'ensmble': did you mean 'ensemble'?"),
+                ({"overrides": ["--help"]}, "overrides: '--help' is not allowed"),
+                ({"overrides": [None]}, "None stands where a text should"),
+                ({"overrides": ["run.name=b"]}, "overrides: 'run.name=b' is not allowed"),
+            )
+        ),
+        (
+            {"paper": {"data": "cifar10", "network": "resnet20", "x": ["{y}"], "y": ["{x}"]}}
+            | {"trainings": [{"name": "a", "graph": "dml", "overrides": ["{x}"]}]},
+            "never comes to an end",
+        ),
+        (
+            {"trainings": [{"name": "a", "graph": "dml"}], "reports": [{"words": ["graph"], "folder": "../../up"}]},
+            "folder: '../../up' is not allowed",
+        ),
     ],
 )
 def test_wrong_files_are_told_in_a_line(change: dict[str, object], said: str, folder: Path) -> None:
-    (folder / "configs/reproduce").mkdir(parents=True)
-    document = {"paper": {"data": "cifar10", "network": "resnet20"}, **change}
-    (folder / "configs/reproduce/table2.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    write_table2(folder, **change)
 
     with pytest.raises(ConfigError) as caught:
         plan_of("table2", "paper")
     assert said in str(caught.value)
+
+
+def write_table2(folder: Path, **change: object) -> None:
+    (folder / "configs/reproduce").mkdir(parents=True)
+    document = {"paper": {"data": "cifar10", "network": "resnet20"}, **change}
+    (folder / "configs/reproduce/table2.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"graph": "dmll"}, "graph 'dmll' is neither a preset nor a file: did you mean 'dml'?"),
+        ({"graph": "zoo/cifar100-33"}, "did you mean 'zoo/cifar100-3'?"),
+        ({"graph": "dml", "name": "x" * 64}, "1 to 63 letters"),
+        ({"graph": "dml", "overrides": ["training.epoch=3"]}, "training.epoch"),
+    ],
+)
+def test_what_a_file_trains_is_checked_before_anything_starts(
+    training: dict[str, object], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"name": "mine", "nodes": 2, **training}
+    entry["overrides"] = ["dataset=cifar10", "network=resnet20", *entry.get("overrides", [])]  # type: ignore[misc]
+    write_table2(folder, trainings=[entry])
+
+    assert main(["reproduce", "table2", "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_names_of_trainings_stay_short_whatever_the_data_set_is_called() -> None:
+    name = "photographs-of-birds-by-their-species"
+    pack_few(name)
+    plans = [
+        read_plan(
+            table,
+            Wanted(
+                scale="miniature",
+                standing=miniature_datasets((name,), must_exist=False),
+                overrides=Overrides(),
+                launcher="none",
+                config_dir=None,
+            ),
+        )
+        for table in NAMES
+    ]
+    names = [step.name for step in all_steps(plans) if step.kind == "train"]
+
+    assert max(map(len, names)) <= 63
+    assert any(name.startswith("miniature-photographs-o-") for name in names)
+
+
+def test_own_configs_and_trials_go_to_the_commands(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    wanted = Wanted(
+        scale="paper",
+        standing=paper_datasets(),
+        overrides=Overrides.of(["study.trials=200"]),
+        launcher="none",
+        config_dir=own,
+    )
+    search, train = (step.commands[0] for step in read_plan("figure6", wanted).steps[:2])
+
+    assert search == ("search", "--study", "dogs2", "--trials", "200", "--config-dir", str(own))
+    assert ("--config-dir", str(own)) == train[train.index("--config-dir") :][:2]
+
+
+def test_data_whose_name_ends_as_a_half_is_data() -> None:
+    pack_few("pets-first")
+    assert miniature_datasets(()).names["first"] == "pets-first"
+    pack_few("pets")
+    assert miniature_datasets(()).names["first"] == "pets"
+    assert miniature_datasets(("pets-first",)).names["first"] == "pets-first"
+
+
+def test_dry_run_with_data_that_is_not_there_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["reproduce", "table3", "--scale", "miniature", "--data", "cifar100,fashion_mnist"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "# not prepared: cifar100, fashion_mnist; prepare each" in capsys.readouterr().out
+    assert main(words) == 2
 
 
 def test_dry_run_of_everything_needs_no_data_and_no_torch(folder: Path) -> None:
@@ -212,7 +321,7 @@ def test_dry_run_of_everything_needs_no_data_and_no_torch(folder: Path) -> None:
         "import sys\n"
         "from kdhpc.cli.main import main\n"
         "code = main(['reproduce', 'all', '--dry-run'])\n"
-        "print('LOADED', [name for name in ('torch', 'hydra', 'sqlalchemy', 'matplotlib') if name in sys.modules])\n"
+        "print('LOADED', [name for name in ('torch', 'sqlalchemy', 'matplotlib') if name in sys.modules])\n"
         "sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=folder, check=True)
@@ -242,5 +351,7 @@ def test_hours_follow_the_epochs_and_the_pruning_that_are_given(capsys: pytest.C
 
     usual = hours()
     assert hours("training.epochs=150") < 0.9 * usual
-    # Of 300 epochs 49 instead of 5.1.
+    # Of 300 epochs 49 instead of 5.1, or all.
     assert hours("study.prune_from=32") > 5 * usual
+    assert hours("study.pruner=none") > 3 * hours("study.prune_from=32")
+    assert hours("study.trials=600") < 0.5 * usual

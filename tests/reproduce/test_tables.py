@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from kdhpc.cli.main import main
+from kdhpc.config.compose import compose_train
+from kdhpc.config.paths import RunPaths
 from kdhpc.errors import DataError
 from kdhpc.final.result import FinalResult, write_result
+from kdhpc.final.settings import config_settings, write_settings
 from kdhpc.reproduce.cost import speeds
 from kdhpc.reproduce.datasets import miniature_datasets
 from kdhpc.reproduce.overrides import Overrides
 from kdhpc.reproduce.plan import Plan
 from kdhpc.reproduce.reading import Wanted, read_plan, shared_names
 from kdhpc.reproduce.table import entries_of, markdown, read_published, table_csv
+from tests.reproduce.made import pack_few
 
 _INDEPENDENT = "miniature-fashion_mnist-resnet8-independent2"
 _OURS = "miniature-fashion_mnist-resnet8-ours2"
@@ -172,8 +176,41 @@ def test_dry_run_takes_the_speed_of_runs_that_are_done(capsys: pytest.CaptureFix
     assert main(["reproduce", "table2", "--scale", "miniature", "--dry-run"]) == 0
 
     printed = capsys.readouterr().out
-    assert "# measured here instead, by runs that are done: resnet8" in printed
+    assert "# measured here instead, by runs that are done, with compiling and evaluation: resnet8" in printed
     assert "32 trainings; left to do: 2 searches, 31 trainings" in printed
+
+
+def test_runs_of_other_settings_are_not_taken_for_done(capsys: pytest.CaptureFixture[str]) -> None:
+    write(_INDEPENDENT, 0, (60.0, 70.0), 71.0)
+    pack_few("fashion_mnist")
+    overrides = ("dataset=fashion_mnist", "network=resnet8", "training=short", "training.epochs=8")
+    more = ("training.milestones=[0.5,0.75]", "dataset.subset=null")
+    config = compose_train(["run.graph=independent", "run.num_nodes=2", *overrides, *more])
+    settings = RunPaths.of(_INDEPENDENT, 0).settings
+    write_settings(config_settings(config), settings)
+    command = ["reproduce", "table2", "--scale", "miniature", "--dry-run"]
+
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "training.epochs=4"]) == 2
+    said = capsys.readouterr().err
+    assert f"{_INDEPENDENT}/seed0 is done with other settings (training.epochs was 8, is 4" in said
+    assert said.count("\n") == 1
+    RunPaths.of(_INDEPENDENT, 0).result.write_text("", encoding="utf-8")
+    assert main(command) == 1
+    assert "result.json" in capsys.readouterr().err
+
+
+def test_table_takes_the_seeds_of_its_plan_alone(folder: Path) -> None:
+    for seed in (0, 1, 5):
+        write(_INDEPENDENT, seed, (60.0, 70.0), 71.0 + seed)
+    found = [entry for entry in entries_of(plan_of("table2"), folder) if entry.num]
+
+    assert {entry.row for entry in found} == {"Independent, 2 nodes"}
+    assert {entry.num for entry in found} == {2}
+    ensemble = next(entry for entry in found if entry.column.endswith("ensemble"))
+    assert ensemble.ours is not None
+    assert ensemble.ours.mean == 71.5
 
 
 def test_measured_speed_counts_each_rotation_of_sla() -> None:
