@@ -9,6 +9,7 @@
 # float32, eager, on two cores with AMX). It goes on where it stopped. TRIALS: graphs of the search (default: 120). SEARCH:
 # more keys of the search alone, as SEARCH="study.prune_from=16 study.sampler=evolve".
 set -euo pipefail
+runs=${KDHPC_RUNS:-runs}
 name=$1 dataset=$2 nodes=$3 images=$4 epochs=$5
 shift 5
 common=(dataset="$dataset" network=resnet8 training.epochs="$epochs" 'training.milestones=[0.5,0.75]' device.threads=1
@@ -18,13 +19,13 @@ search=(--study "$name" study=quickstart study.num_nodes="$nodes" dataset.subset
 read -ra own_keys <<< "${SEARCH:-}"
 
 kdhpc search "${search[@]}" "${own_keys[@]}" --trials "${TRIALS:-120}" --workers 2
-[ -e "runs/$name/unconfirmed" ] || kdhpc export-best --study "$name" --out "runs/$name/unconfirmed"
+[ -e "$runs/$name/unconfirmed" ] || kdhpc export-best --study "$name" --out "$runs/$name/unconfirmed"
 kdhpc confirm --study "$name" --top 5 --seeds 3 --workers 2 device.threads=1 device.mode=compile
-kdhpc export-best --study "$name" --top 1000 --out "runs/$name/all"
-kdhpc status --study "$name" --format json > "runs/$name/status.json"
+kdhpc export-best --study "$name" --top 1000 --out "$runs/$name/all"
+kdhpc status --study "$name" --format json > "$runs/$name/status.json"
 
 # The graph in the middle of those that were trained to the end, by their value in the search.
-median=$(python - "runs/$name/all" "$name" <<'PYTHON'
+median=$(python - "$runs/$name/all" "$name" <<'PYTHON'
 import csv, sys
 from pathlib import Path
 (table,) = Path(sys.argv[1]).glob("*.csv")
@@ -46,17 +47,17 @@ own() { [[ $1 == sla || $1 == frskd ]] || echo "--nodes $nodes"; }
 
 {
     for seed in 0 1 2 3 4; do
-        trainings confirmed "runs/$name/all/$name-best.json" "$seed"
+        trainings confirmed "$runs/$name/all/$name-best.json" "$seed"
         for graph in independent dml uniform:prob-; do trainings "${graph/:/-}" "$graph $(own $graph)" "$seed"; done
     done
     trainings median "$median" 0 1 2
     for graph in uniform:att- one sla frskd; do trainings "${graph/:/-}" "$graph $(own $graph)" 0 1 2; done
     # Often the same graph; then its trainings are the same, too.
-    [[ $(edges "runs/$name/all/$name-best.json") == "$(edges "runs/$name/unconfirmed/$name-best.json")" ]] ||
-        trainings unconfirmed "runs/$name/unconfirmed/$name-best.json" 0 1 2 3 4
+    [[ $(edges "$runs/$name/all/$name-best.json") == "$(edges "$runs/$name/unconfirmed/$name-best.json")" ]] ||
+        trainings unconfirmed "$runs/$name/unconfirmed/$name-best.json" 0 1 2 3 4
 } | xargs -P 2 -L 1 kdhpc train training=short training.evaluate=last dataset.subset="$images" "${common[@]}"
 
 measures=ensemble,node,nll,ece,mutual_kl
-kdhpc results runs/train/"$name"-* --columns "$measures"
-kdhpc results runs/train/"$name"-* --against "$name-independent" --columns "$measures"
-kdhpc results runs/train/"$name"-* --format csv > "runs/$name/results.csv"
+kdhpc results "$runs"/train/"$name"-* --columns "$measures"
+kdhpc results "$runs"/train/"$name"-* --against "$name-independent" --columns "$measures"
+kdhpc results "$runs"/train/"$name"-* --format csv > "$runs/$name/results.csv"

@@ -1,6 +1,6 @@
 """The table of what docs/results/precision.sh trained: accuracy and time in float32 and bf16, in pairs of seeds.
 
-python precision.py FOLDER     # runs/train, or docs/results/precision, which keeps the runs' results
+python precision.py FOLDER     # runs/train
 """
 
 import json
@@ -30,6 +30,8 @@ def table(folder: Path) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     rows = {training: _pairs(by_precision) for training, by_precision in sorted(found.items())}
+    if not any(rows.values()):
+        sys.exit(f"{folder} has no seed of a training precision-* in both precisions")
     rows["all"] = [pair for pairs in rows.values() for pair in pairs]
     for training, pairs in rows.items():
         exact, half = ([pair[side]["ensemble_accuracy"] for pair in pairs] for side in (0, 1))

@@ -42,6 +42,8 @@ def table(folder: Path, out: Path) -> None:
     curves: dict[str, list[list[float]]] = {}
     for path in sorted(folder.glob("*.json")):
         curves.setdefault(path.stem.rpartition("-")[0], []).append(best_so_far(json.loads(path.read_text())))
+    if not curves or min(len(curve) for found in curves.values() for curve in found) < SHOWN[-1]:
+        sys.exit(f"{folder} has no studies, or one with fewer than {SHOWN[-1]} trials")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     lines = [

@@ -6,15 +6,16 @@
 #
 # It goes on where it stopped. samplers.py makes the table and the figure of what it writes, runs/samplers/*.json.
 set -euo pipefail
+runs=${KDHPC_RUNS:-runs}
 here=$(cd "$(dirname "$0")" && pwd)
-mkdir -p runs/samplers
+mkdir -p "$runs/samplers"
 for seed in 0 1 2; do
     for sampler in random tpe evolve refine; do
         name=samplers-$sampler-$seed
-        [ -e "runs/samplers/$sampler-$seed.json" ] && continue
+        [ -e "$runs/samplers/$sampler-$seed.json" ] && continue
         kdhpc search --study "$name" study=quickstart study.sampler="$sampler" study.seed="$seed" 'study.baselines=[]' \
             --trials 40 --workers 2
-        python "$here/samplers.py" trials "$(kdhpc db url)" "$name" > "runs/samplers/$sampler-$seed.part"
-        mv "runs/samplers/$sampler-$seed.part" "runs/samplers/$sampler-$seed.json"
+        python "$here/samplers.py" trials "$(kdhpc db url)" "$name" > "$runs/samplers/$sampler-$seed.part"
+        mv "$runs/samplers/$sampler-$seed.part" "$runs/samplers/$sampler-$seed.json"
     done
 done

@@ -80,6 +80,7 @@ def doubts(config: SearchConfig | TrainConfig) -> Iterator[str]:
     if isinstance(config, SearchConfig):
         yield from _many_nodes("study.num_nodes", config.study.num_nodes)
         yield from _idle_sampler(config.study)
+        yield from _idle_pruner(config.study, config.training.epochs)
     else:
         yield from _many_nodes("run.num_nodes", config.run.num_nodes or 1)
         yield from _nobody_to_learn_from(config.run)
@@ -100,6 +101,15 @@ def _nobody_to_learn_from(run: RunConfig) -> Iterator[str]:
         )
     elif run.num_nodes == 1 and run.graph == "one":
         yield "one with 1 branch is a plain network: a branch learns from the others; give --nodes 2 or more"
+
+
+def _idle_pruner(study: StudyConfig, epochs: int) -> Iterator[str]:
+    first_rung = 1 << (study.prune_from - 1).bit_length()
+    if study.pruner != "none" and study.prune_from > 1 and first_rung >= epochs:
+        yield (
+            f"study.prune_from={study.prune_from}: no trial ends early, as they end at epochs 1, 2, 4, ... before the "
+            f"last one, training.epochs={epochs}; study.pruner=none says the same"
+        )
 
 
 def _unreachable_milestones(training: TrainingConfig) -> Iterator[str]:

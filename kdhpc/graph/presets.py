@@ -85,7 +85,9 @@ def load_graph(
         raise GraphError(f"graph '{name_or_path}' is neither a preset nor a file: {meant}")
     graph = read_stored(path, plugin_remedy=plugin_remedy).graph
     if num_nodes is not None and graph.num_nodes != num_nodes:
-        raise GraphError(f"{path} has {graph.num_nodes} nodes, asked for were {num_nodes}: leave the number out")
+        raise GraphError(
+            f"{name_or_path} has {graph.num_nodes} nodes, asked for were {num_nodes}: leave the number out"
+        )
     return graph
 
 
