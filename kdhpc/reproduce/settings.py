@@ -12,13 +12,14 @@ from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import SearchConfig, TrainConfig
 from kdhpc.errors import ConfigError, KdhpcError
 from kdhpc.final.result import read_result
-from kdhpc.graph.presets import load_graph
+from kdhpc.graph.presets import PRESETS, load_graph
 from kdhpc.methods.registry import named_methods
 from kdhpc.reproduce.plan import Step
 
 _OF_JOBS = "hydra."
 _MADE_BY_OTHERS = ("objective.pretrained", "objective.unlearned")
 """Keys whose values are files that other steps make, and those that need such a file."""
+_ALIKE = ("dataset=", "network=")
 _ANY_DATASET = "fashion_mnist"
 
 
@@ -48,7 +49,7 @@ def schedules(steps: Sequence[Step], config_dir: Path | None) -> dict[tuple[str,
             continue
         words = [word for word in _words(step) if not word.startswith(_MADE_BY_OTHERS)]
         # Composing takes a tenth of a second: once for each set of settings, whatever the data set and the network.
-        kind = (step.kind, *(word for word in words if not word.startswith(("dataset=", "network="))))
+        kind = (step.kind, *(word for word in words if not word.startswith((*_ALIKE, "run.name="))))
         try:
             if kind not in composed:
                 composed[kind] = _composed(step, [_known(word, datasets) for word in words], config_dir)
@@ -93,14 +94,15 @@ def refuse_other_settings(steps: Sequence[Step], config_dir: Path | None) -> Non
 
 
 def _words(step: Step) -> list[str]:
-    return [word for word in step.overrides if not word.lstrip("+").startswith(_OF_JOBS)]
+    """What its config is composed of. The graph of a search is not known yet; presets are as good as each other."""
+    words = [word for word in step.overrides if not word.lstrip("+").startswith(_OF_JOBS)]
+    if step.kind == "search":
+        return words if any(word.startswith("study=") for word in words) else [f"study={step.name}", *words]
+    return [f"run.graph={'independent' if step.graph in ('', *PRESETS) else step.graph}", *words]
 
 
 def _composed(step: Step, words: Sequence[str], config_dir: Path | None) -> SearchConfig | TrainConfig:
-    if step.kind == "search":
-        study = [] if any(word.startswith("study=") for word in words) else [f"study={step.name}"]
-        return compose_search([*study, *words], config_dir=config_dir)
-    return compose_train([f"run.graph={step.graph or 'independent'}", *words], config_dir=config_dir)
+    return (compose_search if step.kind == "search" else compose_train)(words, config_dir=config_dir)
 
 
 def _known(word: str, datasets: set[str]) -> str:
