@@ -84,7 +84,7 @@ def chart_accuracies(summaries: Iterable[Summary], by: By, measure: str = "ensem
       precision. Searched graphs must also have been searched on the same data set.
     - If two trainings of a curve have the same number of nodes, each of them becomes a point with its own name.
     - A single network has no edges, so it is the first point of the curves of all presets.
-    - By parameters, single networks of several sizes form one more curve.
+    - By parameters, single networks of several sizes form one curve, in place of a curve for each.
     - Seeds that diverged are left out, with a warning that names them, and so are trainings without the measure.
 
     Args:
@@ -117,10 +117,13 @@ def _chart(dataset: str, scored_on: str, by: By, measure: str, summaries: Sequen
         families.setdefault(_family(summary), []).append(summary)
     found = [part for family, members in families.items() for part in _split_family(family, members)]
     found = [(family, name, _with_single(family, name, members, families)) for family, name, members in found]
+    varying = _varying_traits([family.traits for family in families])
     if by == "parameters":
-        found += _single_networks(families)
+        singles = _single_networks(families)
+        shown = {id(member) for _, _, members in singles for member in members}
+        # Curves that have nothing else would hide behind it.
+        found = [part for part in found if not shown.issuperset(map(id, part[2]))] + singles
     found.sort(key=lambda entry: (_rank(entry[0].kind), entry[0].kind, entry[0].traits, entry[1]))
-    varying = _varying_traits([family.traits for family, _, _ in found])
     curves = [
         Curve(
             kind=family.kind,
@@ -187,10 +190,16 @@ def _single_networks(families: dict[_Family, list[Summary]]) -> list[_Part]:
         if family.kind == "independent":
             alike.setdefault(family.traits[1:], []).extend(member for member in members if member.num_nodes == 1)
     return [
-        (_Family(kind=SINGLE, traits=("", *traits)), "", members)
+        (_Family(kind=SINGLE, traits=("", *traits)), _sizes(members), members)
         for traits, members in alike.items()
         if len({member.num_parameters for member in members}) > 1
     ]
+
+
+def _sizes(members: Sequence[Summary]) -> str:
+    """A name for a curve of single networks: the smallest and the largest."""
+    ordered = sorted(members, key=lambda member: member.num_parameters)
+    return f"{SINGLE} ({ordered[0].network} to {ordered[-1].network})"
 
 
 def _varying_traits(all_traits: Sequence[tuple[str, ...]]) -> set[int]:
