@@ -153,9 +153,9 @@ class _Reader:
     def _words(self, value: object, names: Names) -> tuple[str, ...]:
         return words(value, names, origin=str(self.path))
 
-    def _number(self, key: str, names: Names, default: object = None) -> int:
-        """A whole number above 0."""
-        said = self._text(names.get(key, default), names)
+    def _number(self, key: str, names: Names, default: int | None = None) -> int:
+        """A whole number above 0; None: it has to be there."""
+        said = self._text(f"{{{key}}}" if default is None else names.get(key, default), names)
         if not said.isdecimal() or int(said) < 1:
             raise ConfigError(f"{self.path}: {key}: {said!r} is not allowed: a whole number, 1 or more")
         return int(said)

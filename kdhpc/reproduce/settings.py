@@ -12,6 +12,7 @@ from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import SearchConfig, TrainConfig
 from kdhpc.errors import ConfigError, KdhpcError
 from kdhpc.final.result import read_result
+from kdhpc.final.settings import config_settings, differences, read_settings
 from kdhpc.graph.presets import PRESETS, load_graph
 from kdhpc.methods.registry import named_methods
 from kdhpc.reproduce.plan import Step
@@ -74,9 +75,6 @@ def refuse_other_settings(steps: Sequence[Step], config_dir: Path | None) -> Non
         done = [paths for seed in step.seeds if (paths := RunPaths.of(step.name, seed)).result.is_file()]
         if not done:
             continue
-        # Slow, and needed only where something is done.
-        from kdhpc.final.settings import config_settings, differences, read_settings
-
         config = _composed(step, _words(step), config_dir)
         assert isinstance(config, TrainConfig)
         wanted = dict(config_settings(config))
@@ -85,8 +83,10 @@ def refuse_other_settings(steps: Sequence[Step], config_dir: Path | None) -> Non
         for paths in done:
             read_result(paths.result)
             begun = read_settings(paths.settings)
-            known = {key: value for key, value in (begun or {}).items() if key in wanted}
-            if begun is not None and (different := differences(known, wanted)):
+            if begun is None:  # They are lost; what needs them says so.
+                continue
+            known = {key: value for key, value in begun.items() if key in wanted}
+            if different := differences(known, wanted):
                 raise ConfigError(
                     f"{paths.root} is done with other settings ({'; '.join(different)}): give those again, or move "
                     f"{paths.root.parent} away"
@@ -111,6 +111,7 @@ def _known(word: str, datasets: set[str]) -> str:
 
 
 def _schedule(config: SearchConfig | TrainConfig) -> Schedule:
-    study = config.study if isinstance(config, SearchConfig) else None
-    prunes = study is not None and study.pruner != "none"
-    return Schedule(epochs=config.training.epochs, prune_from=study.prune_from if study and prunes else None)
+    prune_from = None
+    if isinstance(config, SearchConfig) and config.study.pruner != "none":
+        prune_from = config.study.prune_from
+    return Schedule(epochs=config.training.epochs, prune_from=prune_from)

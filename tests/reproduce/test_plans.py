@@ -249,15 +249,14 @@ def write_table2(folder: Path, **change: object) -> None:
         ({"graph": "dmll"}, "graph 'dmll' is neither a preset nor a file: did you mean 'dml'?"),
         ({"graph": "zoo/cifar100-33"}, "did you mean 'zoo/cifar100-3'?"),
         ({"graph": "dml", "name": "x" * 64}, "1 to 63 letters"),
-        ({"graph": "dml", "overrides": ["training.epoch=3"]}, "training.epoch"),
+        ({"graph": "dml", "overrides": ["dataset=cifar10", "network=resnet20", "training.epoch=3"]}, "training.epoch"),
     ],
 )
 def test_what_a_file_trains_is_checked_before_anything_starts(
     training: dict[str, object], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entry = {"name": "mine", "nodes": 2, **training}
-    entry["overrides"] = ["dataset=cifar10", "network=resnet20", *entry.get("overrides", [])]  # type: ignore[misc]
-    write_table2(folder, trainings=[entry])
+    usual = {"name": "mine", "nodes": 2, "overrides": ["dataset=cifar10", "network=resnet20"]}
+    write_table2(folder, trainings=[{**usual, **training}])
 
     assert main(["reproduce", "table2", "--dry-run"]) == 2
     assert said in capsys.readouterr().err
