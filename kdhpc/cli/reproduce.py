@@ -306,9 +306,10 @@ def _cost_lines(
     origin = "configs/reproduce/scales.yaml"
     names, steps = shared_names(args.scale, args.config_dir), all_steps(plans)
     trainings = [step for step in steps if step.kind == "train"]
-    known = speeds(names, trainings, at_once=1 if args.launcher != "none" else _at_once(args), origin=origin)
-    whole = cost(steps, known, found, origin=origin)
-    left = cost([step.left() for step in open_steps(steps)], known, found, origin=origin)
+    at_once = 1 if args.launcher != "none" else _at_once(args)
+    known = speeds(names, trainings, at_once=at_once, origin=origin)
+    whole = cost(steps, known, found, at_once=at_once, origin=origin)
+    left = cost([step.left() for step in open_steps(steps)], known, found, at_once=at_once, origin=origin)
     ends = any(schedule.prune_from is not None for schedule in found.values())
     lines = [
         f"# {_counted(whole.searches, 'search', 'searches')} of {whole.trials:,} trials in all, "
@@ -322,6 +323,8 @@ def _cost_lines(
     if whole.measured:
         networks = ", ".join(whole.measured)
         lines.append(f"# measured here instead, by runs that are done, with compiling and evaluation: {networks}")
+    if args.launcher == "submitit_slurm" and args.scale == "miniature":
+        lines.append("# the jobs' machines may be faster or slower than that")
     return lines
 
 

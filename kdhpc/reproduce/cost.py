@@ -100,6 +100,7 @@ def cost(
     known: Mapping[str, Speed],
     schedules: Mapping[tuple[str, str], Schedule],
     *,
+    at_once: int,
     origin: str,
 ) -> Cost:
     """What steps cost. Evaluation is counted only where the speed is of runs that are done here.
@@ -108,6 +109,7 @@ def cost(
         steps: What is to be done.
         known: Speed of each network.
         schedules: Of searches and trainings, by their keys.
+        at_once: Trainings that the machine does at the same time: workers of a search, whose hours are limited.
         origin: The file that the speeds are from, for messages.
 
     Raises:
@@ -125,7 +127,9 @@ def cost(
         speed = known[load.network]
         if speed.is_measured:
             used[load.network] = None
-        seconds += _node_images(step, load, schedules[step.key]) / speed.images_per_s
+        schedule = schedules[step.key]
+        needed = _node_images(step, load, schedule) / speed.images_per_s
+        seconds += needed if schedule.most_hours is None else min(needed, 3600 * schedule.most_hours / at_once)
         megabytes += load.num_nodes * load.trainings * speed.megabytes if step.kind == "train" else 0
     return Cost(
         searches=len(searches),
@@ -141,7 +145,8 @@ def _node_images(step: Step, load: Load, schedule: Schedule) -> float:
     epochs: float = schedule.epochs
     if step.kind == "search":
         epochs = mean_epochs(schedule.epochs, schedule.prune_from)
-    return load.trainings * load.num_nodes * load.images * load.times * epochs
+    images = load.images if schedule.images is None else schedule.images
+    return load.trainings * load.num_nodes * images * load.times * epochs
 
 
 def _measured(step: Step) -> list[float]:

@@ -32,6 +32,10 @@ class Schedule:
     """Of one training, or of a trial that comes to the end."""
     prune_from: int | None
     """The first epoch after which a search ends trials; None: it ends none."""
+    images: int | None
+    """Images that train, if ``dataset.subset`` says so; None: those of the data set."""
+    most_hours: float | None
+    """Of a search (``study.max_gpu_hours``); None: no limit."""
 
 
 def schedules(steps: Sequence[Step], config_dir: Path | None) -> dict[tuple[str, str], Schedule]:
@@ -111,7 +115,12 @@ def _known(word: str, datasets: set[str]) -> str:
 
 
 def _schedule(config: SearchConfig | TrainConfig) -> Schedule:
-    prune_from = None
-    if isinstance(config, SearchConfig) and config.study.pruner != "none":
-        prune_from = config.study.prune_from
-    return Schedule(epochs=config.training.epochs, prune_from=prune_from)
+    epochs, images = config.training.epochs, config.dataset.subset
+    if isinstance(config, TrainConfig):
+        return Schedule(epochs=epochs, prune_from=None, images=images, most_hours=None)
+    return Schedule(
+        epochs=epochs,
+        prune_from=None if config.study.pruner == "none" else config.study.prune_from,
+        images=None if images is None else round(images * (1 - config.dataset.validation_fraction)),
+        most_hours=config.study.max_gpu_hours,
+    )

@@ -354,3 +354,5 @@ def test_hours_follow_the_epochs_and_the_pruning_that_are_given(capsys: pytest.C
     assert hours("study.prune_from=32") > 5 * usual
     assert hours("study.pruner=none") > 3 * hours("study.prune_from=32")
     assert hours("study.trials=600") < 0.5 * usual
+    assert hours("dataset.subset=600") < 0.15 * usual
+    assert hours("study.max_gpu_hours=10") < 0.5 * usual
