@@ -258,7 +258,7 @@ def _checked(plans: "Sequence[Plan]", args: argparse.Namespace) -> "dict[tuple[s
     from kdhpc.reproduce.settings import refuse_other_settings, schedules
 
     steps = all_steps(plans)
-    found = schedules(steps, args.config_dir)
+    found = schedules(steps, args.config_dir, launcher=args.launcher)
     refuse_other_settings(steps, args.config_dir)
     return found
 

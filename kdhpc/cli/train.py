@@ -119,15 +119,19 @@ def run(args: argparse.Namespace) -> int:
         DivergedError: trainings diverged; the others were trained, and the message names the first.
     """
     overrides = _overrides(args)
-    strange = [word for word in args.overrides if word.startswith("hydra")]
-    if strange and args.launcher == "none":
-        raise UsageError(f"{strange[0]} has no meaning without jobs: give --launcher submitit_local or submitit_slurm")
-    here = [word for word in overrides if not word.startswith("hydra")]
+    of_jobs = [word for word in overrides if word.startswith("hydra")]
+    if of_jobs and args.launcher == "none":
+        raise UsageError(f"{of_jobs[0]} has no meaning without jobs: give --launcher submitit_local or submitit_slurm")
+    here = [word for word in overrides if word not in of_jobs]
     with TrainingProgress() as progress:
         progress.stage("reading the config")
         from kdhpc.config.compose import compose_train
         from kdhpc.config.sweep import combinations
 
+        if args.launcher != "none":
+            from kdhpc.config.launchers import check_launcher
+
+            check_launcher(of_jobs, args.launcher, args.config_dir)
         choices = combinations(here)
         configs = [compose_train(choice, config_dir=args.config_dir) for choice in choices]
         if args.dry_run:
@@ -183,7 +187,8 @@ def _train_here(configs: "Sequence[TrainConfig]", runs: "Sequence[Run]", progres
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
-    overrides = [f"run.graph={_choices(args.graph)}", *args.overrides]
+    given = [word.lstrip("+") if word.startswith(("+hydra", "++hydra")) else word for word in args.overrides]
+    overrides = [f"run.graph={_choices(args.graph)}", *given]
     if args.teacher is not None:
         overrides.append(f"run.teacher={_choices(args.teacher)}")
     if args.teacher_node is not None:

@@ -17,6 +17,7 @@ from kdhpc.cli.sweep_progress import SweepProgress
 from kdhpc.cluster import slurm
 from kdhpc.cluster.sbatch import submissions
 from kdhpc.cluster.watcher import QueueWatcher
+from kdhpc.config.launchers import LAUNCHERS, PREFIX, PYTHON
 from kdhpc.config.overrides import read_overrides
 from kdhpc.config.paths import sweep_dir
 from kdhpc.config.schema import TrainConfig
@@ -28,9 +29,7 @@ from kdhpc.folders import private_folder
 from kdhpc.interpreter import check_modules, write_in_any_encoding
 
 _LOG = logging.getLogger(__name__)
-# Of configs/hydra/launcher. Not called as the plugin's own: Hydra would check ours against those, which lack keys.
-_LAUNCHERS = {"submitit_local": "kdhpc_local", "submitit_slurm": "kdhpc_slurm"}
-_PYTHON = "hydra.launcher.python="
+_PYTHON = f"{PREFIX}{PYTHON}="
 _STOPPED = 130
 
 
@@ -78,14 +77,12 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
         config_dir: The user's own configs.
 
     Raises:
-        ConfigError: ``hydra.launcher.python`` is no command, or the jobs are not Slurm's.
+        ConfigError: ``hydra.launcher.python`` is no command.
         ClusterError: a job failed, was cancelled or could not be submitted; the message names the first.
     """
     if launcher == "submitit_slurm" and not slurm.is_available():
         raise ClusterError("Slurm's commands are not on this machine: --launcher submitit_slurm needs a cluster's node")
     python, overrides = _without_python(overrides)
-    if python is not None and launcher != "submitit_slurm":
-        raise ConfigError(f"{_PYTHON}{python} has no meaning with --launcher {launcher}: leave it out")
     folder = sweep_dir(f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
     private_folder(folder / "jobs")
     _tell(runs, folder / "jobs")
@@ -94,7 +91,7 @@ def train_as_jobs(runs: Sequence[Run], overrides: Sequence[str], *, launcher: st
         with submissions(python) as made, SweepProgress(runs):
             submitit.SlurmJob.watcher = QueueWatcher(made)
             outcomes = launch_sweep(
-                job, overrides, launcher=_LAUNCHERS[launcher], at_once=at_once, folder=folder, config_dir=config_dir
+                job, overrides, launcher=LAUNCHERS[launcher], at_once=at_once, folder=folder, config_dir=config_dir
             )
     except (FailedJobError, FailedSubmissionError, UncompletedJobError) as exc:
         # submitit's own words: the job, and the end of its log over many lines.

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdhpc.config.compose import list_groups, register_root, store_dataset, store_lists, store_network
 from kdhpc.config.document import parse_config
 from kdhpc.config.folders import config_dirs, config_names
+from kdhpc.config.launchers import PREFIX
 from kdhpc.config.network_lists import name_lists, with_networks_of_graph
 from kdhpc.config.networks import is_foreign
 from kdhpc.config.overrides import read_overrides
@@ -24,8 +25,6 @@ from kdhpc.errors import ConfigError
 
 SweepTask = Callable[[TrainConfig, int], str | None]
 """Does one combination, given its config and its number from 0; returns what went wrong, None: nothing."""
-
-_OF_SBATCH = "hydra.launcher.additional_parameters"
 
 
 def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -56,7 +55,8 @@ def launch_sweep(
 
     Args:
         task: Importable, with all that it holds: jobs unpickle it.
-        overrides: As for :func:`kdhpc.config.compose.compose_train`, and ``hydra.launcher.*``.
+        overrides: As for :func:`kdhpc.config.compose.compose_train`, and ``hydra.launcher.*`` that
+            :func:`kdhpc.config.launchers.check_launcher` has let pass.
         launcher: A config of ``hydra/launcher``.
         at_once: Combinations that run at the same time; None: the launcher's own affair.
         folder: Hydra's and the jobs' files.
@@ -79,8 +79,8 @@ def launch_sweep(
         if name not in config_names("dataset", config_dir):
             store_dataset(name, group)
     GlobalHydra.instance().clear()
-    # Any option of sbatch: the launcher's config has no list of them.
-    words = [f"++{word}" if word.startswith(_OF_SBATCH) else word for word in words]
+    # The launchers know more keys than their configs list.
+    words = [f"++{word}" if word.startswith(PREFIX) else word for word in words]
     settings = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{folder}'", "hydra/job_logging=none"]
     if at_once is not None:
         settings.append(f"hydra.sweeper.max_batch_size={at_once}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdhpc.config.compose import compose_search, compose_train
 from kdhpc.config.folders import config_names
+from kdhpc.config.launchers import check_launcher
 from kdhpc.config.own_datasets import packed_names
 from kdhpc.config.paths import RunPaths
 from kdhpc.config.schema import SearchConfig, TrainConfig
@@ -17,7 +18,6 @@ from kdhpc.graph.presets import PRESETS, load_graph
 from kdhpc.methods.registry import named_methods
 from kdhpc.reproduce.plan import Step
 
-_OF_JOBS = "hydra."
 _MADE_BY_OTHERS = ("objective.pretrained", "objective.unlearned")
 """Keys whose values are files that other steps make, and those that need such a file."""
 _ALIKE = ("dataset=", "network=")
@@ -38,10 +38,17 @@ class Schedule:
     """Of a search (``study.max_gpu_hours``); None: no limit."""
 
 
-def schedules(steps: Sequence[Step], config_dir: Path | None) -> dict[tuple[str, str], Schedule]:
+def schedules(
+    steps: Sequence[Step], config_dir: Path | None, *, launcher: str = "none"
+) -> dict[tuple[str, str], Schedule]:
     """The schedules of searches and trainings, by their keys; with it, all words of their commands are checked.
 
     A data set that is not prepared stands for one that is, and files that other steps make are left out.
+
+    Args:
+        steps: Of one or several plans.
+        config_dir: The user's own configs.
+        launcher: Of trainings, as ``kdhpc train --launcher``.
 
     Raises:
         ConfigError: a word of a step is wrong, or its graph is none.
@@ -57,6 +64,8 @@ def schedules(steps: Sequence[Step], config_dir: Path | None) -> dict[tuple[str,
         kind = (step.kind, *(word for word in words if not word.startswith((*_ALIKE, "run.name="))))
         try:
             if kind not in composed:
+                if step.kind == "train" and launcher != "none":
+                    check_launcher([word for word in step.overrides if _is_of_jobs(word)], launcher, config_dir)
                 composed[kind] = _composed(step, [_known(word, datasets) for word in words], config_dir)
             if step.kind == "train" and step.graph and step.graph not in named_methods():
                 load_graph(step.graph, step.load.num_nodes if step.load else None, other_names=named_methods())
@@ -99,10 +108,14 @@ def refuse_other_settings(steps: Sequence[Step], config_dir: Path | None) -> Non
 
 def _words(step: Step) -> list[str]:
     """What its config is composed of. The graph of a search is not known yet; presets are as good as each other."""
-    words = [word for word in step.overrides if not word.lstrip("+").startswith(_OF_JOBS)]
+    words = [word for word in step.overrides if not _is_of_jobs(word)]
     if step.kind == "search":
         return words if any(word.startswith("study=") for word in words) else [f"study={step.name}", *words]
     return [f"run.graph={'independent' if step.graph in ('', *PRESETS) else step.graph}", *words]
+
+
+def _is_of_jobs(word: str) -> bool:
+    return word.lstrip("+").startswith("hydra")
 
 
 def _composed(step: Step, words: Sequence[str], config_dir: Path | None) -> SearchConfig | TrainConfig:

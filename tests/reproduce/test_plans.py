@@ -163,6 +163,7 @@ def test_overrides_go_where_they_have_a_meaning() -> None:
         ("table2 dataset=cub200 --dry-run", 2, "dataset=cub200 is not allowed here"),
         ("table2 run.seed=3 --dry-run", 2, "run.seed=3 is not allowed here"),
         ("table2 hydra.launcher.partition=gpu --dry-run", 2, "has no meaning without jobs"),
+        ("table2 --launcher submitit_slurm hydra.launcher.partitio=gpu --dry-run", 2, "did you mean 'partition'?"),
         ("table2 ~study.num_nodes --dry-run", 2, "~study.num_nodes is not allowed here"),
         ("table2 study.goal=node1 --dry-run", 2, "study.goal=node1 is not allowed here"),
         ("table2 study.trials=many --dry-run", 2, "study.trials is a number, 1 or more"),
