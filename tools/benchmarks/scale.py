@@ -7,10 +7,12 @@ cost the server was measured by ``tools/bench fleet`` (docs/performance.md).
 
 import argparse
 import heapq
+import math
 import random
 from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 
+from kdhpc.cli.parser import positive
 from kdhpc.training.schedule import is_rung
 from tools.benchmarks.report import Cell, Report
 
@@ -28,20 +30,29 @@ _COPIES = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The search that is simulated: the paper's, of two nodes on Stanford Dogs."""
-    parser.add_argument("--workers", nargs="+", type=int, default=[10, 100, 1000, 10000], help="default: %(default)s")
-    parser.add_argument("--trials", type=int, default=6000, help="default: %(default)s")
-    parser.add_argument("--epochs", type=int, default=300, help="default: %(default)s")
-    parser.add_argument("--nodes", type=int, default=2, help="networks of a graph (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=6000, help="that a search trains on (default: %(default)s)")
-    parser.add_argument("--held-out", type=int, default=6000, help="that it scores on (default: %(default)s)")
     parser.add_argument(
-        "--speed", type=float, default=1900, help="images a second of one network that is trained (default: 1900)"
+        "--workers", nargs="+", type=positive, default=[10, 100, 1000, 10000], help="default: %(default)s"
     )
-    parser.add_argument("--weights-mb", type=float, default=79, help="of one network (default: %(default)s)")
-    parser.add_argument("--renew-s", type=float, default=30.0, help="default: %(default)s")
-    parser.add_argument("--checkpoint-every-s", type=float, default=300.0, help="default: %(default)s")
+    parser.add_argument("--trials", type=positive, default=6000, help="default: %(default)s")
+    parser.add_argument("--epochs", type=positive, default=300, help="default: %(default)s")
+    parser.add_argument("--nodes", type=positive, default=2, help="networks of a graph (default: %(default)s)")
+    parser.add_argument("--images", type=positive, default=6000, help="that a search trains on (default: %(default)s)")
+    parser.add_argument("--held-out", type=positive, default=6000, help="that it scores on (default: %(default)s)")
+    parser.add_argument(
+        "--speed", type=_above_0, default=1900, help="images a second of one network that is trained (default: 1900)"
+    )
+    parser.add_argument("--weights-mb", type=_above_0, default=79, help="of one network (default: %(default)s)")
+    parser.add_argument("--renew-s", type=_above_0, default=30.0, help="default: %(default)s")
+    parser.add_argument("--checkpoint-every-s", type=_above_0, default=300.0, help="default: %(default)s")
     parser.add_argument("--rung-checkpoint-s", type=float, default=30.0, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _above_0(text: str) -> float:
+    """argparse type."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
 
 
 def run(arguments: argparse.Namespace) -> Report:
