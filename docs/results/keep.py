@@ -37,7 +37,8 @@ def _graphs(folder: Path, name: str) -> list[Path]:
     confirmed = [
         path for path in folder.glob("*-trial*.json") if "confirmed_mean" in json.loads(path.read_text())["provenance"]
     ]
-    return sorted([*folder.glob(f"{name}-best.*"), *confirmed])
+    best = [path for path in folder.glob(f"{name}-best.*") if path.suffix != ".svg"]
+    return sorted([*best, *confirmed])
 
 
 def _short(value: object) -> object:

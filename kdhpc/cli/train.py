@@ -27,7 +27,7 @@ _EPILOG = """\
 examples:
   kdhpc train --graph dml --nodes 2 dataset=fashion_mnist network=resnet8 training=short
   kdhpc train --graph one --nodes 3 --seeds 0..4 dataset=cifar100 network=resnet20 training=paper_cifar
-  kdhpc train --graph zoo/cifar100-3 dataset=fashion_mnist network=resnet8 training=short
+  kdhpc train --graph zoo/cifar100-3-5000 dataset=cifar100 network=resnet8 training=short
   kdhpc train --graph runs/dogs4/export/dogs4-best.json dataset=cub200 network=resnet18
   kdhpc train --graph dml --nodes 2 dataset=cub200 network=[resnet50,resnet18]
   kdhpc train --graph frskd dataset=cifar100 network=resnet18 run.alpha=1 run.beta=200

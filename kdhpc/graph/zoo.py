@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).with_name("zoo_graphs")
 
 
 def zoo_names() -> list[str]:
-    """All names, such as ``zoo/cifar100-3``, sorted."""
+    """All names, such as ``zoo/cifar100-3-5000``, sorted."""
     return sorted(f"{PREFIX}{path.stem}" for path in _FOLDER.glob("*.json"))
 
 
