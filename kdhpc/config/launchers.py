@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import yaml
 from hydra.errors import HydraException
 from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 from omegaconf import OmegaConf
@@ -20,6 +21,7 @@ ours against those, which lack keys."""
 PREFIX = "hydra.launcher."
 PYTHON = "python"
 """A key of Slurm's jobs that we read: the launcher knows none."""
+_GROUP = "hydra/launcher"
 _OF_SBATCH = "additional_parameters"
 _TYPES = {"submitit_local": LocalQueueConf, "submitit_slurm": SlurmQueueConf}
 
@@ -57,7 +59,13 @@ def check_launcher(overrides: Sequence[str], launcher: str, config_dir: Path | N
 def _keys(launcher: str, config_dir: Path | None) -> set[str]:
     """What can be given on the command line: the keys of its config."""
     name = f"{LAUNCHERS[launcher]}.yaml"
-    path = next(path for folder in config_dirs(config_dir) if (path := folder / "hydra/launcher" / name).is_file())
+    path = next(path for folder in config_dirs(config_dir) if (path := folder / _GROUP / name).is_file())
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as exc:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(exc).split())}") from exc
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} is no mapping: see the shipped configs/{_GROUP}/{name}")
     # submitit knows some that the config leaves out.
-    keys = {*map(str, OmegaConf.load(path)), *(field.name for field in fields(_TYPES[launcher]))}
+    keys = {*map(str, document), *(field.name for field in fields(_TYPES[launcher]))}
     return keys - {"_target_", "submitit_folder"} | ({PYTHON} if launcher == "submitit_slurm" else set())

@@ -55,3 +55,7 @@ def test_keys_of_an_own_launcher_count(tmp_path: Path) -> None:
     own.parent.mkdir(parents=True)
     own.write_text("slurm_hint: nomultithread\n")
     check_launcher(["hydra.launcher.slurm_hint=null"], "submitit_slurm", tmp_path)
+    for content, message in (("a: [", "cannot be read"), ("- a\n", "is no mapping")):
+        own.write_text(content)
+        with pytest.raises(ConfigError, match=message):
+            check_launcher(["hydra.launcher.slurm_hint=null"], "submitit_slurm", tmp_path)
