@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import yaml
-from hydra.errors import HydraException
 from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdhpc.config.folders import config_dirs
+from kdhpc.config.mappings import read_mapping
 from kdhpc.config.overrides import read_overrides
 from kdhpc.config.schema import TrainConfig
 from kdhpc.errors import ConfigError, nearest
@@ -52,7 +51,7 @@ def check_launcher(overrides: Sequence[str], launcher: str, config_dir: Path | N
         if not dot and name in typed:
             try:
                 OmegaConf.update(OmegaConf.structured(_TYPES[launcher]), name, override.value())
-            except (OmegaConfBaseException, HydraException) as exc:
+            except OmegaConfBaseException as exc:
                 raise ConfigError(f"{line} is not allowed: {str(exc).splitlines()[0]}") from exc
 
 
@@ -60,12 +59,6 @@ def _keys(launcher: str, config_dir: Path | None) -> set[str]:
     """What can be given on the command line: the keys of its config."""
     name = f"{LAUNCHERS[launcher]}.yaml"
     path = next(path for folder in config_dirs(config_dir) if (path := folder / _GROUP / name).is_file())
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as exc:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(exc).split())}") from exc
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} is no mapping: see the shipped configs/{_GROUP}/{name}")
     # submitit knows some that the config leaves out.
-    keys = {*map(str, document), *(field.name for field in fields(_TYPES[launcher]))}
+    keys = {*map(str, read_mapping(path, f"{_GROUP}/{name}")), *(field.name for field in fields(_TYPES[launcher]))}
     return keys - {"_target_", "submitit_folder"} | ({PYTHON} if launcher == "submitit_slurm" else set())

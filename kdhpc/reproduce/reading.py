@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from kdhpc.config.folders import config_dirs
+from kdhpc.config.mappings import read_mapping
 from kdhpc.config.number_lists import parse_numbers
 from kdhpc.config.paths import RunPaths, StudyPaths, runs_root
 from kdhpc.errors import ConfigError, UsageError, nearest
@@ -333,13 +332,7 @@ def _document(name: str, config_dir: Path | None) -> tuple[Path, Mapping[str, ob
     path = next((path for path in found if path.is_file()), None)
     if path is None:
         raise ConfigError(f"there is no {_GROUP}/{name}.yaml in {', '.join(str(one.parents[1]) for one in found)}")
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as exc:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(exc).split())}") from exc
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} is no mapping: see the shipped configs/{_GROUP}/{name}.yaml")
-    return path, document
+    return path, read_mapping(path, f"{_GROUP}/{name}.yaml")
 
 
 def _label(data: str) -> str:
