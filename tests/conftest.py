@@ -1,5 +1,6 @@
 """A real PostgreSQL for all tests: started once, by those that ask for it, and stopped by what started it."""
 
+import gc
 import logging
 import os
 import signal
@@ -44,6 +45,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
             return str(file.parent if file.parent.name == "slurm" and file.stem != "test_faults" else file)
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> None:
+    """What is there before a file's tests is not looked through when they collect garbage; that of torch takes a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from kdhpc.server.address import EmbeddedAddress
 from kdhpc.study.status import StudyStatus, read_status, study_names
 from kdhpc.study.storage import Storage, never
 
-PATIENCE_S = 600.0
+PATIENCE_S = 900.0
 """For what takes seconds where nothing else runs: a busy machine is no failure."""
 
 _STUDY = """\

@@ -74,7 +74,7 @@ def scancelled(cluster: Cluster) -> None:
 def time_limit(cluster: Cluster) -> None:
     """Slurm itself announces the limit, and holds the requeued task back."""
     with cluster.login_node() as site:
-        trials = 4 * TRIALS
+        trials = 2 * TRIALS
         options = ("cluster.signal_delay_s=170", "worker.lease_s=300")
         array = site.launch("limited", "--workers", "2", "--trials", str(trials), *options)
         last = f"{array}_1"  # Its raw id is the whole array's.
@@ -148,7 +148,7 @@ def database_away(cluster: Cluster) -> None:
 
 def database_killed_and_launcher_out_of_time(cluster: Cluster) -> None:
     with cluster.own_site("hosted") as site:
-        trials = 4 * TRIALS
+        trials = 2 * TRIALS
         job = site.search_job("hosted", "--workers", "2", "--trials", str(trials))
         site.caught("hosted").let_go()
         server = site.server()

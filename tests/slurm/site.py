@@ -20,7 +20,7 @@ JOB = (
     *("device.threads=1", "worker.lease_s=20", "worker.renew_s=2"),
 )
 # Every study of the tests trains the same graphs in the same way: whatever happens to it, its values are the same.
-EPOCHS = 48
+EPOCHS = 32
 SEARCH = ("study=tiny", f"training.epochs={EPOCHS}", "study.pruner=none", *JOB)
 
 
