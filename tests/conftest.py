@@ -49,7 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 
 @pytest.fixture(scope="module", autouse=True)
 def small_heap() -> None:
-    """What is there before a file's tests is not looked through when they collect garbage; that of torch takes a second."""
+    """Garbage is looked for only in what a file's own tests have made: through all of torch it takes a second."""
     gc.collect()
     gc.freeze()
 
