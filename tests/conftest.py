@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 _LONGEST = ("slurm", "tools", "training", "searching")
+_HALF_OF_SLURM = ("test_faults", "test_sweep")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,12 +38,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """How several processes share the tests: a whole file each; all files on Slurm, but for the longest, are one."""
+    """How several processes share the tests: a whole file each, but all on Slurm are two halves with a Slurm each."""
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(super()._split_scope(nodeid))
-            return str(file.parent if file.parent.name == "slurm" and file.stem != "test_faults" else file)
+            if file.parent.name != "slurm":
+                return str(file)
+            return str(file.parent / ("one half" if file.stem in _HALF_OF_SLURM else "the other"))
 
     return Scheduling(config, log)
 
