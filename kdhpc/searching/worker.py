@@ -1,5 +1,6 @@
 """A worker: leases slots of a study and trains their graphs until nothing is left to train."""
 
+import gc
 import hashlib
 import logging
 import signal
@@ -62,6 +63,8 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
         _log_device(setting.runtime)
         setting, cache = _compiling(setting)
         worker = _Worker(study, setting, stop, cache)
+    # Between trials, and before a CUDA graph is recorded, garbage is collected: not through all that was imported.
+    gc.freeze()
     try:
         with device_errors_in_words():
             worker.work()
