@@ -58,6 +58,7 @@ own() { [[ $1 == sla || $1 == frskd ]] || echo "--nodes $nodes"; }
 } | xargs -P 2 -L 1 kdhpc train training=short training.evaluate=last dataset.subset="$images" "${common[@]}"
 
 measures=ensemble,node,nll,ece,mutual_kl
-kdhpc results "$runs"/train/"$name"-* --columns "$measures"
-kdhpc results "$runs"/train/"$name"-* --against "$name-independent" --columns "$measures"
+# The two tables of README.md.
+kdhpc results "$runs"/train/"$name"-* --columns "$measures" --format markdown
+kdhpc results "$runs"/train/"$name"-* --against "$name-independent" --columns "$measures" --format markdown
 kdhpc results "$runs"/train/"$name"-* --format csv > "$runs/$name/results.csv"

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from kdhpc.cli import results_against, results_ensemble
 from kdhpc.cli.network_argument import add_network_argument
 from kdhpc.cli.parser import positive
-from kdhpc.cli.results_table import columns_of, plain, shown
-from kdhpc.cli.table import show
+from kdhpc.cli.results_table import columns_of, shown, whole
+from kdhpc.cli.table import markdown, show
 from kdhpc.errors import UsageError
 from kdhpc.files.json_text import strict_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kdhpc.cli.results_table import Column
     from kdhpc.final.summary import Spread, Summary
 
 _DESCRIPTION = """\
@@ -51,6 +52,7 @@ examples:
   kdhpc results runs/train/dogs5-best --format csv
   kdhpc results --columns ensemble,nll,ece
   kdhpc results --against independent --columns ensemble,nll
+  kdhpc results --format markdown >> README.md
   kdhpc results runs/train/a-search runs/train/b-search --ensemble greedy --members 4
 """
 
@@ -75,7 +77,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--ensemble", choices=("greedy",), help="an ensemble of networks of all runs")
     parser.add_argument("--members", type=positive, metavar="N", help="with --ensemble: how many networks")
     add_network_argument(parser, only_with="--ensemble")
-    parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
+    parser.add_argument(
+        "--format", choices=("table", "markdown", "json", "csv"), default="table", help="default: table"
+    )
     parser.set_defaults(func=run)
 
 
@@ -106,7 +110,11 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         _print_csv(summaries, ddof)
     else:
-        _print_table(summaries, settle(measures, results), ddof)
+        columns, notes = _table(summaries, settle(measures, results), ddof)
+        if args.format == "markdown":
+            print(markdown([whole(columns), *notes]))
+        else:
+            show(*(shown(columns) if sys.stdout.isatty() else [whole(columns)]), "", *notes)
     return 0
 
 
@@ -122,15 +130,18 @@ def _check_together(args: argparse.Namespace) -> None:
     if args.ddof is not None and (args.against is not None or args.ensemble is not None):
         other = "--against" if args.against is not None else "--ensemble"
         raise UsageError(f"--ddof is of standard deviations, which {other} does not show: leave it out")
-    if args.columns is not None and args.against is None and args.format != "table":
-        raise UsageError(f"--columns is of the table, and {args.format} has all columns: leave it out")
+    if args.columns is not None and args.against is None and args.format in ("json", "csv"):
+        raise UsageError(f"--columns is of tables, and {args.format} has all columns: leave it out")
 
 
 def _document(summary: "Summary", ddof: int) -> dict[str, object]:
     return {**dataclasses.asdict(summary), "diverged": len(summary.diverged_seeds), "ddof": ddof}
 
 
-def _print_table(summaries: "tuple[Summary, ...]", measures: "tuple[str, ...]", ddof: int) -> None:
+def _table(
+    summaries: "tuple[Summary, ...]", measures: "tuple[str, ...]", ddof: int
+) -> "tuple[list[Column], list[str]]":
+    """Its columns, and what is said below it."""
     columns = columns_of(summaries, measures)
     accuracies, scores = ("ensemble", "node"), {*measures} - {"ensemble", "node"}
     percent = "" if len(scores) == len(measures) > 0 else "top-1 in percent, "
@@ -143,7 +154,7 @@ def _print_table(summaries: "tuple[Summary, ...]", measures: "tuple[str, ...]", 
     if unscored and (scores or any(column.head == "nll" for column in columns)):
         runs = "run has" if unscored == 1 else "runs have"
         notes.append(f"{unscored} {runs} no scores, being older: `kdhpc evaluate` with the folder adds them")
-    show(*(shown(columns) if sys.stdout.isatty() else plain(columns)), "", *notes)
+    return columns, notes
 
 
 def _print_csv(summaries: "tuple[Summary, ...]", ddof: int) -> None:

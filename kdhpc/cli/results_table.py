@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.parts import Part, Table
-from kdhpc.cli.table import aligned
 from kdhpc.config.networks import network_folder
 
 if TYPE_CHECKING:
@@ -107,9 +106,9 @@ def shown(columns: Sequence[Column]) -> list[Part]:
     return [f"all: {', '.join(c.shared.format(c.cells[0]) for c in shared)}", "", table] if shared else [table]
 
 
-def plain(columns: Sequence[Column]) -> list[str]:
-    """All columns under each other, for a pipe."""
-    return aligned([[c.head for c in columns], *zip(*(c.cells for c in columns), strict=True)])
+def whole(columns: Sequence[Column]) -> Table:
+    """All columns, for a pipe and for Markdown."""
+    return Table(head=tuple(c.head for c in columns), rows=list(zip(*(c.cells for c in columns), strict=True)))
 
 
 def _says_all(summary: "Summary") -> bool:

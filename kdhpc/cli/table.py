@@ -1,4 +1,4 @@
-"""Printing lines, facts and tables: plain columns in a pipe; on a terminal fitted to its width, by rich.
+"""Printing lines, facts and tables: plain columns in a pipe; on a terminal fitted to its width, by rich; or Markdown.
 
 What a pipe gets never changes with anybody's window: other programs read it.
 """
@@ -10,7 +10,7 @@ from typing import TextIO
 from kdhpc.cli.parts import Fact, Part, Table
 from kdhpc.printing import one_line
 
-__all__ = ["Fact", "Part", "Table", "aligned", "plain", "show"]
+__all__ = ["Fact", "Part", "Table", "aligned", "markdown", "plain", "show"]
 
 
 def show(*parts: Part, stream: TextIO | None = None) -> None:
@@ -39,6 +39,23 @@ def plain(parts: Sequence[Part]) -> str:
         else:
             lines.append(part.line if isinstance(part, Fact) else part)
     return "\n".join(lines)
+
+
+def markdown(parts: Sequence[Part]) -> str:
+    """As GitHub's Markdown, for a page or a notebook: each line a paragraph, each table one of Markdown's."""
+    blocks: list[str] = []
+    for part in parts:
+        if isinstance(part, Table):
+            rule = ["---", *["---:"] * (len(part.head) - 1)]
+            blocks.append("\n".join(_markdown_row(row) for row in (part.head, rule, *part.rows)))
+        elif part:
+            blocks.append(part.line if isinstance(part, Fact) else part)
+    return "\n\n".join(blocks)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = [one_line(cell).replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

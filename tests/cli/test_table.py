@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from kdhpc.cli.table import Fact, Table, plain, show
+from kdhpc.cli.table import Fact, Table, markdown, plain, show
 from kdhpc.printing import has_unicode, printable_stream
 
 WORKERS = Table(
@@ -85,6 +85,11 @@ def test_terminal_leaves_out_spare_columns_in_their_order_and_says_so(monkeypatc
     listed = words_of(shown(38, WORKERS, monkeypatch=monkeypatch))
     assert listed[:2] == ["worker  node-17.cluster", "job     991_12"]
     assert listed[-1] == "(narrow window, so without mode, pid)"
+
+
+def test_markdown_is_a_table_between_paragraphs_and_no_cell_breaks_it() -> None:
+    parts = (Fact(label="best", text="93 %"), Table(head=("name", "value"), rows=[("a|b\nc", "1")]), "", "ends")
+    assert markdown(parts) == ("best     93 %\n\n| name | value |\n| --- | ---: |\n| a\\|b\\nc | 1 |\n\nends")
 
 
 def test_terminal_colours_what_is_alarming_unless_it_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,14 @@ def test_two_sided_t_agrees_with_scipy(degrees):
     assert two_sided_t(0.5, degrees) == pytest.approx(stats.t.ppf(0.75, degrees), rel=1e-9)
 
 
+def test_against_as_markdown_is_a_table_for_each_that_others_are_compared_with(both, capsys):
+    assert main(["results", str(both), "--against", OWN, "--columns", "nll", "--format", "markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("| training | pairs | nll | diverged |")
+    assert lines[at - 2 : at] == [f"against {OWN}", ""]
+    assert lines[at + 2].startswith(f"| {DML} | ")
+
+
 @pytest.mark.parametrize("name", [OWN, "independent"])
 def test_against_agrees_with_scipys_paired_t_test(both, capsys, name):
     chosen = "ensemble,nll,node_ece"
@@ -186,7 +194,7 @@ def test_against_takes_the_training_with_as_many_nodes_and_tells_of_other_settin
         (["--columns", "auroc:nosuch"], 2, "no training was scored against 'nosuch'"),
         (["--against", "dml", "--columns", "node_auroc:nosuch"], 2, "no training was scored against 'nosuch'"),
         (["--against", "dml", "--ddof", "0"], 2, "--ddof is of standard deviations, which --against does not show"),
-        (["--columns", "nll", "--format", "json"], 2, "--columns is of the table, and json has all columns"),
+        (["--columns", "nll", "--format", "json"], 2, "--columns is of tables, and json has all columns"),
         (["--members", "3"], 2, "--members is of an ensemble: add --ensemble greedy"),
         (["--ensemble", "greedy"], 2, "add --members N"),
         (["--ensemble", "greedy", "--members", "2", "--against", "dml"], 2, "leave --against and --columns out"),

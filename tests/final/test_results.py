@@ -153,6 +153,15 @@ def test_results_as_json_and_csv_hold_every_seed(written, capsys):
     assert (row["searched_study"], row["searched_trial"]) == ("cars2", "17")
 
 
+def test_results_as_markdown_have_all_columns_and_what_is_said_below(written, capsys):
+    assert main(["results", str(written), "--format", "markdown"]) == 0
+    head, rule, row, empty, note = capsys.readouterr().out.splitlines()
+    assert head == "| training | nodes | epochs | seeds | node | ensemble | parameters |"
+    assert rule.count("---:") == 6
+    assert row.startswith("| dogs-resnet18-dml2 | 2 | 300 | 3 | ")
+    assert (empty, note.startswith("top-1 in percent")) == ("", True)
+
+
 def test_results_of_a_preset_were_searched_with_nothing(tmp_path, capsys):
     write_result(result_of(0, searched=SearchedWith.of({"preset": "dml"})), tmp_path / "result.json")
     assert main(["results", str(tmp_path), "--format", "csv"]) == 0
