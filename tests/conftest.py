@@ -27,7 +27,7 @@ _HALF_OF_SLURM = ("test_faults", "test_sweep")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that no process is left with one at the end; on Slurm before all: it mostly waits."""
+    """Long files first, so that no process is left with one at the end; on Slurm before all: they take longest."""
 
     def turn(item: pytest.Item) -> int:
         folder = item.path.parent.name
