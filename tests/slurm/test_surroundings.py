@@ -70,7 +70,9 @@ def test_search_on_another_cluster_behind_the_commands_of_a_site(cluster: Cluste
         user = cluster.login_node()  # Not left: what is left over is found by the commands as they are.
         user._studies = site._studies
         user.environment |= {"PATH": f"{far_cluster}:{user.environment['PATH']}", "SLURM_CLUSTERS": "far"}
-        setup = "cluster.setup=['export SLURM_CLUSTER_NAME=far']"
+        may_end = far_cluster / "jobs-may-end"  # The jobs outlast their workers: a worker may end faster than we look.
+        held = f'trap "until [ -e {may_end} ]; do sleep 0.2; done" EXIT'
+        setup = f"cluster.setup=['export SLURM_CLUSTER_NAME=far','{held}']"
         options = ("--workers", "2", "--trials", "3", "worker.lease_s=300", setup)
         array = user.launch("far", *options)
         assert array.endswith("@far")
@@ -86,9 +88,11 @@ def test_search_on_another_cluster_behind_the_commands_of_a_site(cluster: Cluste
         stopping = user.start("stop", "--study", "far")
         until(lambda: user.read("far").draining)
         caught.let_go()
+        assert stopping.stderr is not None
+        assert any(re.search(r"waiting for jobs to end: \d+_\d@far", line) for line in stopping.stderr)
+        may_end.touch()
         _, err = stopping.communicate(timeout=PATIENCE_S)
         assert stopping.returncode == 0, err
-        assert re.search(r"waiting for jobs to end: \d+_\d@far", err)
         assert not site.jobs(name="kdhpc-far")
 
 
