@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kdhpc.config.paths import data_root, packed_dir
 from kdhpc.errors import ConfigError, DataError, StorageError, UsageError
 from kdhpc.files.json_text import strict_json
+from kdhpc.words import counted
 
 if TYPE_CHECKING:
     from kdhpc.data.packed import Manifest
@@ -161,7 +162,7 @@ def prepare_dataset(args: argparse.Namespace) -> int:
     progress.say(
         f"{manifest.name} {'is prepared' if prepared.made else 'was prepared already, nothing to do (see --force)'}: "
         f"{manifest.train:,} training and {manifest.test:,} test images of {height}x{width}x{channels} "
-        f"in {len(manifest.classes):,} classes"
+        f"in {counted(len(manifest.classes), 'class')}"
     )
     for difference in manifest.altered:
         progress.say(f"not as published: its source {difference}")

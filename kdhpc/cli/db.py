@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kdhpc.config.paths import StudyPaths, server_dir
 from kdhpc.errors import DatabaseAwayError, DatabaseError, UsageError
+from kdhpc.words import counted
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -204,7 +205,7 @@ def _delete_study(arguments: argparse.Namespace) -> int:
     begun = study.num_begun() + sum(len(result.values) for result in study.given())
     if begun and not arguments.yes:
         raise UsageError(
-            f"study {name!r} has {begun} trials: `kdhpc db delete-study {name} --yes` deletes it with them "
+            f"study {name!r} has {counted(begun, 'trial')}: `kdhpc db delete-study {name} --yes` deletes it with them "
             f"(`kdhpc export-best --study {name}` writes its best graphs to files)"
         )
     study.delete()
@@ -255,7 +256,7 @@ def _show(found: "Plan", dump: Path | None) -> None:
     before = 'make a dump first (pg_dump "$KDHPC_STORAGE")' if dump is None else f"a dump is written first ({dump})"
     print(f"Nothing was changed. `kdhpc db upgrade --yes` does this in one transaction; {before}.", file=sys.stderr)
     if found.num_held:
-        print(f"Workers hold {found.num_held} trials: stop them before that.", file=sys.stderr)
+        print(f"Workers hold {counted(found.num_held, 'trial')}: stop them before that.", file=sys.stderr)
 
 
 def _end_jobs(name: str) -> list[str]:
@@ -298,6 +299,6 @@ def _remove_useless(paths: StudyPaths) -> tuple[str, str]:
     launches = [*launch.parent.glob(launch.name), *config.parent.glob(config.name)]
     left = [path for path in (*checkpoints, *launches) if not remove(path)]
     return (
-        f"{len(checkpoints)} checkpoints and {len(launches)} files of launches",
+        f"{counted(len(checkpoints), 'checkpoint')} and {counted(len(launches), 'file')} of launches",
         ", ".join(str(path) for path in left),
     )

@@ -77,11 +77,12 @@ def run(args: argparse.Namespace) -> int:
 def tell_who_trains(status: "StudyStatus") -> None:
     """Say in one line what is open, and who trains it."""
     name, num_workers = status.study, sum(not worker.lost for worker in status.workers)
-    if not status.given_trials.unfinished:
+    left = status.given_trials.unfinished
+    if not left:
         told = "nothing is left to train outside the budget"
     elif num_workers and not status.draining:
-        told = f"{status.given_trials.unfinished} trainings are open, the workers that run take them"
+        told = f"left to train outside the budget: {left}; the workers that run go on with it"
     else:
-        told = f"{status.given_trials.unfinished} trainings are open: `kdhpc search --study {name}` or `kdhpc launch "
-        told += f"--study {name}` trains them"
+        told = f"left to train outside the budget: {left}; `kdhpc search --study {name}` or `kdhpc launch --study "
+        told += f"{name}` goes on with it"
     print(f"study {name}: {told}", file=sys.stderr)

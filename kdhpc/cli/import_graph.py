@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from kdhpc.cli.parser import refuse_other_file
+from kdhpc.words import counted
 
 _DESCRIPTION = """\
 Reads the log/config.json of a trial of the authors' search (https://github.com/naok0615/ensemble_graph), or of the
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     print(path)
     known = {"data set": "dataset", "epochs": "config.training.epochs", "batch size": "config.training.batch_size"}
     facts = [f"{what} {provenance[key]}" for what, key in known.items() if key in provenance]
-    print(f"{graph.num_nodes} nodes, networks {', '.join(imported.networks)}; {', '.join(facts)}", file=sys.stderr)
+    about = [counted(graph.num_nodes, "node"), f"networks {', '.join(imported.networks)}"]
+    print(f"{', '.join(about)}; {', '.join(facts)}", file=sys.stderr)
     if imported.pretrained:
         nodes = ", ".join(str(node + 1) for node in imported.pretrained)
         print(f"node {nodes} had pretrained weights, which are not imported: objective.pretrained", file=sys.stderr)

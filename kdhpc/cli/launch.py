@@ -11,6 +11,7 @@ from kdhpc.cli.progress import Progress
 from kdhpc.cli.study_config import OPTION_KEYS, Wanted, add_search_study_argument, study_name, wanted_study
 from kdhpc.errors import DatabaseError
 from kdhpc.searching.outcome import hours_line, problem_of
+from kdhpc.words import counted
 
 if TYPE_CHECKING:
     from kdhpc.cluster.signals import StopSignals
@@ -153,7 +154,7 @@ def launch(
             plan, stays = begun, stays or server_host.is_bound
             launched = server_host.attend(lambda: Launch.begin(storage, plan, trials=wanted.trials))
             count = server_host.attend(launched.top_up_or_later if stays else lambda: launched.top_up_and_leave(stop))
-            _tell(f"study {name}: {count} workers submitted, up to {config.cluster.workers} at once")
+            _tell(f"study {name}: {counted(count, 'worker')} submitted, up to {config.cluster.workers} at once")
             if look := how_to_look_at_study(config.tracking, name):
                 _tell(look)
             if not stays:

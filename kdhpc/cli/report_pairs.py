@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kdhpc.cli.network_argument import add_network_argument, import_networks
 from kdhpc.cli.parser import output_folder
 from kdhpc.errors import UsageError
+from kdhpc.words import counted
 
 if TYPE_CHECKING:
     from kdhpc.final.finished import FinishedRun
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     write_whole(table, pairs_table(pairs))
     draw_pairs(pairs, line, (svg, png), title=f"{dataset}, {network}", scored_on=runs[0].result.scored_on)
     found = "not defined, as all pairs differ or gain by the same" if line is None else f"{line.r:.3f}"
-    print(f"{dataset}, {network}: {len(pairs.networks):,} networks, {len(pairs.first):,} pairs, Pearson's r = {found}")
+    size = f"{counted(len(pairs.networks), 'network')}, {counted(len(pairs.first), 'pair')}"
+    print(f"{dataset}, {network}: {size}, Pearson's r = {found}")
     print(table, svg, png, sep="\n")
     return 0
 

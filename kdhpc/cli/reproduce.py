@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.errors import ClusterError, ConfigError, DatabaseError, DataError, KdhpcError, UsageError
+from kdhpc.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -312,9 +313,9 @@ def _cost_lines(
     left = cost([step.left() for step in open_steps(steps)], known, found, at_once=at_once, origin=origin)
     ends = any(schedule.prune_from is not None for schedule in found.values())
     lines = [
-        f"# {_counted(whole.searches, 'search', 'searches')} of {whole.trials:,} trials in all, "
-        f"{_counted(whole.trainings, 'training', 'trainings')}; left to do: "
-        f"{_counted(left.searches, 'search', 'searches')}, {_counted(left.trainings, 'training', 'trainings')}",
+        f"# {counted(whole.searches, 'search')} of {counted(whole.trials, 'trial')} in all, "
+        f"{counted(whole.trainings, 'training')}; left to do: "
+        f"{counted(left.searches, 'search')}, {counted(left.trainings, 'training')}",
         f"# about {_number(left.hours)} hours of {_said(names, 'machine', origin)} are left, of "
         f"{_number(whole.hours)}; {_number(whole.gigabytes)} GB of weights",
         f"# speed: {_said(names, 'speed_from', origin)}; evaluation is not counted"
@@ -334,10 +335,6 @@ def _said(names: "Mapping[str, object]", key: str, origin: str) -> str:
     return " ".join(str(names[key]).split())
 
 
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
@@ -347,7 +344,7 @@ def _do(plan: "Plan", around: "Surroundings") -> "Outcome":
     from kdhpc.reproduce.running import do_steps
 
     left = open_steps(plan.steps)
-    _say(f"{plan.name}: {len(left)} of {len(plan.steps)} steps are left")
+    _say(f"{plan.name}: {len(left)} of {counted(len(plan.steps), 'step')} left")
     outcome = do_steps(left, around)
     for what in outcome.failed:
         _say(f"failed: {what}")

@@ -11,7 +11,7 @@ from kdhpc.cli import results_against, results_ensemble
 from kdhpc.cli.network_argument import add_network_argument
 from kdhpc.cli.parser import positive
 from kdhpc.cli.results_table import columns_of, shown, whole
-from kdhpc.cli.table import markdown, show
+from kdhpc.cli.table import show
 from kdhpc.errors import UsageError
 from kdhpc.files.json_text import strict_json
 
@@ -111,10 +111,9 @@ def run(args: argparse.Namespace) -> int:
         _print_csv(summaries, ddof)
     else:
         columns, notes = _table(summaries, settle(measures, results), ddof)
-        if args.format == "markdown":
-            print(markdown([whole(columns), *notes]))
-        else:
-            show(*(shown(columns) if sys.stdout.isatty() else [whole(columns)]), "", *notes)
+        as_markdown = args.format == "markdown"
+        is_fitted = sys.stdout.isatty() and not as_markdown
+        show(*(shown(columns) if is_fitted else [whole(columns)]), "", *notes, as_markdown=as_markdown)
     return 0
 
 

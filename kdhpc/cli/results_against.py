@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kdhpc.cli.table import Part, Table, markdown, show
+from kdhpc.cli.table import Part, Table, show
 from kdhpc.files.json_text import strict_json
 
 if TYPE_CHECKING:
@@ -34,10 +34,8 @@ def run(found: "Sequence[FoundResult]", against: str, measures: Sequence[str], f
         print(strict_json([dataclasses.asdict(one) for one in compared], indent=2))
     elif form == "csv":
         _print_csv(compared)
-    elif form == "markdown":
-        print(markdown(_parts(compared)))
     else:
-        show(*_parts(compared))
+        show(*_parts(compared), as_markdown=form == "markdown")
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.network_argument import import_networks
-from kdhpc.cli.table import Part, Table, markdown, show
+from kdhpc.cli.table import Part, Table, show
 from kdhpc.files.json_text import strict_json
 
 if TYPE_CHECKING:
@@ -36,10 +36,8 @@ def run(folders: Sequence[Path], num_members: int, networks: Sequence[str], form
         writer.writerows(
             [("ensemble", "networks", "held_out", "test", "nll", "brier", "ece"), *_rows(found, exact=True)]
         )
-    elif form == "markdown":
-        print(markdown(_parts(found)))
     else:
-        show(*_parts(found))
+        show(*_parts(found), as_markdown=form == "markdown")
     return 0
 
 

@@ -10,6 +10,7 @@ from kdhpc.config.goals import GOALS, Goal
 from kdhpc.study.numbers import trial_label
 from kdhpc.study.ranking import estimate_words, lead_line
 from kdhpc.study.status import GivenStatus, StudyStatus, WorkerStatus
+from kdhpc.words import counted
 
 _ROWS_SHOWN = 10
 
@@ -38,7 +39,7 @@ def fact_parts(status: StudyStatus) -> list[Fact]:
     lead = lead_line(status.lead, status.study, goal, diverged=status.diverged_given)
     facts = [
         Fact(label="study", text=f"{status.study}{' (stopped: no trial is started)' if status.draining else ''}"),
-        Fact(label="target", text=f"{status.target} trials"),
+        Fact(label="target", text=counted(status.target, "trial")),
         Fact(label="trials", text=trial_words(status)),
     ]
     if status.max_gpu_hours is not None:
@@ -53,7 +54,7 @@ def fact_parts(status: StudyStatus) -> list[Fact]:
     facts.append(Fact(label="speed", text=speed_words(status)))
     facts.append(Fact(label="precision", text=status.precision or "auto: that of the first worker"))
     if status.foreign_trials:
-        text = f"{status.foreign_trials} trials that another program made: in none of these numbers"
+        text = f"{counted(status.foreign_trials, 'trial')} that another program made: in none of these numbers"
         facts.append(Fact(label="foreign", text=text))
     return facts
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
+from kdhpc.words import counted
 
 if TYPE_CHECKING:
     from kdhpc.study.storage import Storage
@@ -73,7 +74,7 @@ def _await_trials(storage: "Storage", name: str) -> None:
 
     try:
         while running := read_status(storage, name).running:
-            _tell(f"{running} trials to be checkpointed")
+            _tell(f"{counted(running, 'trial')} to be checkpointed")
             time.sleep(_POLL_S)
     except DatabaseError:
         if not storage.address.is_stopped:

@@ -13,15 +13,18 @@ from kdhpc.printing import one_line
 __all__ = ["Fact", "Part", "Table", "aligned", "markdown", "plain", "show"]
 
 
-def show(*parts: Part, stream: TextIO | None = None) -> None:
+def show(*parts: Part, as_markdown: bool = False, stream: TextIO | None = None) -> None:
     """Print parts under each other.
 
     Args:
         parts: what to print.
+        as_markdown: as GitHub's Markdown, wherever it goes.
         stream: where to; None: standard output.
     """
     out = sys.stdout if stream is None else stream
-    if out.isatty():
+    if as_markdown:
+        print(markdown(parts), file=out)
+    elif out.isatty():
         # Only here: rich takes a while to import, and pipes do without it.
         from kdhpc.cli.terminal import print_parts
 

@@ -14,6 +14,7 @@ from kdhpc.config.goals import GOALS, Goal
 from kdhpc.study.numbers import trial_label
 from kdhpc.study.ranking import Lead
 from kdhpc.study.status import StudyStatus, WorkerStatus
+from kdhpc.words import counted
 
 _BAR = 12
 _TROUBLES = 5
@@ -75,7 +76,7 @@ def view_parts(view: View, *, num_workers: int, num_troubles: int = _TROUBLES) -
     if left_out:
         num_lost = sum(worker.lost for worker in left_out)
         lost = f"{num_lost} of them LOST" if num_lost else f"heard of {duration(left_out[0].lease_age_s)} ago or later"
-        parts.append(f"and {len(left_out)} trials more, {lost}")
+        parts.append(f"and {counted(len(left_out), 'trial')} more, {lost}")
     return parts
 
 
@@ -186,7 +187,7 @@ def _worker_words(workers: Sequence[WorkerStatus]) -> str:
     speed = sum(worker.images_per_s or 0.0 for worker in workers if not worker.lost)
     lost = f", {num_lost} LOST" if num_lost else ""
     num_alive = len(workers) - num_lost
-    return f"{num_alive} trial{'' if num_alive == 1 else 's'}{lost}, {speed:.0f} images/s"
+    return f"{counted(num_alive, 'trial')}{lost}, {speed:.0f} images/s"
 
 
 def _job_words(jobs: Sequence[QueuedJob]) -> str:

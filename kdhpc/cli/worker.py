@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.study_argument import add_study_argument, chosen_study
+from kdhpc.words import counted
 
 if TYPE_CHECKING:
     from kdhpc.cluster.signals import StopSignals
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         finished = unless_stopped(stop, lambda: _work(args, stop))
         requeued = requeue_if_out_of_time(stop, is_ours=args.requeue)
     if finished is not None:
-        print(f"{finished} trials finished")
+        print(f"{counted(finished, 'trial')} finished")
     return 130 if stop.requested and not requeued else 0
 
 

@@ -6,6 +6,7 @@ from kdhpc.cluster import site, slurm
 from kdhpc.cluster.commands import UnconfiguredError, require
 from kdhpc.doctor.finding import Finding, absent, fault, ok
 from kdhpc.errors import ClusterError
+from kdhpc.words import counted
 
 
 def check_slurm() -> Iterator[Finding]:
@@ -26,7 +27,9 @@ def check_slurm() -> Iterator[Finding]:
         yield fault("Slurm", str(exc), "is the controller up (scontrol ping)?")
         return
     name = slurm.local_cluster()
-    yield ok("Slurm", f"{version}{f', cluster {name}' if name else ''}, {queued} jobs of this user in the queue")
+    yield ok(
+        "Slurm", f"{version}{f', cluster {name}' if name else ''}, {counted(queued, 'job')} of this user in the queue"
+    )
     for partition in partitions:
         yield _shown(partition)
     accounts = site.accounts()
@@ -38,6 +41,6 @@ def _shown(partition: site.Partition) -> Finding:
     size = f"{partition.cores} cores, {partition.memory_mb} MB"
     gpus = f", {partition.gres}" if partition.gres else ", no GPU"
     default = ", the default" if partition.is_default else ""
-    words = f"{partition.nodes} nodes of {size}{gpus}; time limit {partition.time_limit}{default}"
+    words = f"{counted(partition.nodes, 'node')} of {size}{gpus}; time limit {partition.time_limit}{default}"
     kind = ok if partition.is_up else absent
     return kind(f"partition {partition.name}", words if partition.is_up else f"{words}; it takes no jobs")

@@ -25,6 +25,8 @@ def parse_measures(text: str) -> tuple[str, ...]:
         UsageError: there is none, one is unknown, or one is given twice.
     """
     names = tuple(name.strip() for name in text.split(","))
+    if not any(names):
+        raise UsageError(f"no measure is named: give some of {', '.join(NAMES)}")
     for name in names:
         known, colon, dataset = name.partition(":")
         if known not in NAMES or (colon and (known not in _DETECTIONS or not dataset)):

@@ -11,6 +11,7 @@ from torch import Tensor
 from kdhpc.data.progress import Progress
 from kdhpc.report.correlation import Pairs
 from kdhpc.report.predictions import Predictions
+from kdhpc.words import counted
 
 _CHUNK_BYTES = 1 << 26
 
@@ -30,7 +31,7 @@ def compare_pairs(predictions: Predictions, device: torch.device, progress: Prog
     cross_MM = torch.zeros(num_networks, num_networks, dtype=torch.float64, device=device)
     right_MM = torch.zeros(num_networks, num_networks, dtype=torch.int64, device=device)
     size = max(1, _CHUNK_BYTES // (8 * num_networks * num_classes))
-    progress.start(f"{len(rows):,} pairs on {num_images:,} images", num_images)
+    progress.start(f"{counted(len(rows), 'pair')} on {counted(num_images, 'image')}", num_images)
     for start in range(0, num_images, size):
         logits_MnC = predictions.logits_MNC[:, start : start + size].to(device)
         labels_n = predictions.labels_N[start : start + size].to(device)

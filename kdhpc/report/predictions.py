@@ -17,6 +17,7 @@ from kdhpc.final.finished import FinishedRun
 from kdhpc.networks.output import NetworkOutput
 from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.runtime import Runtime, resolve_runtime
+from kdhpc.words import counted
 
 _LOG = logging.getLogger(__name__)
 _TOLERANCE = 0.5
@@ -152,7 +153,7 @@ def read_predictions(chosen: Sequence[ChosenNetworks], progress: Progress, *, co
     predictor = Predictor(progress)
     labels_N = predictor.batches(chosen[0].run).labels.cpu()
     names = [_name(choice.run, node) for choice in chosen for node in choice.nodes]
-    progress.start(f"{len(names):,} networks on {len(labels_N):,} images", len(names) * len(labels_N))
+    progress.start(f"{counted(len(names), 'network')} on {counted(len(labels_N), 'image')}", len(names) * len(labels_N))
     logits_MNC = torch.empty(len(names), len(labels_N), len(chosen[0].run.open_images().classes))
     first = 0
     for choice in chosen:

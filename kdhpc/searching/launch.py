@@ -21,6 +21,7 @@ from kdhpc.study.numbers import trial_label
 from kdhpc.study.status import StudyStatus, read_status
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
+from kdhpc.words import counted
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 2.0
@@ -153,8 +154,8 @@ class Launch:
         name, most = self._study.definition.name, self._config.worker.max_failures * self._config.cluster.workers
         if self._replaced > most:
             raise ClusterError(
-                f"{self._replaced} workers of study {name!r} were lost, and no trial ended well meanwhile: see their "
-                f"logs in {StudyPaths.of(name).launch_jobs(self._manifest.launch)}"
+                f"{counted(self._replaced, 'worker')} of study {name!r} had to be replaced, and no trial ended well "
+                f"meanwhile: see the logs in {StudyPaths.of(name).launch_jobs(self._manifest.launch)}"
             )
         is_first = not self._manifest.arrays
         try:

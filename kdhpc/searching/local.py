@@ -23,6 +23,7 @@ from kdhpc.server.control import ensure_server
 from kdhpc.study.status import StudyStatus, read_status
 from kdhpc.study.storage import Storage
 from kdhpc.study.study import SharedStudy
+from kdhpc.words import counted
 
 _POLL_S = 1.0
 _PATIENCE_S = 900.0
@@ -261,7 +262,9 @@ class LocalFleet:
                 raise ClusterError(f"workers cannot work here: {failure.reason} (log: {job.paths.stdout})")
         if len(failures) > max_failures:
             job, failure = failures[-1]
-            raise ClusterError(f"{len(failures)} workers failed, the last: {failure.reason} (log: {job.paths.stdout})")
+            raise ClusterError(
+                f"{counted(len(failures), 'worker')} failed, the last: {failure.reason} (log: {job.paths.stdout})"
+            )
 
     def new_warnings(self) -> list[str]:
         """What workers have warned of since the last call, and never before."""

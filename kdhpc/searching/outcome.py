@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from kdhpc.words import counted
+
 if TYPE_CHECKING:
     from kdhpc.study.status import StudyStatus
 
@@ -17,9 +19,10 @@ def hours_line(study: str, used: float, budget: float | None, num_unbegun: int) 
     """
     if budget is None or not num_unbegun:
         return None
+    left = counted(num_unbegun, "trial")
     return (
-        f"study {study} has used {used:.2f} of {budget:g} hours (study.max_gpu_hours), {num_unbegun} trials are not "
-        "begun: `kdhpc search` with a larger number goes on"
+        f"study {study} has used {used:.2f} of {budget:g} hours (study.max_gpu_hours), {left} not begun: `kdhpc "
+        "search` with a larger number goes on"
     )
 
 
@@ -33,7 +36,9 @@ def problem_of(status: "StudyStatus", logs: str) -> str | None:
     trials, num_failed = status.trials, status.trials.failed + status.given_trials.failed
     see = f"see `kdhpc status --study {status.study}` and {logs}"
     if num_failed:
-        return f"{num_failed} trials failed, {see}; `kdhpc retry --study {status.study}` tries them again"
+        return f"{counted(num_failed, 'trial')} failed, {see}; `kdhpc retry --study {status.study}` tries them again"
     if trials.diverged and not trials.complete:
-        return f"{trials.diverged} trials diverged and none is complete, {see}; a lower training.learning_rate may help"
+        return (
+            f"{counted(trials.diverged, 'trial')} diverged and none is complete, {see}; a lower learning rate may help"
+        )
     return None

@@ -36,6 +36,7 @@ from kdhpc.training.device import fixed_precision
 from kdhpc.training.device_errors import device_errors_in_words
 from kdhpc.training.made_with import device_name, made_with
 from kdhpc.training.runtime import Runtime, resolve_runtime
+from kdhpc.words import counted
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 5.0
@@ -221,7 +222,7 @@ class _Worker:
         self._failures = self._failures + 1 if ended.crashed else 0
         if self._failures >= self._config.worker.max_failures:
             raise ClusterError(
-                f"{self._failures} trials in a row crashed on {self._owner.host} (worker.max_failures): "
+                f"{counted(self._failures, 'trial')} in a row crashed on {self._owner.host} (worker.max_failures): "
                 "see this worker's log"
             )
 

@@ -17,6 +17,7 @@ from kdhpc.study.hours import SPENT
 from kdhpc.study.owner import Owner
 from kdhpc.study.slots import EXPIRED, OF_BOTH, Lease
 from kdhpc.study.trial_rows import TrialState
+from kdhpc.words import counted
 
 SlotRow: TypeAlias = Row[tuple[int, int, int | None, int, str | None, str | None, int | None, Decimal]]
 """Of a slot that was leased: study_id, slot, trial_id, attempts, reason, graph_key, repetition, claimed."""
@@ -207,6 +208,6 @@ def _resume(connection: Connection, lease: Lease, described: Mapping[str, object
 
 def _give_up(connection: Connection, lease: Lease, crash: str | None) -> None:
     before = f"; an attempt before: {crash}" if crash else ""
-    reason = f"given up after {lease.attempt - 1} attempts, {slots.WITHOUT_A_WORD}{before}"
+    reason = f"given up after {counted(lease.attempt - 1, 'attempt')}, {slots.WITHOUT_A_WORD}{before}"
     # The lease that finds this out does not count as an attempt.
     fail(connection, lease, reason, forgive=True)

@@ -23,6 +23,7 @@ from kdhpc.study.definition import (
 from kdhpc.study.given import GivenGraph
 from kdhpc.study.slots import EXPIRED, OF_BOTH, TABLES
 from kdhpc.study.upgrading import has_tables
+from kdhpc.words import counted
 
 _MOST_NAMED = 10
 
@@ -118,8 +119,8 @@ def resize(connection: Connection, name: str, target: int) -> None:
     started = _num_slots(connection, study_id)
     if started > target:
         raise StudyError(
-            f"study '{name}' cannot be lowered to {target} trials: {started} have started; allowed are {started} or "
-            "more"
+            f"study '{name}' cannot be lowered to {counted(target, 'trial')}: {started} have started; allowed are "
+            f"{started} or more"
         )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from kdhpc.errors import DatabaseError, StudyError
 from kdhpc.study import foreign
 from kdhpc.study.slots import EXPIRED, TABLES_VERSION
+from kdhpc.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +198,8 @@ def check_idle(found: Plan) -> None:
     """
     if found.num_held:
         raise StudyError(
-            f"the tables are not moved up: workers hold {found.num_held} trials; stop them (kdhpc stop, of the version "
-            "that they run), then try again"
+            f"the tables are not moved up: workers hold {counted(found.num_held, 'trial')}; stop them (kdhpc stop, of "
+            "the version that they run), then try again"
         )
 
 

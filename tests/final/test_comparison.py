@@ -189,7 +189,7 @@ def test_against_takes_the_training_with_as_many_nodes_and_tells_of_other_settin
         ),
         (["--columns", "nl"], 2, "unknown measure 'nl': did you mean 'nll'?"),
         (["--columns", "nll,ece,nll"], 2, "the measure nll is given twice"),
-        (["--columns", ""], 2, "unknown measure ''"),
+        (["--columns", ""], 2, "no measure is named: give some of ensemble, node, "),
         (["--columns", "nll:cars"], 2, "unknown measure 'nll:cars'"),
         (["--columns", "auroc:nosuch"], 2, "no training was scored against 'nosuch'"),
         (["--against", "dml", "--columns", "node_auroc:nosuch"], 2, "no training was scored against 'nosuch'"),

@@ -22,7 +22,7 @@ def test_study_that_exists_keeps_its_budget_and_needs_no_config(workspace) -> No
     assert workspace.status("lasting")["trials"]["waiting"] == 0
     fewer = workspace.run("search", "--study", "lasting", "--trials", "1")
     assert fewer.returncode == 1
-    assert "cannot be lowered to 1 trials: 3 have started" in fewer.stderr.splitlines()[-1]
+    assert "cannot be lowered to 1 trial: 3 have started" in fewer.stderr.splitlines()[-1]
 
     blocked = workspace.folder / "afile"
     blocked.write_text("")

@@ -83,7 +83,7 @@ def test_graph_that_is_given_twice_is_trained_once_and_each_name_is_told(storage
         "study tiny: dml is given: trainings 1 to come",
         "study tiny: uniform:prob+, which is dml, is given: trainings 1 to come",
     ]
-    assert said[2].startswith("study tiny: 1 trainings are open: ")
+    assert said[2].startswith("study tiny: left to train outside the budget: 1; ")
 
 
 def test_graph_of_a_plug_in_that_the_study_lacks_is_refused(

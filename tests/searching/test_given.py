@@ -39,7 +39,8 @@ def test_search_tells_its_lead_confirms_and_exports_by_the_mean(workspace, tmp_p
     assert enqueued.stderr.splitlines() == [
         "study lead: mine is given: trainings 1 to come",
         "study lead: independent is given: trainings 1 done",
-        "study lead: 1 trainings are open: `kdhpc search --study lead` or `kdhpc launch --study lead` trains them",
+        "study lead: left to train outside the budget: 1; `kdhpc search --study lead` or `kdhpc launch --study lead` "
+        "goes on with it",
     ]
 
     confirmed = workspace.run("confirm", "--study", "lead", "--top", "1", "--seeds", "2")

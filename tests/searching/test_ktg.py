@@ -114,4 +114,4 @@ def test_search_of_transfer_graphs_goes_from_the_pretrained_teacher_to_the_best_
     assert again.returncode == 0, again.stderr
     status = workspace.status("k")
     assert (status["trials"]["beyond_hours"], status["max_gpu_hours"]) == (5, 1e-6)
-    assert "of 1e-06 hours (study.max_gpu_hours), 5 trials are not begun" in again.stderr
+    assert "of 1e-06 hours (study.max_gpu_hours), 5 trials not begun" in again.stderr

@@ -198,7 +198,9 @@ def test_lost_workers_are_counted_from_a_trial_that_ended_well(
     launch._replaced = launch._config.worker.max_failures + 1
     counts = {"complete": 0, "pruned": 0, "running": 0, "waiting": 3, "failed": 0} | {state: 1}
     if gives_up:
-        with pytest.raises(ClusterError, match="workers of study 'tiny' were lost, and no trial ended well meanwhile"):
+        with pytest.raises(
+            ClusterError, match="workers of study 'tiny' had to be replaced, and no trial ended well meanwhile"
+        ):
             launch._replace(TrialCounts(**counts))
     else:
         launch._replace(TrialCounts(**counts))

@@ -69,12 +69,12 @@ def _ended(folder: Path, error: str | None) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (None, "1 workers failed, the last: it was killed, or died before it could say why (log: "),
+        (None, "1 worker failed, the last: it was killed, or died before it could say why (log: "),
         (
             "Job (task=0) failed during processing with trace:\n----\nTraceback (most recent call last):\n"
             '  File "x.py", line 3, in work\nMemoryError: too large\n\n----\n'
             "You can check full logs with 'job.stderr(0)' at paths:\n  - /logs/7_log.out\n",
-            "1 workers failed, the last: MemoryError: too large (log: ",
+            "1 worker failed, the last: MemoryError: too large (log: ",
         ),
     ],
 )

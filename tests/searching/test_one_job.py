@@ -63,6 +63,6 @@ def test_workers_of_one_job_leave_each_other_their_trials(workspace, monkeypatch
     held.let_go()
     for worker in (first, second):
         out, err = worker.communicate(timeout=PATIENCE_S)
-        assert (worker.returncode, out) == (0, "1 trials finished\n"), err
+        assert (worker.returncode, out) == (0, "1 trial finished\n"), err
         assert err.count("device CPU, precision float32, mode auto") == 1
     storage.close()

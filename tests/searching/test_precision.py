@@ -43,7 +43,7 @@ def test_worker_that_joins_trains_in_the_precision_of_the_study(here, capsys):
     assert 'study \'half\' was made with something else: device.precision was "bf16", is "float32"' in said
     assert main(["worker", "--study", "half", "device.threads=1"]) == 0
     said = capsys.readouterr()
-    assert said.out == "1 trials finished\n"
+    assert said.out == "1 trial finished\n"
     assert "precision bf16" in said.err
     assert main(["status", "--study", "half"]) == 0
     assert "\nprecision bf16\n" in capsys.readouterr().out

@@ -237,7 +237,7 @@ def two_launchers(cluster: Cluster) -> None:
         command = ("twice", "--workers", "2", "--trials", str(TRIALS))
         jobs = [site.search_job(*command), site.search_job(*command)]
         assert [site.ended(job) for job in jobs] == ["COMPLETED", "COMPLETED"]
-        submitted = [int(re.findall(r"(\d) workers submitted", site.output(job))[0]) for job in jobs]
+        submitted = [int(re.findall(r"(\d) workers? submitted", site.output(job))[0]) for job in jobs]
         assert sorted(submitted) == [0, 2]
         with running_database(site):
             cluster.check(site, "twice", TRIALS)

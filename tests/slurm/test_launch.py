@@ -78,7 +78,7 @@ def test_confirm_trains_the_best_graph_of_a_finished_study_in_jobs(cluster: Clus
     command = ("confirm", "--study", "calm", *SEARCH, "--top", "1", "--seeds", "1", "--workers", "2", "--launch")
     launched = site.run(*command)
     assert launched.returncode == 0, launched.stderr
-    assert "study calm: 1 workers submitted, up to 2 at once" in launched.stderr, "as many as there are trainings"
+    assert "study calm: 1 worker submitted, up to 2 at once" in launched.stderr, "as many as there are trainings"
     job = launched.stderr.partition("submitted job ")[2].partition(":")[0]
     assert site.ended(job) == "COMPLETED", site.logs("calm")
     after = site.read("calm")

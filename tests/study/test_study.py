@@ -180,7 +180,7 @@ def test_target_raised_adds_slots_and_lowered_removes_only_unstarted_ones(storag
     assert study.progress().target == 6
     study.resize(2)
     assert study.progress().target == 2
-    with pytest.raises(StudyError, match="cannot be lowered to 1 trials: 2 have started"):
+    with pytest.raises(StudyError, match="cannot be lowered to 1 trial: 2 have started"):
         study.resize(1)
     counts = study.progress()
     assert (counts.target, counts.complete, counts.waiting) == (2, 1, 1)
@@ -194,7 +194,7 @@ def test_target_is_not_lowered_below_a_slot_that_began_before_its_turn(storage: 
     passed = storage.write(lambda c: (c.execute(text(locked)), take(study))[1])
     assert passed.number == 2
     for target in (1, 2):
-        with pytest.raises(StudyError, match=f"cannot be lowered to {target} trials"):
+        with pytest.raises(StudyError, match=f"cannot be lowered to {target} trial"):
             study.resize(target)
     study.resize(3)
     assert [take(study).number for _ in range(2)] == [0, 1]

@@ -11,6 +11,7 @@ from kdhpc.data.readers.source import first_few
 from kdhpc.data.reading import entries_in, folders_in
 from kdhpc.data.tree import Walk
 from kdhpc.errors import DataError
+from kdhpc.words import counted
 
 _LEFT_BEHIND = "left out, folders hidden, or left behind by others"
 
@@ -65,7 +66,8 @@ def images_of(source: Path, folder: Path, classes: Sequence[str], remarks: Remar
         )
     if empty:
         raise DataError(
-            f"{len(empty)} classes have no image in {folder}: {first_few(empty)}; remove them everywhere, or add images"
+            f"{counted(len(empty), 'class')} without an image in {folder}: {first_few(empty)}; remove them everywhere, "
+            "or add images"
         )
     return found
 

@@ -13,6 +13,7 @@ from kdhpc.data.readers.class_folders import Remarks
 from kdhpc.data.readers.source import first_few
 from kdhpc.data.reading import look_at, open_file
 from kdhpc.errors import DataError, UsageError
+from kdhpc.words import counted
 
 _AT_ONCE = 1 << 20
 
@@ -52,10 +53,9 @@ def divided(
     grouped = [_copies(root, names) for names in images]
     alone = [name for name, groups in zip(classes, grouped, strict=True) if len(groups) < 2]
     if alone:
-        many = "1 class has" if len(alone) == 1 else f"{len(alone)} classes have"
         raise DataError(
-            f"{root}: {many} a single image, and --split needs one to learn from and one to test: {first_few(alone)}; "
-            "add images, or move these folders away"
+            f"{root}: {counted(len(alone), 'class')} with a single image, and --split needs one to learn from and "
+            f"one to test: {first_few(alone)}; add images, or move these folders away"
         )
     copies = [name for groups in grouped for group in groups for name in group[1:]]
     remarks.note("copies of other images of their class, which stay in one half with them", copies)

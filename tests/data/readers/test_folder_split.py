@@ -93,12 +93,12 @@ def test_split_keeps_copies_in_one_half(tmp_path: Path) -> None:
 def test_split_refuses_classes_with_a_single_image_in_one_line(tmp_path: Path) -> None:
     source = _flat(tmp_path, cat=4, dog=1, eel=1)
     with pytest.raises(
-        DataError, match=r"2 classes have a single image, and --split needs one to learn from.*: dog, eel"
+        DataError, match=r"2 classes with a single image, and --split needs one to learn from.*: dog, eel"
     ):
         _read(source)
     shutil.copy(source / "dog" / "000.jpg", source / "dog" / "copy.jpg")
     write_jpeg(source / "eel" / "more.jpg", 90)
-    with pytest.raises(DataError, match="1 class has a single image"):
+    with pytest.raises(DataError, match="1 class with a single image"):
         _read(source)
 
 
@@ -107,7 +107,7 @@ def test_split_refuses_empty_classes_in_one_line(tmp_path: Path) -> None:
     (source / "eel").mkdir()
     (source / "fox").mkdir()
     (source / "fox" / "notes.txt").write_text("x")
-    with pytest.raises(DataError, match=r"2 classes have no image in .*: eel, fox; remove them everywhere"):
+    with pytest.raises(DataError, match=r"2 classes without an image in .*: eel, fox; remove them everywhere"):
         _read(source)
 
 
