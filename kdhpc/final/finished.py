@@ -14,7 +14,7 @@ from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ConfigError, DataError
-from kdhpc.final.found import find_results, holds_result, unfinished_folders, why_no_result
+from kdhpc.final.found import find_results, unfinished_folders, why_no_result, with_results
 from kdhpc.final.result import FinalResult, read_result
 from kdhpc.final.settings import read_settings
 from kdhpc.final.weights import check_digest, check_weights_files, weights_files
@@ -28,6 +28,7 @@ from kdhpc.training.pretrained import freeze_with
 
 _LOG = logging.getLogger(__name__)
 _AGAIN = "train it again"
+_GIVE = "give runs/train/NAME, or a runs/train/NAME/seed<k>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ def find_finished(folders: Iterable[Path]) -> tuple[FinishedRun, ...]:
         folders: Folders of runs, or folders above them.
 
     Raises:
-        ConfigError: a folder has no finished run, or is itself the folder of a run that diverged.
+        ConfigError: there is no such folder, none has a finished run, or one is that of a run that diverged.
         DataError: a folder is itself the folder of a run, and its result cannot be read.
         StorageError: the file system refuses.
     """
@@ -196,14 +197,17 @@ def find_finished(folders: Iterable[Path]) -> tuple[FinishedRun, ...]:
     for folder in folders:
         if RunPaths(folder).result.is_file():
             open_finished(folder)
-        elif not holds_result(folder):
-            why = "is no folder" if not folder.is_dir() else "holds no run of `kdhpc train` that is done"
-            raise ConfigError(f"{folder} {why}: give runs/train/NAME, or a runs/train/NAME/seed<k>")
-    found = find_results(folders)
+        elif not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder: {_GIVE}")
+    full = with_results(folders)
+    if not full:
+        names = ", ".join(map(str, folders))
+        raise ConfigError(f"{names} holds no run of `kdhpc train` that is done: {_GIVE}")
+    found = find_results(full)
     for one in found:
         if one.result.divergence is not None:
             _LOG.warning("left out: %s %s", one.paths.root, one.result.divergence)
-    if begun := sorted({path for folder in folders for path in unfinished_folders(folder)}):
+    if begun := sorted({path for folder in full for path in unfinished_folders(folder)}):
         _LOG.warning("left out, not done: %s", ", ".join(map(str, begun)))
     runs = [open_finished(one.paths.root) for one in found if one.result.divergence is None]
     if not runs:

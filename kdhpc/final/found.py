@@ -59,6 +59,16 @@ def holds_result(folder: Path) -> bool:
     return any(_RESULT in files for _, _, files in os.walk(folder))
 
 
+def with_results(folders: Iterable[Path]) -> tuple[Path, ...]:
+    """Those of the folders that have a result, or a folder below with one. If there are any, warns of the others."""
+    folders = tuple(folders)
+    found = tuple(folder for folder in folders if holds_result(folder))
+    for folder in folders if found else ():
+        if folder not in found:
+            _LOG.warning("left out, no training in it is done: %s", folder)
+    return found
+
+
 def unfinished_folders(folder: Path) -> tuple[Path, ...]:
     """The folders below a folder with trainings that were begun and are not done, ordered by path."""
     begun = (Path(at) for at, _, files in os.walk(folder) if _CONFIG in files and _RESULT not in files)

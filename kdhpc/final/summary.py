@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdhpc.errors import DataError
-from kdhpc.final.found import FoundResult, find_results, holds_result
+from kdhpc.final.found import FoundResult, find_results, with_results
 from kdhpc.final.measures import measures_of, second_checksums, value_of
 from kdhpc.final.result import FinalResult, SearchedWith
+
+_OTHERWISE = "make one with `kdhpc train`, or name another folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +85,18 @@ def summarise_folder(*folders: Path, ddof: int = 1) -> tuple[Summary, ...]:
 
 
 def results_below(folders: Sequence[Path]) -> tuple[FoundResult, ...]:
-    """All results below some folders. Those that cannot be read are left out, with a warning.
+    """All results below some folders. Those that cannot be read are left out, with a warning, as are empty folders.
 
     Raises:
-        DataError: there is no result that can be read below a folder.
+        DataError: a folder does not exist, or there is no result that can be read below any.
     """
     for folder in folders:
-        if not holds_result(folder):
-            what = (
-                f"{folder} holds no result of a final training"
-                if folder.is_dir()
-                else f"there is no folder {folder}, and so no result in it"
-            )
-            raise DataError(f"{what}: make one with `kdhpc train`, or name another folder")
-    found = find_results(folders)
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {folder}, and so no result in it: {_OTHERWISE}")
+    full = with_results(folders)
+    if not full:
+        raise DataError(f"{', '.join(map(str, folders))} holds no result of a final training: {_OTHERWISE}")
+    found = find_results(full)
     if not found:
         raise DataError(f"no result of a final training in {', '.join(map(str, folders))} can be read: see above")
     return found

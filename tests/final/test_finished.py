@@ -67,6 +67,14 @@ def test_find_finished_takes_each_run_once_in_order_and_warns_of_those_that_are_
     assert [record.getMessage() for record in caplog.records] == ["left out, not done: runs/train/begun/seed0"]
 
 
+def test_find_finished_leaves_out_folders_in_which_nothing_is_done(pair, place, caplog):
+    train(place.config("run.num_nodes=1", "run.name=begun"), stop=StopAfter(1))
+    with caplog.at_level(logging.WARNING):
+        found = find_finished([Path("runs/train/begun"), pair])
+    assert [run.label for run in found] == ["pair-seed0", "pair-seed1"]
+    assert caplog.messages == ["left out, no training in it is done: runs/train/begun"]
+
+
 @pytest.mark.parametrize(
     ("folder", "said"), [("nowhere", "nowhere is no folder"), (".", "holds no run of `kdhpc train`")]
 )

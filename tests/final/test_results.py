@@ -138,6 +138,16 @@ def test_results_table_names_ddof_and_seeds(written, capsys):
     assert f"± {np.std(ENSEMBLE):.2f}" in capsys.readouterr().out
 
 
+def test_results_of_a_training_that_has_hardly_begun_are_left_out_beside_others(written, tmp_path, capsys, caplog):
+    (tmp_path / "begun" / "seed0").mkdir(parents=True)
+    begun = str(tmp_path / "begun")
+    assert main(["results", begun, str(written)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("dogs-resnet18-dml2")
+    assert f"left out, no training in it is done: {begun}" in caplog.messages
+    assert main(["results", begun, begun]) == 1
+    assert f"{begun}, {begun} holds no result of a final training" in capsys.readouterr().err
+
+
 def test_results_as_json_and_csv_hold_every_seed(written, capsys):
     assert main(["results", str(written), "--format", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
