@@ -7,10 +7,11 @@
 # In a folder whose data/ has the data set. The search trains on IMAGES images and scores on three times as many others; the
 # trainings after it have as many images and epochs. Two at a time, one thread each, in bf16, compiled (1.7 times as fast as
 # float32, eager, on two cores with AMX). It goes on where it stopped. TRIALS: graphs of the search (default: 120). SEARCH:
-# more keys of the search alone, as SEARCH="study.prune_from=16 study.sampler=evolve".
+# more keys of the search alone, as SEARCH="study.prune_from=16 study.sampler=evolve". BESIDE: an earlier part that differs in
+# its search alone, so that the fixed graphs are trained already: only the graphs of this search are.
 set -euo pipefail
 runs=${KDHPC_RUNS:-runs}
-name=$1 dataset=$2 nodes=$3 images=$4 epochs=$5
+name=$1 dataset=$2 nodes=$3 images=$4 epochs=$5 beside=${BESIDE:-$1}
 shift 5
 common=(dataset="$dataset" network=resnet8 training.epochs="$epochs" 'training.milestones=[0.5,0.75]' device.threads=1
     device.precision=bf16 device.mode=compile "$@")
@@ -48,10 +49,12 @@ own() { [[ $1 == sla || $1 == frskd ]] || echo "--nodes $nodes"; }
 {
     for seed in 0 1 2 3 4; do
         trainings confirmed "$runs/$name/all/$name-best.json" "$seed"
-        for graph in independent dml uniform:prob-; do trainings "${graph/:/-}" "$graph $(own $graph)" "$seed"; done
+        [ "$beside" != "$name" ] ||
+            for graph in independent dml uniform:prob-; do trainings "${graph/:/-}" "$graph $(own $graph)" "$seed"; done
     done
     trainings median "$median" 0 1 2
-    for graph in uniform:att- one sla frskd; do trainings "${graph/:/-}" "$graph $(own $graph)" 0 1 2; done
+    [ "$beside" != "$name" ] ||
+        for graph in uniform:att- one sla frskd; do trainings "${graph/:/-}" "$graph $(own $graph)" 0 1 2; done
     # Often the same graph; then its trainings are the same, too.
     [[ $(edges "$runs/$name/all/$name-best.json") == "$(edges "$runs/$name/unconfirmed/$name-best.json")" ]] ||
         trainings unconfirmed "$runs/$name/unconfirmed/$name-best.json" 0 1 2 3 4
@@ -60,5 +63,6 @@ own() { [[ $1 == sla || $1 == frskd ]] || echo "--nodes $nodes"; }
 measures=ensemble,node,nll,ece,mutual_kl
 # The two tables of README.md.
 kdhpc results "$runs"/train/"$name"-* --columns "$measures" --format markdown
-kdhpc results "$runs"/train/"$name"-* --against "$name-independent" --columns "$measures" --format markdown
+kdhpc results "$runs"/train/{"$name"-*,"$beside-independent"} --against "$beside-independent" --columns "$measures" \
+    --format markdown
 kdhpc results "$runs"/train/"$name"-* --format csv > "$runs/$name/results.csv"
