@@ -27,9 +27,12 @@ def keep(name: str, out: Path) -> None:
         shutil.copy(path, out)
     for path in sorted((runs / name / "unconfirmed").glob(f"{name}-best.json")):
         shutil.copy(path, out / "unconfirmed-best.json")
+    parts = [path.parent.name for path in runs.glob("*/all")]
     for path in sorted((runs / "train").glob(f"*{name}-*/seed*/result.json")):
-        training = path.parents[1].name.replace(f"{name}-", "")
-        shutil.copy(path, out / f"{training}-{path.parent.name}.json")
+        training = path.parents[1].name
+        # Of fashion-3-late's trainings, none is fashion-3's.
+        if name == max((part for part in parts if f"{part}-" in training), key=len):
+            shutil.copy(path, out / f"{training.replace(f'{name}-', '')}-{path.parent.name}.json")
 
 
 def _graphs(folder: Path, name: str) -> list[Path]:
