@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from precision import FLOAT32
 from samplers import trials
 
 
@@ -30,9 +31,13 @@ def keep(name: str, out: Path) -> None:
     parts = [path.parent.name for path in runs.glob("*/all")]
     for path in sorted((runs / "train").glob(f"*{name}-*/seed*/result.json")):
         training = path.parents[1].name
-        # Of fashion-3-late's trainings, none is fashion-3's.
-        if name == max((part for part in parts if f"{part}-" in training), key=len):
+        if _part_of(training, parts) == name:
             shutil.copy(path, out / f"{training.replace(f'{name}-', '')}-{path.parent.name}.json")
+
+
+def _part_of(training: str, parts: list[str]) -> str:
+    """The part that a training is of: fashion-3-late-confirmed is not fashion-3's."""
+    return max((part for part in parts if training.removeprefix(FLOAT32).startswith(f"{part}-")), key=len, default="")
 
 
 def _graphs(folder: Path, name: str) -> list[Path]:
