@@ -1,9 +1,10 @@
 """Copies what a part of docs/results/part.sh has found to a folder that can be kept: some 100 KB.
 
-python keep.py NAME OUT     # in the folder where part.sh ran, with its database running
+python keep.py NAME OUT     # in the folder where part.sh ran, with its database running; NAME may be pilot
 
-Of the study: the reports of all trials (trials.json), status, the confirmed graphs and the best one's picture. Of the
-trainings: each one's result.
+Of the study: the reports of all trials (trials.json) and of the baselines beside them (given-GRAPH.json), status, the
+confirmed graphs and the best one's picture. Of the trainings: each one's result, and the losses of their last epochs
+(losses.json).
 """
 
 import json
@@ -11,33 +12,57 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from precision import FLOAT32
 from samplers import trials
 
+RUNS = Path(os.environ.get("KDHPC_RUNS", "runs"))
+
 
 def keep(name: str, out: Path) -> None:
     """Copy; what is not there yet is left out."""
-    runs = Path(os.environ.get("KDHPC_RUNS", "runs"))
     out.mkdir(parents=True, exist_ok=True)
+    is_study = (RUNS / name / "all").is_dir()
+    if is_study:
+        _keep_study(name, out)
+    losses = {}
+    for folder in _trainings(name):
+        training = folder.parent.name
+        label = f"{training.replace(f'{name}-', '') if is_study else training}-{folder.name}"
+        shutil.copy(folder / "result.json", out / f"{label}.json")
+        *_, last = _epochs(folder / "metrics.jsonl")
+        losses[label] = [_short(loss) for loss in last["train_losses"]]
+    (out / "losses.json").write_text(json.dumps(losses, indent=0) + "\n")
+
+
+def _keep_study(name: str, out: Path) -> None:
     url = subprocess.run(["kdhpc", "db", "url"], check=True, capture_output=True, text=True).stdout.strip()
     found = [{key: _short(value) for key, value in trial.items()} for trial in trials(url, name)]
     (out / "trials.json").write_text(json.dumps(found, indent=None) + "\n")
-    for path in [*(runs / name).glob("status.json"), *_graphs(runs / name / "all", name)]:
+    for path in [RUNS / name / "status.json", *_graphs(RUNS / name / "all", name)]:
         shutil.copy(path, out)
-    for path in sorted((runs / name / "unconfirmed").glob(f"{name}-best.json")):
-        shutil.copy(path, out / "unconfirmed-best.json")
-    parts = [path.parent.name for path in runs.glob("*/all")]
-    for path in sorted((runs / "train").glob(f"*{name}-*/seed*/result.json")):
-        training = path.parents[1].name
-        if _part_of(training, parts) == name:
-            shutil.copy(path, out / f"{training.replace(f'{name}-', '')}-{path.parent.name}.json")
+    shutil.copy(RUNS / name / "unconfirmed" / f"{name}-best.json", out / "unconfirmed-best.json")
+    # The first ones that were given are the study's baselines, in their order.
+    given = json.loads((out / "status.json").read_text())["given"]
+    for number, graph in enumerate((one["name"] for one in given), start=1):
+        epochs = _epochs(RUNS / name / "given" / str(number) / "metrics.jsonl")
+        reports = {epoch["epoch"]: _short(epoch["ensemble_accuracy"]) for epoch in epochs if epoch["rung"]}
+        (out / f"given-{graph}.json").write_text(json.dumps({"graph": graph, "reports": reports}, indent=0) + "\n")
 
 
-def _part_of(training: str, parts: list[str]) -> str:
-    """The part that a training is of: fashion-3-late-confirmed is not fashion-3's."""
-    return max((part for part in parts if training.removeprefix(FLOAT32).startswith(f"{part}-")), key=len, default="")
+def _trainings(name: str) -> Iterator[Path]:
+    """The folders of the part's trainings: fashion-3-late-confirmed is not fashion-3's."""
+    parts = [name, *(path.parent.name for path in RUNS.glob("*/all"))]
+    for path in sorted((RUNS / "train").glob(f"*{name}-*/seed*/result.json")):
+        training = path.parents[1].name.removeprefix(FLOAT32)
+        if name == max((part for part in parts if training.startswith(f"{part}-")), key=len, default=""):
+            yield path.parent
+
+
+def _epochs(path: Path) -> Iterator[dict[str, object]]:
+    return map(json.loads, path.read_text().splitlines())
 
 
 def _graphs(folder: Path, name: str) -> list[Path]:
