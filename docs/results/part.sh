@@ -61,8 +61,11 @@ own() { [[ $1 == sla || $1 == frskd ]] || echo "--nodes $nodes"; }
 } | xargs -P 2 -L 1 kdhpc train training=short training.evaluate=last dataset.subset="$images" "${common[@]}"
 
 measures=ensemble,node,nll,ece,mutual_kl
+found=()
+for training in "$name"-{confirmed,unconfirmed,median} "$beside"-{independent,dml,uniform-prob-,uniform-att-,one,sla,frskd}; do
+    [ ! -d "$runs/train/$training" ] || found+=("$runs/train/$training")
+done
 # The two tables of README.md.
-kdhpc results "$runs"/train/"$name"-* --columns "$measures" --format markdown
-kdhpc results "$runs"/train/{"$name"-*,"$beside-independent"} --against "$beside-independent" --columns "$measures" \
-    --format markdown
-kdhpc results "$runs"/train/"$name"-* --format csv > "$runs/$name/results.csv"
+kdhpc results "${found[@]}" --columns "$measures" --format markdown
+kdhpc results "${found[@]}" --against "$beside-independent" --columns "$measures" --format markdown
+kdhpc results "${found[@]}" --format csv > "$runs/$name/results.csv"
