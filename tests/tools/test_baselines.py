@@ -30,14 +30,15 @@ def test_verdict_of_a_clear_gain_and_a_clear_loss_says_both() -> None:
     said = _verdict(_training("ours", 80, 0.3), _training("alone", 78, 0.4), _training("dml", 82, 0.4))
     # 2.776 * sqrt((0.09 + 0.16) / 3) = 0.80
     assert said == (
-        "On these test images, the searched graph's ensemble is 2.00 points above independent (hardly chance: with so "
-        "few seeds, up to 0.80 is) and is 2.00 points below dml (hardly chance: with so few seeds, up to 0.80 is)."
+        "On these test images, the searched graph's ensemble is 2.00 points above independent (hardly chance: 95 % "
+        "interval +1.20 to +2.80) and is 2.00 points below dml (hardly chance: 95 % interval -2.80 to -1.20)."
     )
 
 
 def test_verdict_of_a_small_difference_says_that_it_may_be_chance() -> None:
     said = _verdict(_training("ours", 80, 0.3), _training("alone", 79.5, 0.4), _training("dml", 80.5, 0.4))
-    assert said.count("(may be chance: with so few seeds, up to 0.80 is)") == 2
+    assert "0.50 points above independent (may be chance: 95 % interval -0.30 to +1.30)" in said
+    assert "0.50 points below dml (may be chance: 95 % interval -1.30 to +0.30)" in said
 
 
 def test_verdict_of_a_training_that_diverged_compares_nothing_with_it() -> None:
