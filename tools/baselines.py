@@ -95,7 +95,7 @@ def _compare(searched: Row, baseline: Row) -> str:
         return f"cannot be compared with {baseline.label} (too few seeds have an accuracy)"
     gain = ours.mean - theirs.mean
     margin = T_95[degrees] * math.sqrt(ours.std**2 / searched.num_seeds + theirs.std**2 / baseline.num_seeds)
-        where = "above" if gain >= 0 else "below"
+    where = "above" if gain >= 0 else "below"
     by_chance = "may be chance" if abs(gain) <= margin else "hardly chance"
     interval = f"95 % interval {gain - margin:+.2f} to {gain + margin:+.2f}"
     return f"is {abs(gain):.2f} points {where} {baseline.label} ({by_chance}: {interval})"
