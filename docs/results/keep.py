@@ -22,7 +22,7 @@ RUNS = Path(os.environ.get("KDHPC_RUNS", "runs"))
 
 
 def keep(name: str, out: Path) -> None:
-    """Copy; what is not there yet is left out."""
+    """Copy, once part.sh has come to its trainings; of these, those that are done."""
     out.mkdir(parents=True, exist_ok=True)
     is_study = (RUNS / name / "all").is_dir()
     if is_study:
