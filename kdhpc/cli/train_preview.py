@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhpc.errors import ConfigError
+from kdhpc.words import counted
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
@@ -43,7 +44,7 @@ def _block(seeds: "Sequence[tuple[Preview, Sequence[str]]]", config_dir: Path | 
     """One training, with all its seeds."""
     preview, choice = seeds[0]
     config, training = preview.config, preview.config.training
-    nodes = f"{preview.method.num_nodes} {'node' if preview.method.num_nodes == 1 else 'nodes'}"
+    nodes = counted(preview.method.num_nodes, "node")
     rate = f"{training.optimizer}, learning rate {training.learning_rate:g}, schedule {training.schedule}"
     return [
         preview.name,
@@ -72,7 +73,7 @@ def _images(preview: "Preview") -> list[str]:
 
 def _steps(preview: "Preview") -> str:
     training, per_epoch = preview.config.training, preview.steps_per_epoch
-    epochs = f"{training.epochs:,} {'epoch' if training.epochs == 1 else 'epochs'}"
+    epochs = counted(training.epochs, "epoch")
     if per_epoch is None:
         return f"{epochs}, {training.batch_size} images a step"
     return (
@@ -114,7 +115,7 @@ def _shown(value: object) -> str:
 
 def _ending(previews: "Sequence[Preview]", launcher: str) -> str:
     number = len(previews)
-    what = f"{number} {'training' if number == 1 else 'trainings'}"
+    what = counted(number, "training")
     where = {
         "none": "here, one after the other" if number > 1 else "here",
         "submitit_local": "as jobs on this machine",

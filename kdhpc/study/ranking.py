@@ -12,6 +12,7 @@ from typing import Protocol
 
 from kdhpc.config.goals import Goal
 from kdhpc.study.given import GivenResult
+from kdhpc.words import counted
 
 CONFIRMED, UNCONFIRMED, DIVERGED = range(3)
 """Classes of graphs, from best to worst; within each, values decide."""
@@ -163,7 +164,7 @@ def lead_line(leads: Sequence[Lead], study: str, goal: Goal, *, diverged: Sequen
 def estimate_words(known: Estimate, goal: Goal) -> str:
     """``71.20 ± 0.31 % (3 seeds)``: mean and standard error."""
     shown = f"{_with_error(known.mean, known.error, goal)}{goal.unit}"
-    return f"{shown} ({known.seeds} seed{'' if known.seeds == 1 else 's'})"
+    return f"{shown} ({counted(known.seeds, 'seed')})"
 
 
 def _with_error(value: float, error: float | None, goal: Goal) -> str:
