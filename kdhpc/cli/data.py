@@ -162,7 +162,7 @@ def prepare_dataset(args: argparse.Namespace) -> int:
     progress.say(
         f"{manifest.name} {'is prepared' if prepared.made else 'was prepared already, nothing to do (see --force)'}: "
         f"{manifest.train:,} training and {manifest.test:,} test images of {height}x{width}x{channels} "
-        f"in {counted(len(manifest.classes), 'class')}"
+        f"in {counted(len(manifest.classes), 'class', 'classes')}"
     )
     for difference in manifest.altered:
         progress.say(f"not as published: its source {difference}")

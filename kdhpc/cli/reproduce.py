@@ -313,9 +313,9 @@ def _cost_lines(
     left = cost([step.left() for step in open_steps(steps)], known, found, at_once=at_once, origin=origin)
     ends = any(schedule.prune_from is not None for schedule in found.values())
     lines = [
-        f"# {counted(whole.searches, 'search')} of {counted(whole.trials, 'trial')} in all, "
+        f"# {counted(whole.searches, 'search', 'searches')} of {counted(whole.trials, 'trial')} in all, "
         f"{counted(whole.trainings, 'training')}; left to do: "
-        f"{counted(left.searches, 'search')}, {counted(left.trainings, 'training')}",
+        f"{counted(left.searches, 'search', 'searches')}, {counted(left.trainings, 'training')}",
         f"# about {_number(left.hours)} hours of {_said(names, 'machine', origin)} are left, of "
         f"{_number(whole.hours)}; {_number(whole.gigabytes)} GB of weights",
         f"# speed: {_said(names, 'speed_from', origin)}; evaluation is not counted"
