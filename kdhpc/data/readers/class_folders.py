@@ -66,8 +66,8 @@ def images_of(source: Path, folder: Path, classes: Sequence[str], remarks: Remar
         )
     if empty:
         raise DataError(
-            f"{counted(len(empty), 'class', 'classes')} without an image in {folder}: {first_few(empty)}; remove them everywhere, "
-            "or add images"
+            f"{counted(len(empty), 'class', 'classes')} without an image in {folder}: {first_few(empty)}; remove them "
+            "everywhere, or add images"
         )
     return found
 

@@ -54,8 +54,8 @@ def divided(
     alone = [name for name, groups in zip(classes, grouped, strict=True) if len(groups) < 2]
     if alone:
         raise DataError(
-            f"{root}: {counted(len(alone), 'class', 'classes')} with a single image, and --split needs one to learn from and "
-            f"one to test: {first_few(alone)}; add images, or move these folders away"
+            f"{root}: {counted(len(alone), 'class', 'classes')} with a single image, and --split needs one to learn "
+            f"from and one to test: {first_few(alone)}; add images, or move these folders away"
         )
     copies = [name for groups in grouped for group in groups for name in group[1:]]
     remarks.note("copies of other images of their class, which stay in one half with them", copies)
