@@ -40,6 +40,7 @@ from kdhpc.cli.given_twice import refuse_contradiction, tell_of_doubles
 from kdhpc.cli.parser import CommandParser, is_override
 from kdhpc.cli.study_config import study_of_environment
 from kdhpc.errors import DatabaseError, KdhpcError, UnknownStudyError
+from kdhpc.garbage import collect_seldom
 from kdhpc.interpreter import open_closed_files, settle
 from kdhpc.printing import Unheard, printable_output
 
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("_ARGCOMPLETE"):
             _complete()
         open_closed_files()
+        collect_seldom()
     with _existing_streams() as unheard, printable_output():
         try:
             code = _run(argv)

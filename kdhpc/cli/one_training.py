@@ -50,7 +50,9 @@ def train_one(config: "TrainConfig", progress: TrainingProgress | None = None) -
     with StopSignals(ends_at_second=True) as stop:
         from kdhpc.final.final import train_final
         from kdhpc.final.result import refuse_diverged, result_line
+        from kdhpc.garbage import collect_as_usual
 
+        collect_as_usual()
         result = train_final(config, show=show, should_stop=should_stop, begun=progress.begun)
         if result is None:
             requeue_if_out_of_time(stop, is_ours=slurm.is_submitted())

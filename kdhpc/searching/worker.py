@@ -1,6 +1,5 @@
 """A worker: leases slots of a study and trains their graphs until nothing is left to train."""
 
-import gc
 import hashlib
 import logging
 import signal
@@ -18,6 +17,7 @@ from kdhpc.config.schema import DeviceConfig, SearchConfig, networks_label
 from kdhpc.data.batches import EvalBatches, TrainBatches
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ClusterError, ConfigError, DeviceLostError, KdhpcError, StudyMismatchError
+from kdhpc.garbage import collect_as_usual
 from kdhpc.losses.kinds import kinds_of
 from kdhpc.networks.own import register_imported
 from kdhpc.searching.concurrency import concurrency_on
@@ -65,7 +65,7 @@ def run_worker(study: SharedStudy, config: SearchConfig, stop: StopSignals) -> i
         setting, cache = _compiling(setting)
         worker = _Worker(study, setting, stop, cache)
     # Between trials, and before a CUDA graph is recorded, garbage is collected: not through all that was imported.
-    gc.freeze()
+    collect_as_usual()
     try:
         with device_errors_in_words():
             worker.work()

@@ -16,6 +16,7 @@ _BENCHMARKS = {
     "fleet": "a thousand simulated workers on one server",
     "watch": "a refresh of kdhpc status --watch, of a small study and a large one",
     "scale": "what so many workers ask of the database and the file system, simulated",
+    "start": "a worker's imports and the end of its process, with and without looking for garbage in between",
     "search": "trials per hour of whole searches, and what is lost between trials",
 }
 
