@@ -20,6 +20,16 @@ from kdhpc.searching.submission import submission_script
 
 _ROOT = Path(__file__).parents[1]
 _RAISES = "raise SystemExit('a module of the working folder was imported')\n"
+_INTERRUPTS = """\
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "kdhpc.cli.main" and "--version" not in sys.argv:  # With which the command tries the path first.
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
 _KEEPS_OUT = sys.version_info >= (3, 11)
 
 
@@ -101,6 +111,14 @@ def test_command_without_an_output_ends_in_order(tmp_path: Path) -> None:
     """As some schedulers start programs: with none of the three standard files. Nobody sees the table."""
     program = f"exec {sys.executable} {_ROOT}/bin/kdhpc data list <&- >&- 2>&-"
     assert run(Path("/bin/sh"), "-c", program, cwd=tmp_path).returncode == 1
+
+
+def test_command_that_is_interrupted_before_it_begins_says_so(tmp_path: Path) -> None:
+    """Its own imports take a tenth of a second, more on a file system of a cluster."""
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "sitecustomize.py").write_text(_INTERRUPTS)
+    done = run(installed(tmp_path), "db", "status", cwd=tmp_path, PYTHONPATH=str(tmp_path / "early"))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "kdhpc: interrupted\n")
 
 
 def test_command_with_its_own_home_of_python_works(tmp_path: Path) -> None:
