@@ -359,8 +359,9 @@ class DeviceConfig:
     precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "auto"
     """What the networks compute in. ``float32``: all of it, on every device, without TF32. ``tf32``: float32 whose
     convolutions multiply in TF32 (GPUs since Ampere). ``bf16``, ``fp16``: autocast; fp16 also scales the loss, and
-    needs CUDA. Classifiers and losses are float32 in all of them. ``auto``: bf16 on GPUs since Ampere, else float32. A
-    study has one precision, which all its workers take: what is given here, or what ``auto`` is for the first one."""
+    needs CUDA. Classifiers and losses are float32 in all of them. ``auto``: bf16 on GPUs since Ampere
+    and CPUs with AMX, else float32. A study has one precision, which all its workers take, and so have all seeds of a
+    final training: what is given here, or what ``auto`` is for the first one."""
     mode: Literal["auto", "eager", "compile", "cudagraph"] = "auto"
     """``eager``: as written. ``compile``: torch.compile of the network and of the loss. ``cudagraph``: the whole step,
     compiled, recorded once and replayed (CUDA). ``auto``: on CUDA the last that the device can; on the CPU ``compile``

@@ -5,11 +5,12 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kdhpc.config.meaning import warn_of_doubtful
 from kdhpc.config.networks import network_folder
 from kdhpc.config.paths import RunPaths, packed_dir
-from kdhpc.config.schema import TrainConfig
+from kdhpc.config.schema import DeviceConfig, TrainConfig
 from kdhpc.data.fitting import doubt_normalisation
 from kdhpc.data.packed import PackedDataset
 from kdhpc.errors import ConfigError, DataError, KdhpcError
@@ -23,6 +24,7 @@ from kdhpc.final.settings import (
     differences,
     digest,
     knows_precision,
+    precision_of,
     read_settings,
     run_settings,
 )
@@ -30,6 +32,7 @@ from kdhpc.methods.load import load_method
 from kdhpc.methods.method import Method, settled_network
 from kdhpc.tracking.names import refuse_absent
 from kdhpc.training.checkpoint import CheckpointKey
+from kdhpc.training.device import fixed_precision
 from kdhpc.training.runtime import Runtime, resolve_runtime
 
 _LOG = logging.getLogger(__name__)
@@ -105,8 +108,9 @@ def open_run(
     config = dataclasses.replace(config, network=settled_network(method, config))
     packed = packed or PackedDataset.open(packed_dir(config.dataset.name))
     check(config, method, packed)
-    runtime = None if elsewhere else resolve_runtime(config.device)
     name = training_name(config, method)
+    paths = RunPaths.of(name, config.run.seed)
+    runtime = None if elsewhere else _runtime(config.device, paths.root.parent)
     run = Run(
         config=config,
         method=method,
@@ -119,11 +123,11 @@ def open_run(
             method_settings=method.settings,
         ),
         name=name,
-        paths=RunPaths.of(name, config.run.seed),
+        paths=paths,
         runtime=runtime,
     )
     # The mean over seeds of one name would mean nothing otherwise.
-    for folder in seed_folders(run.paths.root.parent):
+    for folder in seed_folders(paths.root.parent):
         _check_begun(run.settings, RunPaths(folder))
     if method.teacher is not None:
         method.teacher.check_weights()
@@ -160,6 +164,34 @@ def open_all(configs: Sequence[TrainConfig], *, elsewhere: bool = False) -> tupl
             )
         runs.append(run)
     return tuple(runs)
+
+
+def _runtime(config: DeviceConfig, folder: Path) -> Runtime:
+    """What a device config means here, for a run in a folder: in the precision of its other seeds, if it names none.
+
+    Raises:
+        ConfigError: this machine's device does not exist, or cannot compute in that precision.
+    """
+    runtime = resolve_runtime(config)
+    begun = (_begun_precision(RunPaths(seed)) for seed in seed_folders(folder))
+    precision = None if config.precision != "auto" else next(filter(None, begun), None)
+    if precision is None:
+        return runtime
+    try:
+        fixed = fixed_precision(config, runtime.device, precision)
+    except ConfigError as exc:
+        raise ConfigError(f"{folder} was begun in {precision}, and cannot go on here: {exc}") from exc
+    return resolve_runtime(fixed, device=runtime.device)
+
+
+def _begun_precision(paths: RunPaths) -> str | None:
+    """What a run was begun in; None: it was not, or that was not written down."""
+    if (begun := read_settings(paths.settings)) is not None:
+        return precision_of(begun)
+    try:
+        return read_result(paths.result).precision
+    except DataError:
+        return None
 
 
 def _check_begun(settings: Settings, paths: RunPaths) -> None:

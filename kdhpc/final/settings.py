@@ -128,6 +128,11 @@ def check_same_settings(settings: Settings, begun: Settings, folder: Path) -> No
         )
 
 
+def precision_of(settings: Settings) -> str | None:
+    """The precision that networks run in; None: it is unknown."""
+    return json.loads(settings[_PRECISION]) if knows_precision(settings) else None
+
+
 def knows_precision(settings: Settings) -> bool:
     """Whether settings contain the precision. If not, their digest cannot be compared with that of a result."""
     return _PRECISION in settings

@@ -98,7 +98,7 @@ class Predictor:
             self._progress.advance(len(networks) * len(batch.labels))
 
     def _runtime(self, run: FinishedRun) -> Runtime:
-        precision = _precision_of(run)
+        precision = _precision_of(run, self._device)
         if precision not in self._runtimes:
             self._runtimes[precision] = runtime_of(run, self._device)
         runtime = self._runtimes[precision]
@@ -196,7 +196,7 @@ def runtime_of(run: FinishedRun, device: torch.device) -> Runtime:
     It changes nothing yet: see `Runtime.enforce`. Where the device does not have that precision, a warning says so, and
     the precision is float32.
     """
-    precision = _precision_of(run)
+    precision = _precision_of(run, device)
     config = parse_group("device", DeviceConfig, {"precision": precision})
     try:
         return resolve_runtime(config, device=device)
@@ -205,9 +205,13 @@ def runtime_of(run: FinishedRun, device: torch.device) -> Runtime:
         return resolve_runtime(replace(config, precision="float32"), device=device)
 
 
-def _precision_of(run: FinishedRun) -> str:
-    """What a run was trained in; of a run from before its result said so, what its config asked for."""
-    return run.result.precision or run.config.device.precision
+def _precision_of(run: FinishedRun, device: torch.device) -> str:
+    """What a run was trained in; of a run from before its result said so, what its config asked for.
+
+    A CPU meant float32 by ``auto`` then.
+    """
+    asked = run.config.device.precision
+    return run.result.precision or ("float32" if asked == "auto" and device.type == "cpu" else asked)
 
 
 def check_same_images(runs: Sequence[FinishedRun]) -> None:

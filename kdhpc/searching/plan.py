@@ -74,7 +74,6 @@ class StudyPlan:
             self.definition,
             self.split,
             target=self.config.study.trials,
-            precision=precision_of_workers(self.config),
             baselines=self.baselines,
         )
         target = study.progress().target
@@ -213,15 +212,6 @@ def study_definition(name: str, config: SearchConfig, dataset_checksum: str) -> 
         pretrained_weights=weights_digest(config.objective, names_of_networks(config), start=config.network),
         precision=None if config.device.precision == "auto" else config.device.precision,
     )
-
-
-def precision_of_workers(config: SearchConfig) -> str | None:
-    """What the workers of a config will compute in, as far as that can be told without their device, and torch."""
-    if config.device.precision != "auto":
-        return config.device.precision
-    has_no_gpu = config.cluster.executor == "slurm" and config.cluster.gpus_per_worker == 0
-    on_cpu = config.device.device == "cpu" or (config.device.device == "auto" and has_no_gpu)
-    return "float32" if on_cpu else None
 
 
 def check_same_study(study: SharedStudy, config: SearchConfig) -> None:

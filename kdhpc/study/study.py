@@ -64,7 +64,6 @@ class SharedStudy:
         split: Split,
         *,
         target: int,
-        precision: str | None = None,
         baselines: Sequence[GivenGraph] = (),
     ) -> "SharedStudy":
         """Make the study, or open it if it was made with the same; several launchers may do so at once.
@@ -74,7 +73,6 @@ class SharedStudy:
             definition: what the study is made with.
             split: the images that graphs are trained and scored on.
             target: the number of trials of a study that is made now; one that exists keeps its own, see `resize`.
-            precision: of a study that is made now, if its definition asks for none; None: its first worker settles it.
             baselines: graphs that a study that is made now is given; one that exists keeps those that it has.
 
         Raises:
@@ -91,7 +89,7 @@ class SharedStudy:
             study_id = ensure_study(storage, definition.name, maximise=GOALS[definition.goal].maximise)
             storage.write(
                 lambda connection: study_rows.create(
-                    connection, study_id, definition, split, target, precision=precision, baselines=baselines
+                    connection, study_id, definition, split, target, baselines=baselines
                 )
             )
             return cls.open(storage, definition.name)

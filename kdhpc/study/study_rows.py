@@ -49,14 +49,13 @@ def create(
     split: Split,
     target: int,
     *,
-    precision: str | None,
     baselines: Sequence[GivenGraph] = (),
 ) -> None:
     """Write the study's row and its slots if it is not there, compare it if it is.
 
     One that is made now is given its baselines; one that exists keeps those that it has.
 
-    A precision that the definition names is settled by it; of a study that is made now, else the other one.
+    A precision that the definition names is settled by it; else the study's first worker settles one.
 
     Raises:
         StudyMismatchError: it was made with something else.
@@ -77,7 +76,7 @@ def create(
             "definition": to_json(definition),
             "train": pack_indices(split.train),
             "validation": pack_indices(split.validation),
-            "precision": definition.precision or precision,
+            "precision": definition.precision,
         },
     )
     if definition.precision:

@@ -161,13 +161,14 @@ def combines_nodes(config: DeviceConfig, device: torch.device) -> bool:
 
 
 def resolve_precision(config: DeviceConfig, device: torch.device) -> Precision:
-    """The precision in which networks compute on a device.
+    """The precision in which networks compute on a device. ``auto`` is bf16 where that is faster than float32.
 
     Raises:
         ConfigError: the device cannot compute in the precision that the config asks for.
     """
     if config.precision == "auto":
-        return "bf16" if device.type == "cuda" and _multiplies_bf16() else "float32"
+        is_faster = _multiplies_bf16(device) if device.type == "cuda" else _has_amx()
+        return "bf16" if is_faster else "float32"
     problem = _why_not(config.precision, device)
     if problem is not None:
         raise ConfigError(f"device.precision={config.precision} {problem}: use float32 or bf16")
@@ -175,7 +176,7 @@ def resolve_precision(config: DeviceConfig, device: torch.device) -> Precision:
 
 
 def fixed_precision(config: DeviceConfig, device: torch.device, precision: str) -> DeviceConfig:
-    """The config of a process that must compute in a given precision, as all workers of a study.
+    """The config of a process that must compute in a given precision, as all workers of a study, and runs of one name.
 
     Args:
         config: Asks for that precision, or for ``auto``.
@@ -188,8 +189,9 @@ def fixed_precision(config: DeviceConfig, device: torch.device, precision: str) 
     problem = _why_not(precision, device)
     if problem is not None:
         raise ConfigError(f"{precision} {problem}: run it where there is such a GPU")
-    if precision == "bf16" and device.type == "cuda" and not _multiplies_bf16():
-        _LOG.warning("%s emulates bf16: trials are slow here", torch.cuda.get_device_name(device))
+    if precision == "bf16" and not _multiplies_bf16(device):
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+        _LOG.warning("%s emulates bf16: training is slow here", name)
     return parse_group("device", DeviceConfig, {**to_document(config), "precision": precision})
 
 
@@ -204,9 +206,24 @@ def _why_not(precision: str, device: torch.device) -> str | None:
     return None
 
 
-def _multiplies_bf16() -> bool:
-    """Whether the GPU has bf16 arithmetic: before Ampere it is emulated, slower than float32. Without a GPU: True."""
-    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 arithmetic: elsewhere it is emulated, slower than float32.
+
+    GPUs have it since Ampere; where there is no GPU, one that is asked about has it.
+    """
+    if device.type == "cuda":
+        return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    return _has_amx() or torch.cpu._is_avx512_bf16_supported()
+
+
+def _has_amx() -> bool:
+    """Whether the CPU multiplies matrices of bf16 in its tiles (AMX), and oneDNN, which convolves, may use them.
+
+    Source: oneDNN Developer Guide, "CPU Dispatcher Control" (ONEDNN_MAX_CPU_ISA).
+    """
+    allowed = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL").upper()
+    may_use = allowed in ("ALL", "DEFAULT") or "AMX" in allowed
+    return may_use and torch.cpu._is_amx_tile_supported()
 
 
 def autocast_dtype(precision: Precision) -> torch.dtype | None:

@@ -10,6 +10,7 @@ from kdhpc.errors import ConfigError, DataError, GraphError, KdhpcError, Network
 from kdhpc.final.final import train_final
 from kdhpc.final.run import open_all, open_run
 from kdhpc.final.settings import digest, read_settings
+from kdhpc.training import device
 
 
 def train(config):
@@ -84,6 +85,26 @@ def test_open_run_elsewhere_asks_no_device_of_this_machine(place, monkeypatch):
     assert open_run(cuda, elsewhere=True).name == "tiny-resnet8-independent1"
     with pytest.raises(ConfigError, match=r"training\.epochs was 2, is 9"):
         open_run(place.config("run.num_nodes=1", "training.epochs=9"), elsewhere=True)
+
+
+@pytest.mark.parametrize(("begun", "has_amx"), [("bf16", False), ("float32", True)])
+def test_open_run_whose_precision_is_auto_has_that_of_the_other_seeds(begun, has_amx, place, monkeypatch):
+    """On another machine, or with another version, ``auto`` may be something else."""
+    train(place.config("run.num_nodes=1", f"device.precision={begun}"))
+    monkeypatch.setattr(device, "_has_amx", lambda: has_amx)
+    for seed in (0, 1):
+        assert open_run(place.config("run.num_nodes=1", f"run.seed={seed}")).here.precision == begun
+    assert open_run(place.config("run.num_nodes=1", "run.name=other")).here.precision != begun
+    RunPaths.of("tiny-resnet8-independent1", 0).settings.unlink()
+    assert open_run(place.config("run.num_nodes=1", "run.seed=1")).here.precision == begun, "as its result says"
+
+
+def test_open_run_in_a_precision_that_this_machine_has_not_says_so(place):
+    train(place.config("run.num_nodes=1"))
+    path = RunPaths.of("tiny-resnet8-independent1", 0).settings
+    path.write_text(path.read_text().replace('"device.precision": "float32"', '"device.precision": "fp16"'))
+    with pytest.raises(ConfigError, match=r"independent1 was begun in fp16, and cannot go on here: fp16 needs CUDA"):
+        open_run(place.config("run.num_nodes=1"))
 
 
 def test_open_run_goes_on_with_what_was_begun_before_precision_counted(place):

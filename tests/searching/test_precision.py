@@ -6,7 +6,7 @@ from sqlalchemy import text
 from kdhpc.cli.main import main
 from kdhpc.config.compose import compose_search
 from kdhpc.errors import StudyMismatchError
-from kdhpc.searching.plan import plan_study, precision_of_workers, stored_groups
+from kdhpc.searching.plan import plan_study, stored_groups
 from kdhpc.searching.worker import trial_setting
 from kdhpc.study.status import read_status
 from kdhpc.study.study import SharedStudy
@@ -62,22 +62,6 @@ def test_study_reopened_in_another_precision_is_refused_and_without_one_keeps_it
         made(here, "kept", "device.precision=float32")
     assert made(here, "kept").definition.precision == "bf16"
     assert made(here, "kept", "device=cpu").definition.precision == "bf16"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "precision"),
-    [
-        (("device.precision=fp16",), "fp16"),
-        (("device.precision=tf32",), "tf32"),
-        (("device=cpu",), "float32"),
-        (("cluster=slurm", "cluster.gpus_per_worker=0"), "float32"),
-        (("cluster=slurm",), None),
-        (("cluster=slurm", "cluster.gpus_per_worker=0", "device=cuda"), None),
-        ((), None),
-    ],
-)
-def test_precision_is_known_when_a_study_is_made_as_far_as_its_device_is(overrides, precision):
-    assert precision_of_workers(compose_search(["study=quickstart", *overrides])) == precision
 
 
 def test_first_worker_settles_what_was_left_open(here):

@@ -127,6 +127,36 @@ def test_resolve_precision_settles_auto():
     assert resolve_precision(DeviceConfig(precision="float32"), CUDA) == "float32"
 
 
+@pytest.mark.parametrize(
+    ("has_tiles", "allowed", "precision"),
+    [
+        (True, None, "bf16"),
+        (True, "ALL", "bf16"),
+        (True, "avx512_core_amx", "bf16"),
+        (True, "AVX512_CORE_BF16", "float32"),
+        (False, None, "float32"),
+        (False, "AVX512_CORE_AMX", "float32"),
+    ],
+)
+def test_resolve_precision_auto_on_a_cpu_is_bf16_where_it_has_amx_and_may_use_it(
+    has_tiles, allowed, precision, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert resolve_precision(DeviceConfig(), CPU) == precision
+    assert resolve_precision(DeviceConfig(precision="float32"), CPU) == "float32"
+
+
+@pytest.mark.parametrize(("has_it", "warnings"), [(False, 1), (True, 0)])
+def test_fixed_precision_warns_of_a_cpu_that_emulates_it(has_it, warnings, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
+    assert fixed_precision(DeviceConfig(), CPU, "bf16").precision == "bf16"
+    assert caplog.text.count("this CPU emulates bf16: training is slow here") == warnings
+
+
 def test_resolve_precision_auto_on_a_gpu_without_bf16_is_float32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
@@ -243,7 +273,7 @@ def test_fixed_precision_of_a_study_is_taken(precision):
 
 
 def test_fixed_precision_that_the_gpu_emulates_is_taken_and_told(monkeypatch, caplog):
-    monkeypatch.setattr("kdhpc.training.device._multiplies_bf16", lambda: False)
+    monkeypatch.setattr("kdhpc.training.device._multiplies_bf16", lambda device: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "V100")
     assert fixed_precision(DeviceConfig(), CUDA, "bf16").precision == "bf16"
     assert "V100 emulates bf16" in caplog.text
