@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import re
 import warnings
 from collections.abc import Sequence
@@ -209,11 +210,12 @@ def _why_not(precision: str, device: torch.device) -> str | None:
 def _multiplies_bf16(device: torch.device) -> bool:
     """Whether the device has bf16 arithmetic: elsewhere it is emulated, slower than float32.
 
-    GPUs have it since Ampere; where there is no GPU, one that is asked about has it.
+    GPUs have it since Ampere; where there is no GPU, one that is asked about has it. CPUs other than x86-64 are taken
+    to have it.
     """
     if device.type == "cuda":
         return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
-    return _has_amx() or torch.cpu._is_avx512_bf16_supported()
+    return platform.machine() != "x86_64" or _has_amx() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _has_amx() -> bool:

@@ -1,4 +1,5 @@
 import os
+import platform
 
 import pytest
 import torch
@@ -153,6 +154,7 @@ def test_resolve_precision_auto_on_a_cpu_is_bf16_where_it_has_amx_and_may_use_it
 def test_fixed_precision_warns_of_a_cpu_that_emulates_it(has_it, warnings, monkeypatch, caplog):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert fixed_precision(DeviceConfig(), CPU, "bf16").precision == "bf16"
     assert caplog.text.count("this CPU emulates bf16: training is slow here") == warnings
 
