@@ -26,6 +26,7 @@ from kdhpc.errors import ClusterError, ConfigError, DataError, StorageError
 from kdhpc.final.result import read_result, result_line
 from kdhpc.final.run import Run, describe
 from kdhpc.folders import private_folder
+from kdhpc.garbage import collect_seldom
 from kdhpc.interpreter import check_modules, write_in_any_encoding
 
 _LOG = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class TrainJob:
         """
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        collect_seldom()
         write_in_any_encoding()
         try:
             check_modules()

@@ -210,8 +210,10 @@ def _precision_of(run: FinishedRun, device: torch.device) -> str:
 
     A CPU meant float32 by ``auto`` then.
     """
+    if run.result.precision is not None:
+        return run.result.precision
     asked = run.config.device.precision
-    return run.result.precision or ("float32" if asked == "auto" and device.type == "cpu" else asked)
+    return "float32" if asked == "auto" and device.type == "cpu" else asked
 
 
 def check_same_images(runs: Sequence[FinishedRun]) -> None:

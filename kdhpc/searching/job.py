@@ -9,6 +9,7 @@ from kdhpc.cluster import slurm
 from kdhpc.cluster.requeue import requeue_if_out_of_time
 from kdhpc.cluster.signals import StopSignals
 from kdhpc.errors import DatabaseError
+from kdhpc.garbage import collect_seldom
 from kdhpc.interpreter import check_modules, write_in_any_encoding
 from kdhpc.log import log_to_stderr
 
@@ -27,6 +28,7 @@ def work(study: str, config_path: str) -> int | None:
     Returns:
         Trials that this worker finished; None if it was stopped while the database was away.
     """
+    collect_seldom()
     write_in_any_encoding()
     log_to_stderr()
     check_modules()

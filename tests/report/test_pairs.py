@@ -54,6 +54,14 @@ def test_networks_whose_precision_the_device_does_not_have_run_in_float32_and_th
     assert said in caplog.text
 
 
+@pytest.mark.parametrize(("asked", "computes_in"), [("auto", None), ("bf16", torch.bfloat16)])
+def test_networks_of_a_result_without_a_precision_run_in_what_their_config_meant_then(asked, computes_in, monkeypatch):
+    monkeypatch.setattr("kdhpc.training.device._has_amx", lambda: True)
+    config = SimpleNamespace(device=DeviceConfig(precision=asked))
+    run = SimpleNamespace(origin="runs/x", result=SimpleNamespace(precision=None), config=config)
+    assert runtime_of(run, CPU).autocast_dtype is computes_in
+
+
 def compared(logits_mnc, labels_n):
     predictions = Predictions(
         networks=tuple(f"network {index}" for index in range(len(logits_mnc))),
