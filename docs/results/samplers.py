@@ -61,6 +61,8 @@ def table(folder: Path, out: Path) -> None:
             axes.plot(range(1, len(curve) + 1), curve, color=f"C{color}", linewidth=0.8, alpha=0.5)
         means = [mean(values) for values in zip(*found, strict=True)]
         axes.plot(range(1, len(means) + 1), means, color=f"C{color}", linewidth=2, label=sampler)
+    lowest = min(curve[SHOWN[0] - 1] for found in curves.values() for curve in found)
+    axes.set_ylim(bottom=lowest - 0.5)  # The very first trials may be anywhere.
     axes.set_xlabel("trials")
     axes.set_ylabel("best ensemble accuracy on validation images, %")
     axes.legend(title="mean of the studies (thick)")
