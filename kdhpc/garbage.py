@@ -15,9 +15,10 @@ _usual: tuple[int, int, int] | None = None
 def collect_seldom() -> None:
     """For a command, as it starts: let imports and the end be fast."""
     global _usual
-    _usual = gc.get_threshold()
+    if _usual is None:
+        _usual = gc.get_threshold()
+        atexit.register(gc.freeze)
     gc.set_threshold(*_SELDOM)
-    atexit.register(gc.freeze)
 
 
 def collect_as_usual() -> None:

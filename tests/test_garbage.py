@@ -9,6 +9,7 @@ usual = gc.get_threshold()
 atexit.register(lambda: print("at the end:", gc.get_freeze_count() > 0))  # What is registered first runs last.
 from kdhpc.garbage import collect_as_usual, collect_seldom
 collect_seldom()
+collect_seldom()  # A job of a command.
 print("seldom:", gc.get_threshold()[0] > 10 * usual[0], gc.isenabled(), gc.get_freeze_count())
 if {imports_end}:
     collect_as_usual()
