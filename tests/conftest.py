@@ -20,7 +20,7 @@ from tests.faults import FaultyDisk, compiled_faultfs, faulty_disk
 # For torch, here and in all processes that tests start: two test processes share the cores, and threads that wait for
 # each other would take most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# `device.precision=auto` is float32 here as on a CPU without AMX, whatever this machine's is; quickstarts are as it is.
+# `device.precision=auto` is float32 in all tests, as on a CPU without AMX, whatever this machine has.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 
 

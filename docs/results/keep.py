@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from precision import FLOAT32
+from precision import PREFIX
 from samplers import trials
 
 RUNS = Path(os.environ.get("KDHPC_RUNS", "runs"))
@@ -56,7 +56,7 @@ def _trainings(name: str) -> Iterator[Path]:
     """The folders of the part's trainings: fashion-3-late-confirmed is not fashion-3's."""
     parts = [name, *(path.parent.name for path in RUNS.glob("*/all"))]
     for path in sorted((RUNS / "train").glob(f"*{name}-*/seed*/result.json")):
-        training = path.parents[1].name.removeprefix(FLOAT32)
+        training = PREFIX.sub("", path.parents[1].name)
         if name == max((part for part in parts if training.startswith(f"{part}-")), key=len, default=""):
             yield path.parent
 

@@ -4,6 +4,7 @@ python precision.py FOLDER     # runs/train, or docs/results, where the results 
 """
 
 import json
+import re
 import sys
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,8 @@ from kdhpc.final.student_t import two_sided_t
 
 FLOAT32 = "float32-"
 TIMING = "timing-"
-PARTS = ("fashion-3", "cifar100-3-5000")
+PREFIX = re.compile(rf"^({TIMING}(compile|eager)-(bf16-|{FLOAT32})|{FLOAT32})")
+"""What precision.sh puts before the name of a part's training."""
 
 
 def difference(values: list[float]) -> str:
@@ -41,11 +43,10 @@ def _accuracies(found: dict[tuple[str, int], dict[str, float]]) -> str:
             rows.setdefault(name.removeprefix(FLOAT32), []).append(pair)
     if not rows:
         sys.exit("there is no seed of a training that was trained in both precisions")
-    for part in PARTS:
-        own = [pairs for name, pairs in rows.items() if name.startswith(f"{part}-")]
-        if len(own) > 1:
-            rows[f"both of {part}"] = list(chain.from_iterable(own))
-    rows["all"] = list(chain.from_iterable(pairs for name, pairs in rows.items() if not name.startswith("both of ")))
+    parts: dict[str, list[tuple[float, float]]] = {}
+    for name, pairs in rows.items():
+        parts.setdefault(f"both of {name.rpartition('-')[0]}", []).extend(pairs)
+    rows |= parts | {"all": list(chain.from_iterable(rows.values()))}
     lines = ["| training | pairs | float32 | bf16 | difference, points |", "|---|---:|---:|---:|---:|"]
     for training, pairs in rows.items():
         float32, bf16 = (f"{mean(side):.2f}" for side in zip(*pairs, strict=True))

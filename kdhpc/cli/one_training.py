@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.training_progress import TrainingProgress
+from kdhpc.garbage import collect_as_usual
 
 if TYPE_CHECKING:
     from kdhpc.config.schema import TrainConfig
@@ -50,7 +51,6 @@ def train_one(config: "TrainConfig", progress: TrainingProgress | None = None) -
     with StopSignals(ends_at_second=True) as stop:
         from kdhpc.final.final import train_final
         from kdhpc.final.result import refuse_diverged, result_line
-        from kdhpc.garbage import collect_as_usual
 
         collect_as_usual()
         result = train_final(config, show=show, should_stop=should_stop, begun=progress.begun)
