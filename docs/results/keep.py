@@ -1,10 +1,12 @@
 """Copies what a part of docs/results/part.sh has found to a folder that can be kept: some 100 KB.
 
-python keep.py NAME OUT     # in the folder where part.sh ran, with its database running; NAME may be pilot
+python keep.py NAME OUT     # in the folder where part.sh ran, with its database running
+
+NAME may also be pilot, or precision: what precision.sh trained of all parts.
 
 Of the study: the reports of all trials (trials.json) and of the baselines beside them (given-GRAPH.json), status, the
-confirmed graphs and the best one's picture. Of the trainings: each one's result, and the losses of their last epochs
-(losses.json).
+confirmed graphs and the best one's picture. Of the trainings: each one's result, in folders from which
+`kdhpc results` makes its tables, and the losses of their last epochs (losses.json).
 """
 
 import json
@@ -24,16 +26,15 @@ RUNS = Path(os.environ.get("KDHPC_RUNS", "runs"))
 def keep(name: str, out: Path) -> None:
     """Copy, once part.sh has come to its trainings; of these, those that are done."""
     out.mkdir(parents=True, exist_ok=True)
-    is_study = (RUNS / name / "all").is_dir()
-    if is_study:
+    if (RUNS / name / "all").is_dir():
         _keep_study(name, out)
     losses = {}
     for folder in _trainings(name):
-        training = folder.parent.name
-        label = f"{training.replace(f'{name}-', '') if is_study else training}-{folder.name}"
-        shutil.copy(folder / "result.json", out / f"{label}.json")
+        training = folder.relative_to(RUNS / "train")
+        (out / training).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "result.json", out / training)
         *_, last = _epochs(folder / "metrics.jsonl")
-        losses[label] = [_short(loss) for loss in last["train_losses"]]
+        losses[str(training)] = [_short(loss) for loss in last["train_losses"]]
     (out / "losses.json").write_text(json.dumps(losses, indent=0) + "\n")
 
 
@@ -55,9 +56,10 @@ def _keep_study(name: str, out: Path) -> None:
 def _trainings(name: str) -> Iterator[Path]:
     """The folders of the part's trainings: fashion-3-late-confirmed is not fashion-3's."""
     parts = [name, *(path.parent.name for path in RUNS.glob("*/all"))]
-    for path in sorted((RUNS / "train").glob(f"*{name}-*/seed*/result.json")):
-        training = PREFIX.sub("", path.parents[1].name)
-        if name == max((part for part in parts if training.startswith(f"{part}-")), key=len, default=""):
+    for path in sorted((RUNS / "train").glob("*/seed*/result.json")):
+        training = path.parents[1].name
+        part = max((part for part in parts if training.startswith(f"{part}-")), key=len, default="")
+        if name == ("precision" if PREFIX.match(training) else part):
             yield path.parent
 
 
