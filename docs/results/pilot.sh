@@ -5,7 +5,7 @@
 #   docs/results/pilot.sh SEED [SETTING ...]     # in a folder whose data/ has the data set
 #
 # DATASET (default: cifar100), NODES (3) and SEEN, the images of a training (100000), are variables of the environment. Two
-# trainings at a time, one thread each, compiled, in bf16 (two cores with AMX: 1.7 times as fast as float32, eager). It goes
+# trainings at a time, one thread each, compiled, in bf16 (CIFAR-100, AMX: 1.7 times as fast as float32, eager). It goes
 # on where it stopped.
 set -euo pipefail
 seed=${1:?which seed} dataset=${DATASET:-cifar100} nodes=${NODES:-3} seen=${SEEN:-100000}
