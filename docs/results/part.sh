@@ -6,9 +6,9 @@
 #
 # In a folder whose data/ has the data set. The search trains on IMAGES images and scores on three times as many others; the
 # trainings after it have as many images and epochs. Two at a time, one thread each, in bf16, compiled (1.7 times as fast as
-# float32, eager, on CIFAR-100 and two cores with AMX). It goes on where it stopped. TRIALS: graphs of the search (default: 120). SEARCH:
-# more keys of the search alone, as SEARCH="study.prune_from=16 study.sampler=evolve". BESIDE: an earlier part that differs in
-# its search alone, so that the fixed graphs are trained already: only the graphs of this search are.
+# float32, eager, on CIFAR-100 and two cores with AMX). It goes on where it stopped. TRIALS: graphs of the search (default:
+# 120). SEARCH: more keys of the search alone, as SEARCH="study.prune_from=16 study.sampler=evolve". BESIDE: an earlier part
+# that differs in its search alone, so that the fixed graphs are trained already: only the graphs of this search are.
 set -euo pipefail
 runs=${KDHPC_RUNS:-runs}
 name=$1 dataset=$2 nodes=$3 images=$4 epochs=$5 beside=${BESIDE:-$1}
