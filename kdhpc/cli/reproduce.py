@@ -51,7 +51,7 @@ done, and hosts PostgreSQL unless there is a database. It requeues itself at its
 """
 _EPILOG = """\
 examples:
-  kdhpc reproduce all --scale miniature                        within 2.5 hours on two cores
+  kdhpc reproduce all --scale miniature                        half an hour to two hours on two cores
   kdhpc reproduce table2 --dry-run                             commands, trainings, GPU hours, disk
   kdhpc reproduce table3 --scale miniature --data cifar100,fashion_mnist
   sbatch slurm/reproduce.sh table2 cluster.partition=gpu hydra.launcher.partition=gpu
@@ -318,7 +318,7 @@ def _cost_lines(
         f"{counted(left.searches, 'search', 'searches')}, {counted(left.trainings, 'training')}",
         f"# about {_number(left.hours)} hours of {_said(names, 'machine', origin)} are left, of "
         f"{_number(whole.hours)}; {_number(whole.gigabytes)} GB of weights",
-        f"# speed: {_said(names, 'speed_from', origin)}; evaluation is not counted"
+        f"# speed: {_said(names, 'speed_from', origin)}; starting and reports are not counted"
         f"{'; half of the trials of a search are taken to end at each rung' if ends else ''}",
     ]
     if whole.measured:
