@@ -94,6 +94,14 @@ class LiveLine:
         """Whether the line is there."""
         return self._live is not None
 
+    @property
+    def width(self) -> int | None:
+        """Characters that fit on a line of the terminal; None: it has not been drawn on one.
+
+        Standard error itself, which rich has replaced while the line is there, need not say that it is a terminal.
+        """
+        return None if self._terminal is None else line_width(self._terminal.stream)
+
     def start(self) -> None:
         """Draw the line from now on, if standard error is a terminal that can rewrite it."""
         if self._live is not None or sys.stderr is None or not rewrites(sys.stderr):

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     import secrets
 
     from kdhpc.log import log_to_stderr
-    from kdhpc.searching.dashboard import dashboard_app
+    from kdhpc.searching.dashboard import dashboard_app, page_of
     from kdhpc.study.storage import Storage
 
     log_to_stderr()
@@ -74,9 +74,10 @@ def run(args: argparse.Namespace) -> int:
     told = _told_of_size(storage, study)
     token = secrets.token_urlsafe(16)
     app = dashboard_app(storage, study, token=token)
+    page = f"{page_of(storage, study)}?token={token}"
     with _listen(args.port) as server:
         server.set_app(app)
-        print(*_said(server.server_port, token, study), sep="\n", flush=True)
+        print(*_said(server.server_port, page, study), sep="\n", flush=True)
         print(*told, sep="\n", end="\n" if told else "", file=sys.stderr, flush=True)
         server.serve_forever()
     return 0
@@ -133,10 +134,10 @@ def _listen(port: int | None) -> "WSGIServer":
         raise UsageError(f"--port {port or _PORT}: {why}: give another one, or none for one that is free") from exc
 
 
-def _said(port: int, token: str, study: str | None) -> list[str]:
+def _said(port: int, page: str, study: str | None) -> list[str]:
     shown = "all studies" if study is None else f"study {study}"
     return [
-        f"address  http://{_LOOPBACK}:{port}/?token={token}",
+        f"address  http://{_LOOPBACK}:{port}{page}",
         f"ssh      {_ssh_line(port)}",
         f"shows {shown} until Ctrl-C; from your own machine, give it the ssh line, then open the address there",
     ]

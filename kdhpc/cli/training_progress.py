@@ -1,12 +1,11 @@
 """How far final trainings are: on a terminal a line that is rewritten, and everywhere a line for each epoch."""
 
-import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from kdhpc.cli.progress import duration
-from kdhpc.live_line import LiveLine, Part, Shown, fitted, line_width, rewrites
+from kdhpc.live_line import LiveLine, Part, Shown, fitted
 
 if TYPE_CHECKING:
     from kdhpc.final.final import Position
@@ -78,8 +77,7 @@ class TrainingProgress:
         """
         assert self._position is not None
         self._last = report
-        width = line_width(sys.stderr) if rewrites(sys.stderr) else None
-        self._line.above(epoch_line(report, self._position.epochs, width))
+        self._line.above(epoch_line(report, self._position.epochs, self._line.width))
 
     def hide(self) -> None:
         """Take the line away, before something is printed to standard output; the next training draws it again."""

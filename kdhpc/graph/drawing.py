@@ -143,15 +143,15 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
     colour, _ = _look(arrow)
     style = gate_entry(arrow.gate).line
     # A head has the line's style: where that has gaps, it is drawn by itself, without an outline, and a little larger.
-    parts = [("-|>", 1.3, 11)] if style == "solid" else [("-", 1.3, 11), ("-|>", 0, 13)]
-    for ends, width, size in parts:
+    parts = [("-|>", 1.3, 11, style)] if style == "solid" else [("-", 1.3, 11, style), ("-|>", 0, 13, "solid")]
+    for ends, width, size, line_style in parts:
         axes.add_patch(
             FancyArrowPatch(
                 path=outline,
                 arrowstyle=ends,
                 mutation_scale=size,
                 linewidth=width,
-                linestyle=style,
+                linestyle=line_style,
                 color=colour,
                 zorder=2,
             )

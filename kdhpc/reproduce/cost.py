@@ -72,15 +72,16 @@ def speeds(names: Mapping[str, object], done: Sequence[Step], *, at_once: int, o
         ConfigError: the file has none, or one is no number.
     """
     given = names.get("networks")
+    if not isinstance(given, dict):
+        raise ConfigError(f"{origin}: has no mapping 'networks' for this scale")
     try:
-        assert isinstance(given, dict)
         found = {
             str(network): Speed(
                 images_per_s=float(entry["images_per_s"]), megabytes=float(entry["megabytes"]), is_measured=False
             )
             for network, entry in given.items()
         }
-    except (AssertionError, KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError) as exc:
         raise ConfigError(f"{origin}: networks: each needs images_per_s and megabytes") from exc
     if slow := [network for network, speed in found.items() if not speed.images_per_s > 0]:
         raise ConfigError(f"{origin}: networks: images_per_s of {slow[0]} is not above 0")
@@ -103,7 +104,7 @@ def cost(
     at_once: int,
     origin: str,
 ) -> Cost:
-    """What steps cost. Evaluation is counted only where the speed is of runs that are done here.
+    """What steps cost. Starts of processes, and reports, are not counted.
 
     Args:
         steps: What is to be done.

@@ -66,6 +66,15 @@ def dashboard_app(storage: Storage, study: str | None, *, token: str) -> "WSGIAp
     return Door(Kept(wsgi(view, artifact_store=GraphDrawings(view)), view.moment), token=token)
 
 
+def page_of(storage: Storage, study: str | None) -> str:
+    """The path of a study's page; None: of the list of studies.
+
+    Raises:
+        StudyError: there is no such study.
+    """
+    return "/" if study is None else f"/dashboard/studies/{DashboardView(storage, study).get_study_id_from_name(study)}"
+
+
 def _without_traceback(record: logging.LogRecord) -> bool:
     """What went wrong in one line, such as that the database is away."""
     record.msg = record.getMessage().partition("\n")[0].removeprefix("Exception: ")

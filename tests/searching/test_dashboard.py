@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ class Browser:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._base = address.partition("/?")[0]
+        self._base = urllib.parse.urljoin(address, "/").rstrip("/")
         self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
 
     def open(self, path: str, method: str = "GET", **document: object) -> tuple[int, bytes]:
@@ -88,7 +89,7 @@ def running(storage: Storage) -> Iterator[Running]:
     end(study, 71.5)
     end(study, 50.0)
     take(study).report(1, 30.0)
-    started = Running("--port", str(free_port()))
+    started = Running("--study", "tiny", "--port", str(free_port()))
     yield started
     if started.process.poll() is None:
         started.process.kill()
@@ -127,6 +128,8 @@ def test_dashboard_shows_trials_with_their_graphs_and_changes_nothing_but_notes(
 
     found = ids(browser)
     assert set(found) == {"tiny", "tiny:given"}
+    assert f":{port}/dashboard/studies/{found['tiny']}?token=" in running.said
+    assert dashboard.page_of(storage, None) == "/", "all studies"
     detail = browser.json(f"/api/studies/{found['tiny']}")
     assert "kdhpc trial N --study tiny" in detail["note"]["body"]
     assert detail["objective_names"] == ["accuracy of the ensemble"]
