@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from kdhpc.cli.main import main
+from kdhpc.reproduce.datasets import miniature_datasets
+from kdhpc.reproduce.overrides import Overrides
+from kdhpc.reproduce.reading import Wanted, read_plan
+from kdhpc.reproduce.table import entries_of, markdown, table_csv
 
 _FOLDER = Path(__file__).parents[1] / "docs/results"
 _PARTS = sorted(path.parent.name for path in _FOLDER.glob("*/trials.json"))
@@ -93,6 +97,27 @@ def test_samplers(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "samplers.py", "table", "samplers", str(tmp_path)], cwd=_FOLDER, check=True)
     (rows,) = _with_head("sampler")
     assert rows == _rows((tmp_path / "samplers.md").read_text())[1:]
+
+
+def test_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = _FOLDER / "miniature"
+    (tmp_path / "train").symlink_to(kept / "train")
+    monkeypatch.setenv("KDHPC_RUNS", str(tmp_path))
+    monkeypatch.setenv("KDHPC_DATA", str(tmp_path))
+    wanted = Wanted(
+        scale="miniature",
+        standing=miniature_datasets(("fashion_mnist",), must_exist=False),
+        overrides=Overrides(),
+        launcher="none",
+        config_dir=None,
+    )
+    for name in ("table1", "table2", "table3", "table4"):
+        plan = read_plan(name, wanted)
+        entries = entries_of(plan, kept)
+        assert markdown(plan, entries) == (kept / f"{name}.md").read_text()
+        assert table_csv(entries) == (kept / f"{name}.csv").read_text()
+    assert main(["results", str(kept / "train"), "--format", "csv"]) == 0
+    assert capsys.readouterr().out == (kept / "results.csv").read_text()
 
 
 def test_pilot() -> None:
