@@ -1,6 +1,7 @@
 """From a file of ``configs/reproduce`` to a plan. Needs neither data nor torch."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ _GROUP = "reproduce"
 _BEST_OF = "best of "
 _JOB_NAME = "hydra.launcher.name="
 _LONGEST_LABEL = 20
+_RUN = re.compile(r"\btrain/([^/\s]+)/seed(\d+)\b")
+"""The folder of one training."""
 _SLA_ROTATIONS = 4
 """SLA trains on each image in four rotations."""
 _KEYS = {
@@ -247,11 +250,10 @@ class _Reader:
         # Without `of`: of all trainings of this file.
         trained = tuple(name for kind, name in self.steps if kind == "train")
         of = self._words(entry["of"], names) if "of" in entry else trained
-        seed = "/seed0" if entry["words"] == ["attention"] else ""
         folder = self._text(entry.get("folder", ""), names)
         if Path(folder).is_absolute() or ".." in Path(folder).parts:
             raise ConfigError(f"{self.path}: folder: {folder!r} is not allowed: a folder below the table's own")
-        folders = [f"{shortest(RunPaths.of(name, 0).root.parent)}{seed}" for name in of]
+        folders = [str(shortest(self._shown_of(name, entry))) for name in of]
         self.reports.append(
             Report(
                 words=(*self._words(entry["words"], names), *folders),
@@ -263,6 +265,12 @@ class _Reader:
             self.cells.append(
                 Cell(row=self._text(entry["row"], names), column="correlation", measure="correlation", source=folder)
             )
+
+    def _shown_of(self, name: str, entry: Mapping[str, object]) -> Path:
+        """The folder of a training that a report shows: all seeds, or of attention maps the first one."""
+        step = self.steps.get(("train", name))
+        first = RunPaths.of(name, step.seeds[0] if step else 0).root
+        return first if entry["words"] == ["attention"] else first.parent
 
     def _after(self, entry: Mapping[str, object], names: Names) -> tuple[tuple[str, str], ...]:
         return tuple(("train", name) for name in self._words(entry.get("after", []), names))
@@ -314,7 +322,16 @@ class _Reader:
             for need in report.needs:
                 if need not in order:
                     raise ConfigError(f"{self.path}: nothing makes the training {need[1]!r} that a report shows")
+        for step in order.values():
+            self._check_seeds(step)
         return tuple(order.values())
+
+    def _check_seeds(self, step: Step) -> None:
+        """Whether each run of this plan that a step names, as a teacher's or for its weights, is trained in it."""
+        for name, seed in _RUN.findall(" ".join(word for words in step.commands for word in words)):
+            other = self.steps.get(("train", name))
+            if other is not None and int(seed) not in other.seeds:
+                raise ConfigError(f"{self.path}: {step.name!r} needs seed {seed} of {name!r}, which is not trained")
 
     def _check_keys(self, kind: str, entry: Mapping[str, object]) -> None:
         for key in _NEEDED.get(kind, ()):

@@ -228,6 +228,15 @@ def test_wrong_words_are_told_in_a_line(
             {"trainings": [{"name": "a", "graph": "dml"}], "reports": [{"words": ["graph"], "folder": "../../up"}]},
             "folder: '../../up' is not allowed",
         ),
+        (
+            {
+                "trainings": [
+                    {"name": "a", "graph": "independent", "seeds": "3..4"},
+                    {"name": "b", "graph": "student", "teacher": "a", "seeds": 0},
+                ]
+            },
+            "'b' needs seed 0 of 'a', which is not trained",
+        ),
     ],
 )
 def test_wrong_files_are_told_in_a_line(change: dict[str, object], said: str, folder: Path) -> None:
@@ -236,6 +245,14 @@ def test_wrong_files_are_told_in_a_line(change: dict[str, object], said: str, fo
     with pytest.raises(ConfigError) as caught:
         plan_of("table2", "paper")
     assert said in str(caught.value)
+
+
+def test_maps_are_those_of_the_first_seed(folder: Path) -> None:
+    trained = {"name": "a", "graph": "independent", "seeds": "3..4"}
+    write_table2(folder, trainings=[trained], reports=[{"words": ["attention"]}, {"words": ["graph"]}])
+
+    maps, graph = plan_of("table2", "paper").reports
+    assert (maps.words, graph.words) == (("attention", "runs/train/a/seed3"), ("graph", "runs/train/a"))
 
 
 def write_table2(folder: Path, **change: object) -> None:
