@@ -1,6 +1,7 @@
 """From a file of ``configs/reproduce`` to a plan. Needs neither data nor torch."""
 
 import hashlib
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -328,7 +329,7 @@ class _Reader:
 
     def _check_seeds(self, step: Step) -> None:
         """Whether each run of this plan that a step names, as a teacher's or for its weights, is trained in it."""
-        for name, seed in _RUN.findall(" ".join(word for words in step.commands for word in words)):
+        for name, seed in _RUN.findall(" ".join(itertools.chain.from_iterable(step.commands))):
             other = self.steps.get(("train", name))
             if other is not None and int(seed) not in other.seeds:
                 raise ConfigError(f"{self.path}: {step.name!r} needs seed {seed} of {name!r}, which is not trained")

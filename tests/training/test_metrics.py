@@ -31,7 +31,8 @@ def test_append_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     MetricsLog(path, epoch=0).append(report(1))
     size = path.stat().st_size
-    # A file's size is limited in a process of its own, in the middle of the second line.
+    # A file's size is limited in a process of its own, in the middle of the second line. It must not write bytecode
+    # (-B): Python would keep what it could write of it, and fail ever after.
     code = (
         "import sys; from pathlib import Path; from kdhpc.training.metrics import MetricsLog\n"
         "from tests.training.test_metrics import report\n"
@@ -39,7 +40,7 @@ def test_append_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
         "log.append(report(2))\n"
     )
     limited = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
+        [sys.executable, "-B", "-c", code, str(path)],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
