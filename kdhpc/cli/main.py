@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -132,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    args = _parse(sys.argv[1:] if argv is None else argv)
+    args = _parsed(build_parser(), sys.argv[1:] if argv is None else argv)
     try:
         if argv is None:
             settle()
@@ -198,9 +199,12 @@ def _refuse_option_of_command(parser: argparse.ArgumentParser, argv: Sequence[st
             parser.error(f"{option} stands after the command: kdhpc COMMAND {option} ...")
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments; in ``words`` as they were given."""
-    parser = build_parser()
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; in ``words`` as they were given, and in ``parsed`` this function, for commands that give others.
+
+    Raises:
+        SystemExit: help was asked for and is printed, or a word is wrong, which is told on standard error.
+    """
     _refuse_option_of_command(parser, argv)
     args, rest = parser.parse_known_args(argv)
     # argparse takes overrides only where they stand together; people also write some after an option.
@@ -211,7 +215,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             args.parser.refuse_word(word, argv)
     if rest:
         args.overrides = [*args.overrides, *rest]
-    args.words = list(argv)
+    args.words, args.parsed = list(argv), functools.partial(_parsed, parser)
     return args
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from kdhpc.errors import ClusterError, ConfigError, DatabaseError, DataError, Kd
 from kdhpc.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from kdhpc.cluster.signals import StopSignals
@@ -258,10 +259,33 @@ def _checked(plans: "Sequence[Plan]", args: argparse.Namespace) -> "dict[tuple[s
     from kdhpc.reproduce.plan import all_steps
     from kdhpc.reproduce.settings import refuse_other_settings, schedules
 
+    for plan in plans:
+        _check_commands(plan, args.parsed)
     steps = all_steps(plans)
     found = schedules(steps, args.config_dir, launcher=args.launcher)
     refuse_other_settings(steps, args.config_dir)
     return found
+
+
+def _check_commands(plan: "Plan", parsed: "Callable[[Sequence[str]], object]") -> None:
+    """Whether kdhpc takes the words of each command, as far as can be known before it starts.
+
+    Args:
+        plan: What the commands are of.
+        parsed: Parses the words after ``kdhpc``; exits as argparse does.
+
+    Raises:
+        ConfigError: it would refuse some.
+    """
+    commands = [words for step in plan.steps for words in step.commands]
+    for words in (*commands, *(("report", *report.words) for report in plan.reports)):
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                parsed(words)
+        except SystemExit as exc:
+            why = said.getvalue().strip() if exc.code else f"{' '.join(words)} shows help"
+            raise ConfigError(f"configs/reproduce/{plan.name}.yaml: {why}") from exc
 
 
 def _missing(plans: "Sequence[Plan]") -> str:

@@ -247,6 +247,27 @@ def test_wrong_files_are_told_in_a_line(change: dict[str, object], said: str, fo
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["accurcy"], "kdhpc report: unknown command 'accurcy': did you mean 'accuracy'?"),
+        (["accuracy", "--by", "nods"], "argument --by: unknown value 'nods'"),
+        (["pairs", "--help"], "shows help"),
+    ],
+)
+def test_reports_of_a_file_are_checked_before_anything_starts(
+    words: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = {"name": "mine", "graph": "dml", "nodes": 2, "overrides": ["dataset=cifar10", "network=resnet20"]}
+    write_table2(folder, trainings=[trained], reports=[{"words": words}])
+
+    assert main(["reproduce", "table2", "--dry-run"]) == 2
+    found = capsys.readouterr()
+    assert "configs/reproduce/table2.yaml: " in found.err
+    assert said in found.err
+    assert not found.out
+
+
 def test_maps_are_those_of_the_first_seed(folder: Path) -> None:
     trained = {"name": "a", "graph": "independent", "seeds": "3..4"}
     write_table2(folder, trainings=[trained], reports=[{"words": ["attention"]}, {"words": ["graph"]}])
