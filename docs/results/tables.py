@@ -93,9 +93,10 @@ if __name__ == "__main__":
     if len(sys.argv) < 2 or not all(word.isdigit() for word in sys.argv[2:]):
         sys.exit(__doc__)
     part = Path(sys.argv[1])
-    if not (part / "trials.json").is_file():
-        sys.exit(f"{part} has no trials.json: keep.py writes it")
-    last = len(_reports(part)[0]) - 1
+    try:
+        last = len(_reports(part)[0]) - 1
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        sys.exit(f"{part / 'trials.json'} is not what keep.py has written: {exc}")
     if unknown := [word for word in sys.argv[2:] if int(word) > last]:
         sys.exit(f"{part} has trials 0 to {last}, not {unknown[0]}")
     print(rungs(part, tuple(map(int, sys.argv[2:]))), correlations(part), confirmations(part), sep="\n\n")

@@ -308,14 +308,11 @@ def _show(plans: "Sequence[Plan]", args: argparse.Namespace, found: "dict[tuple[
     from kdhpc.reproduce.reading import shortest
     from kdhpc.reproduce.running import commands_of
 
-    for plan in plans:
-        print(f"# {plan.name}: {plan.title}")
-        for line in commands_of(plan, shortest(_folder(plan))):
-            print(line)
-        print(*_cost_lines([plan], args, found), sep="\n", end="\n\n")
+    costs = [_cost_lines([plan], args, found) for plan in plans]  # Refuses a network that the file has no speed for.
+    for plan, lines in zip(plans, costs, strict=True):
+        print(f"# {plan.name}: {plan.title}", *commands_of(plan, shortest(_folder(plan))), *lines, sep="\n", end="\n\n")
     if len(plans) > 1:
-        print("# all of it, what is shared counted once")
-        print(*_cost_lines(plans, args, found), sep="\n", end="\n\n")
+        print("# all of it, what is shared counted once", *_cost_lines(plans, args, found), sep="\n", end="\n\n")
     if missing := _missing(plans):
         print(f"# {missing}")
     print("nothing was made (--dry-run)")

@@ -1,11 +1,23 @@
 """Configs that are read as they are, without Hydra."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import yaml
 
 from kdhpc.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def read_mapping(path: Path, shipped: str) -> Mapping[str, object]:
@@ -19,7 +31,7 @@ def read_mapping(path: Path, shipped: str) -> Mapping[str, object]:
         ConfigError: it cannot be read, or is none.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # A SafeLoader.
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as exc:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(exc).split())}") from exc
     if not isinstance(document, dict):

@@ -314,7 +314,10 @@ class TrainingConfig:
         _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
         milestones = tuple(self._whole_epoch(milestone) for milestone in self.milestones)
         if list(milestones) != sorted(set(milestones)):
-            allowed = f"rising epochs above 0, or rising fractions of training.epochs={self.epochs}, as [0.5,0.75]"
+            allowed = (
+                f"rising epochs above 0, or rising fractions of training.epochs={self.epochs}; these are the epochs "
+                f"{list(milestones)}"
+            )
             _require(False, "training.milestones", list(self.milestones), allowed)
         object.__setattr__(self, "milestones", milestones)
         factor = math.prod([self.gamma] * len(self.milestones))

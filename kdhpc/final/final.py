@@ -11,18 +11,18 @@ from torch import nn
 from kdhpc.config.document import write_config
 from kdhpc.config.schema import TrainConfig
 from kdhpc.data.packed import PackedDataset
-from kdhpc.errors import CheckpointError, ConfigError, DataError, NetworkError, StorageError
+from kdhpc.errors import CheckpointError, ConfigError, StorageError
 from kdhpc.files.writing import write_whole
 from kdhpc.final.assembly import assemble, num_training_images
+from kdhpc.final.done import read_done
 from kdhpc.final.model import ModelCard, write_model_card
 from kdhpc.final.owner import RunOwner, owned
-from kdhpc.final.result import FinalResult, NewerResultError, SearchedWith, read_result, write_result
+from kdhpc.final.result import FinalResult, SearchedWith, write_result
 from kdhpc.final.run import Run, open_run
 from kdhpc.final.scores import Scores
 from kdhpc.final.scoring import score
 from kdhpc.final.settings import digest, read_settings, write_settings
 from kdhpc.final.tracked import tracked_run
-from kdhpc.final.weights import check_weights_files
 from kdhpc.methods.method import Method
 from kdhpc.networks.build import exported_weights
 from kdhpc.networks.weights import content_digest
@@ -121,29 +121,11 @@ def train_final(
 
 
 def _read_done(run: Run) -> FinalResult | None:
-    """The result of a run that is done, whose weights were compared with it; None: the run is not done."""
-    paths = run.paths
-    if not paths.result.exists():
-        return None
-    remedy = f"remove {paths.result}, and the same command goes on from its checkpoint, or trains it again"
-    try:
-        result = read_result(paths.result)
-    except NewerResultError:
-        raise
-    except DataError as exc:
-        raise DataError(f"{exc}: {remedy}") from exc
-    if (result.name, result.seed) != (run.name, run.config.run.seed):
-        raise ConfigError(
-            f"{paths.result} is of {result.name}, seed {result.seed}: move {paths.root} away, or give this training a "
-            "name with run.name=NAME"
-        )
-    try:
-        check_weights_files(paths, result, origin=f"{paths.root} is done", remedy=remedy)
-    except NetworkError as exc:
-        raise DataError(str(exc)) from exc
-    if paths.checkpoint.exists():  # The disk has refused to remove it.
-        remove_checkpoint(paths.checkpoint)
-    return result
+    """As :func:`kdhpc.final.done.read_done`; nothing but what is done stays in its folder."""
+    done = read_done(run.paths, name=run.name, seed=run.config.run.seed)
+    if done is not None and run.paths.checkpoint.exists():  # The disk has refused to remove it.
+        remove_checkpoint(run.paths.checkpoint)
+    return done
 
 
 def _begin(run: Run) -> None:

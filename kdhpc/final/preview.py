@@ -10,8 +10,8 @@ from kdhpc.config.paths import RunPaths, packed_dir
 from kdhpc.config.schema import RunConfig, TrainConfig
 from kdhpc.data.packed import PackedDataset
 from kdhpc.final.assembly import num_scored_images, num_training_images
+from kdhpc.final.done import read_done
 from kdhpc.final.finished import open_finished
-from kdhpc.final.result import read_result
 from kdhpc.final.run import Run, open_all, training_name
 from kdhpc.methods.load import load_method
 from kdhpc.methods.method import Method, settled_network
@@ -65,10 +65,10 @@ class Preview:
         """Whether it is done, was begun, or is new, in words.
 
         Raises:
-            DataError: there is a result that cannot be read, as the training itself would say.
+            ConfigError, DataError, StorageError: as :func:`kdhpc.final.done.read_done`, and the training itself.
         """
-        if self.paths.result.exists():
-            result = read_result(self.paths.result)
+        result = read_done(self.paths, name=self.name, seed=self.config.run.seed)
+        if result is not None:
             if result.ensemble_accuracy is None:
                 return f"is done already: {result.divergence}"
             return f"is done already: ensemble {result.ensemble_accuracy:.2f} %"

@@ -4,9 +4,11 @@ A method is one file of this room, and one line in `METHODS`. Its class is impor
 predicted; what commands need without torch stands here.
 """
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
+from kdhpc.config.schema import RunConfig
 from kdhpc.errors import ConfigError, nearest
 
 GRAPH = "graph"
@@ -57,6 +59,29 @@ METHODS: dict[str, MethodEntry] = {
 def named_methods() -> tuple[str, ...]:
     """The methods that are given by name, as ``run.graph=NAME``."""
     return tuple(name for name in METHODS if name != GRAPH)
+
+
+def method_named(graph: str) -> str:
+    """The method that ``run.graph`` names: that of graphs, unless it is another one's name."""
+    return graph if graph in named_methods() else GRAPH
+
+
+def refuse_other_options(run: RunConfig) -> None:
+    """Refuse the options of other methods than the run's.
+
+    Raises:
+        ConfigError: one has no meaning for it.
+    """
+    name = method_named(run.graph)
+    defaults = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+    options = {option: None for entry in METHODS.values() for option in entry.options}
+    for option in options:
+        value = getattr(run, option)
+        if option not in METHODS[name].options and value != defaults[option]:
+            having = " or ".join(other for other, entry in METHODS.items() if option in entry.options)
+            raise ConfigError(
+                f"run.{option}={value} has no meaning for run.graph={run.graph}: leave it out, or give --graph {having}"
+            )
 
 
 def method_of(key: str) -> str:

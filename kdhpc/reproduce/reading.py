@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ _GROUP = "reproduce"
 _BEST_OF = "best of "
 _JOB_NAME = "hydra.launcher.name="
 _LONGEST_LABEL = 20
+_DATASET = "dataset="
 _RUN = re.compile(r"\btrain/([^/\s]+)/seed(\d+)\b")
 """The folder of one training."""
 _SLA_ROTATIONS = 4
@@ -132,7 +133,7 @@ class _Reader:
             raise ConfigError(f"{self.path}: has neither searches nor trainings")
         return Plan(
             name=self.name,
-            title=str(self.document.get("title", self.name)),
+            title=" ".join(self._text(self.document.get("title") or self.name, {}).split()),
             scale=self.wanted.scale,
             data_note=self.wanted.standing.note,
             published=str(published),
@@ -175,6 +176,14 @@ class _Reader:
                 )
         return found
 
+    def _data(self, overrides: Sequence[str], names: Names) -> str:
+        """The data set of a step: the last one that it names, else ``{data}``."""
+        given = [word.removeprefix(_DATASET) for word in overrides if word.startswith(_DATASET)]
+        found = given[-1] if given else self._text("{data}", names)
+        if not found:
+            raise ConfigError(f"{self.path}: data: '' is the name of no data set")
+        return found
+
     def _config_dir(self) -> tuple[str, ...]:
         return () if self.wanted.config_dir is None else ("--config-dir", str(self.wanted.config_dir))
 
@@ -188,7 +197,7 @@ class _Reader:
             Step(
                 kind="search",
                 name=study,
-                data=self._text("{data}", names),
+                data=self._data(overrides, names),
                 commands=(
                     (*start, "--study", study, "--trials", str(trials), *self._config_dir(), *overrides),
                     ("export-best", "--study", study),
@@ -209,6 +218,8 @@ class _Reader:
             needs.append(("search", study))
         elif graph not in ("student", "sla", "frskd"):
             how += ["--nodes", str(self._number("nodes", names, 1))]
+        if (graph == "student") != ("teacher" in entry) or (graph != "student" and "teacher_node" in entry):
+            raise ConfigError(f"{self.path}: {name}: graph: student has a teacher, and no other graph has")
         seeds = self._text(entry.get("seeds", "{seeds}"), names)
         if "teacher" in entry:
             teacher = self._text(entry["teacher"], names)
@@ -227,7 +238,7 @@ class _Reader:
             Step(
                 kind="train",
                 name=name,
-                data=self._text("{data}", names),
+                data=self._data(overrides, names),
                 commands=((*how, "--seeds", seeds, *self._config_dir(), *overrides),),
                 overrides=overrides,
                 graph="" if graph.startswith(_BEST_OF) else graph,
@@ -254,10 +265,13 @@ class _Reader:
         folder = self._text(entry.get("folder", ""), names)
         if Path(folder).is_absolute() or ".." in Path(folder).parts:
             raise ConfigError(f"{self.path}: folder: {folder!r} is not allowed: a folder below the table's own")
+        given = self._words(entry["words"], names)
+        if any(word.startswith("--o") for word in given):
+            raise ConfigError(f"{self.path}: words: --out is not allowed: give folder, below the table's own")
         folders = [str(shortest(self._shown_of(name, entry))) for name in of]
         self.reports.append(
             Report(
-                words=(*self._words(entry["words"], names), *folders),
+                words=(*given, *folders),
                 folder=folder,
                 needs=tuple(("train", name) for name in of),
             )

@@ -15,7 +15,7 @@ from kdhpc.errors import ConfigError, KdhpcError
 from kdhpc.final.result import read_result
 from kdhpc.final.settings import config_settings, differences, read_settings
 from kdhpc.graph.presets import PRESETS, load_graph
-from kdhpc.methods.registry import named_methods
+from kdhpc.methods.registry import named_methods, refuse_other_options
 from kdhpc.reproduce.plan import Step
 
 _MADE_BY_OTHERS = ("objective.pretrained", "objective.unlearned")
@@ -64,9 +64,11 @@ def schedules(
         kind = (step.kind, *(word for word in words if not word.startswith((*_ALIKE, "run.name="))))
         try:
             if kind not in composed:
-                if step.kind == "train" and launcher != "none":
-                    check_launcher([word for word in step.overrides if _is_of_jobs(word)], launcher, config_dir)
-                composed[kind] = _composed(step, [_known(word, datasets) for word in words], config_dir)
+                if step.kind == "train":
+                    _check_jobs([word for word in step.overrides if _is_of_jobs(word)], launcher, config_dir)
+                composed[kind] = config = _composed(step, [_known(word, datasets) for word in words], config_dir)
+                if isinstance(config, TrainConfig):
+                    refuse_other_options(config.run)
             if step.kind == "train" and step.graph and step.graph not in named_methods():
                 load_graph(step.graph, step.load.num_nodes if step.load else None, other_names=named_methods())
         except KdhpcError as exc:
@@ -116,6 +118,13 @@ def _words(step: Step) -> list[str]:
 
 def _is_of_jobs(word: str) -> bool:
     return word.lstrip("+").startswith("hydra")
+
+
+def _check_jobs(words: Sequence[str], launcher: str, config_dir: Path | None) -> None:
+    if launcher != "none":
+        check_launcher(words, launcher, config_dir)
+    elif words:
+        raise ConfigError(f"{words[0]} has no meaning without jobs: give --launcher submitit_slurm")
 
 
 def _composed(step: Step, words: Sequence[str], config_dir: Path | None) -> SearchConfig | TrainConfig:

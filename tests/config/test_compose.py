@@ -90,7 +90,10 @@ def test_compose_override_beats_what_the_study_chooses() -> None:
             "epochs=1,2 is not allowed: give one value, training.epochs takes a whole",
         ),
         (["study=dogs4", "training.milestones=1,2"], "takes a list, each a finite number; a list is written [1,2]"),
-        (["study=dogs4", "training.milestones=[0.75,0.5]"], "rising fractions of training.epochs=300, as [0.5,0.75]"),
+        (
+            ["study=dogs4", "training.milestones=[0.75,0.5]"],
+            "rising fractions of training.epochs=300; these are the epochs [225, 150]",
+        ),
         (["study=dogs4", "training.milestones=[1.5]"], "whole epochs above 0, or fractions of training.epochs"),
         (["study=dogs4", "training.milestones=[0]"], "whole epochs above 0, or fractions of training.epochs"),
         (["study=dogs4", "training=paper,short"], "give one value, training takes one of adamw_cosine, ktg, paper,"),

@@ -41,7 +41,13 @@ def test_dry_run_knows_what_is_done_and_refuses_what_training_refuses(place, cap
     done = capsys.readouterr().out.split("ensemble ")[1].split(" %")[0]
     assert main([*words, "--dry-run"]) == 0
     assert f"independent1/seed0 is done already: ensemble {done} %\n" in capsys.readouterr().out
-    (place.runs / "train" / "tiny-resnet8-independent1" / "seed0" / "result.json").unlink()
+    run = place.runs / "train" / "tiny-resnet8-independent1" / "seed0"
+    (run / "node1.safetensors").unlink()
+    assert main([*words, "--dry-run"]) == main(words) == 1
+    says = capsys.readouterr().err.splitlines()
+    assert "seed0 is done: node1.safetensors cannot be read" in says[0]
+    assert says[0] == says[-1], "as the training says"
+    (run / "result.json").unlink()
     assert main([*words, "--dry-run"]) == 0
     assert "seed0 goes on, after about 1 of 1 epochs\n" in capsys.readouterr().out
     assert main([*words, "training.learning_rate=0.2", "--dry-run"]) == 2

@@ -217,6 +217,9 @@ def test_wrong_words_are_told_in_a_line(
                 ({"overrides": ["--help"]}, "overrides: '--help' is not allowed"),
                 ({"overrides": [None]}, "None stands where a text should"),
                 ({"overrides": ["run.name=b"]}, "overrides: 'run.name=b' is not allowed"),
+                ({"graph": "student"}, "a: graph: student has a teacher, and no other graph has"),
+                ({"teacher_node": 2}, "a: graph: student has a teacher, and no other graph has"),
+                ({"overrides": ["dataset="]}, "data: '' is the name of no data set"),
             )
         ),
         (
@@ -224,9 +227,12 @@ def test_wrong_words_are_told_in_a_line(
             | {"trainings": [{"name": "a", "graph": "dml", "overrides": ["{x}"]}]},
             "never comes to an end",
         ),
-        (
-            {"trainings": [{"name": "a", "graph": "dml"}], "reports": [{"words": ["graph"], "folder": "../../up"}]},
-            "folder: '../../up' is not allowed",
+        *(
+            ({"trainings": [{"name": "a", "graph": "dml"}], "reports": [report]}, said)
+            for report, said in (
+                ({"words": ["graph"], "folder": "../../up"}, "folder: '../../up' is not allowed"),
+                ({"words": ["graph", "--out=/tmp"]}, "words: --out is not allowed"),
+            )
         ),
         (
             {
@@ -245,6 +251,23 @@ def test_wrong_files_are_told_in_a_line(change: dict[str, object], said: str, fo
     with pytest.raises(ConfigError) as caught:
         plan_of("table2", "paper")
     assert said in str(caught.value)
+
+
+def test_a_key_that_is_given_twice_is_told(folder: Path) -> None:
+    write_table2(folder, title="a")
+    with (folder / "configs/reproduce/table2.yaml").open("a", encoding="utf-8") as file:
+        file.write("title: b\n")
+
+    with pytest.raises(ConfigError, match="'title' is given twice"):
+        plan_of("table2", "paper")
+
+
+def test_data_that_a_training_names_itself_must_be_prepared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = {"name": "mine", "graph": "dml", "nodes": 2, "overrides": ["dataset=birds", "network=resnet20"]}
+    write_table2(folder, trainings=[trained])
+
+    assert main(["reproduce", "table2", "--dry-run"]) == 0
+    assert "not prepared: birds;" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -289,6 +312,9 @@ def write_table2(folder: Path, **change: object) -> None:
         ({"graph": "zoo/cifar100-33"}, "did you mean 'zoo/cifar100-3'?"),
         ({"graph": "dml", "name": "x" * 64}, "1 to 63 letters"),
         ({"graph": "dml", "overrides": ["dataset=cifar10", "network=resnet20", "training.epoch=3"]}, "training.epoch"),
+        ({"graph": "dml", "overrides": ["network=resnet20", "run.alpha=3"]}, "run.alpha=3.0 has no meaning"),
+        ({"graph": "dml", "overrides": ["network=resnet20", "hydra.launcher.name=a"]}, "no meaning without jobs"),
+        ({"graph": "dml", "network": "wrn16_2"}, "networks has no 'wrn16_2'"),
     ],
 )
 def test_what_a_file_trains_is_checked_before_anything_starts(
