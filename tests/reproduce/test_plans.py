@@ -25,6 +25,9 @@ from kdhpc.reproduce.table import read_published
 from tests.reproduce.made import pack_few
 
 
+_USUAL = ["dataset=cifar10", "network=resnet20"]
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("KDHPC_RUNS", "KDHPC_DATA", "KDHPC_CONFIG_DIR"):
@@ -311,16 +314,16 @@ def write_table2(folder: Path, **change: object) -> None:
         ({"graph": "dmll"}, "graph 'dmll' is neither a preset nor a file: did you mean 'dml'?"),
         ({"graph": "zoo/cifar100-33"}, "did you mean 'zoo/cifar100-3'?"),
         ({"graph": "dml", "name": "x" * 64}, "1 to 63 letters"),
-        ({"graph": "dml", "overrides": ["dataset=cifar10", "network=resnet20", "training.epoch=3"]}, "training.epoch"),
-        ({"graph": "dml", "overrides": ["network=resnet20", "run.alpha=3"]}, "run.alpha=3.0 has no meaning"),
-        ({"graph": "dml", "overrides": ["network=resnet20", "hydra.launcher.name=a"]}, "no meaning without jobs"),
+        ({"graph": "dml", "overrides": [*_USUAL, "training.epoch=3"]}, "training.epoch"),
+        ({"graph": "dml", "overrides": [*_USUAL, "run.alpha=3"]}, "run.alpha=3.0 has no meaning"),
+        ({"graph": "dml", "overrides": [*_USUAL, "hydra.launcher.name=a"]}, "no meaning without jobs"),
         ({"graph": "dml", "network": "wrn16_2"}, "networks has no 'wrn16_2'"),
     ],
 )
 def test_what_a_file_trains_is_checked_before_anything_starts(
     training: dict[str, object], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    usual = {"name": "mine", "nodes": 2, "overrides": ["dataset=cifar10", "network=resnet20"]}
+    usual = {"name": "mine", "nodes": 2, "overrides": _USUAL}
     write_table2(folder, trainings=[{**usual, **training}])
 
     assert main(["reproduce", "table2", "--dry-run"]) == 2
