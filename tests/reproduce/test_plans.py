@@ -24,7 +24,6 @@ from kdhpc.reproduce.reading import NAMES, Wanted, read_plan
 from kdhpc.reproduce.table import read_published
 from tests.reproduce.made import pack_few
 
-
 _USUAL = ["dataset=cifar10", "network=resnet20"]
 
 
