@@ -268,7 +268,7 @@ class _Reader:
         given = self._words(entry["words"], names)
         if any(word.startswith("--o") for word in given):
             raise ConfigError(f"{self.path}: words: --out is not allowed: give folder, below the table's own")
-        folders = [str(shortest(self._shown_of(name, entry))) for name in of]
+        folders = [str(shortest(self._shown_of(name, one_run=given[:1] == ("attention",)))) for name in of]
         self.reports.append(
             Report(
                 words=(*given, *folders),
@@ -281,11 +281,11 @@ class _Reader:
                 Cell(row=self._text(entry["row"], names), column="correlation", measure="correlation", source=folder)
             )
 
-    def _shown_of(self, name: str, entry: Mapping[str, object]) -> Path:
-        """The folder of a training that a report shows: all seeds, or of attention maps the first one."""
+    def _shown_of(self, name: str, *, one_run: bool) -> Path:
+        """The folder of a training that a report shows: of all its seeds, or of the first."""
         step = self.steps.get(("train", name))
         first = RunPaths.of(name, step.seeds[0] if step else 0).root
-        return first if entry["words"] == ["attention"] else first.parent
+        return first if one_run else first.parent
 
     def _after(self, entry: Mapping[str, object], names: Names) -> tuple[tuple[str, str], ...]:
         return tuple(("train", name) for name in self._words(entry.get("after", []), names))

@@ -295,10 +295,11 @@ def test_reports_of_a_file_are_checked_before_anything_starts(
 
 def test_maps_are_those_of_the_first_seed(folder: Path) -> None:
     trained = {"name": "a", "graph": "independent", "seeds": "3..4"}
-    write_table2(folder, trainings=[trained], reports=[{"words": ["attention"]}, {"words": ["graph"]}])
+    write_table2(folder, trainings=[trained], reports=[{"words": ["attention", "--images", "4"]}, {"words": ["graph"]}])
 
     maps, graph = plan_of("table2", "paper").reports
-    assert (maps.words, graph.words) == (("attention", "runs/train/a/seed3"), ("graph", "runs/train/a"))
+    assert maps.words == ("attention", "--images", "4", "runs/train/a/seed3")
+    assert graph.words == ("graph", "runs/train/a")
 
 
 def write_table2(folder: Path, **change: object) -> None:
