@@ -189,7 +189,7 @@ class _Reader:
 
     def _search(self, entry: Mapping[str, object], names: Names) -> None:
         study = self._text(entry["study"], names)
-        overrides = (*self._overrides(entry, names), *self.wanted.overrides.of_searches)
+        overrides = _last_of_each((*self._overrides(entry, names), *self.wanted.overrides.of_searches))
         on_slurm = self.wanted.launcher == "submitit_slurm"
         trials = self.wanted.overrides.trials or self._number("trials", names)
         start = ("launch", "--wait") if on_slurm else ("search",)
@@ -229,7 +229,7 @@ class _Reader:
             how += ["--teacher-node", self._text(entry["teacher_node"], names)]
         if self.wanted.launcher != "none":
             how += ["--launcher", self.wanted.launcher]
-        overrides = (*self._overrides(entry, names), *self.wanted.overrides.of_trainings)
+        overrides = _last_of_each((*self._overrides(entry, names), *self.wanted.overrides.of_trainings))
         if self.wanted.launcher == "submitit_slurm" and not any(word.startswith(_JOB_NAME) for word in overrides):
             overrides = (*overrides, f"{_JOB_NAME}{name}")
         overrides = (f"run.name={name}", *overrides)
@@ -365,6 +365,12 @@ def _document(name: str, config_dir: Path | None) -> tuple[Path, Mapping[str, ob
     if path is None:
         raise ConfigError(f"there is no {_GROUP}/{name}.yaml in {', '.join(str(one.parents[1]) for one in found)}")
     return path, read_mapping(path, f"{_GROUP}/{name}.yaml")
+
+
+def _last_of_each(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Overrides without those whose key is given again later: they would not count, and commands would say so."""
+    keys = [word.partition("=")[0] for word in overrides]
+    return tuple(word for at, word in enumerate(overrides) if keys[at] not in keys[at + 1 :])
 
 
 def _label(data: str) -> str:

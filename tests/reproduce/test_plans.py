@@ -153,6 +153,13 @@ def test_overrides_go_where_they_have_a_meaning() -> None:
     assert train[train.index("--launcher") + 1] == "submitit_slurm"
 
 
+def test_an_override_takes_the_place_of_what_the_file_says() -> None:
+    for step in plan_of("table4", "miniature", "training.epochs=2").steps:
+        if step.kind != "prepare":
+            given = [word for word in step.overrides if word.startswith("training.epochs=")]
+            assert given == ["training.epochs=2"], step.name
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
