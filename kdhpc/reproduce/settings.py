@@ -63,9 +63,9 @@ def schedules(
         # Composing takes a tenth of a second: once for each set of settings, whatever the data set and the network.
         kind = (step.kind, *(word for word in words if not word.startswith((*_ALIKE, "run.name="))))
         try:
+            if step.kind == "train":
+                _check_jobs([word for word in step.overrides if _is_of_jobs(word)], launcher, config_dir)
             if kind not in composed:
-                if step.kind == "train":
-                    _check_jobs([word for word in step.overrides if _is_of_jobs(word)], launcher, config_dir)
                 composed[kind] = config = _composed(step, [_known(word, datasets) for word in words], config_dir)
                 if isinstance(config, TrainConfig):
                     refuse_other_options(config.run)

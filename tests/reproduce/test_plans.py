@@ -262,6 +262,15 @@ def test_wrong_files_are_told_in_a_line(change: dict[str, object], said: str, fo
     assert said in str(caught.value)
 
 
+def test_words_for_jobs_are_checked_of_each_training(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = {"graph": "dml", "nodes": 2, "overrides": _USUAL}
+    other = {**trained, "overrides": [*_USUAL, "hydra.launcher.partitio=gpu"]}
+    write_table2(folder, trainings=[{"name": "a", **trained}, {"name": "b", **other}])
+
+    assert main(["reproduce", "table2", "--launcher", "submitit_slurm", "--dry-run"]) == 2
+    assert "b: unknown config key 'hydra.launcher.partitio'" in capsys.readouterr().err
+
+
 def test_a_key_that_is_given_twice_is_told(folder: Path) -> None:
     write_table2(folder, title="a")
     with (folder / "configs/reproduce/table2.yaml").open("a", encoding="utf-8") as file:
